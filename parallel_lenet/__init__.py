@@ -1,0 +1,52 @@
+"""LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
+
+from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.coordinator import Coordinator, EpochReport, History, Metrics, StepReport
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets import load as load_dataset
+from parallel_lenet.engines import Engine, WorkerError
+from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
+from parallel_lenet.lenet import lenet5
+from parallel_lenet.model import Model, Sequential, ShardMetrics
+from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+from parallel_lenet.parameters import Layout
+from parallel_lenet.schedules import Constant, Cosine, StepDecay, Warmup
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AvgPool2d",
+    "CheckpointError",
+    "Constant",
+    "Conv2d",
+    "Coordinator",
+    "Cosine",
+    "Dataset",
+    "DatasetError",
+    "Dense",
+    "Engine",
+    "EpochReport",
+    "Flatten",
+    "History",
+    "Images",
+    "Layout",
+    "MaxPool2d",
+    "Metrics",
+    "Model",
+    "Momentum",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "ShardMetrics",
+    "StepDecay",
+    "StepReport",
+    "Tanh",
+    "Warmup",
+    "WorkerError",
+    "__version__",
+    "lenet5",
+    "load_dataset",
+]
+
+__version__ = "0.1.0"

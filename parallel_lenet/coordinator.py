@@ -1,0 +1,393 @@
+"""The coordinator: the only loop. It splits batches, adds and averages gradients, and owns weights and optimizer state.
+
+One step: cut the batch into shards; for each, in order, add its summed gradient; divide once by the number of samples;
+update. The cut and the order of the additions don't depend on the workers, so neither does any bit of the result.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, field, replace
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import checkpoint
+from parallel_lenet.batching import batches, default_shard_size, epoch_order, shards
+from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.cores import count_workers
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines import Engine
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.optimizers import Optimizer, OptimizerState, clip_by_global_norm
+from parallel_lenet.parameters import Vector, sha256
+
+Array = NDArray[Any]
+Data: TypeAlias = Dataset | tuple[Array, Array]
+
+FORMAT = 1  # Of the metadata in a checkpoint.
+ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How a model does on a dataset: exact counts, and the mean loss."""
+
+    loss: float
+    accuracy: float
+    correct: int
+    count: int
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step: the batch's mean loss and accuracy before the update."""
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Of the whole training, counted from 1."""
+    loss: float
+    accuracy: float
+    count: int
+    """Samples in the batch."""
+    gradient_norm: float | None
+    """Before clipping; None without it."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One pass over the training data; losses are means, before each batch's update for the training data."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    seconds: float
+    """Of training, without validation."""
+    images_per_second: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """All finished epochs, in order."""
+
+    epochs: tuple[EpochReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class _State:
+    """All that training changes, replaced whole after each step: an interrupted step leaves the one before it."""
+
+    parameters: Vector
+    optimizer: OptimizerState
+    epoch: int = 0
+    """Finished epochs."""
+    cursor: int = 0
+    """Samples of the current epoch that are done."""
+    sums: ShardMetrics = field(default_factory=ShardMetrics)
+    """Of the current epoch so far."""
+    seconds: float = 0.0
+    history: tuple[EpochReport, ...] = ()
+
+
+class Coordinator:
+    """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
+
+    - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib.
+    - ``batch_size``: samples a step, over all workers together.
+    - ``shard_size``: samples a worker gets at a time; by default what the model prefers for this batch size. Results
+      depend on it in their last bits (it decides which gradients are added first), and not on the workers.
+    - ``engine``: "processes", "serial" (in this process; then there is one worker), or an engine of your own.
+    - ``seed``: decides the initial parameters and every epoch's order.
+    - ``clip_norm``: the largest norm of the averaged gradient; None for any.
+
+    Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
+    ValueError where a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        *,
+        n_workers: int = -1,
+        batch_size: int = 128,
+        shard_size: int | None = None,
+        engine: Literal["processes", "serial"] | Engine = "processes",
+        seed: int = 0,
+        clip_norm: float | None = None,
+    ) -> None:
+        preferred = getattr(model, "preferred_shard_size", ANY_SHARD_SIZE)
+        self.model = model
+        self.optimizer = optimizer
+        self.batch_size = _whole("batch_size", batch_size, 1)
+        self.shard_size = _whole(
+            "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
+        )
+        self.seed = _whole("seed", seed, 0)
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or None, not {clip_norm!r}")
+        self.clip_norm = clip_norm
+        self.engine = _engine(engine, n_workers)
+        shards_a_batch = -(-self.batch_size // self.shard_size)
+        if shards_a_batch < self.engine.n_workers:
+            warnings.warn(
+                f"a batch of {self.batch_size} makes {shards_a_batch} shard{'s' * (shards_a_batch > 1)} of "
+                f"{self.shard_size}, so only {shards_a_batch} of {self.engine.n_workers} workers have work at a time: "
+                "choose a smaller shard_size or a larger batch_size",
+                stacklevel=2,
+            )
+        parameters = model.initial_parameters(np.random.default_rng(self.seed))
+        if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"initial_parameters must give float32 or float64 of shape ({model.layout.size},), as the layout says, "
+                f"not {parameters.dtype} of shape {parameters.shape}"
+            )
+        self._state = _State(parameters, optimizer.init(parameters))
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are."""
+        return self.engine.n_workers
+
+    @property
+    def parameters(self) -> Vector:
+        """The current parameters; after an interrupt those of the last finished step."""
+        return self._state.parameters
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are finished."""
+        return self._state.epoch
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps are finished."""
+        return self._state.optimizer.step
+
+    @property
+    def history(self) -> History:
+        """What the finished epochs reported."""
+        return History(self._state.history)
+
+    def parameters_sha256(self) -> str:
+        """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""
+        return sha256(self.parameters)
+
+    def fit(self, train: Data, epochs: int = 1, validation: Data | None = None) -> History:
+        """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far."""
+        for _ in self.iterate(train, epochs, validation):
+            pass
+        return self.history
+
+    def iterate(
+        self, train: Data, epochs: int = 1, validation: Data | None = None
+    ) -> Iterator[StepReport | EpochReport]:
+        """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
+        data = (_dataset(train),) if validation is None else (_dataset(train), _dataset(validation))
+        return self._iterate(self.epoch + _whole("epochs", epochs, 0), data)
+
+    def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
+        train = data[0]
+        while self.epoch < last:
+            self._open(data)
+            order = epoch_order(self.seed, self.epoch, len(train))
+            for rows in batches(order[self._state.cursor :], self.batch_size):
+                yield self._step(rows)
+            yield self._finish_epoch(data)
+
+    def _step(self, rows: NDArray[np.int64]) -> StepReport:
+        """One optimizer step on the samples at ``rows`` of the training data."""
+        start = time.perf_counter()
+        state = self._state
+        metrics, gradient = self._mean_gradient(rows)
+        norm = None
+        if self.clip_norm is not None:
+            gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
+        parameters, optimizer = self.optimizer.update(state.parameters, gradient, state.optimizer)
+        seconds = time.perf_counter() - start
+        self._state = replace(
+            state,
+            parameters=parameters,
+            optimizer=optimizer,
+            cursor=state.cursor + len(rows),
+            sums=state.sums + metrics,
+            seconds=state.seconds + seconds,
+        )
+        loss, accuracy = metrics.loss_sum / metrics.count, metrics.correct / metrics.count
+        return StepReport(state.epoch + 1, optimizer.step, loss, accuracy, metrics.count, norm, seconds)
+
+    def _mean_gradient(self, rows: NDArray[np.int64]) -> tuple[ShardMetrics, Vector]:
+        """The shards' sums, added in shard order, the gradient divided once by the number of samples."""
+        total = np.zeros_like(self.parameters)
+        metrics = ShardMetrics()
+        for result in self.engine.gradients(self.parameters, shards(rows, self.shard_size)):
+            total += result.gradient
+            metrics += result.metrics
+        total /= metrics.count
+        return metrics, total
+
+    def _finish_epoch(self, data: tuple[Dataset, ...]) -> EpochReport:
+        state = self._state
+        sums = state.sums
+        report = EpochReport(
+            epoch=state.epoch + 1,
+            step=state.optimizer.step,
+            train_loss=sums.loss_sum / sums.count,
+            train_accuracy=sums.correct / sums.count,
+            seconds=state.seconds,
+            images_per_second=sums.count / state.seconds,
+        )
+        if len(data) > 1:
+            result = self._evaluate(data[1])
+            report = replace(report, validation_loss=result.loss, validation_accuracy=result.accuracy)
+        self._state = _State(state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report))
+        return report
+
+    def evaluate(self, data: Data) -> Metrics:
+        """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice."""
+        dataset = _dataset(data)
+        self._open((dataset,))
+        return self._evaluate(dataset)
+
+    def _evaluate(self, dataset: Dataset) -> Metrics:
+        index = next(i for i, opened in enumerate(self.engine.datasets) if opened is dataset)
+        sums = ShardMetrics()
+        work = shards(np.arange(len(dataset)), self.shard_size, index)
+        for metrics in self.engine.metrics(self.parameters, work):
+            sums += metrics
+        return Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
+
+    def predict(self, inputs: Array) -> Array:
+        """The model's predictions, one a row of ``inputs``: for a classifier the class labels."""
+        with blas().limit(limits=1):
+            return self.model.predict(self.parameters, inputs)
+
+    def _open(self, data: tuple[Dataset, ...]) -> None:
+        """Have workers that hold these datasets; those that are running, if they do."""
+        if not all(any(dataset is opened for opened in self.engine.datasets) for dataset in data):
+            self.engine.open(self.model, data, self.parameters)
+
+    def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` (JSON) of your own.
+
+        The file is replaced whole or not at all; OSError where it can't be.
+        """
+        state = self._state
+        arrays = {"parameters": state.parameters}
+        arrays |= {f"optimizer.{name}": slot for name, slot in state.optimizer.slots.items()}
+        described = {
+            "format": FORMAT,
+            "layout": self.model.layout.entries,
+            "optimizer": type(self.optimizer).__name__,
+            "step": state.optimizer.step,
+            "epoch": state.epoch,
+            "cursor": state.cursor,
+            "sums": astuple(state.sums),
+            "seconds": state.seconds,
+            "history": [asdict(report) for report in state.history],
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shard_size": self.shard_size,
+            "user": metadata or {},
+        }
+        checkpoint.save(path, arrays, described)
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Go on from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
+
+        CheckpointError where the file is damaged or belongs to another model, optimizer, seed, batch or shard size,
+        with which training would not go on as it began.
+        """
+        arrays, described = checkpoint.load(path)
+        parameters = checked_parameters(path, arrays, described, self.model)
+        own = {
+            "optimizer": type(self.optimizer).__name__,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shard_size": self.shard_size,
+        }
+        for name, value in own.items():
+            if described.get(name) != value:
+                raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
+        slots = {name: arrays.get(f"optimizer.{name}") for name in self._state.optimizer.slots}
+        if any(slot is None or slot.shape != parameters.shape for slot in slots.values()):
+            raise CheckpointError(f"{path}: holds no complete state of {own['optimizer']}")
+        try:
+            self._state = _State(
+                parameters,
+                OptimizerState(described["step"], {name: slot for name, slot in slots.items() if slot is not None}),
+                described["epoch"],
+                described["cursor"],
+                ShardMetrics(*described["sums"]),
+                described["seconds"],
+                tuple(EpochReport(**report) for report in described["history"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
+        user: dict[str, Any] = described["user"]
+        return user
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        """The coordinator itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def checked_parameters(
+    path: str | os.PathLike[str], arrays: dict[str, Array], described: dict[str, Any], model: Model
+) -> Vector:
+    """The parameters in a loaded checkpoint; CheckpointError where they are not this model's."""
+    if described.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: has format {described.get('format')!r}; this version reads {FORMAT}")
+    wanted = {name: tuple(shape) for name, shape in model.layout.entries}
+    found = {name: tuple(shape) for name, shape in described["layout"]}
+    for name in [*wanted, *found]:
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{path}: belongs to another network: {name} is {found.get(name, 'missing')} there and "
+                f"{wanted.get(name, 'missing')} here"
+            )
+    parameters = arrays.get("parameters", np.empty(0))
+    if parameters.shape != (model.layout.size,):
+        raise CheckpointError(f"{path}: holds {parameters.size} parameters; its network has {model.layout.size}")
+    return parameters
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def _dataset(data: Data) -> Dataset:
+    return data if isinstance(data, Dataset) else Dataset(*data)
+
+
+def _engine(engine: str | Engine, n_workers: int) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    workers = count_workers(n_workers).count
+    if engine == "processes":
+        return ProcessesEngine(workers)
+    if engine == "serial":
+        return SerialEngine()
+    raise ValueError(f"unknown engine {engine!r}: choose processes or serial")

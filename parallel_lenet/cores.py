@@ -1,0 +1,38 @@
+"""How many workers: joblib's convention, counted over the cores this process may really use."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WorkerCount:
+    """A number of workers, and how it came about."""
+
+    count: int
+    how: str
+
+
+def usable_cores() -> int:
+    """What joblib counts: affinity, container limits and LOKY_MAX_CPU_COUNT included; at least 1."""
+    import joblib  # Late: importing it takes 0.1 s, which `import parallel_lenet` needn't pay.
+
+    try:
+        return max(1, int(joblib.cpu_count()))
+    except (OSError, ValueError):  # Containers show /sys files that it can't parse: loky#478, loky#634.
+        return os.cpu_count() or 1
+
+
+def count_workers(n_workers: int) -> WorkerCount:
+    """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0."""
+    if isinstance(n_workers, bool) or not isinstance(n_workers, int):
+        raise ValueError(f"the number of workers must be a whole number, not {n_workers!r}")
+    if n_workers == 0:
+        raise ValueError(
+            "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"
+        )
+    if n_workers > 0:
+        return WorkerCount(n_workers, "as asked")
+    cores = usable_cores()
+    count = max(1, cores + 1 + n_workers)
+    but = f" but {-1 - n_workers}" if n_workers < -1 else ""
+    return WorkerCount(count, f"all{but} of {cores} usable cores")

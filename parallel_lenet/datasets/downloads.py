@@ -1,0 +1,164 @@
+"""MNIST and two datasets of its shape, downloaded once, checked against their published checksums, and kept."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from logging import WARNING, Logger
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from parallel_lenet.datasets.dataset import Dataset, DatasetError
+from parallel_lenet.datasets.idx import read_files
+
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+# Seconds to wait for a connection, and then for each next piece of data.
+TIMEOUT = (10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the four files of a dataset are to be had: folders on the web, each ending in ``/``, in the order to try.
+
+    ``checksums`` belong to ``FILES``, in that order: ``sha256:...`` or ``md5:...``.
+    """
+
+    name: str
+    mirrors: tuple[str, ...]
+    checksums: tuple[str, str, str, str]
+
+
+# MNIST's digests are the SHA-256 of the files first published; of the others, only MD5 digests were published.
+SOURCES = {
+    source.name: source
+    for source in (
+        Source(
+            "mnist",
+            (
+                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+                "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            ),
+            (
+                "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                "sha256:3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        ),
+        Source(
+            "fashion-mnist",
+            (
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            ),
+            (
+                "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "md5:25c81989df183df01b3e8a0aad5dffbe",
+                "md5:bef4ecab320f06d8554ea6380940ec79",
+                "md5:bb300cfdad3c16e7a12a480ee83cd310",
+            ),
+        ),
+        Source(
+            "kmnist",
+            ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+            (
+                "md5:bdb82020997e1d708af4cf47b453dcf7",
+                "md5:e144d726b3acfaa3e44228e80efcd344",
+                "md5:5c965bf0a639b31b8f53240b1b52f4d7",
+                "md5:7320c461ea6c1c855c0b718fb2a4b134",
+            ),
+        ),
+    )
+}
+
+
+def download(name: str) -> tuple[Dataset, Dataset]:
+    """Return the training and the test part of ``mnist``, ``fashion-mnist`` or ``kmnist``.
+
+    The first call downloads the dataset's four files into a folder of its name in ``$PARALLEL_LENET_DATA``, or, where
+    that isn't set, in the user's cache folder; later calls need no network. Raises DatasetError when no mirror gives
+    a file, and ModuleNotFoundError when pooch, of the ``data`` extra, isn't installed.
+    """
+    if name not in SOURCES:
+        raise DatasetError(f"dataset {name!r} can't be downloaded; allowed are {', '.join(SOURCES)}")
+    return fetch(SOURCES[name])
+
+
+def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Dataset, Dataset]:
+    """Return the training and the test part of a source, as `download` does.
+
+    A file in the cache is used if it matches its checksum, and downloaded again if not. A download gets its final name
+    only when it is complete and checked, so that several processes may do this at the same time.
+    """
+    try:
+        # By name, since pooch comes without types.
+        pooch, requests = import_module("pooch"), import_module("requests")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"downloading {source.name} needs pooch: pip install 'parallel-lenet[data]'", name=error.name
+        ) from error
+
+    folder = Path(os.environ.get("PARALLEL_LENET_DATA") or pooch.os_cache("parallel-lenet"), source.name).expanduser()
+    # Some servers label .gz files as a compressed transfer; requests would unpack them before the checksum is taken.
+    downloader = pooch.HTTPDownloader(chunk_size=1 << 16, timeout=timeout, headers={"Accept-Encoding": "identity"})
+    mirrors = list(source.mirrors)
+    with _quiet(pooch.get_logger()):
+        for file, checksum in zip(FILES, source.checksums, strict=True):
+            failures = []
+            for mirror in tuple(mirrors):
+                try:
+                    pooch.retrieve(mirror + file, checksum, fname=file, path=folder, downloader=downloader)
+                    break
+                # requests' errors are OSErrors, pooch's wrong checksum is a ValueError.
+                except (requests.RequestException, ValueError) as error:
+                    failures.append(f"{urlsplit(mirror).netloc}: {_reason(error)}")
+                    # The next files ask a mirror that failed last, so that one time-out is waited for only once.
+                    mirrors.remove(mirror)
+                    mirrors.append(mirror)
+                except OSError as error:
+                    raise DatasetError(
+                        f"{folder / file}: can't be read or saved: {error.strerror or error}; "
+                        "set PARALLEL_LENET_DATA to a folder that can be written"
+                    ) from error
+            else:
+                raise DatasetError(
+                    f"{source.name} can't be downloaded, {file} failed at {', '.join(failures)}; give --data-dir DIR "
+                    "with its four IDX files, or use --dataset mnist-5k, the bundled digits"
+                )
+    return read_files([folder / file for file in FILES], source.name)
+
+
+@contextmanager
+def _quiet(logger: Logger) -> Iterator[None]:
+    """Drop what pooch's logger would write to stderr about each download."""
+
+    def is_warning(record: Any) -> bool:
+        return bool(record.levelno >= WARNING)
+
+    # A filter and not a level: calls in several threads each add and remove their own.
+    logger.addFilter(is_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_warning)
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a mirror failed: what requests and pooch say fills lines."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code}"
+    # A connection that goes silent half way is a ConnectionError whose text says so.
+    if "timed out" in str(error).lower():
+        return "timed out"
+    if isinstance(error, ValueError) and "hash" in str(error):
+        return "wrong checksum"
+    kind = type(error).__name__
+    return {"ConnectionError": "connection failed", "ChunkedEncodingError": "connection cut"}.get(kind, kind)

@@ -1,0 +1,61 @@
+"""The engine contract: where shards are computed. Implemented by `serial` and `processes`.
+
+An engine moves work and results; it never averages and knows nothing of epochs. Every engine gives the same
+container, order and errors:
+
+- ``gradients`` and ``metrics`` are lazy iterators, one result a shard, *in shard order*, whatever order they were
+  computed in. So the coordinator can add the first gradients while the last are being computed, and no engine ever
+  holds more than a few.
+- An exception of the model is raised as itself, with the worker's traceback as a note where it was another process.
+- A worker that is lost beyond help raises WorkerError.
+- Dropping an iterator half way is allowed; the engine stays usable.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.parameters import Vector
+
+
+class WorkerError(RuntimeError):
+    """A worker was lost: the message says which, on what, and how it ended."""
+
+
+class ShardGradient(NamedTuple):
+    """The result for one shard."""
+
+    metrics: ShardMetrics
+    gradient: Vector
+    """Summed over the samples; read-only, and valid until the next result is asked for."""
+
+
+class Engine(Protocol):
+    """Where workers run; a context manager that closes itself."""
+
+    n_workers: int
+    datasets: tuple[Dataset, ...]
+    """What it is open with; empty when it is closed."""
+
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
+        """Make ready to compute shards of these datasets with vectors like ``parameters``; closes what was open."""
+
+    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+        """The gradient of each shard at ``parameters``, in shard order."""
+
+    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+        """Loss and correct answers of each shard at ``parameters``, in shard order."""
+
+    def close(self) -> None:
+        """End all workers and free what they shared; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        """The engine itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""

@@ -1,0 +1,90 @@
+"""Memory that processes share, without a name: nothing can be left behind and no one else can open it.
+
+The block is an anonymous file (`memfd_create`, or an unlinked temporary file where there is none); a worker inherits
+its descriptor. Not `multiprocessing.shared_memory`: its segments have names, need room in /dev/shm (64 MB in many
+containers), and its resource tracker is one more process that outlives the run. Windows has no such descriptors; there
+the block is a page-file mapping with a random name, which ends with its last user.
+"""
+
+import math
+import mmap
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 64  # A cache line; every array starts on one.
+
+
+Place = tuple[int, tuple[int, ...], str]
+"""Where an array lies in a block: offset, shape, dtype."""
+
+
+class SharedBlock:
+    """Arrays of the given shapes and types, shared with the processes that are given ``handle`` and ``size``.
+
+    OSError where there is no room for them.
+    """
+
+    def __init__(self, contents: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+        self.places: list[Place] = []
+        self.size = 0
+        for shape, dtype in contents:
+            self.places.append((self.size, shape, dtype.str))
+            self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        self.handle: int | str
+        if sys.platform == "win32":
+            self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
+        else:
+            self.handle = _anonymous_file(self.size)
+        block = attach(self.handle, self.size)
+        self.arrays = [view(block, place) for place in self.places]
+
+    def close(self) -> None:
+        """Give up the descriptor; the memory goes when the last array in it does."""
+        if isinstance(self.handle, int) and self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def _anonymous_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("parallel-lenet", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            # Reserved now, so that too little room is an error here and not a SIGBUS at the first write.
+            os.posix_fallocate(descriptor, 0, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def attach(handle: int | str, size: int) -> mmap.mmap:
+    """Map a block by its handle."""
+    if isinstance(handle, str):
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size, tagname=handle)
+        raise ValueError("named blocks exist on Windows only")
+    return mmap.mmap(handle, size)
+
+
+def view(block: mmap.mmap, place: Place) -> NDArray[Any]:
+    """The array at a place of a mapped block."""
+    offset, shape, dtype = place
+    return np.ndarray(shape, dtype, buffer=block, offset=offset)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array, refusing to be written to."""
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,68 @@
+"""In this process, one shard after the other: the engine to debug a model with, and the yardstick for the others."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines import ShardGradient
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.parameters import Vector
+from parallel_lenet.worker import shard_gradient, shard_metrics
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS that NumPy loaded. ``blas().limit(limits=1)`` holds it at one thread for a while.
+
+    A matrix product on two threads may differ from that on one in its last bits, and workers have one.
+    """
+    return ThreadpoolController().select(user_api="blas")
+
+
+class SerialEngine:
+    """An engine of one worker: the caller."""
+
+    n_workers = 1
+
+    def __init__(self) -> None:
+        self.datasets: tuple[Dataset, ...] = ()
+
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
+        """Keep what the shards need; ``parameters`` gives the gradients' size and type."""
+        self._model = model
+        self._gradient = np.empty_like(parameters)
+        self.datasets = tuple(datasets)
+
+    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+        """Each gradient is computed when it is asked for, into the same buffer."""
+        for shard in shards:
+            with blas().limit(limits=1):
+                metrics = shard_gradient(self._model, self.datasets, parameters, shard, self._gradient)
+            yield ShardGradient(metrics, self._gradient)
+
+    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+        """Each is computed when it is asked for."""
+        for shard in shards:
+            with blas().limit(limits=1):
+                metrics = shard_metrics(self._model, self.datasets, parameters, shard)
+            yield metrics
+
+    def close(self) -> None:
+        """Forget the data."""
+        self.datasets = ()
+
+    def __enter__(self) -> Self:
+        """The engine itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

@@ -1,0 +1,86 @@
+"""The kernels contract: what a layer computes, on plain arrays. Implemented by `naive`, `im2col` and `compiled`.
+
+A kernel module is any module with the functions of `Kernels`. All of them share these rules:
+
+- *Batch last.* An image batch is ``(channels, height, width, n)``, features are ``(features, n)``.
+- Arrays are C-contiguous and all of one dtype, float32 or float64, save the stored images. Inputs are never written to.
+- Results go to ``out`` (or ``dw`` and ``db``), which the caller allocates with the result's shape; it is overwritten
+  whole, whatever it held. ``out`` is an array of its own, save that ``tanh`` and ``relu`` may be given ``x`` as ``out``
+  and their gradients ``dy``.
+- A gradient is that of the summed loss, not the mean: only the coordinator divides.
+- NaN and infinity go through as in IEEE arithmetic.
+- Functions are pure: equal inputs give equal bits, whichever process computes them.
+
+Convolution is cross-correlation, as everywhere in this field: the window is not flipped (`layers.Conv2d(flip=True)`
+turns the filters for the true convolution). Its output has ``floor((size + 2 * padding - k) / stride) + 1`` rows.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+NAMES = ("naive", "im2col")
+
+
+class Kernels(Protocol):
+    """The functions of a kernel module, for ``f`` filters of ``(c, kh, kw)`` and images ``(c, h, w, n)``."""
+
+    SHARD_SIZE: int
+    """Images a shard by default: what one call of these kernels should be given at a time."""
+
+    def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
+        """Stored images ``(n, c, h, w)``, centred on a border of 0, as pixel * scale + shift -> ``out (c, H, W, n)``."""
+
+    def conv2d(self, x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
+        """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``; the border is 0."""
+
+    def conv2d_input_gradient(self, dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
+        """The error ``dy (f, oh, ow, n)`` spread back over the windows -> ``out (c, h, w, n)``."""
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
+        """Windows of ``x`` weighted by the error ``dy`` -> ``dw (f, c, kh, kw)``; the error summed -> ``db (f,)``."""
+
+    def avg_pool2d(self, x: Array, size: int, stride: int, out: Array) -> None:
+        """The mean of each ``size`` x ``size`` window: ``x (c, h, w, n)`` -> ``out (c, oh, ow, n)``."""
+
+    def avg_pool2d_gradient(self, dy: Array, size: int, stride: int, out: Array) -> None:
+        """Each error spread evenly over its window -> ``out (c, h, w, n)``."""
+
+    def max_pool2d(self, x: Array, size: int, stride: int, out: Array) -> None:
+        """The largest value of each window, NaN if it holds one -> ``out (c, oh, ow, n)``."""
+
+    def max_pool2d_gradient(self, x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
+        """Each error to its window's largest value: the first in row order, or the first NaN, where several are."""
+
+    def tanh(self, x: Array, amplitude: float, out: Array) -> None:
+        """``amplitude * tanh(x)``, any shape."""
+
+    def tanh_gradient(self, y: Array, dy: Array, amplitude: float, out: Array) -> None:
+        """From the result ``y``: ``dy * (amplitude - y * y / amplitude)``."""
+
+    def relu(self, x: Array, out: Array) -> None:
+        """``max(x, 0)``, any shape; NaN stays NaN."""
+
+    def relu_gradient(self, y: Array, dy: Array, out: Array) -> None:
+        """From the result ``y``: ``dy`` where ``y > 0``, else 0."""
+
+    def dense(self, x: Array, weight: Array, bias: Array, out: Array) -> None:
+        """``W x + b``: ``x (i, n)``, ``weight (o, i)``, ``bias (o,)`` -> ``out (o, n)``."""
+
+    def dense_input_gradient(self, dy: Array, weight: Array, out: Array) -> None:
+        """``W^T dy``: ``dy (o, n)`` -> ``out (i, n)``."""
+
+    def dense_weight_gradient(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
+
+
+def load(name: str) -> Kernels:
+    """The kernel module called ``name``; ValueError names the allowed ones where there is none."""
+    if name not in NAMES:
+        raise ValueError(f"unknown kernel {name!r}: choose one of {', '.join(NAMES)}")
+    module: ModuleType = import_module(f"parallel_lenet.kernels.{name}")
+    return cast(Kernels, module)

@@ -1,0 +1,178 @@
+"""The tutorial's second part: the same functions as matrix products.
+
+im2col copies the window that each output value sees into a column of a matrix; a convolution is then one product,
+``weight (f, c·k·k) @ columns (c·k·k, oh·ow·n)``. Since the batch comes last, a row of that matrix is ``oh`` runs of
+``ow·n`` consecutive numbers of the input (for stride 1): copying is cheap and nothing is transposed.
+Source: Chellapilla, Puri, Simard, "High performance convolutional neural networks for document processing" (2006), 3.1.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+SHARD_SIZE = 32  # Larger shards leave the cache (columns take 80 KB an image), smaller ones pay more for calls.
+
+
+def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
+    """All images at once: the border is a constant, the middle a transposed copy."""
+    height, width = images.shape[2:]
+    top, left = (out.shape[1] - height) // 2, (out.shape[2] - width) // 2
+    out[:] = shift
+    middle = out[:, top : top + height, left : left + width, :]
+    np.multiply(images.transpose(1, 2, 3, 0), out.dtype.type(scale), out=middle)
+    middle += shift
+
+
+def _padded(x: Array, padding: int) -> Array:
+    """The batch with ``padding`` zeros round each image; the batch itself where there is nothing to add."""
+    if padding == 0:
+        return x
+    return np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _taps(kh: int, kw: int, rows: int, columns: int, stride: int) -> list[tuple[int, int, slice, slice]]:
+    """For each place (i, j) of a kernel: the rows and columns of the input that it meets."""
+    return [
+        (i, j, slice(i, i + rows * stride, stride), slice(j, j + columns * stride, stride))
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def im2col(x: Array, kh: int, kw: int, rows: int, columns: int, stride: int) -> Array:
+    """Windows as columns: ``x (c, h, w, n)`` -> ``(c·kh·kw, rows·columns·n)``."""
+    channels, _, _, n = x.shape
+    matrix = np.empty((channels, kh, kw, rows, columns, n), x.dtype)
+    for i, j, r, c in _taps(kh, kw, rows, columns, stride):
+        matrix[:, i, j] = x[:, r, c]
+    return matrix.reshape(channels * kh * kw, rows * columns * n)
+
+
+def col2im(matrix: Array, kh: int, kw: int, rows: int, columns: int, stride: int, out: Array) -> None:
+    """The transpose of im2col: each column is added back into its window of ``out (c, h, w, n)``."""
+    channels, _, _, n = out.shape
+    taps = matrix.reshape(channels, kh, kw, rows, columns, n)
+    out[:] = 0
+    for i, j, r, c in _taps(kh, kw, rows, columns, stride):
+        out[:, r, c] += taps[:, i, j]
+
+
+def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
+    """Forward: filters times columns, plus the bias of each filter."""
+    filters, rows, columns, n = out.shape
+    kh, kw = weight.shape[2:]
+    matrix = im2col(_padded(x, padding), kh, kw, rows, columns, stride)
+    result = out.reshape(filters, rows * columns * n)
+    np.matmul(weight.reshape(filters, -1), matrix, out=result)
+    result += bias[:, None]
+
+
+def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
+    """The layer gradient: filters transposed times the error gives columns, added back by col2im."""
+    filters, rows, columns, _ = dy.shape
+    channels, height, width, n = out.shape
+    kh, kw = weight.shape[2:]
+    matrix = weight.reshape(filters, -1).T @ dy.reshape(filters, -1)
+    if padding == 0:
+        col2im(matrix, kh, kw, rows, columns, stride, out)
+        return
+    padded = np.empty((channels, height + 2 * padding, width + 2 * padding, n), out.dtype)
+    col2im(matrix, kh, kw, rows, columns, stride, padded)
+    out[:] = padded[:, padding : padding + height, padding : padding + width]
+
+
+def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
+    """The kernel gradient: error times columns transposed; the bias adds the errors."""
+    filters, rows, columns, _ = dy.shape
+    kh, kw = dw.shape[2:]
+    matrix = im2col(_padded(x, padding), kh, kw, rows, columns, stride)
+    error = dy.reshape(filters, -1)
+    np.matmul(error, matrix.T, out=dw.reshape(filters, -1))
+    np.sum(error, axis=1, out=db)
+
+
+def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
+    """Forward: the sum over the window's places, divided by their number."""
+    _, rows, columns, _ = out.shape
+    out[:] = 0
+    for _, _, r, c in _taps(size, size, rows, columns, stride):
+        out += x[:, r, c]
+    out /= size * size
+
+
+def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
+    """Backward: the error over the window's area, added at each of its places."""
+    _, rows, columns, _ = dy.shape
+    share = dy / (size * size)
+    out[:] = 0
+    for _, _, r, c in _taps(size, size, rows, columns, stride):
+        out[:, r, c] += share
+
+
+def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
+    """Forward: the largest over the window's places."""
+    _, rows, columns, _ = out.shape
+    (_, _, r, c), *rest = _taps(size, size, rows, columns, stride)
+    out[:] = x[:, r, c]
+    for _, _, r, c in rest:
+        np.maximum(out, x[:, r, c], out=out)
+
+
+def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
+    """Backward: place by place in row order, the error goes to the first that holds the maximum."""
+    channels, rows, columns, n = dy.shape
+    largest = np.empty_like(dy)
+    max_pool2d(x, size, stride, largest)
+    waiting = np.ones((channels, rows, columns, n), bool)
+    out[:] = 0
+    for _, _, r, c in _taps(size, size, rows, columns, stride):
+        place = x[:, r, c]
+        here = waiting & ((place == largest) | np.isnan(place))
+        out[:, r, c] += np.where(here, dy, 0)
+        waiting &= ~here
+
+
+def tanh(x: Array, amplitude: float, out: Array) -> None:
+    """Forward: amplitude * tanh(x)."""
+    np.tanh(x, out=out)
+    if amplitude != 1:
+        out *= amplitude
+
+
+def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
+    """Backward: dy * (amplitude - y^2 / amplitude)."""
+    slope = y * y
+    slope *= -1 / amplitude
+    slope += amplitude
+    np.multiply(dy, slope, out=out)
+
+
+def relu(x: Array, out: Array) -> None:
+    """Forward: max(x, 0)."""
+    np.maximum(x, 0, out=out)
+
+
+def relu_gradient(y: Array, dy: Array, out: Array) -> None:
+    """Backward: the error where the output is positive; 0, not error * 0, elsewhere, so that infinity stays out."""
+    np.copyto(out, dy)
+    out[~(y > 0)] = 0
+
+
+def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
+    """Forward: W x + b for all images."""
+    np.matmul(weight, x, out=out)
+    out += bias[:, None]
+
+
+def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
+    """Backward to the input: W^T dy."""
+    np.matmul(weight.T, dy, out=out)
+
+
+def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
+    """Backward to the parameters: dy x^T, and dy summed over the images."""
+    np.matmul(dy, x.T, out=dw)
+    np.sum(dy, axis=1, out=db)

@@ -1,0 +1,310 @@
+"""The layers of the tutorial's network: frozen, stateless, batch last.
+
+A layer knows shapes and formulas; the kernels it is given do the arithmetic. Shapes leave the batch out: ``(c, h, w)``
+for images and ``(features,)``; arrays have it last. ``x`` is a layer's input, ``y`` its output, ``dy`` and ``dx`` the
+gradients of the loss with respect to them. Activations overwrite their input (``y`` is ``x``, ``dx`` is ``dy``), so
+they work from ``y``, and every other layer from ``x``.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels import Kernels
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Views = Mapping[str, Array]
+
+
+class Layer(ABC):
+    """The contract of a layer between `Images` and the loss; as it stands, one without parameters."""
+
+    in_place = False
+    """True where ``y`` is written over ``x`` and ``dx`` over ``dy``."""
+
+    @abstractmethod
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of ``y`` for an ``x`` of ``shape``; ValueError where the layer can't take it."""
+
+    @abstractmethod
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Write the layer's output for ``x`` into ``y``."""
+
+    @abstractmethod
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """Write the gradient of the input into ``dx``."""
+
+    def parameter_gradient(self, kernels: Kernels, x: Array, dy: Array, gradients: Views) -> None:
+        """Write the gradients of the parameters into ``gradients``, summed over the images."""
+
+    def parameter_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Names and shapes of the parameters of a layer whose input has ``shape``."""
+        return {}
+
+    def initial(self, shape: Shape, rng: np.random.Generator) -> dict[str, Array]:
+        """Fresh parameters, float64: weights of variance 1 / fan_in, biases 0.
+
+        So that outputs have the inputs' variance: LeCun, Bottou, Orr, Müller, "Efficient BackProp" (1998), 4.6,
+        equation 16.
+        """
+        shapes = self.parameter_shapes(shape)
+        if not shapes:
+            return {}
+        fan_in = math.prod(shapes["weight"][1:])
+        weight = rng.standard_normal(shapes["weight"]) / math.sqrt(fan_in)
+        return {"weight": weight, "bias": np.zeros(shapes["bias"])}
+
+
+def _check_positive(layer: object, **values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{type(layer).__name__}: {name} must be a whole number of at least 1, not {value!r}")
+
+
+def _check_image(layer: object, shape: Shape) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"{type(layer).__name__} takes images of shape (c, h, w), not {shape}")
+
+
+def _windows(layer: object, size: int, k: int, stride: int, padding: int = 0) -> int:
+    """How many windows of ``k`` fit: floor((size + 2 * padding - k) / stride) + 1."""
+    if size + 2 * padding < k:
+        raise ValueError(f"{type(layer).__name__}: a window of {k} doesn't fit into {size} + 2 * {padding} pixels")
+    return (size + 2 * padding - k) // stride + 1
+
+
+@dataclass(frozen=True)
+class Images:
+    """The first layer: stored images, ``(n, h, w)`` or ``(n, c, h, w)``, made ready for the network.
+
+    Each is centred on a ``size`` x ``size`` field of background (pixel value 0; larger images keep their size), pixels
+    0 to 255 are scaled to 0 to 1, then normalised: ``(pixel / 255 - mean) / std``. Training and prediction both pass
+    through here, so they can't disagree. The defaults are MNIST's mean and standard deviation.
+    """
+
+    image_size: tuple[int, int] = (28, 28)
+    channels: int = 1
+    size: int = 32
+    mean: float = 0.1307
+    std: float = 0.3081
+
+    def __post_init__(self) -> None:
+        height, width = self.image_size
+        _check_positive(self, height=height, width=width, channels=self.channels, size=self.size)
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"Images: mean must be finite and std positive, not {self.mean!r} and {self.std!r}")
+
+    @property
+    def shape(self) -> Shape:
+        """The shape ``(c, h, w)`` of what the network sees."""
+        height, width = self.image_size
+        return (self.channels, max(height, self.size), max(width, self.size))
+
+    def stored(self, images: Array) -> Array:
+        """The images as ``(n, c, h, w)``; ValueError where they are not of the network's size."""
+        wanted = (self.channels, *self.image_size)
+        found = (1, *images.shape[1:]) if images.ndim == 3 else images.shape[1:]
+        if images.ndim not in (3, 4) or found != wanted:
+            channels, height, width = wanted
+            either = f"(n, {height}, {width}) or " if channels == 1 else ""
+            raise ValueError(
+                f"this network takes images of shape {either}(n, {channels}, {height}, {width}), not {images.shape}"
+            )
+        return images.reshape(len(images), *wanted)
+
+    def forward(self, kernels: Kernels, images: Array, y: Array) -> None:
+        """Write ``images`` into ``y (c, h, w, n)``, padded and normalised."""
+        kernels.prepare_images(self.stored(images), 1 / (255 * self.std), -self.mean / self.std, y)
+
+
+@dataclass(frozen=True)
+class Conv2d(Layer):
+    """``filters`` filters of ``kernel_size`` x ``kernel_size`` over all channels, plus a bias each.
+
+    Cross-correlation: ``y[f, r, c] = b[f] + sum over ch, i, j of w[f, ch, i, j] * x[ch, r*stride + i, c*stride + j]``,
+    on an input with ``padding`` zeros round it. ``flip=True`` is the true convolution, which turns each filter by 180
+    degrees first. Parameters: weight ``(f, c, k, k)``, bias ``(f,)``.
+    Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.A.
+    """
+
+    filters: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self, filters=self.filters, kernel_size=self.kernel_size, stride=self.stride)
+        if not isinstance(self.padding, int) or self.padding < 0:
+            raise ValueError(f"Conv2d: padding must be a whole number of at least 0, not {self.padding!r}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(f, oh, ow)`` for ``(c, h, w)``."""
+        _check_image(self, shape)
+        rows, columns = (_windows(self, size, self.kernel_size, self.stride, self.padding) for size in shape[1:])
+        return (self.filters, rows, columns)
+
+    def parameter_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Weight and bias."""
+        return {"weight": (self.filters, shape[0], self.kernel_size, self.kernel_size), "bias": (self.filters,)}
+
+    def _filters(self, parameters: Views) -> Array:
+        weight = parameters["weight"]
+        return np.ascontiguousarray(weight[:, :, ::-1, ::-1]) if self.flip else weight
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Convolve."""
+        kernels.conv2d(x, self._filters(parameters), parameters["bias"], self.stride, self.padding, y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """The tutorial's layer gradient."""
+        kernels.conv2d_input_gradient(dy, self._filters(parameters), self.stride, self.padding, dx)
+
+    def parameter_gradient(self, kernels: Kernels, x: Array, dy: Array, gradients: Views) -> None:
+        """The tutorial's kernel gradient."""
+        dw = gradients["weight"]
+        kernels.conv2d_weight_gradient(x, dy, self.stride, self.padding, dw, gradients["bias"])
+        if self.flip:
+            dw[:] = dw[:, :, ::-1, ::-1].copy()
+
+
+@dataclass(frozen=True)
+class _Pool2d(Layer):
+    size: int = 2
+    stride: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stride", self.stride or self.size)
+        _check_positive(self, size=self.size, stride=self.stride)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(c, oh, ow)`` for ``(c, h, w)``."""
+        _check_image(self, shape)
+        rows, columns = (_windows(self, size, self.size, self.stride) for size in shape[1:])
+        return (shape[0], rows, columns)
+
+
+@dataclass(frozen=True)
+class AvgPool2d(_Pool2d):
+    """The mean of each ``size`` x ``size`` window, ``stride`` apart (0: ``size``)."""
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Average."""
+        kernels.avg_pool2d(x, self.size, self.stride, y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """Spread each error evenly over its window."""
+        kernels.avg_pool2d_gradient(dy, self.size, self.stride, dx)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(_Pool2d):
+    """The largest value of each ``size`` x ``size`` window, ``stride`` apart (0: ``size``)."""
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Take the maximum."""
+        kernels.max_pool2d(x, self.size, self.stride, y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """Send each error to the place of its maximum; the first in row order where several are equal, as PyTorch."""
+        kernels.max_pool2d_gradient(x, dy, self.size, self.stride, dx)
+
+
+@dataclass(frozen=True)
+class _Elementwise(Layer):
+    in_place = True
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The same."""
+        return shape
+
+
+@dataclass(frozen=True)
+class Tanh(_Elementwise):
+    """``amplitude * tanh(x)``.
+
+    The tutorial's amplitude is 1.7159: LeCun et al. (1998), appendix A, equation 32, there with a slope of 2/3 as well,
+    which the tutorial, and so this layer, leaves out.
+    """
+
+    amplitude: float = 1.7159
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.amplitude) and self.amplitude > 0):
+            raise ValueError(f"Tanh: amplitude must be a positive number, not {self.amplitude!r}")
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Squash."""
+        kernels.tanh(x, self.amplitude, y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """``dy * amplitude * (1 - tanh(x)^2)``."""
+        kernels.tanh_gradient(y, dy, self.amplitude, dx)
+
+
+@dataclass(frozen=True)
+class ReLU(_Elementwise):
+    """``max(x, 0)``; its slope at 0 is taken as 0."""
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Rectify."""
+        kernels.relu(x, y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """``dy`` where ``y > 0``."""
+        kernels.relu_gradient(y, dy, dx)
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """``(c, h, w)`` to ``(c * h * w,)``, in that order."""
+
+    in_place = True  # Nothing moves: the same numbers, another shape.
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """One axis."""
+        return (math.prod(shape),)
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """Nothing to do: ``y`` is ``x``."""
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """Nothing to do: ``dx`` is ``dy``."""
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """``W x + b``. Parameters: weight ``(units, features)``, bias ``(units,)``."""
+
+    units: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, units=self.units)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(units,)`` for ``(features,)``."""
+        if len(shape) != 1:
+            raise ValueError(f"Dense takes features of shape (features,), not {shape}: put Flatten() before it")
+        return (self.units,)
+
+    def parameter_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Weight and bias."""
+        return {"weight": (self.units, shape[0]), "bias": (self.units,)}
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
+        """``W x + b``."""
+        kernels.dense(x, parameters["weight"], parameters["bias"], y)
+
+    def input_gradient(self, kernels: Kernels, parameters: Views, x: Array, y: Array, dy: Array, dx: Array) -> None:
+        """``W^T dy``."""
+        kernels.dense_input_gradient(dy, parameters["weight"], dx)
+
+    def parameter_gradient(self, kernels: Kernels, x: Array, dy: Array, gradients: Views) -> None:
+        """``dy x^T``, and the sum of ``dy``."""
+        kernels.dense_weight_gradient(x, dy, gradients["weight"], gradients["bias"])

@@ -1,0 +1,36 @@
+"""Softmax cross-entropy: the loss of a classifier, and the error it sends back."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array | None = None) -> tuple[float, int]:
+    """The loss summed over the images, and how many were classified correctly.
+
+    For image i with logits z and class t: ``loss = log(sum_j exp(z_j)) - z_t``, with the largest logit taken off first,
+    so that no exponential overflows. The gradient is ``softmax(z) - onehot(t)``.
+    Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4, equations 4.108 and 4.109.
+
+    ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
+    The prediction is the first largest logit. ValueError names a target that is no class.
+    """
+    classes, n = logits.shape
+    if targets.dtype.kind not in "iu":
+        raise ValueError(f"class labels must be integers, not {targets.dtype}")
+    if targets.min() < 0 or targets.max() >= classes:
+        bad = targets[(targets < 0) | (targets >= classes)][0]
+        raise ValueError(f"label {bad} is out of range: this network has {classes} classes, 0 to {classes - 1}")
+    each = np.arange(n)
+    correct = int(np.count_nonzero(logits.argmax(axis=0) == targets))
+    shifted = logits - logits.max(axis=0)
+    exponentials = np.exp(shifted)
+    sums = exponentials.sum(axis=0)
+    losses = np.log(sums) - shifted[targets, each]
+    if d_logits is not None:
+        np.divide(exponentials, sums, out=d_logits)
+        d_logits[targets, each] -= 1
+    return float(losses.sum(dtype=np.float64)), correct

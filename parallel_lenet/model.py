@@ -1,0 +1,204 @@
+"""The Model contract, where a user's own model goes in, and `Sequential`, our layers in a row."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import kernels
+from parallel_lenet.layers import Images, Layer, Shape
+from parallel_lenet.losses import softmax_cross_entropy
+from parallel_lenet.parameters import Layout, Vector
+
+Array = NDArray[Any]
+
+PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
+
+
+@dataclass(frozen=True)
+class ShardMetrics:
+    """Sums over the samples of a shard, so that shards of any sizes add up exactly."""
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    count: int = 0
+
+    def __add__(self, other: "ShardMetrics") -> "ShardMetrics":
+        """The sums over both."""
+        return ShardMetrics(self.loss_sum + other.loss_sum, self.correct + other.correct, self.count + other.count)
+
+
+class Model(Protocol):
+    """What the coordinator trains: any picklable object with this.
+
+    Workers hold copies, so a model carries no parameters; it gets them with each call.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameters."""
+
+    def initial_parameters(self, rng: np.random.Generator) -> Vector:
+        """A fresh parameter vector, float32 or float64, of ``layout.size`` numbers, drawn from ``rng``."""
+
+    def loss_and_gradient(
+        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
+    ) -> ShardMetrics:
+        """The loss and its gradient, both summed (not averaged) over the samples.
+
+        ``inputs`` and ``targets`` are rows of the dataset as it is stored. ``gradient`` is the caller's buffer, to be
+        overwritten; None when only the metrics are wanted. The result is a pure function of the arguments, which
+        are not written to.
+        """
+
+    def predict(self, parameters: Vector, inputs: Array) -> Array:
+        """One prediction a row of ``inputs``; for a classifier the class labels ``(n,)``."""
+
+
+class _Buffers:
+    """The arrays of one forward and backward pass over n images, used again by every pass of that size."""
+
+    def __init__(self, model: "Sequential", n: int, dtype: np.dtype[Any]) -> None:
+        first = np.empty((*model.images.shape, n), dtype)
+        self.outputs = [first]
+        self.errors = [first[:0]]  # No one needs the gradient of the images.
+        for layer, shape in zip(model.layers, model.shapes[1:], strict=True):
+            if layer.in_place:
+                self.outputs.append(self.outputs[-1].reshape(*shape, n))
+                self.errors.append(self.errors[-1].reshape(*shape, n) if len(self.errors) > 1 else first[:0])
+            else:
+                self.outputs.append(np.empty((*shape, n), dtype))
+                self.errors.append(np.empty((*shape, n), dtype))
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Layers in a row behind `Images`, ending in class scores (logits) under softmax cross-entropy.
+
+    ``kernel`` names the kernel module; each process loads it for itself. ``dtype`` is that of the parameters and all
+    arithmetic: float32, or float64 to check gradients. ValueError where the layers don't fit each other.
+    """
+
+    images: Images
+    layers: tuple[Layer, ...]
+    kernel: str = "im2col"
+    dtype: str = "float32"
+    _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        kernels.load(self.kernel)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
+        if len(self.shapes[-1]) != 1:
+            raise ValueError(f"the last layer must give class scores of shape (classes,), not {self.shapes[-1]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its buffers."""
+        return (Sequential, (self.images, self.layers, self.kernel, self.dtype))
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of each layer's input, then that of the scores."""
+        shapes = [self.images.shape]
+        for layer in self.layers:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return tuple(shapes)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        return self.shapes[-1][0]
+
+    @property
+    def preferred_shard_size(self) -> int:
+        """Images a shard, unless the user says otherwise: what the kernel is fastest with."""
+        return kernels.load(self.kernel).SHARD_SIZE
+
+    def _names(self) -> Iterator[str | None]:
+        """conv1, conv2, ..., dense1, ...: a name for each layer with parameters, None for the others."""
+        counts: dict[str, int] = {}
+        for layer, shape in zip(self.layers, self.shapes, strict=False):
+            if layer.parameter_shapes(shape):
+                kind = type(layer).__name__.lower().removesuffix("2d")
+                counts[kind] = counts.get(kind, 0) + 1
+                yield f"{kind}{counts[kind]}"
+            else:
+                yield None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """``conv1.weight``, ``conv1.bias``, ..., in the layers' order."""
+        return Layout.of(
+            {
+                f"{name}.{part}": part_shape
+                for name, layer, shape in zip(self._names(), self.layers, self.shapes, strict=False)
+                for part, part_shape in layer.parameter_shapes(shape).items()
+            }
+        )
+
+    def initial_parameters(self, rng: np.random.Generator) -> Vector:
+        """Every layer's fresh parameters, drawn in order."""
+        parameters = np.empty(self.layout.size, self.dtype)
+        for layer, shape, views in zip(self.layers, self.shapes, self._views(parameters), strict=False):
+            for part, values in layer.initial(shape, rng).items():
+                views[part][:] = values
+        return parameters
+
+    def _views(self, vector: Vector) -> list[dict[str, Array]]:
+        """For each layer, its own part of the vector by name."""
+        views = self.layout.views(vector)
+        return [
+            {} if name is None else {part: views[f"{name}.{part}"] for part in layer.parameter_shapes(shape)}
+            for name, layer, shape in zip(self._names(), self.layers, self.shapes, strict=False)
+        ]
+
+    def _buffers(self, n: int, dtype: np.dtype[Any]) -> _Buffers:
+        """Buffers of this thread's own, so that threads can share a model."""
+        held: dict[Any, _Buffers] = self._local.__dict__
+        if (n, dtype) not in held:
+            held[n, dtype] = _Buffers(self, n, dtype)
+        return held[n, dtype]
+
+    def _forward(self, parameters: Vector, inputs: Array) -> _Buffers:
+        kernel = kernels.load(self.kernel)
+        buffers = self._buffers(len(inputs), parameters.dtype)
+        outputs = buffers.outputs
+        self.images.forward(kernel, inputs, outputs[0])
+        for i, (layer, views) in enumerate(zip(self.layers, self._views(parameters), strict=True)):
+            layer.forward(kernel, views, outputs[i], outputs[i + 1])
+        return buffers
+
+    def loss_and_gradient(
+        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
+    ) -> ShardMetrics:
+        """Forward, loss, and layer by layer back: see `Model`."""
+        buffers = self._forward(parameters, inputs)
+        outputs, errors = buffers.outputs, buffers.errors
+        loss_sum, correct = softmax_cross_entropy(outputs[-1], targets, None if gradient is None else errors[-1])
+        if gradient is not None:
+            kernel = kernels.load(self.kernel)
+            own, gradients = self._views(parameters), self._views(gradient)
+            first = next(i for i, views in enumerate(own) if views)  # Nothing before it needs an error.
+            for i in reversed(range(first, len(self.layers))):
+                layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
+                layer.parameter_gradient(kernel, x, dy, gradients[i])
+                if i > first:
+                    layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
+        return ShardMetrics(loss_sum, correct, len(inputs))
+
+    def scores(self, parameters: Vector, inputs: Array) -> Array:
+        """The class scores (logits) of images, ``(n, classes)``."""
+        blocks = [
+            self._forward(parameters, inputs[start : start + PREDICTED_AT_ONCE]).outputs[-1].T.copy()
+            for start in range(0, len(inputs), PREDICTED_AT_ONCE)
+        ]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.classes), self.dtype)
+
+    def predict(self, parameters: Vector, inputs: Array) -> Array:
+        """The class labels of images, ``(n,)``."""
+        labels: Array = self.scores(parameters, inputs).argmax(axis=1)
+        return labels

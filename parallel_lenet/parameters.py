@@ -1,0 +1,62 @@
+"""Parameters: one flat vector, with a named view of each array in it.
+
+Averaging, clipping, optimizers, sharing and checkpoints are then operations on one vector, and a layer still finds its
+``weight`` by name. The views alias the vector: writing through one writes the vector.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the arrays in a flat parameter vector, in its order.
+
+    >>> layout = Layout.of({"weight": (10, 784), "bias": (10,)})
+    >>> layout.size
+    7850
+    """
+
+    entries: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Layout":
+        """The layout of the named shapes, in the mapping's order; ValueError where one has a length below 1."""
+        for name, shape in shapes.items():
+            if any(length < 1 for length in shape):
+                raise ValueError(f"parameter {name!r} has shape {shape}: every length must be at least 1")
+        return cls(tuple((name, tuple(shape)) for name, shape in shapes.items()))
+
+    @property
+    def size(self) -> int:
+        """How many numbers the vector holds."""
+        return sum(math.prod(shape) for _, shape in self.entries)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each array lies in the vector."""
+        slices, start = {}, 0
+        for name, shape in self.entries:
+            slices[name] = slice(start, start + math.prod(shape))
+            start += math.prod(shape)
+        return slices
+
+    def views(self, vector: Vector) -> dict[str, Vector]:
+        """The vector's arrays by name: views, not copies. ValueError where the vector has another size."""
+        if vector.shape != (self.size,):
+            raise ValueError(f"a parameter vector of this layout has shape ({self.size},), not {vector.shape}")
+        slices = self.slices()
+        return {name: vector[slices[name]].reshape(shape) for name, shape in self.entries}
+
+
+def sha256(vector: Vector) -> str:
+    """The SHA-256 of the vector's little-endian bytes, in hexadecimal: equal where every bit is."""
+    little = np.ascontiguousarray(vector, vector.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.tobytes()).hexdigest()

@@ -1,0 +1,168 @@
+"""Learning-rate schedules: how large a step the optimizer takes, as a function of the steps it has finished.
+
+A schedule is any callable `schedule(step) -> learning rate`. `step` counts the finished optimizer steps, so the first
+update of a run asks for `schedule(0)`. Nothing here counts epochs: with 60,000 images and batches of 128, an epoch is
+469 steps. A schedule holds no state, so a resumed run continues exactly where it stopped.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Schedule(Protocol):
+    """A learning rate for every step; a plain function will do, a picklable one if the optimizer is to be pickled."""
+
+    def __call__(self, step: int, /) -> float:
+        """Return the learning rate of the update that follows `step` finished ones."""
+        ...
+
+
+class Range(NamedTuple):
+    """The values a hyper-parameter may take: in words, for the error message, and as a test that NaN fails."""
+
+    words: str
+    contains: Callable[[float], bool]
+
+
+POSITIVE = Range("a finite number above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+BELOW_ONE = Range("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
+UP_TO_ONE = Range("a number above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def set_number(record: object, name: str, allowed: Range) -> None:
+    """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed.
+
+    A NumPy scalar is converted because `np.float64(0.9) * float32_array` is a float64 array, while a Python float
+    leaves the array's dtype alone.
+    """
+    value = getattr(record, name)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not allowed.contains(float(value)):
+        raise ValueError(f"{name} must be {allowed.words}, not {value!r}")
+    object.__setattr__(record, name, float(value))
+
+
+def set_step_count(record: object, name: str) -> None:
+    """Check that the attribute `name` of a frozen dataclass counts steps and store it as an int; ValueError if not."""
+    value = getattr(record, name)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    object.__setattr__(record, name, int(value))
+
+
+def _check_step(step: int) -> None:
+    if step < 0:
+        raise ValueError(f"step must be at least 0, not {step}")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate at every step: `lr(s) = learning_rate`; only useful inside `Warmup`."""
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        set_number(self, "learning_rate", POSITIVE)
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps."""
+        _check_step(step)
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """The learning rate is multiplied by `factor` after each `every` steps.
+
+        lr(s) = learning_rate * factor ** floor(s / every)
+
+    `every` is in optimizer steps. Source: He et al. 2016, "Deep residual learning", section 3.4, which divides by ten
+    at each plateau; here at fixed steps. PyTorch's `StepLR` is the same, though scripts mostly advance it once an
+    epoch; Keras has it as `ExponentialDecay(staircase=True)`.
+    """
+
+    learning_rate: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        set_number(self, "learning_rate", POSITIVE)
+        set_step_count(self, "every")
+        set_number(self, "factor", UP_TO_ONE)
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps."""
+        _check_step(step)
+        # float() because a type checker cannot know that a float to the power of an int is real.
+        return self.learning_rate * float(self.factor ** (step // self.every))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine wave from `learning_rate` down to `minimum`, reached at `total_steps` and kept from there on.
+
+        w(s) = (1 + cos(pi * s / total_steps)) / 2
+        lr(s) = learning_rate * w(s) + minimum * (1 - w(s))
+
+    Source: Loshchilov & Hutter 2017, "SGDR", equation 5, without the restarts. After the last step the paper starts
+    again at `learning_rate` and PyTorch's `CosineAnnealingLR` climbs back along the wave; Keras's `CosineDecay` stays
+    down, as here, but takes the minimum as a fraction `alpha` of the learning rate.
+    """
+
+    learning_rate: float
+    total_steps: int
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        set_number(self, "learning_rate", POSITIVE)
+        set_step_count(self, "total_steps")
+        set_number(self, "minimum", NOT_NEGATIVE)
+        if self.minimum > self.learning_rate:
+            raise ValueError(f"minimum must be at most the learning_rate {self.learning_rate}, not {self.minimum}")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps."""
+        _check_step(step)
+        if step >= self.total_steps:
+            return self.minimum
+        weight = (1 + math.cos(math.pi * step / self.total_steps)) / 2
+        # A weighted mean rather than the paper's `minimum + (learning_rate - minimum) * weight`, which is the same
+        # number but may miss `learning_rate` at step 0 by a rounding error.
+        return self.learning_rate * weight + self.minimum * (1 - weight)
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A straight climb to the first value of another schedule over `steps` steps, then that schedule from its start.
+
+        lr(s) = schedule(0) * (s + 1) / steps    for s < steps
+        lr(s) = schedule(s - steps)              from there on
+
+    The whole run is thus `steps` longer than the inner schedule. Source: Goyal et al. 2017, "Accurate, large minibatch
+    SGD", section 2.2 ("gradual warmup"). Implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at
+    its `initial_learning_rate`, often 0, which wastes the first step, PyTorch's `LinearLR` at a third of the rate; here
+    the first step takes one `steps`-th.
+    """
+
+    schedule: Schedule
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not callable(self.schedule):
+            raise ValueError(f"schedule must be a schedule such as Constant(0.1), not {self.schedule!r}")
+        set_step_count(self, "steps")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate after `step` finished steps."""
+        _check_step(step)
+        if step < self.steps:
+            # (step + 1) / steps first: it is exactly 1 at the end, so the climb ends on schedule(0) itself.
+            return self.schedule(0) * ((step + 1) / self.steps)
+        return self.schedule(step - self.steps)

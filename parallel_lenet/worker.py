@@ -1,0 +1,22 @@
+"""What a worker does with a shard, wherever it runs: a pure function of (model, parameters, shard)."""
+
+from collections.abc import Sequence
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.parameters import Vector
+
+
+def shard_gradient(
+    model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector
+) -> ShardMetrics:
+    """Forward and backward on the shard's samples: the loss, and in ``gradient`` its gradient, both summed."""
+    data = datasets[shard.dataset]
+    return model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], gradient)
+
+
+def shard_metrics(model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard) -> ShardMetrics:
+    """Forward only: the loss, summed, and how many samples were right."""
+    data = datasets[shard.dataset]
+    return model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], None)
