@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,7 @@ class Coordinator:
     - ``engine``: "processes", "serial" (in this process; then there is one worker), or an engine of your own.
     - ``seed``: decides the initial parameters and every epoch's order.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
+    - ``parameters``: what to start from; by default the model's own initial parameters.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
     ValueError where a value is out of its range.
@@ -122,9 +123,10 @@ class Coordinator:
         n_workers: int = -1,
         batch_size: int = 128,
         shard_size: int | None = None,
-        engine: Literal["processes", "serial"] | Engine = "processes",
+        engine: str | Engine = "processes",
         seed: int = 0,
         clip_norm: float | None = None,
+        parameters: Vector | None = None,
     ) -> None:
         preferred = getattr(model, "preferred_shard_size", ANY_SHARD_SIZE)
         self.model = model
@@ -134,6 +136,8 @@ class Coordinator:
             "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
         )
         self.seed = _whole("seed", seed, 0)
+        if seed >= 2**64:
+            raise ValueError(f"seed must be below 2**64, not {seed}")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, or None, not {clip_norm!r}")
         self.clip_norm = clip_norm
@@ -146,10 +150,11 @@ class Coordinator:
                 "choose a smaller shard_size or a larger batch_size",
                 stacklevel=2,
             )
-        parameters = model.initial_parameters(np.random.default_rng(self.seed))
+        if parameters is None:
+            parameters = model.initial_parameters(np.random.default_rng(self.seed))
         if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
             raise ValueError(
-                f"initial_parameters must give float32 or float64 of shape ({model.layout.size},), as the layout says, "
+                f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
                 f"not {parameters.dtype} of shape {parameters.shape}"
             )
         self._state = _State(parameters, optimizer.init(parameters))
@@ -199,17 +204,18 @@ class Coordinator:
     def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
         train = data[0]
         while self.epoch < last:
-            self._open(data)
             order = epoch_order(self.seed, self.epoch, len(train))
             for rows in batches(order[self._state.cursor :], self.batch_size):
-                yield self._step(rows)
+                self._open(data)  # Each time: the loop we yield to may evaluate other data in between.
+                yield self._step(train, rows)
+            self._open(data)
             yield self._finish_epoch(data)
 
-    def _step(self, rows: NDArray[np.int64]) -> StepReport:
+    def _step(self, train: Dataset, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        metrics, gradient = self._mean_gradient(rows)
+        metrics, gradient = self._mean_gradient(train, rows)
         norm = None
         if self.clip_norm is not None:
             gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
@@ -226,11 +232,12 @@ class Coordinator:
         loss, accuracy = metrics.loss_sum / metrics.count, metrics.correct / metrics.count
         return StepReport(state.epoch + 1, optimizer.step, loss, accuracy, metrics.count, norm, seconds)
 
-    def _mean_gradient(self, rows: NDArray[np.int64]) -> tuple[ShardMetrics, Vector]:
+    def _mean_gradient(self, train: Dataset, rows: NDArray[np.int64]) -> tuple[ShardMetrics, Vector]:
         """The shards' sums, added in shard order, the gradient divided once by the number of samples."""
         total = np.zeros_like(self.parameters)
         metrics = ShardMetrics()
-        for result in self.engine.gradients(self.parameters, shards(rows, self.shard_size)):
+        work = shards(rows, self.shard_size, self._index(train))
+        for result in self.engine.gradients(self.parameters, work):
             total += result.gradient
             metrics += result.metrics
         total /= metrics.count
@@ -260,9 +267,8 @@ class Coordinator:
         return self._evaluate(dataset)
 
     def _evaluate(self, dataset: Dataset) -> Metrics:
-        index = next(i for i, opened in enumerate(self.engine.datasets) if opened is dataset)
         sums = ShardMetrics()
-        work = shards(np.arange(len(dataset)), self.shard_size, index)
+        work = shards(np.arange(len(dataset)), self.shard_size, self._index(dataset))
         for metrics in self.engine.metrics(self.parameters, work):
             sums += metrics
         return Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
@@ -276,6 +282,10 @@ class Coordinator:
         """Have workers that hold these datasets; those that are running, if they do."""
         if not all(any(dataset is opened for opened in self.engine.datasets) for dataset in data):
             self.engine.open(self.model, data, self.parameters)
+
+    def _index(self, dataset: Dataset) -> int:
+        """Which of the engine's datasets it is."""
+        return next(i for i, opened in enumerate(self.engine.datasets) if opened is dataset)
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` (JSON) of your own.
@@ -310,6 +320,10 @@ class Coordinator:
         """
         arrays, described = checkpoint.load(path)
         parameters = checked_parameters(path, arrays, described, self.model)
+        if parameters.dtype != self.parameters.dtype:
+            raise CheckpointError(
+                f"{path}: holds {parameters.dtype} parameters; this model's are {self.parameters.dtype}"
+            )
         own = {
             "optimizer": type(self.optimizer).__name__,
             "seed": self.seed,
@@ -320,21 +334,23 @@ class Coordinator:
             if described.get(name) != value:
                 raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
         slots = {name: arrays.get(f"optimizer.{name}") for name in self._state.optimizer.slots}
-        if any(slot is None or slot.shape != parameters.shape for slot in slots.values()):
+        if any(
+            slot is None or slot.shape != parameters.shape or slot.dtype != parameters.dtype for slot in slots.values()
+        ):
             raise CheckpointError(f"{path}: holds no complete state of {own['optimizer']}")
         try:
+            user: dict[str, Any] = dict(described["user"])
             self._state = _State(
                 parameters,
                 OptimizerState(described["step"], {name: slot for name, slot in slots.items() if slot is not None}),
-                described["epoch"],
-                described["cursor"],
+                _whole("epoch", described["epoch"], 0),
+                _whole("cursor", described["cursor"], 0),
                 ShardMetrics(*described["sums"]),
-                described["seconds"],
+                float(described["seconds"]),
                 tuple(EpochReport(**report) for report in described["history"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
-        user: dict[str, Any] = described["user"]
         return user
 
     def close(self) -> None:
@@ -359,7 +375,10 @@ def checked_parameters(
     if described.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {described.get('format')!r}; this version reads {FORMAT}")
     wanted = {name: tuple(shape) for name, shape in model.layout.entries}
-    found = {name: tuple(shape) for name, shape in described["layout"]}
+    try:
+        found = {name: tuple(shape) for name, shape in described["layout"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             raise CheckpointError(

@@ -12,11 +12,18 @@ def shard_gradient(
     model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector
 ) -> ShardMetrics:
     """Forward and backward on the shard's samples: the loss, and in ``gradient`` its gradient, both summed."""
-    data = datasets[shard.dataset]
-    return model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], gradient)
+    return _compute(model, datasets, parameters, shard, gradient)
 
 
 def shard_metrics(model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard) -> ShardMetrics:
     """Forward only: the loss, summed, and how many samples were right."""
+    return _compute(model, datasets, parameters, shard, None)
+
+
+def _compute(
+    model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector | None
+) -> ShardMetrics:
     data = datasets[shard.dataset]
-    return model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], None)
+    sums = model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], gradient)
+    # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON knows none of them.
+    return ShardMetrics(float(sums.loss_sum), int(sums.correct), int(sums.count))

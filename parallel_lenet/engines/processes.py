@@ -9,6 +9,9 @@ What can happen, and what follows:
   worker's socket, so that it needn't wait for us. A worker gets one only if it has a free row.
 - *Answer.* It is kept until all shards before it have been yielded, then yielded; the row is free again when the
   next result is asked for. An answer with another stamp belongs to a step given up: its row is free, nothing else.
+- *A new step.* It ends the one before, whose iterator raises if it is asked again: all rows are free but those that
+  unanswered shards will still write.
+- *An interrupt* while we talk to the workers may have cut a message in two: the engine is closed.
 - *Failure.* The model raised: so do we.
 - *Hang-up.* The socket of a worker closes when it dies, at once: WorkerError, and the engine is closed.
 
@@ -28,7 +31,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
@@ -98,6 +101,13 @@ class _Worker:
         return WorkerError(f"worker {self.number} (process {self.process.pid}) {ending} while {work}")
 
 
+def _raise(worker: _Worker, answer: Answer) -> NoReturn:
+    """The model's exception, with the traceback it had in the worker."""
+    error, traceback = pickle.loads(answer.failure)
+    error.add_note(f"In worker {worker.number}:\n{traceback}")
+    raise error
+
+
 def _end(workers: list[_Worker], blocks: list[SharedBlock]) -> None:
     """Hang up; kill whoever is still computing, for nothing irreplaceable lives in a worker; wait for all."""
     for worker in workers:
@@ -127,6 +137,7 @@ class ProcessesEngine:
         self._shard_seconds = 0.0
         self._workers: list[_Worker] = []
         self._blocks: list[SharedBlock] = []
+        self._held: dict[int, tuple[_Worker, Answer]] = {}  # Answers to the current step, until they are yielded.
         self._selector = selectors.DefaultSelector()
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
         self._finalizer = weakref.finalize(self, _end, self._workers, self._blocks)
@@ -158,7 +169,9 @@ class ProcessesEngine:
                 )
                 self._send(worker, pickle.dumps(setup))
             for worker in self._workers:
-                self._receive(worker)
+                answer = self._receive(worker)
+                if answer.kind == FAILED:
+                    _raise(worker, answer)
             self.datasets = tuple(datasets)
         except BaseException:
             self.close()
@@ -183,23 +196,40 @@ class ProcessesEngine:
         waiting = deque(
             Task(kind, self._stamp, index, 0, shard.dataset, shard.rows) for index, shard in enumerate(shards)
         )
-        held: dict[int, tuple[_Worker, Answer]] = {}
+        held = self._held = {}
+        for worker in self._workers:
+            worker.free = [row for row in range(ROWS) if all(row != task.slot for task in worker.unanswered)]
+        for index in range(len(shards)):
+            failed = self._wait(index, waiting)
+            if failed is not None:
+                _raise(*failed)
+            yield held[index]
+            if self._held is not held:
+                raise RuntimeError("the engine has been closed or begun another step: these results are gone")
+            worker, answer = held.pop(index)
+            worker.free.append(answer.slot)
+
+    def _wait(self, index: int, waiting: deque[Task]) -> tuple[_Worker, Answer] | None:
+        """Keep the workers busy until the answer to the shard is held; return an answer that reports a failure."""
         try:
-            for index in range(len(shards)):
+            self._hand_out(waiting)
+            while index not in self._held:
+                for key, _ in self._selector.select():
+                    worker: _Worker = key.data
+                    answer = self._receive(worker)
+                    if answer.stamp != self._stamp or answer.kind == FAILED:
+                        worker.free.append(answer.slot)
+                    if answer.stamp != self._stamp:
+                        continue
+                    if answer.kind == FAILED:
+                        return worker, answer
+                    self._held[answer.shard] = (worker, answer)
+                    self._shard_seconds = answer.seconds
                 self._hand_out(waiting)
-                while index not in held:
-                    for key, _ in self._selector.select():
-                        answer = self._receive(key.data)
-                        if answer is not None:
-                            held[answer.shard] = (key.data, answer)
-                            self._shard_seconds = answer.seconds
-                    self._hand_out(waiting)
-                yield held[index]
-                worker, answer = held.pop(index)
-                worker.free.append(answer.slot)
-        finally:
-            for worker, answer in held.values():
-                worker.free.append(answer.slot)
+        except BaseException:
+            self.close()
+            raise
+        return None
 
     def _hand_out(self, waiting: deque[Task]) -> None:
         """Give the next shards to the workers that can take one."""
@@ -216,22 +246,14 @@ class ProcessesEngine:
         except OSError:
             raise self._lost(worker) from None
 
-    def _receive(self, worker: _Worker) -> Answer | None:
-        """The worker's next answer; None where it belongs to a step given up. The model's exception is raised."""
+    def _receive(self, worker: _Worker) -> Answer:
+        """The worker's next answer."""
         try:
             answer = Answer.unpack(worker.connection.recv_bytes())
         except (EOFError, OSError):
             raise self._lost(worker) from None
         if worker.unanswered:
             worker.unanswered.pop(0)  # A worker answers in the order it was asked.
-        if answer.stamp != self._stamp or answer.kind == FAILED:
-            worker.free.append(answer.slot)
-        if answer.stamp != self._stamp:
-            return None
-        if answer.kind == FAILED:
-            error, traceback = pickle.loads(answer.failure)
-            error.add_note(f"In worker {worker.number}:\n{traceback}")
-            raise error
         return answer
 
     def _lost(self, worker: _Worker) -> WorkerError:
@@ -244,6 +266,7 @@ class ProcessesEngine:
         for key in list(self._selector.get_map().values()):
             self._selector.unregister(key.fileobj)
         _end(self._workers, self._blocks)
+        self._held = {}
         self.datasets = ()
         self._stamp = 0
         self._shard_seconds = 0.0

@@ -11,6 +11,7 @@ from threadpoolctl import ThreadpoolController
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient
+from parallel_lenet.engines.memory import read_only
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import shard_gradient, shard_metrics
@@ -41,17 +42,25 @@ class SerialEngine:
 
     def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Each gradient is computed when it is asked for, into the same buffer."""
+        self._check_open()
+        frozen, result = read_only(parameters.view()), read_only(self._gradient.view())
         for shard in shards:
             with blas().limit(limits=1):
-                metrics = shard_gradient(self._model, self.datasets, parameters, shard, self._gradient)
-            yield ShardGradient(metrics, self._gradient)
+                metrics = shard_gradient(self._model, self.datasets, frozen, shard, self._gradient)
+            yield ShardGradient(metrics, result)
 
     def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Each is computed when it is asked for."""
+        self._check_open()
+        frozen = read_only(parameters.view())
         for shard in shards:
             with blas().limit(limits=1):
-                metrics = shard_metrics(self._model, self.datasets, parameters, shard)
+                metrics = shard_metrics(self._model, self.datasets, frozen, shard)
             yield metrics
+
+    def _check_open(self) -> None:
+        if not self.datasets:
+            raise RuntimeError("the engine is closed: open it first")
 
     def close(self) -> None:
         """Forget the data."""

@@ -78,6 +78,11 @@ class Kernels(Protocol):
         """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
 
 
+def available() -> tuple[str, ...]:
+    """The kernels whose extras are installed: `compiled` needs numba."""
+    return NAMES
+
+
 def load(name: str) -> Kernels:
     """The kernel module called ``name``; ValueError names the allowed ones where there is none."""
     if name not in NAMES:

@@ -1,0 +1,63 @@
+"""Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
+
+import argparse
+import json
+
+from parallel_lenet import checkpoint
+from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.cli import network
+from parallel_lenet.cli.console import Console
+from parallel_lenet.cli.options import add_train_options, worker_count
+from parallel_lenet.coordinator import Coordinator, checked_parameters
+from parallel_lenet.datasets import load
+from parallel_lenet.optimizers import SGD
+
+HELP = "measure a checkpoint on test images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's checkpoint.npz")
+    add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine"))
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Rebuild the network as the checkpoint describes it, and evaluate it."""
+    workers = worker_count(vars(arguments).get("workers"))
+    arrays, described = checkpoint.load(arguments.checkpoint)
+    metadata = described.get("user", {})
+    given = {name: value for name, value in vars(arguments).items() if name in ("dataset", "data_dir")}
+    source = given or {name: metadata.get(name) for name in ("dataset", "data_dir")}
+    kernel = vars(arguments).get("kernel", metadata.get("kernel"))
+    try:
+        model = network.build(metadata["network"], kernel)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{arguments.checkpoint}: describes no network of parallel-lenet: {error}") from None
+    parameters = checked_parameters(arguments.checkpoint, arrays, described, model)
+    _, test = load(source.get("dataset") or "mnist-5k", source.get("data_dir"))
+    network.check(model, test)
+    engine = vars(arguments).get("engine", "processes")
+    with Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator:
+        metrics = coordinator.evaluate(test)
+    result = {
+        "checkpoint": arguments.checkpoint,
+        "dataset": source.get("data_dir") or source.get("dataset"),
+        "kernel": kernel,
+        "workers": coordinator.n_workers,
+        "test_loss": metrics.loss,
+        "test_accuracy": metrics.accuracy,
+        "correct": metrics.correct,
+        "images": metrics.count,
+        "parameters_sha256": coordinator.parameters_sha256(),
+    }
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        rows = [
+            ("test accuracy", f"{metrics.accuracy:.2%} ({metrics.correct:,} of {metrics.count:,})"),
+            ("test loss", f"{metrics.loss:.4f}"),
+            ("parameters SHA-256", coordinator.parameters_sha256()[:16] + "..."),
+        ]
+        Console().table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
+    return 0

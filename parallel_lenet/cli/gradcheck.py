@@ -1,0 +1,40 @@
+"""Check every layer and the whole network against finite differences in float64."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from parallel_lenet import kernels
+from parallel_lenet.cli.console import Console
+from parallel_lenet.gradcheck import TOLERANCE, Check, check_gradients
+
+HELP = "check all gradients against finite differences"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("--kernel", choices=kernels.NAMES, help="only this one (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a table; exit code 1 where a relative error is over the tolerance."""
+    console = Console(json=arguments.json)
+    checks: list[Check] = []
+    for kernel in [arguments.kernel] if arguments.kernel else kernels.available():
+        console.note(f"checking kernel {kernel}")
+        checks += check_gradients(kernel, arguments.seed)
+    failed = [check for check in checks if not check.error <= TOLERANCE]
+    if arguments.json:
+        results = [asdict(check) | {"passed": check not in failed} for check in checks]
+        print(json.dumps({"tolerance": TOLERANCE, "passed": not failed, "checks": results}))
+    else:
+        rows = [
+            (check.what, check.of, check.kernel, f"{check.error:.1e}", "FAILED" if check in failed else "ok")
+            for check in checks
+        ]
+        title = "Relative errors of the gradients against finite differences, float64"
+        console.table(title, ("layer", "gradient of", "kernel", "error", f"under {TOLERANCE:g}"), rows)
+    console.note(f"{len(checks) - len(failed)} of {len(checks)} gradients agree")
+    return 1 if failed else 0
