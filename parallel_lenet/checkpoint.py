@@ -79,7 +79,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
         metadata = json.loads(arrays.pop("metadata").tobytes())
-    except (KeyError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        Exception
+    ) as error:  # Of a crafted file the parsers raise anything: TokenError, struct.error, RecursionError.
         raise CheckpointError(f"{path}: is no checkpoint: {error}") from error
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: is no checkpoint: its metadata is no JSON object")
@@ -91,7 +93,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{info.filename} is compressed")
     stream = io.BytesIO(archive.read(info))
-    np.lib.format.read_magic(stream)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{info.filename} has a header of another version")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.str not in _DTYPES or len(shape) != 1:
         raise ValueError(f"{info.filename} has shape {shape} and type {dtype.str}")

@@ -3,7 +3,8 @@
 A layer knows shapes and formulas; the kernels it is given do the arithmetic. Shapes leave the batch out: ``(c, h, w)``
 for images and ``(features,)``; arrays have it last. ``x`` is a layer's input, ``y`` its output, ``dy`` and ``dx`` the
 gradients of the loss with respect to them. Activations overwrite their input (``y`` is ``x``, ``dx`` is ``dy``), so
-they work from ``y``, and every other layer from ``x``.
+they work from ``y``, and every other layer from ``x``. Only behind another activation do they leave it as it is: that
+one needs its ``y`` too.
 """
 
 import math
@@ -26,7 +27,7 @@ class Layer(ABC):
     """The contract of a layer between `Images` and the loss; as it stands, one without parameters."""
 
     in_place = False
-    """True where ``y`` is written over ``x`` and ``dx`` over ``dy``."""
+    """True where ``y`` may be written over ``x``, and ``dx`` is over ``dy``; shapes are the same, save with Flatten."""
 
     @abstractmethod
     def output_shape(self, shape: Shape) -> Shape:

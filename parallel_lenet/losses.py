@@ -19,6 +19,8 @@ def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array | None 
     The prediction is the first largest logit. ValueError names a target that is no class.
     """
     classes, n = logits.shape
+    if targets.shape != (n,):
+        raise ValueError(f"targets must have shape ({n},), a label an image, not {targets.shape}")
     if targets.dtype.kind not in "iu":
         raise ValueError(f"class labels must be integers, not {targets.dtype}")
     if targets.min() < 0 or targets.max() >= classes:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
-from parallel_lenet.layers import Images, Layer, Shape
+from parallel_lenet.layers import Flatten, Images, Layer, Shape
 from parallel_lenet.losses import softmax_cross_entropy
 from parallel_lenet.parameters import Layout, Vector
 
 Array = NDArray[Any]
 
+SIZES_KEPT = 4  # A shard, the rest of a batch or a dataset, a prediction: not the buffers of every size there ever was.
 PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
 
 
@@ -65,14 +66,15 @@ class _Buffers:
     def __init__(self, model: "Sequential", n: int, dtype: np.dtype[Any]) -> None:
         first = np.empty((*model.images.shape, n), dtype)
         self.outputs = [first]
-        self.errors = [first[:0]]  # No one needs the gradient of the images.
+        self.errors = [np.empty_like(first)]  # No one needs the images' gradient: never written, so it takes no memory.
+        activated = False  # Whether the last output is an activation's, which needs it on the way back.
         for layer, shape in zip(model.layers, model.shapes[1:], strict=True):
-            if layer.in_place:
-                self.outputs.append(self.outputs[-1].reshape(*shape, n))
-                self.errors.append(self.errors[-1].reshape(*shape, n) if len(self.errors) > 1 else first[:0])
-            else:
-                self.outputs.append(np.empty((*shape, n), dtype))
-                self.errors.append(np.empty((*shape, n), dtype))
+            reshapes = isinstance(layer, Flatten)
+            shared = reshapes or (layer.in_place and not activated)
+            self.outputs.append(self.outputs[-1].reshape(*shape, n) if shared else np.empty((*shape, n), dtype))
+            self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else np.empty((*shape, n), dtype))
+            if not reshapes:
+                activated = layer.in_place
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ class Sequential:
         """Buffers of this thread's own, so that threads can share a model."""
         held: dict[Any, _Buffers] = self._local.__dict__
         if (n, dtype) not in held:
+            if len(held) == SIZES_KEPT:
+                held.clear()
             held[n, dtype] = _Buffers(self, n, dtype)
         return held[n, dtype]
 
@@ -182,7 +186,7 @@ class Sequential:
         if gradient is not None:
             kernel = kernels.load(self.kernel)
             own, gradients = self._views(parameters), self._views(gradient)
-            first = next(i for i, views in enumerate(own) if views)  # Nothing before it needs an error.
+            first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
             for i in reversed(range(first, len(self.layers))):
                 layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
                 layer.parameter_gradient(kernel, x, dy, gradients[i])

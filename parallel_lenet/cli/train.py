@@ -18,7 +18,7 @@ from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warm
 
 HELP = "train LeNet-5 on all cores"
 
-LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.002}
+LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.004}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +158,7 @@ def _line(report: EpochReport, epochs: int) -> str:
 def _optimizer(options: TrainOptions, total_steps: int) -> Optimizer:
     """What the options name; ValueError where a number is out of its range."""
     rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
-    decay = options.weight_decay
+    decay = (1.0 if options.optimizer == "adamw" else 0.0) if options.weight_decay is None else options.weight_decay
     left = max(1, total_steps - options.warmup)
     schedules: dict[str, Schedule] = {
         "constant": Constant(rate),

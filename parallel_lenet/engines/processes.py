@@ -12,7 +12,7 @@ What can happen, and what follows:
 - *A new step.* It ends the one before, whose iterator raises if it is asked again: all rows are free but those that
   unanswered shards will still write.
 - *An interrupt* while we talk to the workers may have cut a message in two: the engine is closed.
-- *Failure.* The model raised: so do we.
+- *Failure.* The model raised: so do we, once all shards before it have been yielded. So it is always the same error.
 - *Hang-up.* The socket of a worker closes when it dies, at once: WorkerError, and the engine is closed.
 
 Each worker is a program of its own that inherits one end of a socket pair: nothing has a name that others could
@@ -32,6 +32,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NoReturn, Self
+
+import numpy as np
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
@@ -133,6 +135,7 @@ class ProcessesEngine:
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
         self.datasets: tuple[Dataset, ...] = ()
+        self._parameters: Vector = np.empty(0)
         self._stamp = 0
         self._shard_seconds = 0.0
         self._workers: list[_Worker] = []
@@ -200,36 +203,33 @@ class ProcessesEngine:
         for worker in self._workers:
             worker.free = [row for row in range(ROWS) if all(row != task.slot for task in worker.unanswered)]
         for index in range(len(shards)):
-            failed = self._wait(index, waiting)
-            if failed is not None:
-                _raise(*failed)
-            yield held[index]
+            self._wait(index, waiting)
+            worker, answer = held[index]
+            if answer.kind == FAILED:
+                _raise(worker, answer)
+            yield worker, answer
             if self._held is not held:
                 raise RuntimeError("the engine has been closed or begun another step: these results are gone")
-            worker, answer = held.pop(index)
+            del held[index]
             worker.free.append(answer.slot)
 
-    def _wait(self, index: int, waiting: deque[Task]) -> tuple[_Worker, Answer] | None:
-        """Keep the workers busy until the answer to the shard is held; return an answer that reports a failure."""
+    def _wait(self, index: int, waiting: deque[Task]) -> None:
+        """Keep the workers busy until the answer to the shard is held."""
         try:
             self._hand_out(waiting)
             while index not in self._held:
                 for key, _ in self._selector.select():
                     worker: _Worker = key.data
                     answer = self._receive(worker)
-                    if answer.stamp != self._stamp or answer.kind == FAILED:
+                    if answer.stamp == self._stamp:
+                        self._held[answer.shard] = (worker, answer)
+                        self._shard_seconds = answer.seconds
+                    else:
                         worker.free.append(answer.slot)
-                    if answer.stamp != self._stamp:
-                        continue
-                    if answer.kind == FAILED:
-                        return worker, answer
-                    self._held[answer.shard] = (worker, answer)
-                    self._shard_seconds = answer.seconds
                 self._hand_out(waiting)
         except BaseException:
             self.close()
             raise
-        return None
 
     def _hand_out(self, waiting: deque[Task]) -> None:
         """Give the next shards to the workers that can take one."""
@@ -267,6 +267,7 @@ class ProcessesEngine:
             self._selector.unregister(key.fileobj)
         _end(self._workers, self._blocks)
         self._held = {}
+        self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
         self.datasets = ()
         self._stamp = 0
         self._shard_seconds = 0.0

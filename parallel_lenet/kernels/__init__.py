@@ -33,7 +33,7 @@ class Kernels(Protocol):
     """Images a shard by default: what one call of these kernels should be given at a time."""
 
     def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
-        """Stored images ``(n, c, h, w)``, centred on a border of 0, as pixel * scale + shift -> ``out (c, H, W, n)``."""
+        """Stored images ``(n, c, h, w)``, centred on a border of 0, times scale, plus shift -> ``out (c, H, W, n)``."""
 
     def conv2d(self, x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
         """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``; the border is 0."""

@@ -1,0 +1,129 @@
+"""What the tests share: a few digits, a deadline against hangs, programs run from outside, a look for left-overs."""
+
+import faulthandler
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import parallel_lenet
+from parallel_lenet import Dataset, load_dataset
+
+PACKAGE_FOLDER = str(Path(parallel_lenet.__file__).resolve().parents[1])
+DEADLINE = 120  # Seconds a test may take before it counts as hung: many times what the slowest needs.
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Show where a test hangs, and end the run, rather than wait for ever; workers leave when they are hung up on."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        standard_error = os.dup(2)
+    faulthandler.dump_traceback_later(DEADLINE, exit=True, file=standard_error)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    os.close(standard_error)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """A few of the bundled digits: 150, so that neither 32 nor 64 divides their number."""
+    train, _ = load_dataset()
+    return Dataset(train.inputs[:150], train.targets[:150], "150 digits")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Ours, with a path to the package even where it isn't installed."""
+    path = os.pathsep.join([PACKAGE_FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **changes}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run Python in a folder of its own: ``run("-c", program, stdin=..., env={...})``; it must end well."""
+
+    def start(
+        *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            input=stdin,
+            env=environment(**(env or {})),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    return start
+
+
+def children(pid: int | None = None) -> set[int]:
+    """The processes that ``pid`` (by default this one) has started and that haven't ended; ended ones count too
+    until they are waited for."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # It has ended meanwhile.
+            continue
+        if int(fields[1]) == (pid or os.getpid()):
+            found.add(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether the condition comes true within so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _files() -> set[str]:
+    folders = ("/dev/shm", tempfile.gettempdir())
+    return {
+        f"{folder}/{name}"
+        for folder in folders
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if "lenet" in name or "loky" in name or "joblib" in name or name.startswith(("psm_", "pymp-"))
+    }
+
+
+def _shared_memory() -> set[str]:
+    """The anonymous shared files that this process holds."""
+    links = Path("/proc/self/fd").iterdir()
+    return {f"{link.name}: {target}" for link in links if "memfd:parallel-lenet" in (target := _target(link))}
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # The descriptor of the listing itself.
+        return ""
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    """Fail a test after which a process, shared memory or a temporary file is left that wasn't there before."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    before = children(), _files(), _shared_memory()
+    yield
+    gc.collect()  # A traceback that a test caught holds the engine's arrays in a cycle.
+    assert children() <= before[0]
+    assert _files() <= before[1]
+    assert _shared_memory() <= before[2]

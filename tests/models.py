@@ -1,0 +1,133 @@
+"""Models of the tests, in a module of their own so that workers can import them without the tests."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import Layout, ShardMetrics
+
+Array = NDArray[Any]
+
+
+class ModelError(Exception):
+    """An error of the user's own."""
+
+
+class OneWayError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+class UnpicklableError(Exception):
+    """Can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("it holds a generator")
+        self.generator = (i for i in range(3))
+
+
+# What an input (action, value) makes `Scripted` do.
+NOTHING, SLEEP, RAISE, EXIT, HOLD, WRITE_PARAMETERS, WRITE_INPUTS, UNPICKLABLE, ONE_WAY, INTERRUPT = range(10)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A model that does what its inputs say; its gradient depends on every bit of parameters, inputs and targets."""
+
+    size: int = 50
+    dtype: str = "float32"
+    folder: str = ""
+    """Where ``HOLD`` leaves a file that says who holds."""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of({"weight": (self.size,)})
+
+    def initial_parameters(self, rng: np.random.Generator) -> Array:
+        return rng.standard_normal(self.size).astype(self.dtype)
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        for action, value in inputs[:, :2]:
+            self._act(int(action), float(value), parameters, inputs)
+        factor = np.tanh(inputs.sum(axis=1) + targets).sum()
+        if gradient is not None:
+            gradient[:] = np.sin(parameters * parameters.dtype.type(factor))
+        return ShardMetrics(float(factor) + float(parameters.sum()), int((targets > 0).sum()), len(inputs))
+
+    def _act(self, action: int, value: float, parameters: Array, inputs: Array) -> None:
+        if action == SLEEP:
+            time.sleep(value / 1000)
+        elif action == RAISE:
+            raise ModelError(f"value {value:g}")
+        elif action == EXIT:
+            os._exit(int(value))
+        elif action == HOLD:
+            Path(self.folder, f"{os.getpid()}.holds").touch()
+            time.sleep(value)
+        elif action == WRITE_PARAMETERS:
+            parameters[0] = 0
+        elif action == WRITE_INPUTS:
+            inputs[:] = 0
+        elif action == UNPICKLABLE:
+            raise UnpicklableError
+        elif action == ONE_WAY:
+            raise OneWayError("one", "two")
+        elif action == INTERRUPT:
+            signal.raise_signal(signal.SIGINT)
+
+    def predict(self, parameters: Array, inputs: Array) -> Array:
+        return np.zeros(len(inputs), np.int64)
+
+
+class FailsToUnpickle(Scripted):
+    """Pickled well; a worker can't make it again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise ModelError("it can't be made here")
+
+
+class Softmax:
+    """Softmax regression on images, as a user would write it; it returns NumPy's numbers, as users do."""
+
+    layout = Layout.of({"weight": (10, 784), "bias": (10,)})
+
+    def initial_parameters(self, rng: np.random.Generator) -> Array:
+        return np.zeros(self.layout.size, np.float32)
+
+    def _scores(self, parameters: Array, inputs: Array) -> tuple[Array, Array]:
+        x = inputs.reshape(len(inputs), -1) / np.float32(255)
+        views = self.layout.views(parameters)
+        return x, x @ views["weight"].T + views["bias"]
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        x, scores = self._scores(parameters, inputs)
+        e = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        each = np.arange(len(x))
+        loss = -np.log(p[each, targets]).sum()
+        correct = (scores.argmax(axis=1) == targets).sum()
+        if gradient is not None:
+            p[each, targets] -= 1
+            views = self.layout.views(gradient)
+            views["weight"][:] = p.T @ x
+            views["bias"][:] = p.sum(axis=0)
+        return ShardMetrics(loss, correct, len(x))
+
+    def predict(self, parameters: Array, inputs: Array) -> Array:
+        return self._scores(parameters, inputs)[1].argmax(axis=1)

@@ -1,0 +1,75 @@
+"""Order, batches and shards: every sample once, decided by (seed, epoch) alone."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel_lenet.batching import batches, default_shard_size, epoch_order, shards
+
+SEEDS = st.integers(0, 2**64 - 1)
+SIZES = st.integers(1, 300)
+
+
+@given(SEEDS, st.integers(0, 10**6), st.integers(0, 500))
+def test_an_epoch_takes_every_sample_once(seed: int, epoch: int, samples: int) -> None:
+    order = epoch_order(seed, epoch, samples)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(samples))
+
+
+@given(SEEDS, st.integers(0, 10**6), st.integers(0, 500))
+def test_the_order_depends_on_its_arguments_only(seed: int, epoch: int, samples: int) -> None:
+    first = epoch_order(seed, epoch, samples)
+    epoch_order(seed, epoch + 1, samples)
+    np.random.default_rng().random()
+    assert np.array_equal(epoch_order(seed, epoch, samples), first)
+
+
+def test_the_order_is_the_same_on_every_machine_and_in_every_version() -> None:
+    # Written down once: a resumed run relies on it.
+    assert epoch_order(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
+    assert epoch_order(7, 3, 10).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {tuple(epoch_order(seed, epoch, 100).tolist()) for seed in range(20) for epoch in range(20)}
+    assert len(orders) == 400
+
+
+def test_numpys_global_state_is_neither_read_nor_changed() -> None:
+    orders = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        orders.append(epoch_order(0, 0, 100))
+        assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert np.array_equal(*orders)
+
+
+@given(st.integers(0, 1000), SIZES)
+def test_batches_cut_the_order_without_a_gap_or_an_overlap(samples: int, batch_size: int) -> None:
+    order = epoch_order(0, 0, samples)
+    cut = list(batches(order, batch_size))
+    assert np.array_equal(np.concatenate([*cut, np.empty(0, np.int64)]), order)
+    assert all(len(batch) == batch_size for batch in cut[:-1])
+    assert all(1 <= len(batch) <= batch_size for batch in cut)
+
+
+@given(st.integers(1, 1000), SIZES, st.integers(0, 3))
+def test_shards_cut_a_batch_without_a_gap_or_an_overlap(samples: int, shard_size: int, dataset: int) -> None:
+    rows = epoch_order(0, 0, samples)
+    cut = shards(rows, shard_size, dataset)
+    assert np.array_equal(np.concatenate([shard.rows for shard in cut]), rows)
+    assert all(len(shard.rows) == shard_size for shard in cut[:-1])
+    assert all(1 <= len(shard.rows) <= shard_size for shard in cut)
+    assert {shard.dataset for shard in cut} == {dataset}
+
+
+@given(SIZES, st.integers(1, 1000))
+def test_the_default_is_what_the_model_prefers_but_gives_two_workers_something_to_do(
+    preferred: int, batch_size: int
+) -> None:
+    size = default_shard_size(preferred, batch_size)
+    assert 1 <= size <= preferred
+    assert len(shards(np.arange(batch_size), size)) >= min(2, batch_size)
+    assert size == preferred or size == (batch_size + 1) // 2

@@ -1,0 +1,304 @@
+"""The command line, run as people run it: as a program, from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import environment
+
+from parallel_lenet import checkpoint, kernels
+from parallel_lenet.cli.console import plain_table
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]
+COMMAND = [sys.executable, "-m", "parallel_lenet"]
+QUICK = ["--epochs", "1", "--max-steps", "3"]
+
+
+def run(*arguments: str, cwd: Path, command: list[str] = COMMAND, **extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120
+    )
+
+
+def train(*arguments: str, cwd: Path, **extra: str) -> dict[str, object]:
+    """The JSON object of a run that succeeds, which is all that stands on standard output."""
+    result = run(*arguments, "--json", cwd=cwd, command=SCRIPT, **extra)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    return dict(json.loads(result.stdout))
+
+
+def write_idx(folder: Path, train_images: np.ndarray, labels: np.ndarray) -> None:
+    """The four IDX files, with the same images for training and for testing."""
+    folder.mkdir(exist_ok=True)
+    for part in ("train", "t10k"):
+        for kind, array in (("images-idx3", train_images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_training_leaves_a_run_folder_and_prints_its_results(tmp_path: Path) -> None:
+    result = run("--epochs", "2", "--out", "mine", cwd=tmp_path, command=SCRIPT)
+    assert result.returncode == 0, result.stderr
+    assert "test accuracy" in result.stdout
+    assert "epoch 2/2" in result.stdout
+    assert "workers" in result.stderr
+    assert "usable cores" in result.stderr
+    folder = tmp_path / "mine"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.npz", "config.toml", "metrics.jsonl"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert tomllib.loads((folder / "config.toml").read_text())["epochs"] == 2
+    with np.load(folder / "checkpoint.npz", allow_pickle=False) as arrays:
+        assert arrays["parameters"].shape == (61_706,)
+
+
+def test_json_names_everything_there_is_to_know(tmp_path: Path) -> None:
+    result = train(*QUICK, "--workers", "2", "--seed", "5", cwd=tmp_path)
+    wanted = {"dataset": "mnist-5k", "engine": "processes", "workers": 2, "steps": 3, "batch_size": 128, "seed": 5}
+    assert wanted.items() <= result.items()
+    assert set(result) >= {
+        *("kernel", "epochs", "shard_size", "epoch_seconds", "train_images_per_second", "train_loss", "test_loss"),
+        *("test_accuracy", "parameters_sha256", "run_dir"),
+    }
+    assert len(result["epoch_seconds"]) == 1
+    assert (tmp_path / str(result["run_dir"]) / "checkpoint.npz").exists()
+
+
+@pytest.mark.parametrize("kernel", kernels.available())
+def test_parameters_do_not_depend_on_the_workers(kernel: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (25, 12, 12))
+    write_idx(tmp_path / "data", images, np.arange(25) % 4)
+    hashes = {
+        train(
+            *("--data-dir", "data", "--kernel", kernel, "--batch-size", "10", "--epochs", "1", *setting),
+            cwd=tmp_path,
+        )["parameters_sha256"]
+        for setting in (("--workers", "1"), ("--workers", "2"), ("--workers", "3"), ("--engine", "serial"))
+    }
+    assert len(hashes) == 1
+
+
+def test_a_run_can_be_repeated_from_its_configuration(tmp_path: Path) -> None:
+    first = train(*QUICK, "--optimizer", "nesterov", "--warmup", "2", "--clip-norm", "1", "--out", "a", cwd=tmp_path)
+    again = train("--config", "a/config.toml", "--out", "b", cwd=tmp_path)
+    assert again["parameters_sha256"] == first["parameters_sha256"]
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("workers = 3\nbatch-size = 100\nlearning_rate = 1\n")
+    quick = [*QUICK, "--config", "c.toml"]
+    assert train(*quick, cwd=tmp_path)["workers"] == 3
+    assert train(*quick, cwd=tmp_path, PARALLEL_LENET_WORKERS="2")["workers"] == 2
+    result = train(*quick, "--workers", "1", cwd=tmp_path, PARALLEL_LENET_WORKERS="2")
+    assert (result["workers"], result["batch_size"]) == (1, 100)
+
+
+def test_evaluate_measures_what_training_measured(tmp_path: Path) -> None:
+    trained = train(*QUICK, "--out", "r", cwd=tmp_path)
+    result = run("evaluate", "r/checkpoint.npz", "--json", "--workers", "3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    evaluated = json.loads(result.stdout)
+    for name in ("test_accuracy", "parameters_sha256"):
+        assert evaluated[name] == trained[name]
+    assert evaluated["test_loss"] == pytest.approx(trained["test_loss"])
+    assert evaluated["images"] == 1000
+    table = run("evaluate", "r/checkpoint.npz", cwd=tmp_path)
+    assert f"{trained['test_accuracy']:.2%}" in table.stdout
+
+
+def test_three_channels_and_other_sizes_train(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (40, 20, 36, 3))
+    write_idx(tmp_path / "data", colours, np.arange(40) % 13)
+    result = train("--data-dir", "data", "--epochs", "1", "--batch-size", "16", "--out", "r", cwd=tmp_path)
+    assert result["dataset"] == "data"
+    assert run("evaluate", "r/checkpoint.npz", cwd=tmp_path).returncode == 0
+
+
+def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
+    result = run("gradcheck", "--kernel", "im2col", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["passed"]
+    assert {check["what"] for check in report["checks"]} >= {
+        "Conv2d",
+        "AvgPool2d",
+        "MaxPool2d",
+        "Tanh",
+        "ReLU",
+        "Dense",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "--dataset", "cats"], 2, "cats"),
+        (["train", "--batch-size", "0"], 2, "--batch-size must be at least 1, not 0"),
+        (["train", "--batch-size", "x"], 2, "'x'"),
+        (["train", "--workers", "0"], 2, "--workers"),
+        (["train", "--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
+        (["train", "--max-steps", "0"], 2, "--max-steps"),
+        (["train", "--shard-size", "-3"], 2, "--shard-size"),
+        (["train", "--learning-rate", "nan"], 2, "learning_rate"),
+        (["train", "--clip-norm", "0"], 2, "clip_norm"),
+        (["train", "--weight-decay", "-1"], 2, "weight_decay"),
+        (["train", "--seed", "-1"], 2, "seed"),
+        (["train", "--config", "missing.toml"], 2, "missing.toml"),
+        (["train", "--config", "bad.toml"], 2, "bad.toml"),
+        (["train", "--config", "unknown.toml"], 2, "colour"),
+        (["train", "--config", "type.toml"], 2, "epochs must be of type int, not 'many'"),
+        (["train", "--config", "choice.toml"], 2, "kernel must be one of"),
+        (["train", "--data-dir", "missing"], 1, "missing"),
+        (["train", "--out", "full"], 2, "full exists already"),
+        (["evaluate", "missing.npz"], 1, "missing.npz"),
+        (["evaluate", "damaged.npz"], 1, "damaged.npz"),
+        (["evaluate", "foreign.npz"], 1, "foreign.npz"),
+        (["evaluate"], 2, "CHECKPOINT"),
+        (["bake"], 2, "bake"),
+        ([], 2, "COMMAND"),
+        (["gradcheck", "--kernel", "steam"], 2, "steam"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(
+    arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "unknown.toml").write_text("colour = 3")
+    (tmp_path / "type.toml").write_text('epochs = "many"')
+    (tmp_path / "choice.toml").write_text('kernel = "steam"')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
+    checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 1, "layout": []})
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bad_number_of_workers_in_the_environment_is_named(tmp_path: Path) -> None:
+    for value in ("many", "0"):
+        result = run("train", cwd=tmp_path, PARALLEL_LENET_WORKERS=value)
+        assert result.returncode == 2
+        assert "PARALLEL_LENET_WORKERS" in result.stderr
+
+
+def test_a_network_with_too_few_classes_is_refused(tmp_path: Path) -> None:
+    images = np.zeros((8, 28, 28))
+    write_idx(tmp_path / "two", images, np.arange(8) % 2)
+    write_idx(tmp_path / "six", images, np.arange(8) % 6)
+    write_idx(tmp_path / "large", np.zeros((8, 40, 40)), np.arange(8) % 2)
+    train("--data-dir", "two", "--epochs", "1", "--batch-size", "4", "--out", "r", cwd=tmp_path)
+    for data, words in (("six", "labels up to 5, but the network has 2 classes"), ("large", "(8, 40, 40)")):
+        result = run("evaluate", "r/checkpoint.npz", "--data-dir", data, cwd=tmp_path)
+        assert result.returncode == 1
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_fewer_shards_than_workers_is_said_with_the_option(tmp_path: Path) -> None:
+    result = run("train", *QUICK, "--workers", "3", "--shard-size", "64", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "only 2 of 3 workers" in result.stderr
+    assert "shard_size" in result.stderr
+
+
+def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
+    result = run("train", *QUICK, "--quiet", cwd=tmp_path)
+    assert result.stderr == ""
+    assert "epoch" not in result.stdout
+    assert "test accuracy" in result.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_with_its_own_exit_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--epochs", "1000"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "epoch" in process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that closes early")
+def test_a_reader_that_leaves_early_causes_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--epochs", "3"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+
+
+def test_help_names_every_option(tmp_path: Path) -> None:
+    result = run("train", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for flag in ("--dataset", "--data-dir", "--kernel", "--workers", "--engine", "--warmup", "--max-steps", "--config"):
+        assert flag in result.stdout
+
+
+def test_version(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout.startswith("parallel-lenet 0.")
+
+
+def test_plain_tables_are_aligned() -> None:
+    text = plain_table(("name", "ms"), [("serial", "0.1"), ("processes", "12.0")])
+    assert text.splitlines() == ["name         ms", "---------  ----", "serial      0.1", "processes  12.0"]
+
+
+def test_progress_shows_on_a_terminal_only(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    pytest.importorskip("rich")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--epochs", "2"],
+        cwd=tmp_path,
+        env=environment(TERM="xterm", COLUMNS="120", NO_COLOR="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=follower,
+    )
+    os.close(follower)
+    shown = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            block = os.read(leader, 65536)
+        except OSError:  # The program's end of the terminal has closed.
+            break
+        if not block:
+            break
+        shown += block
+    os.close(leader)
+    assert process.wait(timeout=60) == 0
+    assert b"images/s" in shown
+    assert b"epoch 1/2" in shown

@@ -1,0 +1,53 @@
+"""How many workers: joblib's convention, over the cores that may be used."""
+
+import os
+from typing import Any
+
+import joblib
+import pytest
+from conftest import Run
+
+from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
+
+
+def test_minus_one_is_all_usable_cores_as_joblib_counts_them() -> None:
+    assert usable_cores() == joblib.cpu_count() >= 1
+    assert count_workers(-1) == WorkerCount(usable_cores(), f"all of {usable_cores()} usable cores")
+
+
+def test_minus_two_is_all_but_one_and_never_none() -> None:
+    assert count_workers(-2) == WorkerCount(max(1, usable_cores() - 1), f"all but 1 of {usable_cores()} usable cores")
+    assert count_workers(-1000).count == 1
+
+
+@pytest.mark.parametrize("n", [1, 3, 1000])
+def test_a_positive_number_is_taken_as_it_is(n: int) -> None:
+    assert count_workers(n) == WorkerCount(n, "as asked")
+
+
+def test_no_workers_is_an_error_that_names_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"):
+        count_workers(0)
+
+
+@pytest.mark.parametrize("n", [True, False, 1.5, "2", None])
+def test_what_is_no_whole_number_is_named(n: Any) -> None:
+    with pytest.raises(ValueError, match=f"the number of workers must be a whole number, not {n!r}"):
+        count_workers(n)
+
+
+PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).count, c(-2).count, c(-1).how)"
+
+
+def test_the_environment_can_limit_the_cores(run: Run) -> None:
+    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "1"}).stdout == "1 1 all of 1 usable cores\n"
+
+
+def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: Run) -> None:
+    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "many"}).stdout.endswith(" usable cores\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_affinity_limits_the_cores(run: Run) -> None:
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + PROGRAM
+    assert run("-c", program).stdout == "1 1 all of 1 usable cores\n"

@@ -1,0 +1,543 @@
+"""One conformance kit for the engine contract, run over every engine; then what only processes can go through."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from conftest import Run, children, environment, wait_until
+from models import Array, ModelError, Scripted
+from numpy.testing import assert_array_equal
+
+from parallel_lenet import Dataset, Engine, Model, WorkerError, lenet5
+from parallel_lenet.batching import Shard, shards
+from parallel_lenet.engines.processes import ROWS, ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.model import ShardMetrics
+from parallel_lenet.worker import shard_gradient
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "serial": SerialEngine,
+    "1 process": lambda: ProcessesEngine(1),
+    "2 processes": lambda: ProcessesEngine(2),
+    "3 processes": lambda: ProcessesEngine(3),
+}
+every_engine = pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+on_posix = pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+
+
+def plain(samples: int, seed: int = 0) -> Dataset:
+    """Inputs that ask for nothing, with a value that the result depends on."""
+    rng = np.random.default_rng(seed)
+    inputs = np.column_stack([np.zeros(samples), rng.standard_normal(samples)]).astype(np.float32)
+    return Dataset(inputs, rng.integers(-2, 3, samples))
+
+
+def scripted(*actions: tuple[int, float]) -> Dataset:
+    """One sample an action."""
+    return Dataset(np.array(actions, np.float32), np.arange(len(actions)))
+
+
+def one_each(data: Dataset, dataset: int = 0) -> list[Shard]:
+    return shards(np.arange(len(data)), 1, dataset)
+
+
+def at(step: int, model: Scripted | None = None) -> Array:
+    return (model or Scripted()).initial_parameters(np.random.default_rng(step))
+
+
+Result = tuple[ShardMetrics, bytes]
+
+
+def computed(engine: Engine, parameters: Array, work: Sequence[Shard]) -> list[Result]:
+    return [(result.metrics, result.gradient.tobytes()) for result in engine.gradients(parameters, work)]
+
+
+def expected(model: Model, datasets: Sequence[Dataset], parameters: Array, work: Sequence[Shard]) -> list[Result]:
+    """What the worker's function gives, called right here."""
+    results = []
+    for shard in work:
+        gradient = np.full_like(parameters, np.nan)
+        with blas().limit(limits=1):
+            metrics = shard_gradient(model, datasets, parameters, shard, gradient)
+        results.append((metrics, gradient.tobytes()))
+    return results
+
+
+FEW, MANY = plain(7), plain(64, seed=1)
+SLOW_FIRST = scripted((models.SLEEP, 60), *[(models.NOTHING, i) for i in range(ROWS * 3 + 10)])
+UNEVEN = scripted(*[(models.SLEEP, value) for value in (30, 0, 20, 0, 0, 15, 1, 25, 0, 0, 5, 0)])
+TROUBLE = scripted(
+    (models.NOTHING, 1),
+    (models.SLEEP, 30),
+    (models.RAISE, 1),
+    (models.RAISE, 2),
+    (models.WRITE_PARAMETERS, 0),
+    (models.WRITE_INPUTS, 0),
+    (models.UNPICKLABLE, 0),
+    (models.ONE_WAY, 0),
+)
+DATASETS = (FEW, MANY, SLOW_FIRST, UNEVEN, TROUBLE)
+
+
+@pytest.fixture(scope="module", params=ENGINES.values(), ids=ENGINES.keys())
+def opened(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine that many tests share: what one does to it must not trouble the next."""
+    with request.param() as engine:
+        engine.open(Scripted(), DATASETS, at(0))
+        yield engine
+
+
+# The contract, on an open engine.
+
+
+def test_it_knows_what_it_is_open_with(opened: Engine) -> None:
+    assert len(opened.datasets) == len(DATASETS)
+    assert all(a is b for a, b in zip(opened.datasets, DATASETS, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 64])
+def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Engine, size: int) -> None:
+    work = shards(np.arange(64)[::-1], size, 1)
+    wanted = expected(Scripted(), DATASETS, at(size), work)
+    assert computed(opened, at(size), work) == wanted
+    assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
+
+
+@pytest.mark.parametrize("dataset", [2, 3], ids=["the first is slowest", "all differ"])
+def test_results_come_in_shard_order_whatever_was_done_first(opened: Engine, dataset: int) -> None:
+    work = one_each(DATASETS[dataset], dataset)
+    assert len(DATASETS[2]) > ROWS * 3
+    assert computed(opened, at(1), work) == expected(Scripted(), DATASETS, at(1), work)
+
+
+def test_one_step_may_use_several_datasets(opened: Engine) -> None:
+    work = [shard for pair in zip(one_each(FEW, 0), shards(np.arange(64), 9, 1), strict=False) for shard in pair]
+    assert computed(opened, at(2), work) == expected(Scripted(), DATASETS, at(2), work)
+
+
+def test_no_shards_give_no_results(opened: Engine) -> None:
+    assert list(opened.gradients(at(0), [])) == []
+    assert list(opened.metrics(at(0), [])) == []
+
+
+def test_results_are_lazy_and_valid_until_the_next_is_asked_for(opened: Engine) -> None:
+    work = one_each(FEW)
+    wanted = expected(Scripted(), DATASETS, at(3), work)
+    results = opened.gradients(at(3), work)
+    assert iter(results) is results
+    for metrics, gradient in wanted:
+        result = next(results)
+        time.sleep(0.01)  # Time for workers to run ahead.
+        assert (result.metrics, result.gradient.tobytes()) == (metrics, gradient)
+    assert next(results, None) is None
+
+
+def test_a_gradient_is_read_only(opened: Engine) -> None:
+    for result in opened.gradients(at(0), one_each(FEW)):
+        with pytest.raises(ValueError, match="read-only"):
+            result.gradient[0] = 0
+
+
+def test_steps_dropped_half_way_leave_nothing_in_the_next(opened: Engine) -> None:
+    rng = np.random.default_rng(5)
+    for step in range(100):
+        dataset = int(rng.choice([0, 1, 1, 1, 2]))
+        work = one_each(DATASETS[dataset], dataset)
+        wanted = expected(Scripted(), DATASETS, at(step), work) if dataset < 2 else []
+        results = (opened.gradients if step % 3 else opened.metrics)(at(step), work)
+        for index in range(int(rng.integers(0, 6))):
+            result = next(results)
+            if wanted:
+                assert getattr(result, "metrics", result) == wanted[index][0]
+        del results
+    work = one_each(MANY, 1)
+    assert computed(opened, at(1000), work) == expected(Scripted(), DATASETS, at(1000), work)
+
+
+def test_iterators_left_alive_neither_block_later_steps_nor_mix_with_them(opened: Engine) -> None:
+    work = one_each(MANY, 1)
+    alive = []
+    for step in range(ROWS * 3 + 1):  # More than there are rows to hold on to.
+        results = opened.gradients(at(step), work)
+        next(results)
+        alive.append(results)
+    assert computed(opened, at(1000), work) == expected(Scripted(), DATASETS, at(1000), work)
+    for step, results in enumerate(alive):
+        try:
+            late = next(results)
+        except RuntimeError as error:
+            assert "begun another step" in str(error)  # noqa: PT017
+        else:
+            assert late.gradient.tobytes() == expected(Scripted(), DATASETS, at(step), work[1:2])[0][1]
+
+
+def test_an_exception_of_the_model_is_raised_as_itself_and_the_engine_stays_usable(opened: Engine) -> None:
+    for ask in (opened.gradients, opened.metrics):
+        for _ in range(ROWS + 1):  # A row lost each time would be noticed.
+            with pytest.raises(ModelError) as caught:
+                list(ask(at(0), one_each(TROUBLE, 4)[:4]))
+            assert str(caught.value) == "value 1"
+            if isinstance(opened, ProcessesEngine):
+                (note,) = caught.value.__notes__
+                assert note.startswith("In worker ")
+                assert 'raise ModelError(f"value {value:g}")' in note
+        work = one_each(FEW)
+        assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
+
+
+def test_the_exception_is_that_of_the_first_shard_that_fails_and_comes_in_its_turn(opened: Engine) -> None:
+    for _ in range(5):
+        results = opened.metrics(at(0), one_each(TROUBLE, 4)[1:4])  # Slow, fails, fails.
+        next(results)
+        with pytest.raises(ModelError, match="value 1"):
+            next(results)
+
+
+@pytest.mark.parametrize(("row", "kind"), [(6, models.UnpicklableError), (7, models.OneWayError)])
+def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
+    opened: Engine, row: int, kind: type[Exception]
+) -> None:
+    with pytest.raises((kind, RuntimeError)) as caught:
+        list(opened.metrics(at(0), [Shard(np.array([row]), 4)]))
+    assert type(caught.value) is kind or kind.__name__ in str(caught.value)
+    work = one_each(FEW)
+    assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
+
+
+def test_a_model_that_writes_to_the_parameters_is_refused(opened: Engine) -> None:
+    parameters = at(0)
+    with pytest.raises(ValueError, match="read-only"):
+        list(opened.metrics(parameters, [Shard(np.array([4]), 4)]))
+    assert_array_equal(parameters, at(0))
+    assert parameters.flags.writeable
+
+
+def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(opened: Engine) -> None:
+    before = TROUBLE.inputs.copy()
+    work = [Shard(np.array([5, 0]), 4)]
+    first, second = list(opened.metrics(at(0), work)), list(opened.metrics(at(0), work))
+    assert first == second
+    assert_array_equal(TROUBLE.inputs, before)
+
+
+@pytest.mark.parametrize("shard", [Shard(np.array([7])), Shard(np.array([0]), 5)], ids=["sample", "dataset"])
+def test_a_shard_of_samples_that_do_not_exist_is_an_index_error(opened: Engine, shard: Shard) -> None:
+    with pytest.raises(IndexError):
+        list(opened.metrics(at(0), [shard]))
+
+
+# The contract, from opening to closing.
+
+
+@every_engine
+def test_lenet5_gives_the_same_bits_in_every_engine(
+    make: Callable[[], Engine], digits: Dataset, leaves_nothing: None
+) -> None:
+    model = lenet5()
+    parameters = model.initial_parameters(np.random.default_rng(0))
+    work = shards(np.arange(150), 32)
+    with make() as engine:
+        engine.open(model, [digits], parameters)
+        assert computed(engine, parameters, work) == expected(model, [digits], parameters, work)
+
+
+@pytest.mark.parametrize("make", [SerialEngine, lambda: ProcessesEngine(2)], ids=["serial", "processes"])
+def test_it_can_be_closed_twice_opened_again_with_another_model_and_left_by_an_exception(
+    make: Callable[[], Engine], leaves_nothing: None
+) -> None:
+    engine = make()
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine is closed: open it first"):
+        next(engine.gradients(at(0), one_each(FEW)))
+    for model in (Scripted(), Scripted(size=3, dtype="float64"), Scripted(size=1000)):
+        engine.open(model, [FEW], at(0, model))
+        work = one_each(FEW)
+        results = engine.gradients(at(1, model), work)
+        next(results)
+        got = computed(engine, at(2, model), work)
+        assert got == expected(model, [FEW], at(2, model), work)
+        assert len(got[0][1]) == model.size * np.dtype(model.dtype).itemsize
+    engine.close()
+    engine.close()
+    assert engine.datasets == ()
+    with pytest.raises(RuntimeError, match="the engine is closed: open it first"):
+        list(engine.metrics(at(0), one_each(FEW)))
+
+    def leave() -> None:
+        with engine:
+            engine.open(Scripted(), [FEW], at(0))
+            next(engine.gradients(at(0), one_each(FEW)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert engine.datasets == ()
+
+
+# Processes only: real processes, really lost.
+
+
+def pids_of(engine: ProcessesEngine) -> list[int]:
+    return [worker.process.pid for worker in engine._workers]
+
+
+def holding(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.holds")]
+
+
+def usable(engine: ProcessesEngine) -> bool:
+    """Whether it can be opened again, and computes."""
+    engine.open(Scripted(), [FEW], at(0))
+    work = one_each(FEW)
+    return computed(engine, at(1), work) == expected(Scripted(), [FEW], at(1), work)
+
+
+@on_posix
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_while_idle_is_named_at_the_next_step(victim: int, leaves_nothing: None) -> None:
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        pids = pids_of(engine)
+        os.kill(pids[victim], signal.SIGKILL)
+        with pytest.raises(WorkerError, match=rf"^worker {victim} \(process {pids[victim]}\) was killed by SIGKILL"):
+            list(engine.gradients(at(0), one_each(FEW)))
+        assert not children() & set(pids)
+        assert engine.datasets == ()
+        assert usable(engine)
+
+
+@on_posix
+def test_a_worker_killed_while_computing_is_named_with_its_shard(tmp_path: Path, leaves_nothing: None) -> None:
+    data = scripted((models.NOTHING, 0), (models.NOTHING, 1), (models.HOLD, 3600), (models.HOLD, 3600))
+    killed = []
+
+    def kill() -> None:
+        wait_until(lambda: len(holding(tmp_path)) == 2, 60)
+        killed.append(pids_of(engine)[1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        pids = pids_of(engine)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(WorkerError) as caught:
+            list(engine.gradients(at(0), one_each(data)))
+        killer.join()
+        message = f"worker 1 (process {killed[0]}) was killed by SIGKILL while computing shard "
+        assert str(caught.value) in {message + "2", message + "3"}
+        assert not children() & set(pids)  # The other one too, though it would have held for an hour.
+        assert usable(engine)
+
+
+@on_posix
+def test_a_worker_killed_during_start_up_is_named(leaves_nothing: None) -> None:
+    before = children()
+    killed = []
+
+    def kill() -> None:
+        wait_until(lambda: bool(children() - before), 60)
+        killed.extend(children() - before)
+        os.kill(killed[0], signal.SIGKILL)
+
+    with ProcessesEngine(1) as engine:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(WorkerError) as caught:
+            engine.open(Scripted(), [FEW], at(0))
+        killer.join()
+        assert str(caught.value) == f"worker 0 (process {killed[0]}) was killed by SIGKILL while waiting for work"
+        assert children() == before
+        assert usable(engine)
+
+
+def test_a_worker_that_ends_itself_is_named_with_its_exit_code(leaves_nothing: None) -> None:
+    data = scripted((models.NOTHING, 0), (models.EXIT, 3))
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [data], at(0))
+        results = engine.gradients(at(0), one_each(data))
+        next(results)
+        with pytest.raises(
+            WorkerError, match=r"^worker 0 \(process \d+\) ended with exit code 3 while computing shard 1$"
+        ):
+            next(results)
+        assert usable(engine)
+
+
+def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error_and_leaves_nothing(leaves_nothing: None) -> None:
+    engine = ProcessesEngine(2)
+    with pytest.raises(ModelError, match="it can't be made here") as caught:
+        engine.open(models.FailsToUnpickle(), [FEW], at(0))
+    assert "_refuse" in caught.value.__notes__[0]
+    assert engine.datasets == ()
+
+
+def test_a_model_that_cannot_be_pickled_is_an_error_here_and_leaves_nothing(leaves_nothing: None) -> None:
+    model = Scripted()
+    object.__setattr__(model, "lock", threading.Lock())
+    with pytest.raises(TypeError, match="pickle"):
+        ProcessesEngine(2).open(model, [FEW], at(0))
+
+
+def test_an_engine_that_nobody_closed_ends_its_workers_when_it_is_garbage(leaves_nothing: None) -> None:
+    engine = ProcessesEngine(1)
+    engine.open(Scripted(), [FEW], at(0))
+    results = engine.gradients(at(0), one_each(FEW))
+    next(results)
+    del engine, results
+    gc.collect()
+
+
+@on_posix
+def test_an_interrupt_while_waiting_closes_the_engine(tmp_path: Path, leaves_nothing: None) -> None:
+    data = scripted((models.NOTHING, 0), (models.HOLD, 3600))
+
+    def interrupt() -> None:
+        wait_until(lambda: bool(holding(tmp_path)), 60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.gradients(at(0), one_each(data)))
+        thread.join()
+        assert engine.datasets == ()
+        assert usable(engine)
+
+
+# Whole programs, run from outside.
+
+PREAMBLE = """
+import sys, warnings
+import numpy as np
+from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
+
+class Failed(Exception):
+    pass
+
+class Mine:
+    layout = Layout.of({"weight": (4,)})
+    def initial_parameters(self, rng):
+        return np.zeros(4)
+    def loss_and_gradient(self, parameters, inputs, targets, gradient):
+        if inputs[0, 0] < 0:
+            raise Failed("negative")
+        errors = inputs @ parameters - targets
+        if gradient is not None:
+            gradient[:] = errors @ inputs
+        print("computing")
+        return ShardMetrics(float(errors @ errors), 0, len(inputs))
+    def predict(self, parameters, inputs):
+        return inputs @ parameters
+
+x = np.random.default_rng(0).random((40, 4))
+y = x.sum(axis=1)
+coordinator = Coordinator(Mine(), SGD(0.1), n_workers=2, batch_size=8, shard_size=2)
+"""
+
+PROGRAM = (
+    PREAMBLE
+    + """
+history = coordinator.fit((x, y), 2)
+try: coordinator.evaluate((-x, y))
+except Failed as error: print("caught", error)
+
+print(coordinator.step, coordinator.parameters_sha256()[:8])
+"""
+)
+ENDLESS = (
+    PREAMBLE
+    + """
+for report in coordinator.iterate((x, y), 10**6):
+    print(*[worker.process.pid for worker in coordinator.engine._workers], flush=True)
+"""
+)
+
+
+def test_a_model_of_a_program_needs_no_main_guard_prints_to_standard_error_and_leaves_quietly(
+    tmp_path: Path, run: Run
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM)
+    # At a prompt a blank line ends a class or function; the program has none inside.
+    results = {
+        "script": run("-X", "dev", str(script)),
+        "standard input": run("-", stdin=PROGRAM),
+        "-c": run("-c", PROGRAM),
+        "prompt": run("-i", "-q", stdin=PROGRAM),
+    }
+    assert {result.stdout for result in results.values()} == {results["script"].stdout}
+    # What the model prints in a worker goes to standard error, and nothing else does, though the development mode warns
+    # of what isn't closed, and here nobody closes anything. Lines of two workers can run into each other.
+    stderr = results["script"].stderr
+    assert results["script"].stdout.startswith("caught negative\n10 ")
+    assert stderr.count("computing") >= 40
+    assert stderr.replace("computing", "").split() == []
+
+
+def alive(pids: Sequence[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in _state(pid)]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def endless(program: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A program that trains, and its workers' process ids, once it has finished a step."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    return process, pids
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", "SIGTERM"])
+def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_nothing: None) -> None:
+    process, pids = endless(ENDLESS)
+    process.send_signal(getattr(signal, how))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == -getattr(signal, how)
+    assert ("KeyboardInterrupt" in stderr) == (how == "SIGINT")
+    assert wait_until(lambda: not alive(pids), 20)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_workers_leave_a_killed_coordinator_in_the_middle_of_a_shard(tmp_path: Path, leaves_nothing: None) -> None:
+    program = f"""
+import sys
+sys.path.append({os.path.dirname(__file__)!r})
+import numpy as np
+from models import HOLD, Scripted
+from parallel_lenet import SGD, Coordinator
+coordinator = Coordinator(Scripted(folder={str(tmp_path)!r}), SGD(), n_workers=2, batch_size=2, shard_size=1)
+x = np.array([(HOLD, 3600.0)] * 2, np.float32)
+coordinator.fit((x, np.zeros(2)))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment())
+    assert wait_until(lambda: len(holding(tmp_path)) == 2, 60)
+    pids = holding(tmp_path)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not alive(pids), 20)
