@@ -75,7 +75,7 @@ def check_gradients(kernel: str, seed: int = 0) -> Iterator[Check]:
     for what, layer, shape in LAYERS:
         for of, error in layer_errors(kernels.load(kernel), layer, shape, rng):
             yield Check(kernel, what, of, error)
-    yield Check(kernel, "softmax cross-entropy", "logits", _loss_error(rng))
+    yield Check(kernel, "softmax cross-entropy", "logits", _loss_error(kernels.load(kernel), rng))
     model = lenet5(kernel=kernel, dtype="float64")
     inputs = rng.integers(0, 256, (IMAGES, 28, 28), np.uint8)
     for of, error in model_errors(model, inputs, rng.integers(0, model.classes, IMAGES), rng):
@@ -108,7 +108,7 @@ def model_errors(model: Model, inputs: Array, targets: Array, rng: np.random.Gen
     parameters = model.initial_parameters(rng)
     gradient = np.full_like(parameters, np.nan)
     model.loss_and_gradient(parameters, inputs, targets, gradient)
-    for name, place in model.layout.slices().items():
+    for name, place in model.layout.slices.items():
         size = place.stop - place.start
         directions = np.zeros((1 + min(SINGLE_ENTRIES, size), size))
         directions[0] = np.copysign(rng.standard_normal(size), gradient[place])
@@ -119,13 +119,13 @@ def model_errors(model: Model, inputs: Array, targets: Array, rng: np.random.Gen
         yield name, _error(directions @ gradient[place], np.array(numeric))
 
 
-def _loss_error(rng: np.random.Generator) -> float:
+def _loss_error(kernel: Kernels, rng: np.random.Generator) -> float:
     logits, targets = rng.standard_normal((5, IMAGES)), rng.integers(0, 5, IMAGES)
     gradient = np.full_like(logits, np.nan)
-    softmax_cross_entropy(logits, targets, gradient)
+    softmax_cross_entropy(kernel, logits, targets, gradient)
 
     def loss() -> Array:
-        return np.array([softmax_cross_entropy(logits, targets)[0]])
+        return np.array([softmax_cross_entropy(kernel, logits, targets, np.empty_like(logits))[0]])
 
     return _error(gradient, _numeric_gradient(loss, logits, np.ones(1)))
 

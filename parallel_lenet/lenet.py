@@ -16,7 +16,7 @@ def lenet5(
     pooling: str = "avg",
     mean: float = 0.1307,
     std: float = 0.3081,
-    kernel: str = "im2col",
+    kernel: str = "auto",
     dtype: str = "float32",
 ) -> Sequential:
     """32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> 84 -> classes.

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.kernels import Kernels
+
 Array = NDArray[Any]
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array | None = None) -> tuple[float, int]:
+def softmax_cross_entropy(kernels: Kernels, logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
     """The loss summed over the images, and how many were classified correctly.
 
     For image i with logits z and class t: ``loss = log(sum_j exp(z_j)) - z_t``, with the largest logit taken off first,
@@ -26,13 +28,4 @@ def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array | None 
     if targets.min() < 0 or targets.max() >= classes:
         bad = targets[(targets < 0) | (targets >= classes)][0]
         raise ValueError(f"label {bad} is out of range: this network has {classes} classes, 0 to {classes - 1}")
-    each = np.arange(n)
-    correct = int(np.count_nonzero(logits.argmax(axis=0) == targets))
-    shifted = logits - logits.max(axis=0)
-    exponentials = np.exp(shifted)
-    sums = exponentials.sum(axis=0)
-    losses = np.log(sums) - shifted[targets, each]
-    if d_logits is not None:
-        np.divide(exponentials, sums, out=d_logits)
-        d_logits[targets, each] -= 1
-    return float(losses.sum(dtype=np.float64)), correct
+    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), d_logits)

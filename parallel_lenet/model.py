@@ -1,7 +1,8 @@
 """The Model contract, where a user's own model goes in, and `Sequential`, our layers in a row."""
 
+import math
 import threading
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from parallel_lenet.parameters import Layout, Vector
 Array = NDArray[Any]
 
 SIZES_KEPT = 4  # A shard, the rest of a batch or a dataset, a prediction: not the buffers of every size there ever was.
+CACHE_LINE = 64  # Bytes.
 PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
 
 
@@ -60,19 +62,27 @@ class Model(Protocol):
         """One prediction a row of ``inputs``; for a classifier the class labels ``(n,)``."""
 
 
+def _aligned(shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """An array that starts on a cache line: vector loads that straddle two are up to a fifth slower."""
+    size = math.prod(shape) * dtype.itemsize
+    block = np.empty(size + CACHE_LINE, np.uint8)
+    start = -block.ctypes.data % CACHE_LINE
+    return block[start : start + size].view(dtype).reshape(shape)
+
+
 class _Buffers:
     """The arrays of one forward and backward pass over n images, used again by every pass of that size."""
 
     def __init__(self, model: "Sequential", n: int, dtype: np.dtype[Any]) -> None:
-        first = np.empty((*model.images.shape, n), dtype)
+        first = _aligned((*model.images.shape, n), dtype)
         self.outputs = [first]
         self.errors = [np.empty_like(first)]  # No one needs the images' gradient: never written, so it takes no memory.
         activated = False  # Whether the last output is an activation's, which needs it on the way back.
         for layer, shape in zip(model.layers, model.shapes[1:], strict=True):
             reshapes = isinstance(layer, Flatten)
             shared = reshapes or (layer.in_place and not activated)
-            self.outputs.append(self.outputs[-1].reshape(*shape, n) if shared else np.empty((*shape, n), dtype))
-            self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else np.empty((*shape, n), dtype))
+            self.outputs.append(self.outputs[-1].reshape(*shape, n) if shared else _aligned((*shape, n), dtype))
+            self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else _aligned((*shape, n), dtype))
             if not reshapes:
                 activated = layer.in_place
 
@@ -81,18 +91,19 @@ class _Buffers:
 class Sequential:
     """Layers in a row behind `Images`, ending in class scores (logits) under softmax cross-entropy.
 
-    ``kernel`` names the kernel module; each process loads it for itself. ``dtype`` is that of the parameters and all
-    arithmetic: float32, or float64 to check gradients. ValueError where the layers don't fit each other.
+    ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
+    of the parameters and all arithmetic: float32, or float64 to check gradients. ValueError where the layers don't fit
+    each other.
     """
 
     images: Images
     layers: tuple[Layer, ...]
-    kernel: str = "im2col"
+    kernel: str = "auto"
     dtype: str = "float32"
     _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        kernels.load(self.kernel)
+        object.__setattr__(self, "kernel", kernels.resolve(self.kernel))
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
         if len(self.shapes[-1]) != 1:
@@ -120,24 +131,24 @@ class Sequential:
         """Images a shard, unless the user says otherwise: what the kernel is fastest with."""
         return kernels.load(self.kernel).SHARD_SIZE
 
-    def _names(self) -> Iterator[str | None]:
-        """conv1, conv2, ..., dense1, ...: a name for each layer with parameters, None for the others."""
-        counts: dict[str, int] = {}
+    @cached_property
+    def _names(self) -> tuple[dict[str, str], ...]:
+        """For each layer, its parameters' names in the layout by their own: ``{"weight": "conv1.weight", ...}``."""
+        names, counts = [], Counter[str]()
         for layer, shape in zip(self.layers, self.shapes, strict=False):
-            if layer.parameter_shapes(shape):
-                kind = type(layer).__name__.lower().removesuffix("2d")
-                counts[kind] = counts.get(kind, 0) + 1
-                yield f"{kind}{counts[kind]}"
-            else:
-                yield None
+            parts = layer.parameter_shapes(shape)
+            kind = type(layer).__name__.lower().removesuffix("2d")
+            counts[kind] += bool(parts)
+            names.append({part: f"{kind}{counts[kind]}.{part}" for part in parts})
+        return tuple(names)
 
     @cached_property
     def layout(self) -> Layout:
         """``conv1.weight``, ``conv1.bias``, ..., in the layers' order."""
         return Layout.of(
             {
-                f"{name}.{part}": part_shape
-                for name, layer, shape in zip(self._names(), self.layers, self.shapes, strict=False)
+                names[part]: part_shape
+                for names, layer, shape in zip(self._names, self.layers, self.shapes, strict=False)
                 for part, part_shape in layer.parameter_shapes(shape).items()
             }
         )
@@ -153,10 +164,7 @@ class Sequential:
     def _views(self, vector: Vector) -> list[dict[str, Array]]:
         """For each layer, its own part of the vector by name."""
         views = self.layout.views(vector)
-        return [
-            {} if name is None else {part: views[f"{name}.{part}"] for part in layer.parameter_shapes(shape)}
-            for name, layer, shape in zip(self._names(), self.layers, self.shapes, strict=False)
-        ]
+        return [{part: views[name] for part, name in names.items()} for names in self._names]
 
     def _buffers(self, n: int, dtype: np.dtype[Any]) -> _Buffers:
         """Buffers of this thread's own, so that threads can share a model."""
@@ -167,12 +175,12 @@ class Sequential:
             held[n, dtype] = _Buffers(self, n, dtype)
         return held[n, dtype]
 
-    def _forward(self, parameters: Vector, inputs: Array) -> _Buffers:
+    def _forward(self, parameters: list[dict[str, Array]], inputs: Array, dtype: np.dtype[Any]) -> _Buffers:
         kernel = kernels.load(self.kernel)
-        buffers = self._buffers(len(inputs), parameters.dtype)
+        buffers = self._buffers(len(inputs), dtype)
         outputs = buffers.outputs
         self.images.forward(kernel, inputs, outputs[0])
-        for i, (layer, views) in enumerate(zip(self.layers, self._views(parameters), strict=True)):
+        for i, (layer, views) in enumerate(zip(self.layers, parameters, strict=True)):
             layer.forward(kernel, views, outputs[i], outputs[i + 1])
         return buffers
 
@@ -180,12 +188,12 @@ class Sequential:
         self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
     ) -> ShardMetrics:
         """Forward, loss, and layer by layer back: see `Model`."""
-        buffers = self._forward(parameters, inputs)
+        kernel, own = kernels.load(self.kernel), self._views(parameters)
+        buffers = self._forward(own, inputs, parameters.dtype)
         outputs, errors = buffers.outputs, buffers.errors
-        loss_sum, correct = softmax_cross_entropy(outputs[-1], targets, None if gradient is None else errors[-1])
+        loss_sum, correct = softmax_cross_entropy(kernel, outputs[-1], targets, errors[-1])
         if gradient is not None:
-            kernel = kernels.load(self.kernel)
-            own, gradients = self._views(parameters), self._views(gradient)
+            gradients = self._views(gradient)
             first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
             for i in reversed(range(first, len(self.layers))):
                 layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
@@ -196,8 +204,9 @@ class Sequential:
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``."""
+        own = self._views(parameters)
         blocks = [
-            self._forward(parameters, inputs[start : start + PREDICTED_AT_ONCE]).outputs[-1].T.copy()
+            self._forward(own, inputs[start : start + PREDICTED_AT_ONCE], parameters.dtype).outputs[-1].T.copy()
             for start in range(0, len(inputs), PREDICTED_AT_ONCE)
         ]
         return np.concatenate(blocks) if blocks else np.empty((0, self.classes), self.dtype)

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,12 @@ class Layout:
                 raise ValueError(f"parameter {name!r} has shape {shape}: every length must be at least 1")
         return cls(tuple((name, tuple(shape)) for name, shape in shapes.items()))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many numbers the vector holds."""
         return sum(math.prod(shape) for _, shape in self.entries)
 
+    @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each array lies in the vector."""
         slices, start = {}, 0
@@ -52,8 +54,7 @@ class Layout:
         """The vector's arrays by name: views, not copies. ValueError where the vector has another size."""
         if vector.shape != (self.size,):
             raise ValueError(f"a parameter vector of this layout has shape ({self.size},), not {vector.shape}")
-        slices = self.slices()
-        return {name: vector[slices[name]].reshape(shape) for name, shape in self.entries}
+        return {name: vector[self.slices[name]].reshape(shape) for name, shape in self.entries}
 
 
 def sha256(vector: Vector) -> str:

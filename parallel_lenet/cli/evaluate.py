@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = {
         "checkpoint": arguments.checkpoint,
         "dataset": source.get("data_dir") or source.get("dataset"),
-        "kernel": kernel,
+        "kernel": model.kernel,
         "workers": coordinator.n_workers,
         "test_loss": metrics.loss,
         "test_accuracy": metrics.accuracy,

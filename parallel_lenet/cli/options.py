@@ -32,7 +32,9 @@ class TrainOptions:
 
     dataset: str = _option(str, "mnist-5k", "what to train on; all but mnist-5k are downloaded once", NAMES)
     data_dir: str | None = _option(str, None, "a folder of four IDX files, gzipped or not, instead of --dataset")
-    kernel: str = _option(str, "im2col", "how layers are computed", kernels.NAMES)
+    kernel: str = _option(
+        str, "auto", "how layers are computed; auto: compiled with numba, else im2col", ("auto", *kernels.NAMES)
+    )
     workers: int = _option(int, -1, f"worker processes: -1 all usable cores, -2 all but one; or {WORKERS_VARIABLE}")
     engine: str = _option(str, "processes", "where shards are computed; serial: in this process", ENGINES)
     epochs: int = _option(int, 30, "passes over the training images")

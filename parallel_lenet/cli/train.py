@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     train, test = load(options.dataset, options.data_dir)
     described = network.describe(train)
     model = network.build(described, options.kernel)
+    options = replace(options, kernel=model.kernel)
     network.check(model, test)
     steps = -(-len(train) // options.batch_size) * options.epochs
     try:

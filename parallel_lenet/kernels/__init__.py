@@ -15,15 +15,16 @@ Convolution is cross-correlation, as everywhere in this field: the window is not
 turns the filters for the true convolution). Its output has ``floor((size + 2 * padding - k) / stride) + 1`` rows.
 """
 
+from functools import cache
 from importlib import import_module
-from types import ModuleType
+from importlib.util import find_spec
 from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-NAMES = ("naive", "im2col")
+NAMES = ("naive", "im2col", "compiled")
 
 
 class Kernels(Protocol):
@@ -77,15 +78,33 @@ class Kernels(Protocol):
     def dense_weight_gradient(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
 
+    def softmax_cross_entropy(self, logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+        """The loss of ``logits (k, n)`` for ``targets (n,)``, int64 from 0 to k - 1, and how many were right.
+
+        The loss is summed in float64; its gradient goes to ``d_logits (k, n)``.
+        """
+
 
 def available() -> tuple[str, ...]:
-    """The kernels whose extras are installed: `compiled` needs numba."""
-    return NAMES
+    """The kernels that can be loaded here: all, or all but `compiled` where numba is missing."""
+    return NAMES if find_spec("numba") else NAMES[:-1]
 
 
-def load(name: str) -> Kernels:
-    """The kernel module called ``name``; ValueError names the allowed ones where there is none."""
+def resolve(name: str) -> str:
+    """The kernel that ``name`` stands for: "auto" is `compiled` where numba is installed, else `im2col`.
+
+    ValueError names the allowed ones where there is no such kernel; ModuleNotFoundError what to install.
+    """
+    if name == "auto":
+        return available()[-1]
     if name not in NAMES:
-        raise ValueError(f"unknown kernel {name!r}: choose one of {', '.join(NAMES)}")
-    module: ModuleType = import_module(f"parallel_lenet.kernels.{name}")
-    return cast(Kernels, module)
+        raise ValueError(f"unknown kernel {name!r}: choose one of auto, {', '.join(NAMES)}")
+    if name not in available():
+        raise ModuleNotFoundError(f"kernel {name!r} needs numba: pip install 'parallel-lenet[fast]'")
+    return name
+
+
+@cache
+def load(name: str) -> Kernels:
+    """The kernel module called ``name``; raises as `resolve` does."""
+    return cast(Kernels, import_module(f"parallel_lenet.kernels.{resolve(name)}"))

@@ -176,3 +176,16 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     """Backward to the parameters: dy x^T, and dy summed over the images."""
     np.matmul(dy, x.T, out=dw)
     np.sum(dy, axis=1, out=db)
+
+
+def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+    """All images at once: log(sum(exp(z))) - z[target], with the largest logit of each taken off."""
+    each = np.arange(logits.shape[1])
+    correct = int(np.count_nonzero(logits.argmax(axis=0) == targets))
+    shifted = logits - logits.max(axis=0)
+    np.exp(shifted, out=d_logits)
+    sums = d_logits.sum(axis=0)
+    losses = np.log(sums) - shifted[targets, each]
+    d_logits /= sums
+    d_logits[targets, each] -= 1
+    return float(losses.sum(dtype=np.float64)), correct

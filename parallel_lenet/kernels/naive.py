@@ -177,3 +177,16 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     for i in range(x.shape[1]):
         dw += np.outer(dy[:, i], x[:, i])
         db += dy[:, i]
+
+
+def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+    """Forward: loss = -log(softmax(z)[target]); backward: softmax(z), less 1 at the target."""
+    loss_sum, correct = 0.0, 0
+    for i, target in enumerate(targets):
+        shifted = logits[:, i] - logits[:, i].max()
+        exponentials = np.exp(shifted)
+        loss_sum += float(np.log(exponentials.sum()) - shifted[target])
+        correct += int(logits[:, i].argmax() == target)
+        d_logits[:, i] = exponentials / exponentials.sum()
+        d_logits[target, i] -= 1
+    return loss_sum, correct

@@ -1,0 +1,273 @@
+"""The shape of the package: imports point one way and have no effects, names are explicit, extras are optional."""
+
+import ast
+import inspect
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PACKAGE_FOLDER, Run
+
+import parallel_lenet
+
+PACKAGE = Path(PACKAGE_FOLDER) / "parallel_lenet"
+ROOT = Path(__file__).resolve().parents[1]
+
+# Top to bottom: a module imports only what stands below it. A new module has to find its place here.
+ORDER = (
+    "__main__",
+    "cli",  # And all within it, among which there is only to be no circle.
+    "",  # The public names.
+    "coordinator",
+    "checkpoint",
+    "cores",
+    "engines.processes",
+    "engines.child",
+    "engines.messages",
+    "engines.serial",
+    "engines.memory",
+    "engines",
+    "worker",
+    "gradcheck",
+    "lenet",
+    "model",
+    "losses",
+    "layers",
+    "kernels.compiled",
+    "kernels.im2col",
+    "kernels.naive",
+    "kernels",
+    "optimizers",
+    "schedules",
+    "batching",
+    "datasets",
+    "datasets.bundled",
+    "datasets.downloads",
+    "datasets.idx",
+    "datasets.dataset",
+    "parameters",
+)
+
+# What may be imported within a function, and why.
+LATE = {
+    ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
+    ("engines.processes", "joblib.externals.loky.backend.reduction"),  # The same, while the workers start.
+    ("engines.child", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
+    ("datasets.downloads", "'pooch'"),  # An extra.
+    ("datasets.downloads", "'requests'"),  # An extra.
+}
+EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "ray")
+NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
+
+
+def name_of(file: Path) -> str:
+    """``engines.serial`` for parallel_lenet/engines/serial.py, ``engines`` for its __init__, "" for the package's."""
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {name_of(file): ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """The full names of what an import statement, or a call of import_module, imports."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        module = str(node.module)
+        for alias in node.names:
+            inner = f"{module}.{alias.name}"
+            yield inner if inner.removeprefix("parallel_lenet.") in MODULES and inner != module else module
+    elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
+        yield ast.unparse(node.args[0])
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            for target in imported(node):
+                if target == "parallel_lenet" or target.startswith("parallel_lenet."):
+                    yield name, target.removeprefix("parallel_lenet").removeprefix(".")
+
+
+def place(name: str) -> int:
+    return ORDER.index("cli" if name.startswith("cli.") else name)
+
+
+def test_every_module_has_its_place() -> None:
+    assert {name for name in MODULES if not name.startswith("cli.")} <= set(ORDER)
+
+
+def test_imports_point_downwards() -> None:
+    wrong = [
+        f"{name or 'parallel_lenet'} imports {target or 'parallel_lenet'}"
+        for name, target in edges()
+        if place(target) <= place(name) and not (name.startswith("cli") and target.startswith("cli."))
+    ]
+    assert wrong == []
+
+
+def test_imports_make_no_circle() -> None:
+    below: dict[str, set[str]] = {name: set() for name in MODULES}
+    for name, target in edges():
+        below[name].add(target)
+    while leaves := [name for name, targets in below.items() if not targets]:
+        for leaf in leaves:
+            del below[leaf]
+        for targets in below.values():
+            targets.difference_update(leaves)
+    assert below == {}
+
+
+def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
+    for name, target in edges():
+        if name.startswith("kernels."):
+            assert target.startswith("kernels")
+        if name == "optimizers":
+            assert target == "schedules"
+
+
+def test_imports_stand_at_the_top_save_the_listed_ones() -> None:
+    late = set()
+    for name, tree in MODULES.items():
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.Lambda):
+                late |= {(name, target) for node in ast.walk(function) for target in imported(node)}
+    # The command line may load its extra, and a command's modules, when they are needed.
+    late = {(name, target) for name, target in late if not name.startswith("cli") and name != "__main__"}
+    assert late <= LATE
+
+
+def test_the_library_prints_nothing() -> None:
+    for name, tree in MODULES.items():
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        if not name.startswith("cli"):
+            assert "print" not in [call.id for call in calls if isinstance(call, ast.Name)], name
+
+
+def test_all_names_every_public_name_once_in_order() -> None:
+    tree = MODULES[""]
+    bound = {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert set(parallel_lenet.__all__) == bound | {"__version__"}
+    assert len(parallel_lenet.__all__) == len(set(parallel_lenet.__all__))
+    assert all(hasattr(parallel_lenet, name) for name in parallel_lenet.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in parallel_lenet.__all__ if not name.startswith("__")])
+def test_a_public_name_and_its_public_methods_are_documented(name: str) -> None:
+    public = getattr(parallel_lenet, name)
+    written = public.__doc__ or ""
+    assert written
+    assert not written.startswith(f"{name}("), "a dataclass's automatic docstring"
+    if inspect.isclass(public):
+        for member, value in vars(public).items():
+            if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                assert inspect.getdoc(getattr(public, member)), member
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [name for name, tree in MODULES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert parallel_lenet.__version__ == project["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", parallel_lenet.__version__)
+
+
+def test_importing_has_no_effects(run: Run) -> None:
+    program = f"""
+import os, signal, sys, threading, warnings
+import numpy as np
+
+effects = []
+def watch(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        effects.append((event, arguments[0]))
+    elif event.startswith(("subprocess.", "socket.", "os.fork", "os.posix_spawn", "os.putenv", "os.mkdir")):
+        effects.append((event, arguments))
+
+def state():
+    return (
+        dict(os.environ), threading.enumerate(), np.random.get_state()[1].tolist(), os.getcwd(), list(warnings.filters),
+        np.geterr(), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], list(sys.path), sys.excepthook,
+    )
+
+before = state()
+sys.addaudithook(watch)
+import parallel_lenet
+assert state() == before
+assert effects == [], effects
+print(sorted(sys.modules.keys() & set({NOT_AT_ONCE!r})))
+"""
+    assert run("-W", "error", "-c", program).stdout == "[]\n"
+
+
+@pytest.fixture
+def without_extras(tmp_path: Path) -> dict[str, str]:
+    """An environment in which Python, in workers too, finds no extra, as if none were installed."""
+    folder = tmp_path / "without"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"""
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {EXTRAS!r} else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+""")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), PACKAGE_FOLDER])}
+
+
+def test_the_core_trains_without_any_extra(run: Run, without_extras: dict[str, str]) -> None:
+    program = f"""
+import sys
+from parallel_lenet import Adam, Coordinator, Dataset, lenet5, load_dataset
+
+train, test = load_dataset()
+train = Dataset(train.inputs[:100], train.targets[:100])
+results = set()
+for engine in ("serial", "processes"):
+    with Coordinator(lenet5(), Adam(), engine=engine, n_workers=2, batch_size=50, shard_size=16) as coordinator:
+        coordinator.fit(train)
+        results.add((coordinator.step, coordinator.parameters_sha256()))
+(result,) = results
+print(result[0], *[name for name in {EXTRAS!r} if name in sys.modules])
+"""
+    assert run("-c", program, env=without_extras).stdout == "2\n"
+
+
+def test_every_module_imports_without_any_extra_but_the_kernel_that_is_one(
+    run: Run, without_extras: dict[str, str]
+) -> None:
+    names = [f"parallel_lenet.{name}".rstrip(".") for name in MODULES if name not in ("__main__", "kernels.compiled")]
+    program = f"""
+import importlib
+for name in {names!r}:
+    importlib.import_module(name)
+"""
+    run("-c", program, env=without_extras)
+
+
+def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["dependencies"]}
+    for extra in project["optional-dependencies"].values():
+        named |= {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in extra}
+    used = {
+        target.partition(".")[0] for tree in MODULES.values() for node in ast.walk(tree) for target in imported(node)
+    }
+    outside = {name for name in used if name.isidentifier()} - sys.stdlib_module_names - {"parallel_lenet"}
+    assert outside <= named

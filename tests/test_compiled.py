@@ -1,0 +1,358 @@
+"""What is particular to the compiled kernels; that they keep the kernels' contract is test_kernels.py's business."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels import im2col, naive
+
+pytest.importorskip("numba")
+
+from parallel_lenet.kernels import compiled
+
+Array = NDArray[Any]
+PACKAGE = Path(compiled.__file__).resolve().parents[1]
+
+# A few calls whose results don't depend on how many images or filters there are: for processes of their own.
+PROGRAM = """
+import numpy as np
+from parallel_lenet.kernels import compiled
+y, dy = np.linspace(-9, 9, 1000, dtype=np.float32), np.ones(1000, np.float32)
+compiled.tanh(y, 1.7159, y)
+compiled.tanh_gradient(y, dy, 1.7159, dy)
+print(compiled._tanh_gradient.stats.cache_path if hasattr(compiled._tanh_gradient, "stats") else None)
+print((y.astype(float) * dy).sum())
+"""
+
+
+@pytest.fixture(scope="module")
+def expected() -> float:
+    """What PROGRAM prints last."""
+    y = 1.7159 * np.tanh(np.linspace(-9, 9, 1000))
+    return float((y * (1.7159 - y * y / 1.7159)).sum())
+
+
+def environment(cache: Path, **changes: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(cache), **changes}
+
+
+def run(program: str, env: dict[str, str]) -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def placed(array: Array, offset: int) -> Array:
+    """A copy that starts ``offset`` bytes after a multiple of 64."""
+    buffer = np.empty(array.nbytes + 128, np.uint8)
+    start = -buffer.ctypes.data % 64 + offset
+    copy: Array = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def convolutions(
+    kernel: Any, x: Array, weight: Array, bias: Array, dy: Array, stride: int, padding: int
+) -> list[Array]:
+    """All results of a convolution's three functions."""
+    y, dx, dw, db = (np.full_like(shape, np.nan) for shape in (dy, x, weight, bias))
+    kernel.conv2d(x, weight, bias, stride, padding, y)
+    kernel.conv2d_input_gradient(dy, weight, stride, padding, dx)
+    kernel.conv2d_weight_gradient(x, dy, stride, padding, dw, db)
+    return [y, dx, dw, db]
+
+
+def draw(rng: np.random.Generator, dtype: str, *shapes: tuple[int, ...]) -> Iterator[Array]:
+    for shape in shapes:
+        yield rng.standard_normal(shape).astype(dtype)
+
+
+@given(
+    kernel_size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 3),
+    extra=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    channels=st.integers(1, 5),
+    filters=st.integers(1, 9),
+    n=st.sampled_from([1, 2, 3, 5, 8, 9, 32]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=80)
+def test_convolutions_agree_with_naive_whatever_the_shape(
+    kernel_size: tuple[int, int],
+    stride: int,
+    padding: int,
+    extra: tuple[int, int],
+    channels: int,
+    filters: int,
+    n: int,
+    dtype: str,
+    seed: int,
+) -> None:
+    """Groups of five taps, four filters and two channels or filters, and what is left over by each."""
+    (kh, kw), rng = kernel_size, np.random.default_rng(seed)
+    height, width = (max(1, k - 2 * padding) + more for k, more in zip(kernel_size, extra, strict=True))
+    rows, columns = ((size + 2 * padding - k) // stride + 1 for size, k in ((height, kh), (width, kw)))
+    shapes = (channels, height, width, n), (filters, channels, kh, kw), (filters,), (filters, rows, columns, n)
+    arguments = list(draw(rng, dtype, *shapes))
+    found = convolutions(compiled, *arguments, stride=stride, padding=padding)
+    wanted = convolutions(naive, *arguments, stride=stride, padding=padding)
+    tolerance = 1e-12 if dtype == "float64" else 1e-4
+    for ours, specified in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, specified, rtol=tolerance, atol=tolerance)
+
+
+def test_a_shard_of_lenet5(rng: np.random.Generator) -> None:
+    """The shapes that are trained, against the products of im2col in float64."""
+    for x_shape, weight_shape, y_shape in (
+        ((1, 32, 32, 32), (6, 1, 5, 5), (6, 28, 28, 32)),
+        ((6, 14, 14, 32), (16, 6, 5, 5), (16, 10, 10, 32)),
+    ):
+        arguments = list(draw(rng, "float32", x_shape, weight_shape, weight_shape[:1], y_shape))
+        found = convolutions(compiled, *arguments, stride=1, padding=0)
+        wanted = convolutions(im2col, *(argument.astype(float) for argument in arguments), stride=1, padding=0)
+        for ours, exact in zip(found, wanted, strict=True):
+            assert np.abs(ours - exact).max() < 1e-6 * np.abs(exact).max() * np.sqrt(25 * 784)
+
+
+def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> None:
+    x, weight, bias, dy = draw(rng, "float32", (3, 11, 9, 7), (5, 3, 5, 5), (5,), (5, 7, 5, 7))
+    logits, targets = rng.standard_normal((10, 7)).astype("float32"), rng.integers(0, 10, 7)
+
+    def results(offset: int) -> list[bytes]:
+        arrays = [placed(array, offset) for array in (x, weight, bias, dy)]
+        results = convolutions(compiled, *arrays, stride=1, padding=0)
+        y = placed(dy, offset)
+        compiled.tanh(y, 1.7159, y)
+        slope = placed(dy, offset)
+        compiled.tanh_gradient(y, slope, 1.7159, slope)
+        spread = placed(np.zeros((3, 10, 8, 7), "float32"), offset)
+        pooled = placed(np.zeros((3, 5, 4, 7), "float32"), offset)
+        compiled.avg_pool2d(placed(x[:, :10, :8].copy(), offset), 2, 2, pooled)
+        compiled.avg_pool2d_gradient(pooled, 2, 2, spread)
+        loss = compiled.softmax_cross_entropy(placed(logits, offset), targets, error := placed(logits, offset))
+        return [str(loss).encode(), *(array.tobytes() for array in (*results, y, slope, pooled, spread, error))]
+
+    first = results(0)
+    for offset in (0, 4, 16, 32, 60):
+        assert results(offset) == first
+
+
+def test_read_only_arrays_are_not_compiled_for_again(rng: np.random.Generator) -> None:
+    x, weight, bias, dy = draw(rng, "float32", (2, 6, 6, 3), (4, 2, 3, 3), (4,), (4, 4, 4, 3))
+    wanted = convolutions(compiled, x, weight, bias, dy, stride=1, padding=0)
+    functions: list[Any] = [
+        compiled._conv2d,
+        compiled._conv2d_input_gradient,
+        compiled._conv2d_weight_gradient,
+    ]
+    before = [len(function.signatures) for function in functions]
+    for array in (x, weight, bias, dy):
+        array.setflags(write=False)
+    found = convolutions(compiled, x, weight, bias, dy, stride=1, padding=0)
+    assert [len(function.signatures) for function in functions] == before
+    assert [array.tobytes() for array in found] == [array.tobytes() for array in wanted]
+
+
+def test_tanh_over_all_of_float32() -> None:
+    """Every 251st number, so of each exponent from the subnormals to the largest: to 4 units in the last place."""
+    x = np.arange(0, 0x7F80_0000, 251, dtype=np.uint32).view(np.float32)
+    y, negative = np.empty_like(x), np.empty_like(x)
+    compiled.tanh(x, 1.0, y)
+    compiled.tanh(-x, 1.0, negative)
+    exact = np.tanh(x.astype(np.float64))
+    units = np.abs(y - exact) / np.spacing(exact.astype(np.float32))
+    assert units.max() <= 4, f"{units.max()} units at {x[units.argmax()]}"
+    assert np.abs(y).max() == 1
+    np.testing.assert_array_equal(negative, -y)
+
+
+def test_tanh_where_it_is_steep_and_where_it_saturates() -> None:
+    for low, high in ((0.5, 2.0), (8.5, 9.5)):
+        x = np.arange(*np.array([low, high], np.float32).view(np.uint32), 3, dtype=np.uint32).view(np.float32)
+        y = np.empty_like(x)
+        compiled.tanh(x, 1.0, y)
+        exact = np.tanh(x.astype(np.float64))
+        assert (np.abs(y - exact) / np.spacing(exact.astype(np.float32))).max() <= 4
+        assert y.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("amplitude", [1.0, 1.7159])
+def test_tanh_of_what_is_no_ordinary_number(dtype: str, amplitude: float) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0], dtype)
+    y = np.empty_like(x)
+    compiled.tanh(x, amplitude, y)
+    top = np.array(amplitude, dtype)
+    np.testing.assert_array_equal(y, np.array([np.nan, top, -top, top, -top, 0, 0], dtype))
+    assert list(np.signbit(y[-2:])) == [False, True]
+
+
+def test_tanh_never_leaves_its_amplitude() -> None:
+    y = np.linspace(-20, 20, 300_001, dtype=np.float32)
+    compiled.tanh(y, 1.7159, y)
+    assert np.abs(y).max() == np.float32(1.7159)
+
+
+@given(
+    classes=st.integers(1, 12),
+    n=st.integers(1, 40),
+    scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=60)
+def test_softmax_cross_entropy(classes: int, n: int, scale: float, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal((classes, n)) * scale).astype(dtype)
+    targets = rng.integers(0, classes, n)
+    logits.setflags(write=False)
+    targets.setflags(write=False)
+    error = np.full_like(logits, np.nan)
+    loss, correct = compiled.softmax_cross_entropy(logits, targets, error)
+    shifted = logits.astype(float) - logits.max(axis=0)
+    exponentials = np.exp(shifted)
+    losses = np.log(exponentials.sum(axis=0)) - shifted[targets, np.arange(n)]
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(loss, losses.sum(), rtol=tolerance, atol=tolerance)
+    wanted = exponentials / exponentials.sum(axis=0) - (targets == np.arange(classes)[:, None])
+    np.testing.assert_allclose(error, wanted, rtol=tolerance, atol=tolerance)
+    assert isinstance(loss, float)
+    assert isinstance(correct, int)
+    assert correct == np.count_nonzero(logits.argmax(axis=0) == targets)
+
+
+def test_ties_and_nan_among_logits() -> None:
+    nan = np.nan
+    logits = np.array([[1, 1, nan, 5, 0], [1, 1, 0, nan, 3], [0, 1, 0, 0, 3]], np.float32)
+    error = np.empty_like(logits)
+    for targets, wanted in (([0, 0, 0, 0, 1], 3), ([1, 1, 1, 1, 2], 0), ([2, 2, 2, 2, 0], 0)):
+        loss, correct = compiled.softmax_cross_entropy(logits, np.array(targets), error)
+        assert correct == wanted
+        assert np.isnan(loss)
+    np.testing.assert_array_equal(np.isnan(error).all(axis=0), [False, False, True, True, False])
+
+
+def test_without_the_compiler_the_same_code_gives_the_same_results(tmp_path: Path) -> None:
+    """NUMBA_DISABLE_JIT runs the loops as the Python they are."""
+    run(
+        """
+import numpy as np
+from parallel_lenet.kernels import compiled, naive
+assert not hasattr(compiled._conv2d, "signatures") and compiled.is_compiled()
+rng = np.random.default_rng(0)
+array = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+results = {}
+x, weight, bias, dy, small = array(3, 6, 7, 2), array(5, 3, 3, 3), array(5), array(5, 6, 7, 2), array(3, 3, 3, 2)
+images, inputs, matrix, error = rng.integers(0, 255, (2, 1, 4, 5)), array(4, 3), array(5, 4), array(5, 3)
+for kernel in (naive, compiled):
+    results[kernel] = outs = []
+    def call(function, *arguments, shapes):
+        buffers = [np.full(shape, np.nan, np.float32) for shape in shapes]
+        getattr(kernel, function)(*arguments, *buffers)
+        outs.extend(buffers)
+    call("prepare_images", images, 0.01, -0.4, shapes=[(1, 6, 6, 2)])
+    call("conv2d", x, weight, bias, 1, 1, shapes=[dy.shape])
+    call("conv2d_input_gradient", dy, weight, 1, 1, shapes=[x.shape])
+    call("conv2d_weight_gradient", x, dy, 1, 1, shapes=[weight.shape, (5,)])
+    for pool in ("avg_pool2d", "max_pool2d"):
+        call(pool, x, 2, 2, shapes=[(3, 3, 3, 2)])
+    call("avg_pool2d_gradient", small, 2, 2, shapes=[x.shape])
+    call("max_pool2d_gradient", x, small, 2, 2, shapes=[x.shape])
+    call("tanh", x, 1.7159, shapes=[x.shape])
+    call("tanh_gradient", x, x, 1.7159, shapes=[x.shape])
+    call("relu", x, shapes=[x.shape])
+    call("relu_gradient", x, x, shapes=[x.shape])
+    call("dense", inputs, matrix, bias, shapes=[(5, 3)])
+    call("dense_input_gradient", error, matrix, shapes=[(4, 3)])
+    call("dense_weight_gradient", inputs, error, shapes=[(5, 4), (5,)])
+for wanted, found in zip(results[naive], results[compiled], strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+loss, correct = compiled.softmax_cross_entropy(error, np.array([0, 1, 2]), np.empty_like(error))
+assert 0 < loss < 20 and 0 <= correct <= 3
+""",
+        environment(tmp_path, NUMBA_DISABLE_JIT="1"),
+    )
+
+
+def test_the_cache_goes_elsewhere_where_the_package_cannot_be_written(tmp_path: Path, expected: float) -> None:
+    copy = tmp_path / "installed" / "parallel_lenet"
+    (copy / "kernels").mkdir(parents=True)
+    for name in ("__init__.py", "compiled.py", "im2col.py"):
+        shutil.copy(PACKAGE / "kernels" / name, copy / "kernels")
+    (copy / "__init__.py").touch()
+    (copy / "kernels" / "__pycache__").touch()  # A file of this name keeps even root from writing there.
+    home = tmp_path / "home"
+    env = environment(tmp_path, PYTHONPATH=str(copy.parent), NUMBA_CACHE_DIR="", HOME=str(home))
+    env.pop("XDG_CACHE_HOME", None)
+    folder, result = run(PROGRAM, env)
+    assert not folder.startswith(str(copy))
+    assert list(Path(folder).glob("*.nbi"))
+    assert float(result) == pytest.approx(expected, rel=1e-5)
+    shutil.rmtree(folder)
+
+
+def test_without_any_cache_it_compiles_each_time(tmp_path: Path, expected: float) -> None:
+    (tmp_path / "file").touch()
+    env = environment(tmp_path / "file", NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
+    folder, result, is_compiled = run(PROGRAM + "print(compiled.is_compiled())", env)
+    assert folder == "None"
+    assert float(result) == pytest.approx(expected, rel=1e-5)
+    assert is_compiled == "False"
+
+
+def test_processes_may_compile_at_once(tmp_path: Path, expected: float) -> None:
+    """Six processes find an empty cache at the same moment; each computes the right thing, and leaves a good cache."""
+    start = time.time() + 2.5
+    waiting = PROGRAM.replace("y, dy =", f"import time\ntime.sleep(max(0, {start} - time.time()))\ny, dy =", 1)
+    env = environment(tmp_path)
+    command = [sys.executable, "-W", "error", "-c", waiting]
+    processes = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, outputs
+    results = {output.split("\n")[1] for output, _ in outputs}
+    afterwards = run(PROGRAM + "print(compiled._tanh.stats.cache_hits, compiled._tanh_gradient.stats.cache_hits)", env)
+    assert results == {afterwards[1]}
+    assert float(afterwards[1]) == pytest.approx(expected, rel=1e-5)
+    assert afterwards[2].count(": 1") == 2
+    assert not list(tmp_path.rglob("*.tmp.*"))
+
+
+def test_is_compiled(tmp_path: Path) -> None:
+    """Asking compiles nothing; it is so once the last kernel of a step has been, and in the next process too."""
+    asking = "from parallel_lenet.kernels import compiled\nprint(compiled.is_compiled())\n"
+    step = """
+import numpy as np
+x, dy, dw, db = (np.zeros(shape, np.float32) for shape in ((1, 5, 5, 1), (1, 1, 1, 1), (1, 1, 5, 5), (1,)))
+compiled.conv2d_weight_gradient(x, dy, 1, 0, dw, db)
+print(compiled.is_compiled())
+"""
+    env = environment(tmp_path)
+    assert run(asking, env) == ["False"]
+    assert not list(tmp_path.rglob("*.nb?"))
+    assert run(asking + step, env) == ["False", "True"]
+    assert run(asking, env) == ["True"]
+    for index in tmp_path.rglob("*.nbi"):
+        index.write_bytes(b"damaged")
+    assert run(asking, env) == ["False"]

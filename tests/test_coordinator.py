@@ -1,0 +1,435 @@
+"""The coordinator's promises: the same bits whatever computes them, exact numbers, and nothing lost when it stops."""
+
+import itertools
+import math
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from models import Array, ModelError, Scripted, Softmax
+from numpy.testing import assert_allclose, assert_array_equal
+
+from parallel_lenet import (
+    SGD,
+    Adam,
+    CheckpointError,
+    Coordinator,
+    Cosine,
+    Dataset,
+    DatasetError,
+    EpochReport,
+    History,
+    Momentum,
+    ShardMetrics,
+    StepReport,
+    lenet5,
+    load_dataset,
+)
+from parallel_lenet.batching import epoch_order
+from parallel_lenet.engines.serial import blas
+from parallel_lenet.optimizers import clip_by_global_norm
+
+# 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
+UNEVEN: dict[str, Any] = {"batch_size": 56, "shard_size": 10, "seed": 3}
+
+
+def serial(model: Any = None, optimizer: Any = None, **changes: Any) -> Coordinator:
+    return Coordinator(model or Softmax(), optimizer or Adam(), **{**UNEVEN, "engine": "serial", **changes})
+
+
+def small(data: Dataset, n: int) -> Dataset:
+    return Dataset(data.inputs[:n], data.targets[:n])
+
+
+def losses(reports: Any) -> list[float]:
+    return [report.loss for report in reports if isinstance(report, StepReport)]
+
+
+# 1. The result does not depend on the workers.
+
+
+def test_parameters_and_losses_are_bit_identical_for_any_number_of_workers(
+    digits: Dataset, leaves_nothing: None
+) -> None:
+    model = lenet5()
+    results = set()
+    for engine, n_workers in [("serial", 1), *[("processes", n) for n in (1, 2, 3, 5)]]:
+        with Coordinator(model, Adam(), engine=engine, n_workers=n_workers, **UNEVEN) as coordinator:
+            curve = losses(coordinator.iterate(digits, 2))
+            results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
+    assert len(results) == 1
+
+
+def test_nor_do_they_for_the_slow_kernel(digits: Dataset, leaves_nothing: None) -> None:
+    data = small(digits, 4)
+    results = set()
+    for engine in ("serial", "processes"):
+        with Coordinator(
+            lenet5(kernel="naive"), SGD(), engine=engine, n_workers=2, batch_size=3, shard_size=1
+        ) as coordinator:
+            coordinator.fit(data)
+            results.add(coordinator.parameters_sha256())
+    assert len(results) == 1
+
+
+def test_a_model_that_returns_numpys_numbers_gives_the_same_reports_everywhere(digits: Dataset, tmp_path: Path) -> None:
+    results = []
+    for engine in ("serial", "processes"):
+        with Coordinator(Softmax(), SGD(), engine=engine, n_workers=2, **UNEVEN) as coordinator:
+            results.append([(r.loss, r.accuracy) for r in coordinator.iterate(digits) if isinstance(r, StepReport)])
+            coordinator.save(tmp_path / "checkpoint.npz")
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("shard_size", [1, 7, 10, 56, 150])
+def test_a_step_is_the_gradient_of_the_whole_batch_whatever_its_shards(digits: Dataset, shard_size: int) -> None:
+    model = lenet5(dtype="float64")
+    coordinator = serial(model, SGD(0.5), shard_size=shard_size)
+    before = coordinator.parameters.copy()
+    report = next(coordinator.iterate(digits))
+    rows = epoch_order(3, 0, 150)[:56]
+    gradient = np.empty_like(before)
+    with blas().limit(limits=1):  # Not for the bits: two threads on a busy machine wait for each other.
+        sums = model.loss_and_gradient(before, digits.inputs[rows], digits.targets[rows], gradient)
+    assert isinstance(report, StepReport)
+    assert (report.count, report.accuracy) == (56, sums.correct / 56)
+    assert_allclose(report.loss, sums.loss_sum / 56, rtol=1e-13)
+    assert_allclose(coordinator.parameters, before - 0.5 * gradient / 56, rtol=1e-9, atol=1e-13)
+
+
+def test_the_last_batch_counts_only_what_is_in_it(digits: Dataset) -> None:
+    reports = list(serial().iterate(digits))
+    assert [report.count for report in reports[:-1] if isinstance(report, StepReport)] == [56, 56, 38]
+    epoch = reports[-1]
+    assert isinstance(epoch, EpochReport)
+    assert_allclose(epoch.train_loss, np.average(losses(reports), weights=[56, 56, 38]), rtol=1e-13)
+
+
+# Steps, epochs, and going on.
+
+
+def test_iterate_reports_every_step_and_every_epoch(digits: Dataset) -> None:
+    coordinator = serial()
+    reports = list(coordinator.iterate(digits, 2, validation=small(digits, 20)))
+    assert [(type(r), r.epoch, r.step) for r in reports] == [
+        *((StepReport, 1, step) for step in (1, 2, 3)),
+        (EpochReport, 1, 3),
+        *((StepReport, 2, step) for step in (4, 5, 6)),
+        (EpochReport, 2, 6),
+    ]
+    assert coordinator.history == History((reports[3], reports[7]))  # type: ignore[arg-type]
+    assert (coordinator.epoch, coordinator.step) == (2, 6)
+    measured = coordinator.evaluate(small(digits, 20))
+    assert (reports[7].validation_loss, reports[7].validation_accuracy) == (measured.loss, measured.accuracy)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("left_after", range(9))
+def test_a_loop_that_is_left_goes_on_with_the_same_bits(digits: Dataset, left_after: int) -> None:
+    whole, parts = serial(), serial()
+    whole.fit(digits, 2)
+    for _ in itertools.islice(parts.iterate(digits, 2), left_after):
+        pass
+    parts.fit(digits, 2 - parts.epoch)
+    assert parts.parameters_sha256() == whole.parameters_sha256()
+    assert [epoch.train_loss for epoch in parts.history.epochs] == [epoch.train_loss for epoch in whole.history.epochs]
+
+
+def test_one_epoch_and_another_are_two_epochs(digits: Dataset) -> None:
+    once, twice = serial(), serial()
+    assert len(once.fit(digits, 2).epochs) == 2
+    twice.fit(digits)
+    assert len(twice.fit(digits).epochs) == 2
+    assert twice.parameters_sha256() == once.parameters_sha256()
+
+
+def test_no_epochs_change_nothing(digits: Dataset) -> None:
+    coordinator = serial()
+    before = coordinator.parameters_sha256()
+    assert coordinator.fit(digits, 0) == History()
+    assert coordinator.parameters_sha256() == before
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_what_is_evaluated_between_steps_has_no_influence_on_training(digits: Dataset, engine: str) -> None:
+    other = Dataset(255 - digits.inputs[:9], digits.targets[:9])
+    with Coordinator(Softmax(), SGD(), engine=engine, n_workers=1, **UNEVEN) as disturbed:
+        undisturbed = serial(Softmax(), SGD())
+        for _ in disturbed.iterate(digits):
+            disturbed.evaluate(other)
+    undisturbed.fit(digits)
+    assert disturbed.parameters_sha256() == undisturbed.parameters_sha256()
+
+
+def test_training_goes_on_with_the_data_it_is_given(digits: Dataset) -> None:
+    validation = Dataset(digits.inputs[:40], digits.targets[:40])
+    a, b = serial(), serial()
+    a.fit(digits, validation=validation)
+    a.fit(validation)  # The engine holds both now; it must not take the first.
+    b.fit(digits)
+    b.fit(Dataset(validation.inputs, validation.targets))
+    assert a.parameters_sha256() == b.parameters_sha256()
+
+
+# Evaluating and predicting.
+
+
+@pytest.mark.parametrize("n", [1, 9, 10, 11, 149, 150])
+def test_evaluation_counts_every_sample_once(digits: Dataset, n: int) -> None:
+    coordinator = serial(lenet5())
+    coordinator.fit(digits)
+    data = small(digits, n)
+    metrics = coordinator.evaluate(data)
+    correct = int((coordinator.predict(data.inputs) == data.targets).sum())
+    assert (metrics.count, metrics.correct, metrics.accuracy) == (n, correct, correct / n)
+    assert math.isfinite(metrics.loss)
+
+
+def test_tuples_of_arrays_are_data_too(digits: Dataset) -> None:
+    a, b = serial(), serial()
+    a.fit(digits, validation=digits)
+    pair = digits.inputs, digits.targets
+    b.fit(pair, validation=pair)
+    assert a.parameters_sha256() == b.parameters_sha256()
+    assert a.evaluate(digits) == b.evaluate(pair)
+    with pytest.raises(DatasetError, match="150 inputs but 149 targets"):
+        b.fit((digits.inputs, digits.targets[1:]))
+
+
+# Checkpoints.
+
+
+@pytest.mark.parametrize("steps", [0, 2, 3, 4, 5], ids=lambda steps: f"after {steps} reports")
+def test_training_goes_on_from_a_checkpoint_with_the_same_bits_and_other_workers(
+    digits: Dataset, tmp_path: Path, steps: int
+) -> None:
+    path = tmp_path / "checkpoint.npz"
+    whole, first = serial(), serial()
+    whole.fit(digits, 3)
+    for _ in itertools.islice(first.iterate(digits, 3), steps):
+        pass
+    first.save(path, {"note": "mine", "numbers": [1, 2.5, None]})
+    with Coordinator(Softmax(), Adam(), n_workers=1 + steps % 2, **UNEVEN) as second:
+        assert second.load(path) == {"note": "mine", "numbers": [1, 2.5, None]}
+        assert second.parameters_sha256() == first.parameters_sha256()
+        assert (second.epoch, second.step, second.history) == (first.epoch, first.step, first.history)
+        second.fit(digits, 3 - second.epoch)
+        assert second.parameters_sha256() == whole.parameters_sha256()
+        curves = [[epoch.train_loss for epoch in c.history.epochs] for c in (whole, second)]
+        assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": SGD()}, "was saved with optimizer 'Adam', not 'SGD'"),
+        ({"seed": 4}, "was saved with seed 3, not 4"),
+        ({"batch_size": 57}, "was saved with batch_size 56, not 57"),
+        ({"shard_size": 9}, "was saved with shard_size 10, not 9"),
+        ({"model": lenet5()}, "belongs to another network: conv1.weight is missing there and (6, 1, 5, 5) here"),
+        ({"model": Scripted(7850)}, "belongs to another network: weight is (10, 784) there and (7850,) here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_checkpoint_that_belongs_to_something_else_is_refused_and_changes_nothing(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "checkpoint.npz"
+    serial().save(path)
+    coordinator = serial(**change)
+    before = coordinator.parameters_sha256()
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: {message}")):
+        coordinator.load(path)
+    assert coordinator.parameters_sha256() == before
+
+
+def test_a_checkpoint_of_another_precision_is_refused(tmp_path: Path) -> None:
+    serial(Scripted()).save(tmp_path / "c.npz")
+    with pytest.raises(CheckpointError, match="holds float32 parameters; this model's are float64"):
+        serial(Scripted(dtype="float64")).load(tmp_path / "c.npz")
+
+
+# Stopping in the middle.
+
+
+def test_an_exception_of_the_model_leaves_the_last_finished_step(leaves_nothing: None) -> None:
+    inputs = np.zeros((40, 2), np.float32)
+    inputs[epoch_order(3, 0, 40)[25]] = models.RAISE, 9  # In the third batch of ten.
+    data = Dataset(inputs, np.arange(40))
+    good = Dataset(np.zeros((40, 2), np.float32), np.arange(40))
+    for engine in ("serial", "processes"):
+        with Coordinator(
+            Scripted(), Momentum(), engine=engine, n_workers=2, batch_size=10, shard_size=3, seed=3
+        ) as coordinator:
+            with pytest.raises(ModelError, match="value 9"):
+                coordinator.fit(data)
+            assert coordinator.step == 2
+            coordinator.fit(good)  # The bad sample's turn is still to come.
+            reference = serial(Scripted(), Momentum(), batch_size=10, shard_size=3)
+            reference.fit(good)
+            assert coordinator.parameters_sha256() == reference.parameters_sha256()
+
+
+def test_a_keyboard_interrupt_within_a_step_leaves_the_step_before() -> None:
+    inputs = np.zeros((40, 2), np.float32)
+    inputs[epoch_order(3, 0, 40)[25]] = models.INTERRUPT, 0
+    coordinator = serial(Scripted(), batch_size=10, shard_size=3)
+    finished = []
+    steps = coordinator.iterate((inputs, np.arange(40)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(2):
+            next(steps)
+            finished.append(coordinator.parameters_sha256())
+        with pytest.raises(KeyboardInterrupt):
+            next(steps)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert coordinator.step == len(finished) == 2
+    assert coordinator.parameters_sha256() == finished[-1]
+
+
+def test_an_interrupt_in_the_loop_leaves_the_step_reported(digits: Dataset, leaves_nothing: None) -> None:
+    def interrupted() -> None:
+        for report in coordinator.iterate(digits, 5):
+            if report.step == 2:
+                raise KeyboardInterrupt
+
+    with Coordinator(Softmax(), SGD(), n_workers=2, **UNEVEN) as coordinator:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert coordinator.step == 2
+        coordinator.fit(digits)
+    reference = serial(Softmax(), SGD())
+    reference.fit(digits)
+    assert coordinator.parameters_sha256() == reference.parameters_sha256()
+
+
+def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: None) -> None:
+    coordinator = Coordinator(Softmax(), SGD(), n_workers=1, **UNEVEN)
+    for _ in range(2):
+        coordinator.fit(digits)
+        coordinator.close()
+        coordinator.close()
+    assert coordinator.epoch == 2
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number of at least 1, not 2.0"),
+        ({"shard_size": 0}, "shard_size must be a whole number of at least 1, not 0"),
+        ({"shard_size": True}, "shard_size must be a whole number of at least 1, not True"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": 2**64}, f"seed must be below 2**64, not {2**64}"),
+        ({"clip_norm": 0}, "clip_norm must be above 0, or None, not 0"),
+        ({"clip_norm": math.nan}, "clip_norm must be above 0, or None, not nan"),
+        ({"n_workers": 0}, "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all"),
+        ({"engine": "threads"}, "unknown engine 'threads': choose processes or serial"),
+    ],
+    ids=str,
+)
+def test_an_argument_out_of_range_is_named_with_its_value(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        Coordinator(Softmax(), SGD(), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5, True])
+def test_epochs_are_checked_before_anything_runs(digits: Dataset, epochs: Any) -> None:
+    with pytest.raises(ValueError, match=f"epochs must be a whole number of at least 0, not {epochs}"):
+        serial().iterate(digits, epochs)
+
+
+@pytest.mark.parametrize("start", [np.zeros(49, np.float32), np.zeros((1, 50), np.float32), np.zeros(50, np.int64)])
+def test_initial_parameters_that_do_not_fit_the_layout_are_refused(start: Array) -> None:
+    class Wrong(Scripted):
+        def initial_parameters(self, rng: np.random.Generator) -> Array:
+            return start
+
+    message = re.escape(f"not {start.dtype} of shape {start.shape}")
+    with pytest.raises(ValueError, match=rf"float32 or float64 of shape \(50,\).*{message}"):
+        serial(Wrong())
+
+
+def test_too_few_shards_for_the_workers_are_warned_of_with_the_options_to_change() -> None:
+    with pytest.warns(
+        UserWarning, match=r"2 shards of 32, so only 2 of 3 workers.*smaller shard_size or a larger batch"
+    ):
+        Coordinator(Softmax(), SGD(), n_workers=3, batch_size=64, shard_size=32)
+
+
+# And what else users rely on.
+
+
+def test_a_model_of_the_users_own_learns_the_bundled_digits() -> None:
+    train, test = load_dataset()
+    with Coordinator(Softmax(), Adam(0.002), n_workers=2, seed=1) as coordinator:
+        coordinator.fit(train, 6)
+        assert coordinator.evaluate(test).accuracy > 0.85
+
+
+def test_clipping_limits_the_mean_gradient_and_reports_its_norm_before(digits: Dataset) -> None:
+    limit = 0.01
+    free, clipped = (serial(Softmax(), SGD(1.0), clip_norm=norm) for norm in (1e9, limit))
+    start = free.parameters.copy()
+    unlimited, limited = next(free.iterate(digits)), next(clipped.iterate(digits))
+    gradient = start - free.parameters
+    assert isinstance(unlimited, StepReport)
+    assert isinstance(limited, StepReport)
+    assert limited.gradient_norm == unlimited.gradient_norm > limit
+    assert_allclose(unlimited.gradient_norm, np.linalg.norm(gradient), rtol=1e-5)
+    assert_array_equal(clipped.parameters, start - clip_by_global_norm(gradient, limit)[0])
+    report = next(serial().iterate(digits))
+    assert isinstance(report, StepReport)
+    assert report.gradient_norm is None
+
+
+def test_a_schedule_counts_all_steps(digits: Dataset) -> None:
+    rates = Cosine(1.0, total_steps=6)
+    whole, parts = (serial(Softmax(), SGD(rates)) for _ in range(2))
+    whole.fit(digits, 2)
+    parts.fit(digits)
+    parts.fit(digits)
+    assert parts.parameters_sha256() == whole.parameters_sha256()
+
+
+def test_numpys_global_random_state_is_neither_read_nor_changed(digits: Dataset) -> None:
+    results = set()
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        coordinator = serial(lenet5())
+        coordinator.fit(digits)
+        results.add(coordinator.parameters_sha256())
+        assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert len(results) == 1
+
+
+def test_the_seed_decides_the_start_and_the_order(digits: Dataset) -> None:
+    starts = {serial(lenet5(), seed=seed).parameters_sha256() for seed in (0, 0, 1)}
+    assert len(starts) == 2
+    curves = [losses(serial(seed=seed).iterate(digits)) for seed in (0, 0, 1)]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_the_callers_arrays_stay_as_they_are(digits: Dataset) -> None:
+    inputs, targets = digits.inputs.copy(), digits.targets.copy()
+    inputs.flags.writeable = targets.flags.writeable = False
+    coordinator = serial(lenet5())
+    coordinator.fit((inputs, targets))
+    before = coordinator.parameters
+    kept = before.copy()
+    coordinator.fit((inputs, targets))
+    assert_array_equal(before, kept)  # Parameters that someone took are a snapshot.
+
+
+def test_sums_of_metrics_add_up() -> None:
+    assert ShardMetrics(1.5, 2, 3) + ShardMetrics() + ShardMetrics(0.25, 1, 1) == ShardMetrics(1.75, 3, 4)
