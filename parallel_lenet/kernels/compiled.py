@@ -132,7 +132,7 @@ def _conv2d(x: Array, weight: Array, bias: Array, out: Array) -> None:
     taps, run = len(starts), columns * n
     pixels, y, w = x.reshape(-1), out.reshape(filters, rows, run), weight.reshape(filters, taps)
     for pair in range(0, filters, 2):
-        f = max(min(pair, filters - 2), 0)  # An odd number of filters: the last pair overlaps the one before it.
+        f = max(min(pair, filters - 2), 0)  # Odd: the last pair overlaps the one before; a lone one is both.
         g = min(f + 1, filters - 1)
         for r in range(rows):
             yf, yg, row = y[f, r], y[g, r], r * width * n
@@ -183,7 +183,7 @@ def _conv2d_input_gradient(dy: Array, weight: Array, out: Array) -> None:
     run = columns * n
     errors, dx = dy.reshape(filters, rows, run), out.reshape(channels, height * width * n)
     for pair in range(0, channels, 2):
-        c = max(min(pair, channels - 2), 0)  # An odd number of channels: the last pair overlaps the one before it.
+        c = max(min(pair, channels - 2), 0)  # Odd: the last pair overlaps the one before; a lone one is both.
         d = min(c + 1, channels - 1)
         dx[c], dx[d] = 0, 0
         for f in range(0, filters - 3, 4):
@@ -235,7 +235,7 @@ def _conv2d_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     zero = x.dtype.type(0)
     pixels, errors, w = x.reshape(-1), dy.reshape(filters, rows, run), dw.reshape(filters, taps)
     for pair in range(0, filters, 2):
-        f = max(min(pair, filters - 2), 0)  # An odd number of filters: the last pair overlaps the one before it.
+        f = max(min(pair, filters - 2), 0)  # Odd: the last pair overlaps the one before; a lone one is both.
         g = min(f + 1, filters - 1)
         f0 = g0 = zero
         for r in range(rows):
@@ -346,19 +346,26 @@ def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 
 @_compiled
+def _largest(x: Array, channel: int, top: int, left: int, size: int, out: Array) -> None:
+    """The largest of each image's window, NaN where it holds one."""
+    n, first = len(out), x[channel, top, left]
+    for v in range(n):
+        out[v] = first[v]
+    for i in range(top, top + size):
+        for j in range(left, left + size):
+            pixels = x[channel, i, j]
+            for v in range(n):
+                larger = pixels[v] > out[v] or pixels[v] != pixels[v]
+                out[v] = pixels[v] if larger else out[v]
+
+
+@_compiled
 def _max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
-    channels, rows, columns, n = out.shape
+    channels, rows, columns, _ = out.shape
     for channel in range(channels):
         for r in range(rows):
             for c in range(columns):
-                y = out[channel, r, c]
-                y[:] = x[channel, r * stride, c * stride]
-                for i in range(size):
-                    for j in range(size):
-                        pixels = x[channel, r * stride + i, c * stride + j]
-                        for v in range(n):
-                            larger = pixels[v] > y[v] or pixels[v] != pixels[v]
-                            y[v] = pixels[v] if larger else y[v]
+                _largest(x, channel, r * stride, c * stride, size, out[channel, r, c])
 
 
 def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
@@ -368,20 +375,26 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
 @_compiled
 def _max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
+    # The images side by side look for their own places: each one's error waits for the first place that holds the
+    # maximum (or NaN), and is 0 from then on.
     channels, rows, columns, n = dy.shape
+    zero = x.dtype.type(0)
+    largest, waiting = np.empty(n, x.dtype), np.empty(n, x.dtype)
     out[:] = 0
     for channel in range(channels):
         for r in range(rows):
             for c in range(columns):
+                top, left, error = r * stride, c * stride, dy[channel, r, c]
+                _largest(x, channel, top, left, size, largest)
                 for v in range(n):
-                    top, left = r * stride, c * stride
-                    row, column, largest = top, left, x[channel, top, left, v]
-                    for i in range(top, top + size):
-                        for j in range(left, left + size):
-                            pixel = x[channel, i, j, v]
-                            if pixel > largest or (pixel != pixel and largest == largest):
-                                row, column, largest = i, j, pixel
-                    out[channel, row, column, v] += dy[channel, r, c, v]
+                    waiting[v] = error[v]
+                for i in range(top, top + size):
+                    for j in range(left, left + size):
+                        pixels, dx = x[channel, i, j], out[channel, i, j]
+                        for v in range(n):
+                            here = pixels[v] == largest[v] or pixels[v] != pixels[v]
+                            dx[v] += waiting[v] if here else zero
+                            waiting[v] = zero if here else waiting[v]
 
 
 def tanh(x: Array, amplitude: float, out: Array) -> None:

@@ -1,0 +1,70 @@
+"""What all measurements share. Machines drift: things to compare run alternately, and medians are reported."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from parallel_lenet import Dataset, load_dataset
+from parallel_lenet.cores import usable_cores
+from parallel_lenet.engines.serial import blas
+
+Row = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a measurement found: a table for people, results for programs."""
+
+    title: str
+    header: Row
+    rows: Sequence[Row]
+    results: dict[str, Any]
+    notes: Sequence[str] = ()
+
+
+def machine() -> dict[str, str]:
+    """What it was measured on."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
+    installed = [name for name in ("numpy", "joblib", "numba", "torch") if find_spec(name)]
+    return {
+        "cpu": f"{cpu}, {usable_cores()} usable cores",
+        "python": platform.python_version(),
+        **{name: version(name) for name in installed},
+    }
+
+
+def alternate(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, after one round that doesn't count."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for i in range(rounds + 1):
+        for name, function in work.items():
+            start = time.perf_counter()
+            function()
+            if i:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def sgemm_flops() -> float:
+    """FLOP/s of NumPy's float32 matrix product on one thread: what the core can do."""
+    a = np.ones((768, 768), np.float32)
+    with blas().limit(limits=1):
+        seconds = alternate({"sgemm": lambda: a @ a}, 20)["sgemm"]
+    return float(2 * 768**3 / seconds)
+
+
+def sixty_thousand() -> Dataset:
+    """As many images as MNIST trains on: the bundled 4,000, fifteen times. Speed doesn't depend on what they show."""
+    train, _ = load_dataset()
+    return Dataset(np.tile(train.inputs, (15, 1, 1)), np.tile(train.targets, 15), "60,000 images")

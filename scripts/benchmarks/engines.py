@@ -1,0 +1,64 @@
+"""``benchmark.py engines``: what an engine costs a step, whatever it computes."""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Report, alternate
+from parallel_lenet import Layout, ShardMetrics, load_dataset
+from parallel_lenet.batching import shards
+from parallel_lenet.engines import Engine
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine
+
+
+class NoOp:
+    """A model that computes nothing, as large as LeNet-5: what is left is the engine's own time."""
+
+    layout = Layout.of({"weight": (61_706,)})
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Zeros."""
+        return np.zeros(self.layout.size, np.float32)
+
+    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> ShardMetrics:
+        """Nothing: the gradient stays whatever it was."""
+        return ShardMetrics(0.0, 0, len(inputs))
+
+    def predict(self, parameters: Any, inputs: Any) -> Any:
+        """Nothing."""
+        return inputs
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Milliseconds a step that an engine costs: a batch of 128 in shards of 32, and their gradients added up."""
+    train, _ = load_dataset()
+    model = NoOp()
+    parameters = model.initial_parameters(np.random.default_rng(0))
+    work = shards(np.arange(128), 32)
+    engines: dict[str, Engine] = {
+        "serial": SerialEngine(),
+        **{f"processes, {n} worker{'s' * (n > 1)}": ProcessesEngine(n) for n in (1, 2)},
+    }
+
+    def step(engine: Engine) -> None:
+        total = np.zeros_like(parameters)
+        for result in engine.gradients(parameters, work):
+            total += result.gradient
+
+    for engine in engines.values():
+        engine.open(model, [train], parameters)
+    try:
+        steps = {name: partial(step, engine) for name, engine in engines.items()}
+        ms = {name: seconds * 1e3 for name, seconds in alternate(steps, 20 * arguments.rounds).items()}
+    finally:
+        for engine in engines.values():
+            engine.close()
+    return Report(
+        title="An engine's own time a step: 61,706 parameters, 4 shards, a model that does nothing",
+        header=("engine", "ms a step"),
+        rows=[(name, f"{value:.3f}") for name, value in ms.items()],
+        results={"ms_a_step": ms},
+    )
