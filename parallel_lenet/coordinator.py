@@ -158,6 +158,7 @@ class Coordinator:
                 f"not {parameters.dtype} of shape {parameters.shape}"
             )
         self._state = _State(parameters, optimizer.init(parameters))
+        self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
 
     @property
     def n_workers(self) -> int:
@@ -234,11 +235,13 @@ class Coordinator:
 
     def _mean_gradient(self, train: Dataset, rows: NDArray[np.int64]) -> tuple[ShardMetrics, Vector]:
         """The shards' sums, added in shard order, the gradient divided once by the number of samples."""
-        total = np.zeros_like(self.parameters)
-        metrics = ShardMetrics()
+        total, metrics = self._total, ShardMetrics()
         work = shards(rows, self.shard_size, self._index(train))
         for result in self.engine.gradients(self.parameters, work):
-            total += result.gradient
+            if metrics.count:
+                total += result.gradient
+            else:
+                total[:] = result.gradient
             metrics += result.metrics
         total /= metrics.count
         return metrics, total

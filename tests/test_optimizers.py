@@ -376,3 +376,33 @@ def test_bad_max_norm(bad: Any) -> None:
     with pytest.raises(ValueError, match="max_norm") as error:
         clip_by_global_norm(np.ones(2), bad)
     assert str(error.value) == f"max_norm must be a number above 0, not {bad!r}"
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_adam_is_adam(kind: type[Adam] | type[AdamW], dtype: str) -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    plain, compiled = (kind(Cosine(0.01, 20), weight_decay=0.1, compiled=flag) for flag in (False, True))
+    ours = theirs = rng.standard_normal(1001).astype(dtype)
+    ours.flags.writeable = False
+    state, their_state = compiled.init(ours), plain.init(theirs)
+    for _ in range(20):
+        gradient = rng.standard_normal(1001).astype(dtype)
+        gradient[0] = 0
+        ours, state = compiled.update(ours, gradient, state)
+        theirs, their_state = plain.update(theirs, gradient, their_state)
+    tolerance = 50 * np.finfo(dtype).eps
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert ours.dtype == dtype
+    assert state.step == their_state.step == 20
+
+
+def test_compiled_adam_lets_nan_through() -> None:
+    pytest.importorskip("numba")
+    adam = Adam(0.1, compiled=True)
+    parameters = np.ones(9, np.float32)
+    gradient = np.array([1, np.nan, np.inf, 0, 1, 1, 1, 1, 1], np.float32)
+    updated, _ = adam.update(parameters, gradient, adam.init(parameters))
+    assert np.isnan(updated[1:3]).all()
+    assert np.isfinite(np.delete(updated, [1, 2])).all()

@@ -174,8 +174,8 @@ def _optimizer(options: TrainOptions, total_steps: int) -> Optimizer:
         "momentum": Momentum(schedule, weight_decay=decay),
         "nesterov": Momentum(schedule, nesterov=True, weight_decay=decay),
         "rmsprop": RMSprop(schedule, weight_decay=decay),
-        "adam": Adam(schedule, weight_decay=decay),
-        "adamw": AdamW(schedule, weight_decay=decay),
+        "adam": Adam(schedule, weight_decay=decay, compiled=options.kernel == "compiled"),
+        "adamw": AdamW(schedule, weight_decay=decay, compiled=options.kernel == "compiled"),
     }
     return optimizers[options.optimizer]
 

@@ -17,8 +17,7 @@ bytes are faster by up to a fifth. The results are the same bits wherever they s
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels import im2col
 from parallel_lenet.kernels.im2col import dense_input_gradient, relu
+from parallel_lenet.jit import compiled, own
 
 __all__ = [
     "SHARD_SIZE",
@@ -49,31 +49,14 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 SHARD_SIZE = 32  # Fewer images make the runs short, more leave the cache.
-
-
-def _compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the machine code on disk for the next process."""
-    # Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning (neither nnan nor ninf).
-    fastmath = {"reassoc", "contract", "nsz", "arcp"}
-    options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "nogil": True}
-    try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # Neither this folder nor the user's cache folder can be written: compile in every process.
-        return cast(Function, numba.njit(**options)(function))
-
-
-def _own(x: Array) -> Array:
-    """``x``, or a copy where it is read-only: to Numba that is another type, for which it would compile once more."""
-    return x if x.flags.writeable else x.copy()
 
 
 def _padded(x: Array, padding: int) -> Array:
     """``x`` with ``padding`` zeros round each image, for loops that then need no borders."""
     if padding == 0:
-        return _own(x)
+        return own(x)
     channels, height, width, n = x.shape
     result = np.zeros((channels, height + 2 * padding, width + 2 * padding, n), x.dtype)
     result[:, padding:-padding, padding:-padding] = x
@@ -82,10 +65,10 @@ def _padded(x: Array, padding: int) -> Array:
 
 def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
     """Every pixel to its place, scaled and shifted; the border is a pixel of 0, scaled and shifted."""
-    _prepare_images(_own(images), float(scale), float(shift), out)
+    _prepare_images(own(images), float(scale), float(shift), out)
 
 
-@_compiled
+@compiled
 def _prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
     n, channels, height, width = images.shape
     factor, term = out.dtype.type(scale), out.dtype.type(shift)
@@ -99,7 +82,7 @@ def _prepare_images(images: Array, scale: float, shift: float, out: Array) -> No
                     y[i] = images[i, channel, r, c] * factor + term
 
 
-@_compiled
+@compiled
 def _taps(channels: int, height: int, width: int, kh: int, kw: int, n: int) -> Array:
     """Where, in a flat ``x (channels, height, width, n)``, each tap of a kernel starts its run over the first row."""
     starts = np.empty(channels * kh * kw, np.int64)
@@ -117,10 +100,10 @@ def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out:
     if stride != 1:
         im2col.conv2d(x, weight, bias, stride, padding, out)
         return
-    _conv2d(_padded(x, padding), _own(weight), _own(bias), out)
+    _conv2d(_padded(x, padding), own(weight), own(bias), out)
 
 
-@_compiled
+@compiled
 def _conv2d(x: Array, weight: Array, bias: Array, out: Array) -> None:
     # Naive sums a window for each output value. Here the loop over the window's taps stands outside that over the
     # output row's values: one weight times a run of x is added to a run of y, so neighbours in memory are worked on
@@ -163,15 +146,15 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
     if stride != 1:
         im2col.conv2d_input_gradient(dy, weight, stride, padding, out)
     elif padding == 0:
-        _conv2d_input_gradient(_own(dy), _own(weight), out)
+        _conv2d_input_gradient(own(dy), own(weight), out)
     else:
         channels, height, width, n = out.shape
         dx = np.empty((channels, height + 2 * padding, width + 2 * padding, n), out.dtype)
-        _conv2d_input_gradient(_own(dy), _own(weight), dx)
+        _conv2d_input_gradient(own(dy), own(weight), dx)
         out[:] = dx[:, padding:-padding, padding:-padding]
 
 
-@_compiled
+@compiled
 def _conv2d_input_gradient(dy: Array, weight: Array, out: Array) -> None:
     # A row of errors times one tap's weight is added to the run of dx that this tap saw: always whole runs, whereas
     # summing taps first, as in the forward pass, would leave incomplete sums at both ends of each row. What is summed
@@ -220,10 +203,10 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
     if stride != 1:
         im2col.conv2d_weight_gradient(x, dy, stride, padding, dw, db)
         return
-    _conv2d_weight_gradient(_padded(x, padding), _own(dy), dw, db)
+    _conv2d_weight_gradient(_padded(x, padding), own(dy), dw, db)
 
 
-@_compiled
+@compiled
 def _conv2d_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     # The gradient of one weight is a dot product: the errors of its filter times the inputs that its tap met. Naive
     # adds to all weights for each error; here each weight is finished in turn, its sum in a register, so nothing is
@@ -278,10 +261,10 @@ def _conv2d_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
 def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: y[channel, r, c] = mean(window at (r, c))."""
-    _avg_pool2d(_own(x), size, stride, out)
+    _avg_pool2d(own(x), size, stride, out)
 
 
-@_compiled
+@compiled
 def _avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     channels, rows, columns, n = out.shape
     share = out.dtype.type(1 / (size * size))
@@ -305,10 +288,10 @@ def _avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
     """Backward: the error of a mean is spread evenly over the window it was the mean of."""
-    _avg_pool2d_gradient(_own(dy), size, stride, out)
+    _avg_pool2d_gradient(own(dy), size, stride, out)
 
 
-@_compiled
+@compiled
 def _avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
     channels, rows, columns, n = dy.shape
     _, height, width, _ = out.shape
@@ -342,10 +325,10 @@ def _avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
 
 def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: y[channel, r, c] = max(window at (r, c)); NaN where there is one."""
-    _max_pool2d(_own(x), size, stride, out)
+    _max_pool2d(own(x), size, stride, out)
 
 
-@_compiled
+@compiled
 def _largest(x: Array, channel: int, top: int, left: int, size: int, out: Array) -> None:
     """The largest of each image's window, NaN where it holds one."""
     n, first = len(out), x[channel, top, left]
@@ -359,7 +342,7 @@ def _largest(x: Array, channel: int, top: int, left: int, size: int, out: Array)
                 out[v] = pixels[v] if larger else out[v]
 
 
-@_compiled
+@compiled
 def _max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     channels, rows, columns, _ = out.shape
     for channel in range(channels):
@@ -370,10 +353,10 @@ def _max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
     """Backward: the error of a maximum goes, whole, to the place the maximum came from."""
-    _max_pool2d_gradient(_own(x), _own(dy), size, stride, out)
+    _max_pool2d_gradient(own(x), own(dy), size, stride, out)
 
 
-@_compiled
+@compiled
 def _max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
     # The images side by side look for their own places: each one's error waits for the first place that holds the
     # maximum (or NaN), and is 0 from then on.
@@ -418,7 +401,7 @@ _D2, _D3 = np.float32(0.0021680608), np.float32(2.2085278e-06)
 _ONE, _QUARTER, _SATURATED = np.float32(1), np.float32(0.25), np.float32(9.03)
 
 
-@_compiled
+@compiled
 def _tanh(y: Array, amplitude: float) -> None:
     scale = np.float32(amplitude)
     for p in range(len(y)):
@@ -434,10 +417,10 @@ def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
     """Backward: amplitude * (1 - tanh(x)^2) = amplitude - y^2 / amplitude, times the error."""
     if out is not dy:
         out[:] = dy
-    _tanh_gradient(_own(y).reshape(-1), float(amplitude), out.reshape(-1))
+    _tanh_gradient(own(y).reshape(-1), float(amplitude), out.reshape(-1))
 
 
-@_compiled
+@compiled
 def _tanh_gradient(y: Array, amplitude: float, out: Array) -> None:
     a, b = y.dtype.type(amplitude), y.dtype.type(1 / amplitude)
     for p in range(len(y)):
@@ -448,10 +431,10 @@ def relu_gradient(y: Array, dy: Array, out: Array) -> None:
     """Backward: the error passes where the output is positive."""
     if out is not dy:
         out[:] = dy
-    _relu_gradient(_own(y).reshape(-1), out.reshape(-1))
+    _relu_gradient(own(y).reshape(-1), out.reshape(-1))
 
 
-@_compiled
+@compiled
 def _relu_gradient(y: Array, out: Array) -> None:
     zero = y.dtype.type(0)
     for p in range(len(y)):
@@ -465,10 +448,10 @@ def _relu_gradient(y: Array, out: Array) -> None:
 def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
     """Forward: y = W x + b."""
     np.matmul(weight, x, out=out)
-    _add_bias(_own(bias), out)
+    _add_bias(own(bias), out)
 
 
-@_compiled
+@compiled
 def _add_bias(bias: Array, out: Array) -> None:
     units, n = out.shape
     for u in range(units):
@@ -480,10 +463,10 @@ def _add_bias(bias: Array, out: Array) -> None:
 def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     """Backward to the parameters: dy x^T, and dy summed over the images."""
     np.matmul(dy, x.T, out=dw)
-    _bias_gradient(_own(dy), db)
+    _bias_gradient(own(dy), db)
 
 
-@_compiled
+@compiled
 def _bias_gradient(dy: Array, db: Array) -> None:
     units, n = dy.shape
     for u in range(units):
@@ -499,11 +482,11 @@ def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tup
     ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1. ``d_logits (k, n)`` is overwritten with
     softmax(logits) - onehot(targets). An image with NaN among its logits counts as wrong.
     """
-    loss_sum, correct = _softmax_cross_entropy(_own(logits), _own(targets), d_logits)
+    loss_sum, correct = _softmax_cross_entropy(own(logits), own(targets), d_logits)
     return float(loss_sum), int(correct)
 
 
-@_compiled
+@compiled
 def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
     classes, n = logits.shape
     loss_sum, correct = 0.0, 0

@@ -20,7 +20,7 @@ from benchmarks.common import sixty_thousand
 AMPLITUDE = 1.7159
 
 
-class Tanh(nn.Module):
+class Tanh(nn.Module):  # type: ignore[misc]
     """As in LeNet-5."""
 
     def forward(self, x: Any) -> Any:

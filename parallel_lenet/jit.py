@@ -1,0 +1,25 @@
+"""How loops are compiled here: Numba, with its machine code kept on disk. Imported only where numba is wanted."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, and keep the machine code on disk for the next process."""
+    # Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning (neither nnan nor ninf).
+    fastmath = {"reassoc", "contract", "nsz", "arcp"}
+    options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "nogil": True}
+    try:
+        return cast(Function, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # Neither this folder nor the user's cache folder can be written: compile in every process.
+        return cast(Function, numba.njit(**options)(function))
+
+
+def own(x: NDArray[Any]) -> NDArray[Any]:
+    """``x``, or a copy where it is read-only: to Numba that is another type, for which it would compile once more."""
+    return x if x.flags.writeable else x.copy()
