@@ -23,9 +23,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.jit import compiled, own
 from parallel_lenet.kernels import im2col
 from parallel_lenet.kernels.im2col import dense_input_gradient, relu
-from parallel_lenet.jit import compiled, own
 
 __all__ = [
     "SHARD_SIZE",
