@@ -1,11 +1,15 @@
-"""Every speed that the README claims, measured: ``python scripts/benchmark.py kernels | engines | epoch | peers``."""
+"""Every speed that the README claims, measured.
+
+kernels: an image; engines: a step's overhead; epoch: 60,000 images; peers: PyTorch beside them; scaling: what more
+workers bring, and why; start: until the first step, and memory.
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import engines, epoch, kernels, peers
+from benchmarks import engines, epoch, kernels, peers, picture, scaling, start
 from benchmarks.common import machine
 
 from parallel_lenet.cli.console import Console
@@ -16,23 +20,30 @@ COMMANDS = {
     "engines": (engines.measure, 30),
     "epoch": (epoch.measure, 3),
     "peers": (peers.measure, 3),
+    "scaling": (scaling.measure, 3),
+    "start": (start.measure, 5),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--rounds", type=int, help="measurements of each thing (default: as many as it needs)")
     parser.add_argument("--batch-size", type=int, default=128, help="of peers (default: 128)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--picture", metavar="FILE", help="draw the results, as .png or .svg (of peers and scaling)")
     arguments = parser.parse_args(argv)
     measure, rounds = COMMANDS[arguments.what]
     if arguments.rounds is None:
         arguments.rounds = rounds
     if arguments.rounds < 1 or arguments.batch_size < 2:
         parser.error("--rounds must be at least 1 and --batch-size at least 2")
+    if arguments.picture and arguments.what not in picture.DRAWN:
+        parser.error(f"--picture draws {' and '.join(picture.DRAWN)}, not {arguments.what}")
     report = measure(arguments)
+    if arguments.picture:
+        picture.DRAWN[arguments.what](report.results, machine(), arguments.picture)
     if arguments.json:
         print(json.dumps({"machine": machine(), **report.results}))
         return 0

@@ -44,15 +44,16 @@ def machine() -> dict[str, str]:
     }
 
 
-def alternate(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after one round that doesn't count."""
+def alternate(work: Mapping[str, Callable[[], object]], rounds: int, repeat: int = 1) -> dict[str, float]:
+    """Median seconds of each: ``repeat`` times at a turn, after one that finds the caches full of others' data."""
     times: dict[str, list[float]] = {name: [] for name in work}
-    for i in range(rounds + 1):
+    for _ in range(rounds):
         for name, function in work.items():
-            start = time.perf_counter()
             function()
-            if i:
-                times[name].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(repeat):
+                function()
+            times[name].append((time.perf_counter() - start) / repeat)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

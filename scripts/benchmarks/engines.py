@@ -19,6 +19,9 @@ class NoOp:
 
     layout = Layout.of({"weight": (61_706,)})
 
+    def __init__(self, preferred_shard_size: int = 32) -> None:
+        self.preferred_shard_size = preferred_shard_size
+
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
         """Zeros."""
         return np.zeros(self.layout.size, np.float32)
