@@ -1,0 +1,68 @@
+"""The benchmark runs and reports what it names; what it finds is for people to judge."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import environment
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / "benchmark.py"), *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
+
+
+def test_engines_reports_the_overhead_of_each() -> None:
+    result = benchmark("engines", "--rounds", "1", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert set(report["ms_a_step"]) == {"serial", "processes, 1 worker", "processes, 2 workers"}
+    assert all(value > 0 for value in report["ms_a_step"].values())
+    assert {"cpu", "python", "numpy"} <= set(report["machine"])
+
+
+def test_kernels_prints_a_table_with_the_machine() -> None:
+    result = benchmark("kernels", "--rounds", "1")
+    assert result.returncode == 0, result.stderr
+    for words in ("naive, shards of 1", "im2col, shards of 32", "sgemm", "numpy"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["brakes"], "brakes"),
+        (["kernels", "--rounds", "0"], "--rounds"),
+        (["kernels", "--picture", "x.png"], "--picture draws peers and scaling"),
+    ],
+)
+def test_a_mistake_is_named(arguments: list[str], words: str) -> None:
+    result = benchmark(*arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    program = """
+from benchmarks.picture import DRAWN
+machine = {"cpu": "abacus", "numpy": "2.0"}
+DRAWN["peers"]({"batch_size": 128, "epoch_seconds": {"compiled": 1.5, "PyTorch eager": 5.0}}, machine, "peers.png")
+found = {"step_ms": {"1": 5.0, "2": 3.0}, "predicted_ms": {"1": 5.0, "2": 2.9, "4": 1.6}}
+DRAWN["scaling"]({"batch_size": 128, "naive": found, "compiled": found}, machine, "scaling.svg")
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(PYTHONPATH=os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])),
+        cwd=tmp_path,
+        check=True,
+        timeout=100,
+    )
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "scaling.svg").read_text()
