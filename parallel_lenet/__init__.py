@@ -1,15 +1,17 @@
 """LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
 
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.coordinator import Coordinator, EpochReport, History, Metrics, StepReport
+from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets import load as load_dataset
-from parallel_lenet.engines import Engine, WorkerError
+from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
+from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Model, Sequential, ShardMetrics
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from parallel_lenet.parameters import Layout
+from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.schedules import Constant, Cosine, StepDecay, Warmup
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Momentum",
+    "NonFiniteError",
     "RMSprop",
     "ReLU",
     "Sequential",
@@ -44,6 +47,7 @@ __all__ = [
     "Tanh",
     "Warmup",
     "WorkerError",
+    "WorkerWarning",
     "__version__",
     "lenet5",
     "load_dataset",

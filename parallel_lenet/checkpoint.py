@@ -33,8 +33,16 @@ class CheckpointError(ValueError):
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file, or leave it as it was: a temporary file beside it, flushed to the disk, then renamed.
 
-    A new file's permissions follow the umask, as with `open`; a replaced one keeps its own.
+    A new file's permissions follow the umask, as with `open`; a replaced one keeps its own. OSError, which names the
+    file, where it can't be written.
     """
+    try:
+        _write(path, content)
+    except OSError as error:  # Which names the temporary file, or none at all where the disk is full.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:

@@ -4,99 +4,37 @@ One step: cut the batch into shards; for each, in order, add its summed gradient
 update. The cut and the order of the additions don't depend on the workers, so neither does any bit of the result.
 """
 
+import math
 import os
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import checkpoint
-from parallel_lenet.batching import batches, default_shard_size, epoch_order, shards
+from parallel_lenet import checkpoint, finite
+from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, shards
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.model import Model, ShardMetrics
-from parallel_lenet.optimizers import Optimizer, OptimizerState, clip_by_global_norm
+from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
 from parallel_lenet.parameters import Vector, sha256
+from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
+from parallel_lenet.state import TrainingState, pack, unpack, whole
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
 
-FORMAT = 1  # Of the metadata in a checkpoint.
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """How a model does on a dataset: exact counts, and the mean loss."""
-
-    loss: float
-    accuracy: float
-    correct: int
-    count: int
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One optimizer step: the batch's mean loss and accuracy before the update."""
-
-    epoch: int
-    """Counted from 1."""
-    step: int
-    """Of the whole training, counted from 1."""
-    loss: float
-    accuracy: float
-    count: int
-    """Samples in the batch."""
-    gradient_norm: float | None
-    """Before clipping; None without it."""
-    seconds: float
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One pass over the training data; losses are means, before each batch's update for the training data."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float
-    seconds: float
-    """Of training, without validation."""
-    images_per_second: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-
-
-@dataclass(frozen=True)
-class History:
-    """All finished epochs, in order."""
-
-    epochs: tuple[EpochReport, ...] = ()
-
-
-@dataclass(frozen=True)
-class _State:
-    """All that training changes, replaced whole after each step: an interrupted step leaves the one before it."""
-
-    parameters: Vector
-    optimizer: OptimizerState
-    epoch: int = 0
-    """Finished epochs."""
-    cursor: int = 0
-    """Samples of the current epoch that are done."""
-    sums: ShardMetrics = field(default_factory=ShardMetrics)
-    """Of the current epoch so far."""
-    seconds: float = 0.0
-    history: tuple[EpochReport, ...] = ()
 
 
 class Coordinator:
@@ -110,6 +48,10 @@ class Coordinator:
     - ``seed``: decides the initial parameters and every epoch's order.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
     - ``parameters``: what to start from; by default the model's own initial parameters.
+    - ``on_nan``: what to do where a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
+      step, which leaves parameters and optimizer as they are.
+    - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; None for ever.
+    - ``max_tries``: how many workers may be lost over one shard before WorkerError.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
     ValueError where a value is out of its range.
@@ -127,21 +69,29 @@ class Coordinator:
         seed: int = 0,
         clip_norm: float | None = None,
         parameters: Vector | None = None,
+        on_nan: str = "stop",
+        step_timeout: float | None = None,
+        max_tries: int = 3,
     ) -> None:
         preferred = getattr(model, "preferred_shard_size", ANY_SHARD_SIZE)
         self.model = model
         self.optimizer = optimizer
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.shard_size = _whole(
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.shard_size = whole(
             "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
         )
-        self.seed = _whole("seed", seed, 0)
+        self.seed = whole("seed", seed, 0)
         if seed >= 2**64:
             raise ValueError(f"seed must be below 2**64, not {seed}")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, or None, not {clip_norm!r}")
         self.clip_norm = clip_norm
-        self.engine = _engine(engine, n_workers)
+        if on_nan not in ("stop", "skip"):
+            raise ValueError(f"on_nan must be stop or skip, not {on_nan!r}")
+        self.on_nan = on_nan
+        if step_timeout is not None and not step_timeout > 0:
+            raise ValueError(f"step_timeout must be above 0, or None, not {step_timeout!r}")
+        self.engine = _engine(engine, n_workers, step_timeout, whole("max_tries", max_tries, 1))
         shards_a_batch = -(-self.batch_size // self.shard_size)
         if shards_a_batch < self.engine.n_workers:
             warnings.warn(
@@ -157,7 +107,7 @@ class Coordinator:
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
                 f"not {parameters.dtype} of shape {parameters.shape}"
             )
-        self._state = _State(parameters, optimizer.init(parameters))
+        self._state = TrainingState(parameters, optimizer.init(parameters))
         self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
 
     @property
@@ -181,6 +131,11 @@ class Coordinator:
         return self._state.optimizer.step
 
     @property
+    def cursor(self) -> int:
+        """How many samples of the current epoch are done."""
+        return self._state.cursor
+
+    @property
     def history(self) -> History:
         """What the finished epochs reported."""
         return History(self._state.history)
@@ -200,7 +155,7 @@ class Coordinator:
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
         data = (_dataset(train),) if validation is None else (_dataset(train), _dataset(validation))
-        return self._iterate(self.epoch + _whole("epochs", epochs, 0), data)
+        return self._iterate(self.epoch + whole("epochs", epochs, 0), data)
 
     def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
         train = data[0]
@@ -216,30 +171,50 @@ class Coordinator:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        metrics, gradient = self._mean_gradient(train, rows)
-        norm = None
-        if self.clip_norm is not None:
-            gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
-        parameters, optimizer = self.optimizer.update(state.parameters, gradient, state.optimizer)
+        work = shards(rows, self.shard_size, self._index(train))
+        metrics, gradient = self._mean_gradient(work)
+        norm, bad = None, None
+        if finite.is_finite(metrics.loss_sum, gradient):
+            if self.clip_norm is not None:
+                gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
+            with np.errstate(over="ignore", invalid="ignore"):  # The check below tells more than a warning.
+                parameters, optimizer = self.optimizer.update(state.parameters, gradient, state.optimizer)
+            if not np.isfinite(parameters).all():
+                bad = finite.after_update(optimizer.step, self.model.layout, parameters)
+        else:
+            again = self.engine.gradients(self.parameters, work)
+            bad = finite.trace(self.step + 1, self.model.layout, again, len(work))
+        if bad is not None:
+            if self.on_nan == "stop":
+                raise bad
+            parameters, optimizer = state.parameters, state.optimizer
         seconds = time.perf_counter() - start
         self._state = replace(
             state,
             parameters=parameters,
             optimizer=optimizer,
             cursor=state.cursor + len(rows),
-            sums=state.sums + metrics,
+            sums=state.sums if bad else state.sums + metrics,
             seconds=state.seconds + seconds,
         )
-        loss, accuracy = metrics.loss_sum / metrics.count, metrics.correct / metrics.count
-        return StepReport(state.epoch + 1, optimizer.step, loss, accuracy, metrics.count, norm, seconds)
+        return StepReport(
+            epoch=state.epoch + 1,
+            step=optimizer.step,
+            loss=metrics.loss_sum / metrics.count,
+            accuracy=metrics.correct / metrics.count,
+            count=metrics.count,
+            gradient_norm=norm,
+            seconds=seconds,
+            skipped=None if bad is None else str(bad),
+        )
 
-    def _mean_gradient(self, train: Dataset, rows: NDArray[np.int64]) -> tuple[ShardMetrics, Vector]:
+    def _mean_gradient(self, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
         """The shards' sums, added in shard order, the gradient divided once by the number of samples."""
         total, metrics = self._total, ShardMetrics()
-        work = shards(rows, self.shard_size, self._index(train))
         for result in self.engine.gradients(self.parameters, work):
             if metrics.count:
-                total += result.gradient
+                with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
+                    total += result.gradient
             else:
                 total[:] = result.gradient
             metrics += result.metrics
@@ -248,20 +223,28 @@ class Coordinator:
 
     def _finish_epoch(self, data: tuple[Dataset, ...]) -> EpochReport:
         state = self._state
-        sums = state.sums
-        report = EpochReport(
-            epoch=state.epoch + 1,
-            step=state.optimizer.step,
-            train_loss=sums.loss_sum / sums.count,
-            train_accuracy=sums.correct / sums.count,
-            seconds=state.seconds,
-            images_per_second=sums.count / state.seconds,
-        )
+        if not state.sums.count:
+            raise NonFiniteError(f"epoch {state.epoch + 1}: every step was skipped for NaN or infinity", self.step)
+        report = self.epoch_report()
         if len(data) > 1:
             result = self._evaluate(data[1])
             report = replace(report, validation_loss=result.loss, validation_accuracy=result.accuracy)
-        self._state = _State(state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report))
+        self._state = TrainingState(
+            state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report)
+        )
         return report
+
+    def epoch_report(self) -> EpochReport:
+        """The current epoch so far, without validation; its means are NaN before its first step."""
+        state, sums = self._state, self._state.sums
+        return EpochReport(
+            epoch=state.epoch + 1,
+            step=state.optimizer.step,
+            train_loss=sums.loss_sum / sums.count if sums.count else math.nan,
+            train_accuracy=sums.correct / sums.count if sums.count else math.nan,
+            seconds=state.seconds,
+            images_per_second=sums.count / state.seconds if state.seconds else 0.0,
+        )
 
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice."""
@@ -290,30 +273,24 @@ class Coordinator:
         """Which of the engine's datasets it is."""
         return next(i for i, opened in enumerate(self.engine.datasets) if opened is dataset)
 
+    def resize(self, n_workers: int) -> None:
+        """Go on with another number of workers, counted as in the constructor, from the next step on.
+
+        The result stays the same. ValueError where the engine can't have so many.
+        """
+        self.engine.resize(count_workers(n_workers).count)
+
+    def worker_pids(self) -> list[int]:
+        """The worker processes that run now; none where the engine has no processes of its own."""
+        return self.engine.worker_pids() if isinstance(self.engine, ProcessesEngine) else []
+
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` (JSON) of your own.
 
         The file is replaced whole or not at all; OSError where it can't be.
         """
-        state = self._state
-        arrays = {"parameters": state.parameters}
-        arrays |= {f"optimizer.{name}": slot for name, slot in state.optimizer.slots.items()}
-        described = {
-            "format": FORMAT,
-            "layout": self.model.layout.entries,
-            "optimizer": type(self.optimizer).__name__,
-            "step": state.optimizer.step,
-            "epoch": state.epoch,
-            "cursor": state.cursor,
-            "sums": astuple(state.sums),
-            "seconds": state.seconds,
-            "history": [asdict(report) for report in state.history],
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "shard_size": self.shard_size,
-            "user": metadata or {},
-        }
-        checkpoint.save(path, arrays, described)
+        arrays, described = pack(self._state, self.model)
+        checkpoint.save(path, arrays, {**described, **self._settings(), "user": metadata or {}})
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
@@ -322,39 +299,24 @@ class Coordinator:
         with which training would not go on as it began.
         """
         arrays, described = checkpoint.load(path)
-        parameters = checked_parameters(path, arrays, described, self.model)
-        if parameters.dtype != self.parameters.dtype:
-            raise CheckpointError(
-                f"{path}: holds {parameters.dtype} parameters; this model's are {self.parameters.dtype}"
-            )
-        own = {
+        for name, value in self._settings().items():
+            if described.get(name) != value:
+                raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
+        state = unpack(path, arrays, described, self.model, self._state)
+        user = described.get("user")
+        if not isinstance(user, dict):
+            raise CheckpointError(f"{path}: its metadata is incomplete: user is {user!r}")
+        self._state = state
+        return user
+
+    def _settings(self) -> dict[str, Any]:
+        """What has to be the same for training to go on as it began."""
+        return {
             "optimizer": type(self.optimizer).__name__,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "shard_size": self.shard_size,
         }
-        for name, value in own.items():
-            if described.get(name) != value:
-                raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
-        slots = {name: arrays.get(f"optimizer.{name}") for name in self._state.optimizer.slots}
-        if any(
-            slot is None or slot.shape != parameters.shape or slot.dtype != parameters.dtype for slot in slots.values()
-        ):
-            raise CheckpointError(f"{path}: holds no complete state of {own['optimizer']}")
-        try:
-            user: dict[str, Any] = dict(described["user"])
-            self._state = _State(
-                parameters,
-                OptimizerState(described["step"], {name: slot for name, slot in slots.items() if slot is not None}),
-                _whole("epoch", described["epoch"], 0),
-                _whole("cursor", described["cursor"], 0),
-                ShardMetrics(*described["sums"]),
-                float(described["seconds"]),
-                tuple(EpochReport(**report) for report in described["history"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
-        return user
 
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
@@ -371,45 +333,16 @@ class Coordinator:
         self.close()
 
 
-def checked_parameters(
-    path: str | os.PathLike[str], arrays: dict[str, Array], described: dict[str, Any], model: Model
-) -> Vector:
-    """The parameters in a loaded checkpoint; CheckpointError where they are not this model's."""
-    if described.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: has format {described.get('format')!r}; this version reads {FORMAT}")
-    wanted = {name: tuple(shape) for name, shape in model.layout.entries}
-    try:
-        found = {name: tuple(shape) for name, shape in described["layout"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
-    for name in [*wanted, *found]:
-        if wanted.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{path}: belongs to another network: {name} is {found.get(name, 'missing')} there and "
-                f"{wanted.get(name, 'missing')} here"
-            )
-    parameters = arrays.get("parameters", np.empty(0))
-    if parameters.shape != (model.layout.size,):
-        raise CheckpointError(f"{path}: holds {parameters.size} parameters; its network has {model.layout.size}")
-    return parameters
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
-
-
 def _dataset(data: Data) -> Dataset:
     return data if isinstance(data, Dataset) else Dataset(*data)
 
 
-def _engine(engine: str | Engine, n_workers: int) -> Engine:
+def _engine(engine: str | Engine, n_workers: int, step_timeout: float | None, max_tries: int) -> Engine:
     if not isinstance(engine, str):
         return engine
     workers = count_workers(n_workers).count
     if engine == "processes":
-        return ProcessesEngine(workers)
+        return ProcessesEngine(workers, step_timeout=step_timeout, max_tries=max_tries)
     if engine == "serial":
         return SerialEngine()
     raise ValueError(f"unknown engine {engine!r}: choose processes or serial")

@@ -99,7 +99,7 @@ def _files() -> set[str]:
         for folder in folders
         if os.path.isdir(folder)
         for name in os.listdir(folder)
-        if "lenet" in name or "loky" in name or "joblib" in name or name.startswith(("psm_", "pymp-"))
+        if "lenet" in name
     }
 
 

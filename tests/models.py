@@ -1,5 +1,6 @@
 """Models of the tests, in a module of their own so that workers can import them without the tests."""
 
+import ctypes
 import os
 import signal
 import time
@@ -36,6 +37,7 @@ class UnpicklableError(Exception):
 
 # What an input (action, value) makes `Scripted` do.
 NOTHING, SLEEP, RAISE, EXIT, HOLD, WRITE_PARAMETERS, WRITE_INPUTS, UNPICKLABLE, ONE_WAY, INTERRUPT = range(10)
+SEGFAULT, SLEEP_NATIVE, DIE_AT_FIRST, LEAVE = range(10, 14)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Scripted:
     size: int = 50
     dtype: str = "float32"
     folder: str = ""
-    """Where ``HOLD`` leaves a file that says who holds."""
+    """Where ``HOLD`` leaves a file that says who holds, and ``DIE_AT_FIRST`` counts."""
 
     @property
     def layout(self) -> Layout:
@@ -84,9 +86,41 @@ class Scripted:
             raise OneWayError("one", "two")
         elif action == INTERRUPT:
             signal.raise_signal(signal.SIGINT)
+        elif action == SEGFAULT:
+            ctypes.string_at(0)
+        elif action == SLEEP_NATIVE:  # As long native code does that never lets go of the interpreter's lock.
+            Path(self.folder, f"{os.getpid()}.holds").touch()
+            ctypes.PyDLL(None).sleep(int(value))
+        elif action == DIE_AT_FIRST:
+            die_at_first(self.folder, int(value))
+        elif action == LEAVE:
+            raise SystemExit(int(value))
 
     def predict(self, parameters: Array, inputs: Array) -> Array:
         return np.zeros(len(inputs), np.int64)
+
+
+def die_at_first(folder: str, times: int) -> None:
+    """End this process, unless so many have ended here before."""
+    deaths = len(list(Path(folder).glob("*.died")))
+    if deaths < times:
+        Path(folder, f"{os.getpid()}.died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DiesUnpickling(Scripted):
+    """The first ``deaths`` workers that get it die of it."""
+
+    deaths: int = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _born, (self.size, self.dtype, self.folder, self.deaths)
+
+
+def _born(size: int, dtype: str, folder: str, deaths: int) -> DiesUnpickling:
+    die_at_first(folder, deaths)
+    return DiesUnpickling(size, dtype, folder, deaths)
 
 
 class FailsToUnpickle(Scripted):

@@ -23,10 +23,15 @@ ORDER = (
     "cli",  # And all within it, among which there is only to be no circle.
     "",  # The public names.
     "coordinator",
+    "finite",
+    "state",
+    "reports",
     "checkpoint",
     "cores",
     "engines.processes",
     "engines.child",
+    "engines.process",
+    "engines.schedule",
     "engines.messages",
     "engines.serial",
     "engines.memory",

@@ -53,7 +53,9 @@ def test_training_leaves_a_run_folder_and_prints_its_results(tmp_path: Path) -> 
     assert "workers" in result.stderr
     assert "usable cores" in result.stderr
     folder = tmp_path / "mine"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.npz", "config.toml", "metrics.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl")
+    ]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert tomllib.loads((folder / "config.toml").read_text())["epochs"] == 2
@@ -263,7 +265,9 @@ def test_a_reader_that_leaves_early_causes_no_traceback(tmp_path: Path) -> None:
 def test_help_names_every_option(tmp_path: Path) -> None:
     result = run("train", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for flag in ("--dataset", "--data-dir", "--kernel", "--workers", "--engine", "--warmup", "--max-steps", "--config"):
+    flags = ("--dataset", "--data-dir", "--kernel", "--workers", "--engine", "--warmup", "--max-steps", "--config")
+    safety = ("--resume", "--checkpoint-every", "--on-nan", "--step-timeout", "--max-tries", "--chaos", "kill:every=N")
+    for flag in (*flags, *safety):
         assert flag in result.stdout
 
 

@@ -332,6 +332,8 @@ def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: No
         ({"clip_norm": 0}, "clip_norm must be above 0, or None, not 0"),
         ({"clip_norm": math.nan}, "clip_norm must be above 0, or None, not nan"),
         ({"n_workers": 0}, "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all"),
+        ({"step_timeout": 0}, "step_timeout must be above 0, or None, not 0"),
+        ({"max_tries": 0}, "max_tries must be a whole number of at least 1, not 0"),
         ({"engine": "threads"}, "unknown engine 'threads': choose processes or serial"),
     ],
     ids=str,
@@ -433,3 +435,36 @@ def test_the_callers_arrays_stay_as_they_are(digits: Dataset) -> None:
 
 def test_sums_of_metrics_add_up() -> None:
     assert ShardMetrics(1.5, 2, 3) + ShardMetrics() + ShardMetrics(0.25, 1, 1) == ShardMetrics(1.75, 3, 4)
+
+
+def test_another_number_of_workers_between_steps_changes_no_bit(digits: Dataset, leaves_nothing: None) -> None:
+    reference = serial()
+    reference.fit(digits, 2)
+    with Coordinator(Softmax(), Adam(), n_workers=1, **UNEVEN) as coordinator:
+        assert coordinator.worker_pids() == []
+        for report, workers in zip(coordinator.iterate(digits, 2), itertools.cycle((3, 1, 2)), strict=False):
+            assert isinstance(report, StepReport | EpochReport)
+            coordinator.resize(workers)
+            assert coordinator.n_workers == workers
+        assert coordinator.parameters_sha256() == reference.parameters_sha256()
+    with pytest.raises(ValueError, match="must not be 0"):
+        coordinator.resize(0)
+    with pytest.raises(ValueError, match="2"):
+        reference.resize(2)
+    assert reference.worker_pids() == []
+
+
+def test_the_epoch_so_far_can_be_asked_for(digits: Dataset) -> None:
+    coordinator = serial()
+    assert math.isnan(coordinator.epoch_report().train_loss)
+    steps = coordinator.iterate(digits)
+    first = next(steps)
+    assert isinstance(first, StepReport)
+    so_far = coordinator.epoch_report()
+    assert (so_far.epoch, so_far.step, so_far.train_loss) == (1, 1, first.loss)
+    assert coordinator.cursor == 56
+
+
+def test_limits_are_passed_on_to_the_engine() -> None:
+    engine = Coordinator(Softmax(), SGD(), n_workers=1, step_timeout=7.5, max_tries=5).engine
+    assert (engine.step_timeout, engine.max_tries) == (7.5, 5)  # type: ignore[attr-defined]

@@ -13,13 +13,14 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
-from conftest import Run, children, environment, wait_until
+from conftest import Run, environment, wait_until
 from models import Array, ModelError, Scripted
 from numpy.testing import assert_array_equal
 
-from parallel_lenet import Dataset, Engine, Model, WorkerError, lenet5
+from parallel_lenet import Dataset, Engine, Model, lenet5
 from parallel_lenet.batching import Shard, shards
-from parallel_lenet.engines.processes import ROWS, ProcessesEngine
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.schedule import ROWS
 from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.model import ShardMetrics
 from parallel_lenet.worker import shard_gradient
@@ -283,11 +284,7 @@ def test_it_can_be_closed_twice_opened_again_with_another_model_and_left_by_an_e
     assert engine.datasets == ()
 
 
-# Processes only: real processes, really lost.
-
-
-def pids_of(engine: ProcessesEngine) -> list[int]:
-    return [worker.process.pid for worker in engine._workers]
+# Processes only. What happens when they are lost is in test_worker_death.py.
 
 
 def holding(folder: Path) -> list[int]:
@@ -299,78 +296,6 @@ def usable(engine: ProcessesEngine) -> bool:
     engine.open(Scripted(), [FEW], at(0))
     work = one_each(FEW)
     return computed(engine, at(1), work) == expected(Scripted(), [FEW], at(1), work)
-
-
-@on_posix
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_killed_while_idle_is_named_at_the_next_step(victim: int, leaves_nothing: None) -> None:
-    with ProcessesEngine(2) as engine:
-        engine.open(Scripted(), [FEW], at(0))
-        pids = pids_of(engine)
-        os.kill(pids[victim], signal.SIGKILL)
-        with pytest.raises(WorkerError, match=rf"^worker {victim} \(process {pids[victim]}\) was killed by SIGKILL"):
-            list(engine.gradients(at(0), one_each(FEW)))
-        assert not children() & set(pids)
-        assert engine.datasets == ()
-        assert usable(engine)
-
-
-@on_posix
-def test_a_worker_killed_while_computing_is_named_with_its_shard(tmp_path: Path, leaves_nothing: None) -> None:
-    data = scripted((models.NOTHING, 0), (models.NOTHING, 1), (models.HOLD, 3600), (models.HOLD, 3600))
-    killed = []
-
-    def kill() -> None:
-        wait_until(lambda: len(holding(tmp_path)) == 2, 60)
-        killed.append(pids_of(engine)[1])
-        os.kill(killed[0], signal.SIGKILL)
-
-    with ProcessesEngine(2) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
-        pids = pids_of(engine)
-        killer = threading.Thread(target=kill)
-        killer.start()
-        with pytest.raises(WorkerError) as caught:
-            list(engine.gradients(at(0), one_each(data)))
-        killer.join()
-        message = f"worker 1 (process {killed[0]}) was killed by SIGKILL while computing shard "
-        assert str(caught.value) in {message + "2", message + "3"}
-        assert not children() & set(pids)  # The other one too, though it would have held for an hour.
-        assert usable(engine)
-
-
-@on_posix
-def test_a_worker_killed_during_start_up_is_named(leaves_nothing: None) -> None:
-    before = children()
-    killed = []
-
-    def kill() -> None:
-        wait_until(lambda: bool(children() - before), 60)
-        killed.extend(children() - before)
-        os.kill(killed[0], signal.SIGKILL)
-
-    with ProcessesEngine(1) as engine:
-        killer = threading.Thread(target=kill)
-        killer.start()
-        with pytest.raises(WorkerError) as caught:
-            engine.open(Scripted(), [FEW], at(0))
-        killer.join()
-        assert str(caught.value) == f"worker 0 (process {killed[0]}) was killed by SIGKILL while waiting for work"
-        assert children() == before
-        assert usable(engine)
-
-
-def test_a_worker_that_ends_itself_is_named_with_its_exit_code(leaves_nothing: None) -> None:
-    data = scripted((models.NOTHING, 0), (models.EXIT, 3))
-    with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [data], at(0))
-        results = engine.gradients(at(0), one_each(data))
-        next(results)
-        with pytest.raises(
-            WorkerError, match=r"^worker 0 \(process \d+\) ended with exit code 3 while computing shard 1$"
-        ):
-            next(results)
-        assert usable(engine)
 
 
 def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error_and_leaves_nothing(leaves_nothing: None) -> None:
@@ -395,25 +320,6 @@ def test_an_engine_that_nobody_closed_ends_its_workers_when_it_is_garbage(leaves
     next(results)
     del engine, results
     gc.collect()
-
-
-@on_posix
-def test_an_interrupt_while_waiting_closes_the_engine(tmp_path: Path, leaves_nothing: None) -> None:
-    data = scripted((models.NOTHING, 0), (models.HOLD, 3600))
-
-    def interrupt() -> None:
-        wait_until(lambda: bool(holding(tmp_path)), 60)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with ProcessesEngine(1) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            list(engine.gradients(at(0), one_each(data)))
-        thread.join()
-        assert engine.datasets == ()
-        assert usable(engine)
 
 
 # Whole programs, run from outside.
@@ -460,7 +366,7 @@ ENDLESS = (
     PREAMBLE
     + """
 for report in coordinator.iterate((x, y), 10**6):
-    print(*[worker.process.pid for worker in coordinator.engine._workers], flush=True)
+    print(*coordinator.engine.worker_pids(), flush=True)
 """
 )
 

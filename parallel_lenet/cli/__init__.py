@@ -1,4 +1,4 @@
-"""The command line: ``parallel-lenet train | evaluate | gradcheck``.
+"""The command line: ``parallel-lenet train | evaluate | gradcheck | verify``.
 
 Results go to standard output, everything else to standard error. Exit code 0; 1 when something failed; 2 for a mistake
 in the call; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
@@ -13,10 +13,11 @@ from typing import NoReturn
 
 import parallel_lenet
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import evaluate, gradcheck, train
+from parallel_lenet.cli import evaluate, gradcheck, train, verify
 from parallel_lenet.cli.options import UsageError
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.engines import WorkerError
+from parallel_lenet.finite import NonFiniteError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="parallel-lenet", description=parallel_lenet.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"parallel-lenet {parallel_lenet.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, gradcheck):
+    for command in (train, evaluate, gradcheck, verify):
         name = command.__name__.rpartition(".")[2]
         assert command.__doc__ is not None
         sub = commands.add_parser(name, description=command.__doc__, help=command.HELP, allow_abbrev=False)
@@ -56,8 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # The reader of our output has enough; Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CheckpointError, DatasetError, WorkerError, ModuleNotFoundError, OSError) as error:
+    except (CheckpointError, DatasetError, WorkerError, NonFiniteError, ModuleNotFoundError) as error:
         print(f"parallel-lenet: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        named = error.filename is not None and error.strerror is not None
+        print(f"parallel-lenet: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("parallel-lenet: interrupted", file=sys.stderr)

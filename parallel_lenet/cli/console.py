@@ -51,6 +51,11 @@ class Console:
             task = bars.add_task(title, total=total, text="")
             yield lambda done, text: bars.update(task, completed=done, text=text)
 
+    def restore(self) -> None:
+        """Give a terminal its cursor back, which a bar hides, where the bar can't end."""
+        if self._rich and sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h\n")
+
     def table(self, title: str, header: Row, rows: Sequence[Row]) -> None:
         """A table of results; numbers, which is all but the first column, to the right."""
         print(title, file=self._out)

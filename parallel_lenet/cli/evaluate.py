@@ -8,9 +8,10 @@ from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import network
 from parallel_lenet.cli.console import Console
 from parallel_lenet.cli.options import add_train_options, worker_count
-from parallel_lenet.coordinator import Coordinator, checked_parameters
+from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.optimizers import SGD
+from parallel_lenet.state import checked_parameters
 
 HELP = "measure a checkpoint on test images"
 

@@ -15,6 +15,7 @@ from parallel_lenet.datasets import NAMES
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 ENGINES = ("processes", "serial")
+ON_NAN = ("stop", "skip")
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
 
 
@@ -47,18 +48,21 @@ class TrainOptions:
     weight_decay: float | None = _option(float, None, "L2 penalty, by default 0; adamw: decoupled, by default 1")
     clip_norm: float | None = _option(float, None, "largest norm of a step's gradient")
     seed: int = _option(int, 0, "decides the initial weights and the order of the images")
+    on_nan: str = _option(str, "stop", "where a loss or gradient is NaN or infinite; skip: pass the step over", ON_NAN)
     max_steps: int | None = _option(int, None, "end after so many steps")
+    checkpoint_every: int | None = _option(int, None, "write a checkpoint after so many steps, not only every epoch")
+    step_timeout: float | None = _option(float, None, "seconds without an answer after which a worker is replaced")
+    max_tries: int = _option(int, 3, "workers that may be lost over one shard before the run fails")
     out: str | None = _option(str, None, "the run's folder; by default runs/<time>")
 
     def toml(self) -> str:
         """As a configuration file that gives the same run again."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
-        return "".join(
-            f"{_dashed(name)} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
-        )
+        return "".join(f"{dashed(name)} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
 
 
-def _dashed(name: str) -> str:
+def dashed(name: str) -> str:
+    """An option's name as flags and files have it."""
     return name.replace("_", "-")
 
 
@@ -68,7 +72,7 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
         if only is None or option.name in only:
             default = "" if option.default is None or only else f" (default: {option.default})"
             parser.add_argument(
-                f"--{_dashed(option.name)}",
+                f"--{dashed(option.name)}",
                 type=option.metadata["kind"],
                 choices=option.metadata["choices"],
                 metavar=None if option.metadata["choices"] else option.metadata["kind"].__name__.upper(),
@@ -77,27 +81,56 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
             )
 
 
-def resolve(arguments: argparse.Namespace) -> tuple[TrainOptions, WorkerCount]:
-    """The options in force, and how many workers that makes; UsageError where one makes no sense."""
-    configured = {} if arguments.config is None else _from_file(Path(arguments.config))
+def resolve(arguments: argparse.Namespace) -> TrainOptions:
+    """The options in force; UsageError where one makes no sense."""
+    options = TrainOptions(**given(arguments))
+    check_ranges(options)
+    return options
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, by flag or, where not, in the configuration file."""
+    return _configured(arguments) | _flags(arguments)
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
     known = {option.name for option in fields(TrainOptions)}
-    flags = {name: value for name, value in vars(arguments).items() if name in known}
-    options = TrainOptions(**(configured | flags))
-    for name, least in (("epochs", 1), ("batch_size", 1), ("shard_size", 1), ("max_steps", 1), ("warmup", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{_dashed(name)} must be at least {least}, not {value}")
-    return options, worker_count(flags.get("workers"), configured.get("workers"))
+    return {name: value for name, value in vars(arguments).items() if name in known}
 
 
-def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount:
+def _configured(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {} if arguments.config is None else _from_file(Path(arguments.config))
+
+
+def check_ranges(options: TrainOptions) -> None:
+    """UsageError where a whole number is too small."""
+    for name in ("epochs", "batch_size", "shard_size", "max_steps", "checkpoint_every", "max_tries"):
+        _at_least(options, name, 1)
+    _at_least(options, "warmup", 0)
+
+
+def _at_least(options: TrainOptions, name: str, least: int) -> None:
+    value = getattr(options, name)
+    if value is not None and value < least:
+        raise UsageError(f"--{dashed(name)} must be at least {least}, not {value}")
+
+
+def train_workers(arguments: argparse.Namespace, before: TrainOptions | None = None) -> WorkerCount:
+    """How many workers to train with; ``before`` are the options of the run to go on with."""
+    configured = _configured(arguments).get("workers")
+    if configured is None and before is not None:
+        return worker_count(_flags(arguments).get("workers"), before.workers, "as the run began")
+    return worker_count(_flags(arguments).get("workers"), configured)
+
+
+def worker_count(flag: int | None, configured: int | None = None, source: str = "--config") -> WorkerCount:
     """How many workers to use and why: flag, then environment, then file, then all cores; UsageError for 0."""
     if flag is not None:
         asked, origin = flag, "--workers"
     elif os.environ.get(WORKERS_VARIABLE):
         asked, origin = _whole_number(os.environ[WORKERS_VARIABLE]), WORKERS_VARIABLE
     elif configured is not None:
-        asked, origin = configured, "--config"
+        asked, origin = configured, source
     else:
         asked, origin = -1, "the default"
     try:
@@ -127,7 +160,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise UsageError(f"--config {path}: unknown option {key!r}; allowed are {', '.join(map(_dashed, options))}")
+            raise UsageError(f"--config {path}: unknown option {key!r}; allowed are {', '.join(map(dashed, options))}")
         values[name] = _checked(path, key, value, options[name])
     return values
 
@@ -141,3 +174,11 @@ def _checked(path: Path, key: str, value: Any, option: Field[Any]) -> Any:
     if choices and value not in choices:
         raise UsageError(f"--config {path}: {key} must be one of {', '.join(choices)}, not {value!r}")
     return value
+
+
+def is_of_kind(value: Any, option: Field[Any]) -> bool:
+    """Whether an option can have this value; for values that a file of ours gives back."""
+    if value is None:
+        return option.default is None
+    choices = option.metadata["choices"]
+    return type(value) is option.metadata["kind"] and (not choices or value in choices)

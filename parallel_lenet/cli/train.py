@@ -2,60 +2,134 @@
 
 import argparse
 import json
-import time
+import sys
 import warnings
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TextIO
 
-from parallel_lenet.cli import network
+from parallel_lenet.cli import chaos, network, recipes, resume
+from parallel_lenet.cli.chaos import Chaos
 from parallel_lenet.cli.console import Console, count
-from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, resolve
-from parallel_lenet.coordinator import Coordinator, EpochReport, StepReport
-from parallel_lenet.datasets import Dataset, load
-from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
-from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+from parallel_lenet.cli.interrupts import Interrupted, Interrupts
+from parallel_lenet.cli.options import UsageError, add_train_options, train_workers
+from parallel_lenet.cli.options import resolve as resolve_options
+from parallel_lenet.cli.resume import Resumed
+from parallel_lenet.cli.runs import RunFolder, new_folder
+from parallel_lenet.cli.training import Training
+from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.datasets import load
+from parallel_lenet.reports import EpochReport
 
 HELP = "train LeNet-5 on all cores"
-
-LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.004}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     add_train_options(parser)
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
+    parser.add_argument(
+        "--resume", metavar="FOLDER", help="go on with the run in this folder, or from one of its checkpoints"
+    )
+    parser.add_argument("--chaos", metavar="PLAN", help=chaos.HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and leave a run folder."""
-    options, workers = resolve(arguments)
     console = Console(json=arguments.json, quiet=arguments.quiet)
+    with Interrupts() as interrupts, _warnings_as_notes(console):
+        training: Training | None = None
+        try:
+            training = _prepare(arguments, console, interrupts)
+            reports = training.run()
+            interrupts.check()
+        except Interrupted:
+            interrupts.heed()
+            assert interrupts.number is not None
+            if training is None:
+                print("parallel-lenet: interrupted before the run began", file=sys.stderr)
+                return 128 + interrupts.number
+            return training.leave(interrupts.number)
+        finally:
+            interrupts.heed()
+            if training is not None:
+                training.chaos.end()
+                training.coordinator.close()
+    result = _result(training, reports)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        _show(result, console)
+    return 0
+
+
+@contextmanager
+def _warnings_as_notes(console: Console) -> Iterator[None]:
+    """Show each warning when it comes, as often as it comes: a lost worker is news every time."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        console.note(f"note: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> Training:
+    """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
+    resumed = None if arguments.resume is None else resume.find(arguments)
+    options = resolve_options(arguments) if resumed is None else resumed.options
+    workers = train_workers(arguments, None if resumed is None else resumed.before)
+    faults = Chaos(arguments.chaos)
     train, test = load(options.dataset, options.data_dir)
-    described = network.describe(train)
+    interrupts.check()
+    if resumed is not None:
+        resume.check_data(resumed, train, test)
+    described = network.describe(train) if resumed is None else resumed.described
     model = network.build(described, options.kernel)
-    options = replace(options, kernel=model.kernel)
+    options = recipes.with_defaults(replace(options, kernel=model.kernel))
     network.check(model, test)
-    steps = -(-len(train) // options.batch_size) * options.epochs
     try:
         with warnings.catch_warnings(record=True) as advice:
             coordinator = Coordinator(
                 model,
-                _optimizer(options, min(steps, options.max_steps or steps)),
+                recipes.optimizer(options, recipes.total_steps(options, len(train))),
                 n_workers=workers.count,
                 batch_size=options.batch_size,
                 shard_size=options.shard_size,
                 engine=options.engine,
                 seed=options.seed,
                 clip_norm=options.clip_norm,
+                on_nan=options.on_nan,
+                step_timeout=options.step_timeout,
+                max_tries=options.max_tries,
             )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    folder = _new_folder(options.out)
-    resolved = replace(options, workers=coordinator.n_workers, shard_size=coordinator.shard_size, out=str(folder))
-    (folder / "config.toml").write_text(resolved.toml(), encoding="utf-8")
+    options = replace(options, shard_size=coordinator.shard_size)
+    metadata = resume.describe(options, described, train, test)
+    interrupts.check()
+    with interrupts.held():
+        folder = RunFolder(new_folder(options.out) if resumed is None else resumed.folder)
+        training = Training(coordinator, train, test, options, folder, metadata, console, interrupts, faults)
+        if resumed is not None:
+            _go_on(training, resumed)
+        resolved = replace(options, workers=coordinator.n_workers, out=str(folder.path))
+        folder.write_config(resolved.toml())
+        if resumed is None:
+            folder.save(coordinator, metadata)
+        interrupts.at_once = training.drop
     how = "in this process" if options.engine == "serial" else workers.how
     console.note(
         f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(train), 'image')} of {train.name}; "
@@ -64,144 +138,36 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for warning in advice:
         console.note(f"note: {warning.message}")
-    with coordinator:
-        reports = _train(coordinator, train, test, options, folder, console, described)
-    result = _result(coordinator, options, reports, folder)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        _show(result, console)
-    return 0
+    return training
 
 
-@dataclass
-class _Epoch:
-    """The sums of an epoch that is under way."""
-
-    images: int = 0
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, report: StepReport) -> None:
-        self.images += report.count
-        self.loss_sum += report.loss * report.count
-        self.correct += report.accuracy * report.count
-        self.seconds += report.seconds
-
-
-def _train(
-    coordinator: Coordinator,
-    train: Dataset,
-    test: Dataset,
-    options: TrainOptions,
-    folder: Path,
-    console: Console,
-    described: network.Description,
-) -> list[EpochReport]:
-    """Epoch by epoch: progress, a line, a line of metrics.jsonl, a checkpoint."""
-    reports: list[EpochReport] = []
-    training = coordinator.iterate(train, options.epochs, test)
-    metadata = {
-        "network": described,
-        "kernel": options.kernel,
-        "dataset": options.dataset,
-        "data_dir": options.data_dir,
-    }
-    while coordinator.epoch < options.epochs and coordinator.step != options.max_steps:
-        epoch = _Epoch()
-        report: EpochReport | None = None
-        with console.progress(f"epoch {coordinator.epoch + 1}/{options.epochs}", len(train)) as progress:
-            for step in training:
-                if isinstance(step, EpochReport):
-                    report = step
-                    break
-                epoch.add(step)
-                rate = epoch.images / epoch.seconds
-                progress(epoch.images, f"loss {epoch.loss_sum / epoch.images:.4f}  {rate:,.0f} images/s")
-                if step.step == options.max_steps and epoch.images < len(train):
-                    report = _partial(coordinator, epoch, test)
-                    break
-        assert report is not None
-        reports.append(report)
-        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(report)) + "\n")
-        coordinator.save(folder / "checkpoint.npz", metadata)
-        console.line(_line(report, options.epochs))
-    return reports
-
-
-def _partial(coordinator: Coordinator, epoch: _Epoch, test: Dataset) -> EpochReport:
-    """The report of an epoch that ``--max-steps`` cut short."""
-    metrics = coordinator.evaluate(test)
-    return EpochReport(
-        epoch=coordinator.epoch + 1,
-        step=coordinator.step,
-        train_loss=epoch.loss_sum / epoch.images,
-        train_accuracy=epoch.correct / epoch.images,
-        seconds=epoch.seconds,
-        images_per_second=epoch.images / epoch.seconds,
-        validation_loss=metrics.loss,
-        validation_accuracy=metrics.accuracy,
+def _go_on(training: Training, resumed: Resumed) -> None:
+    """Take over the checkpoint, and make the folder as it was when that was written."""
+    coordinator, options, before = training.coordinator, training.options, resumed.before
+    coordinator.load(resumed.file)
+    if options.epochs < coordinator.epoch:
+        raise UsageError(
+            f"--epochs must be at least {coordinator.epoch}, which the run in {resumed.folder} has finished, "
+            f"not {options.epochs}"
+        )
+    training.folder.take(resumed.file)
+    if training.finished:
+        training.console.note(f"the run in {resumed.folder} is finished: nothing is left to train")
+        return
+    training.folder.write_metrics(coordinator.history.epochs)
+    training.console.note(
+        f"resuming {resumed.folder} after {count(coordinator.epoch, 'epoch')} and "
+        f"{count(coordinator.cursor, 'image')}, step {coordinator.step:,}"
     )
+    if options.epochs != before.epochs:
+        training.console.note(
+            f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
+            f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"
+        )
 
 
-def _line(report: EpochReport, epochs: int) -> str:
-    assert report.validation_accuracy is not None
-    return (
-        f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}  "
-        f"train loss {report.train_loss:.4f}, {report.train_accuracy:.2%}  "
-        f"test loss {report.validation_loss:.4f}, {report.validation_accuracy:.2%}  "
-        f"{report.seconds:.2f} s, {report.images_per_second:,.0f} images/s"
-    )
-
-
-def _optimizer(options: TrainOptions, total_steps: int) -> Optimizer:
-    """What the options name; ValueError where a number is out of its range."""
-    rate = LEARNING_RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
-    decay = (1.0 if options.optimizer == "adamw" else 0.0) if options.weight_decay is None else options.weight_decay
-    left = max(1, total_steps - options.warmup)
-    schedules: dict[str, Schedule] = {
-        "constant": Constant(rate),
-        "step": StepDecay(rate, every=-(-left // 3)),
-        "cosine": Cosine(rate, left),
-    }
-    schedule = schedules[options.schedule]
-    if options.warmup:
-        schedule = Warmup(schedule, options.warmup)
-    optimizers: dict[str, Optimizer] = {
-        "sgd": SGD(schedule, weight_decay=decay),
-        "momentum": Momentum(schedule, weight_decay=decay),
-        "nesterov": Momentum(schedule, nesterov=True, weight_decay=decay),
-        "rmsprop": RMSprop(schedule, weight_decay=decay),
-        "adam": Adam(schedule, weight_decay=decay, compiled=options.kernel == "compiled"),
-        "adamw": AdamW(schedule, weight_decay=decay, compiled=options.kernel == "compiled"),
-    }
-    return optimizers[options.optimizer]
-
-
-def _new_folder(out: str | None) -> Path:
-    """An empty folder for the run; UsageError where there is something in it."""
-    if out is not None:
-        folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"--out {out} exists already: name a new or empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for name in (stamp, *(f"{stamp}-{i}" for i in range(2, 1000))):
-        try:
-            folder = Path("runs") / name
-            folder.mkdir(parents=True)
-        except FileExistsError:  # Another run began in the same second.
-            continue
-        return folder
-    raise UsageError(f"runs/{stamp} and 998 more exist already: name a folder with --out")
-
-
-def _result(
-    coordinator: Coordinator, options: TrainOptions, reports: list[EpochReport], folder: Path
-) -> dict[str, Any]:
+def _result(training: Training, reports: list[EpochReport]) -> dict[str, Any]:
+    coordinator, options = training.coordinator, training.options
     last = reports[-1]
     seconds = sum(report.seconds for report in reports)
     images = sum(report.images_per_second * report.seconds for report in reports)
@@ -222,7 +188,7 @@ def _result(
         "test_loss": last.validation_loss,
         "test_accuracy": last.validation_accuracy,
         "parameters_sha256": coordinator.parameters_sha256(),
-        "run_dir": str(folder),
+        "run_dir": str(training.folder.path),
     }
 
 

@@ -7,7 +7,7 @@ container, order and errors:
   computed in. So the coordinator can add the first gradients while the last are being computed, and no engine ever
   holds more than a few.
 - An exception of the model is raised as itself, with the worker's traceback as a note where it was another process.
-- A worker that is lost beyond help raises WorkerError.
+- A worker that is lost is replaced, with a WorkerWarning; what can't be computed for that raises WorkerError.
 - Dropping an iterator half way is allowed; the engine stays usable.
 """
 
@@ -23,6 +23,10 @@ from parallel_lenet.parameters import Vector
 
 class WorkerError(RuntimeError):
     """A worker was lost: the message says which, on what, and how it ended."""
+
+
+class WorkerWarning(UserWarning):
+    """A worker was lost and replaced: the run goes on, and its result is what it would have been."""
 
 
 class ShardGradient(NamedTuple):
@@ -48,6 +52,9 @@ class Engine(Protocol):
 
     def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Loss and correct answers of each shard at ``parameters``, in shard order."""
+
+    def resize(self, n_workers: int) -> None:
+        """Have so many workers from the next step on; the results stay the same. ValueError if it can't."""
 
     def close(self) -> None:
         """End all workers and free what they shared; a second call does nothing."""

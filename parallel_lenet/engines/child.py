@@ -1,9 +1,10 @@
 """The program a worker process runs: set up once, then shard after shard until the coordinator hangs up.
 
-Started as ``python -m parallel_lenet.engines.child SOCKET PARENT``, not through multiprocessing: that would import the
-user's script again, which then needs ``if __name__ == "__main__"``.
+Started as ``python -m parallel_lenet.engines.child SOCKET PARENT THREAD``, not through multiprocessing: that would
+import the user's script again, which then needs ``if __name__ == "__main__"``.
 """
 
+import ctypes
 import os
 import pickle
 import signal
@@ -12,16 +13,17 @@ import sys
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from typing import NoReturn
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.memory import attach, read_only, view
-from parallel_lenet.engines.messages import FAILED, GRADIENT, READY, RESULT, Answer, Setup, Task
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.engines.messages import FAILED, GRADIENT, READY, RESULT, SKIPPED, Answer, Channel, Setup, Task
+from parallel_lenet.model import Model
 from parallel_lenet.worker import shard_gradient, shard_metrics
 
-NOTHING = ShardMetrics()
+PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
 
 
 def _failure(error: BaseException) -> bytes:
@@ -50,24 +52,30 @@ def _cloudpickle(failure: tuple[BaseException, str]) -> bytes:
 
 class _Worker:
     def __init__(self, setup: Setup) -> None:
-        shared = attach(*setup.shared)
+        shared, own = attach(*setup.shared), attach(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
         self.datasets = [
             Dataset(read_only(view(shared, inputs)), read_only(view(shared, targets)))
             for inputs, targets in setup.datasets
         ]
-        self.gradients = view(attach(*setup.own), setup.gradients)
+        self.gradients = view(own, setup.gradients)
+        self.wanted = read_only(view(own, setup.wanted))
         self.model: Model = pickle.loads(setup.model)
 
-    def compute(self, task: Task) -> Answer:
-        shard = Shard(task.rows, task.dataset)
+    def answer(self, task: Task) -> Answer:
+        if self.wanted[task.row] != task.stamp:
+            return Answer(SKIPPED)
         start = time.perf_counter()
-        if task.kind == GRADIENT:
-            gradient = self.gradients[task.slot]
-            metrics = shard_gradient(self.model, self.datasets, self.parameters, shard, gradient)
-        else:
-            metrics = shard_metrics(self.model, self.datasets, self.parameters, shard)
-        return Answer(RESULT, task.stamp, task.shard, task.slot, metrics, time.perf_counter() - start)
+        try:
+            shard = Shard(task.samples, task.dataset)
+            if task.kind == GRADIENT:
+                gradient = self.gradients[task.row]
+                metrics = shard_gradient(self.model, self.datasets, self.parameters, shard, gradient)
+            else:
+                metrics = shard_metrics(self.model, self.datasets, self.parameters, shard)
+        except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
+            return Answer(FAILED, failure=_failure(error))
+        return Answer(RESULT, metrics, time.perf_counter() - start)
 
 
 def _leave_with(parent: int) -> None:
@@ -77,6 +85,17 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
+def _die_with(parent: int, thread: int) -> None:
+    """The same where the kernel can do it: `_leave_with` waits for native code that holds the interpreter's lock.
+
+    Linux sends the signal when the *thread* that started this process ends. So it is asked for only if that was the
+    first thread, whose number is the process's and which ends with it; elsewhere `_leave_with` has to do. If the parent
+    has gone before, no signal comes, but `_leave_with`, which is started after this, sees another parent.
+    """
+    if sys.platform == "linux" and thread == parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _socket(argument: str) -> socket.socket:
     """The inherited socket: a descriptor, or on Windows what ``socket.share`` wrote to standard input."""
     if sys.platform == "win32":
@@ -84,30 +103,32 @@ def _socket(argument: str) -> socket.socket:
     return socket.socket(fileno=int(argument))
 
 
+def _serve(channel: Channel) -> NoReturn:
+    """Answer the first message, which sets up, and then each task; EOFError or OSError when the socket closes."""
+    worker = None
+    while True:
+        for message in channel.receive():
+            if worker is None:
+                try:
+                    worker = _Worker(pickle.loads(message))
+                except Exception as error:
+                    answer = Answer(FAILED, failure=_failure(error))
+                else:
+                    answer = Answer(READY)
+            else:
+                answer = worker.answer(Task.unpack(message))
+            channel.send(answer.pack())
+
+
 def main() -> None:
     """Serve until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides.
-    os.dup2(2, 1)  # What a model prints must not mix with the output of the coordinator's program.
-    descriptor, parent = sys.argv[1:]
+    descriptor, parent, thread = sys.argv[1:]
+    _die_with(int(parent), int(thread))
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
-    connection = Connection(_socket(descriptor).detach())
-    try:
-        setup = pickle.loads(connection.recv_bytes())
-        try:
-            worker = _Worker(setup)
-        except Exception as error:
-            connection.send_bytes(Answer(FAILED, 0, 0, 0, NOTHING, 0.0, _failure(error)).pack())
-            return
-        connection.send_bytes(Answer(READY, 0, 0, 0, NOTHING, 0.0).pack())
-        while True:
-            task = Task.unpack(connection.recv_bytes())
-            try:
-                answer = worker.compute(task)
-            except Exception as error:
-                answer = Answer(FAILED, task.stamp, task.shard, task.slot, NOTHING, 0.0, _failure(error))
-            connection.send_bytes(answer.pack())
-    except (EOFError, OSError):
-        return  # The coordinator has hung up, or is gone.
+    os.dup2(2, 1)  # What a model prints must not mix with the output of the coordinator's program.
+    with suppress(EOFError, OSError):  # The coordinator has hung up, or is gone.
+        _serve(Channel(_socket(descriptor)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ containers), and its resource tracker is one more process that outlives the run.
 the block is a page-file mapping with a random name, which ends with its last user.
 """
 
+import errno
 import math
 import mmap
 import os
@@ -28,7 +29,7 @@ Place = tuple[int, tuple[int, ...], str]
 class SharedBlock:
     """Arrays of the given shapes and types, shared with the processes that are given ``handle`` and ``size``.
 
-    OSError where there is no room for them.
+    OSError, which says how much was wanted, where there is no room for them.
     """
 
     def __init__(self, contents: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
@@ -37,12 +38,18 @@ class SharedBlock:
         for shape, dtype in contents:
             self.places.append((self.size, shape, dtype.str))
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self.handle: int | str
-        if sys.platform == "win32":
-            self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
-        else:
-            self.handle = _anonymous_file(self.size)
-        block = attach(self.handle, self.size)
+        self.handle: int | str = -1
+        try:
+            if sys.platform == "win32":
+                self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
+            else:
+                self.handle = _anonymous_file(self.size)
+            block = attach(self.handle, self.size)
+        except (OSError, OverflowError) as error:
+            self.close()
+            code = getattr(error, "errno", None) or errno.ENOMEM
+            wanted = f"no room for the {self.size:,} bytes of memory to share with workers"
+            raise OSError(code, f"{wanted}: {os.strerror(code)}") from error
         self.arrays = [view(block, place) for place in self.places]
 
     def close(self) -> None:

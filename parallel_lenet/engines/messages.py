@@ -1,12 +1,12 @@
-"""What the coordinator's process and a worker say to each other.
+"""What the coordinator's process and a worker say to each other, over a socket that only these two hold.
 
-First comes one `Setup`, pickled: it travels over a socket that only these two processes hold, never through a file.
-Then tasks one way and answers the other, a few packed numbers each; arrays stay in shared memory. Every task carries
-the stamp of its step and its answer repeats it, so that an answer to a step given up isn't taken for one of the next.
+First comes one `Setup`, pickled. Then tasks one way and answers the other, a few packed numbers each, in the same
+order; arrays stay in shared memory.
 """
 
+import socket
 import struct
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,12 @@ from parallel_lenet.engines.memory import Place
 from parallel_lenet.model import ShardMetrics
 
 GRADIENT, METRICS = 0, 1  # kinds of task
-READY, RESULT, FAILED = 0, 1, 2  # kinds of answer
+READY, RESULT, FAILED, SKIPPED = 0, 1, 2, 3  # kinds of answer
 
-_TASK = struct.Struct("<BQIII")
-_ANSWER = struct.Struct("<BQIIdqqd")
+_LENGTH = struct.Struct("<Q")
+_TASK = struct.Struct("<BQII")
+_ANSWER = struct.Struct("<Bdqqd")
+_READ = 1 << 16  # Bytes read at a time: more messages than ever wait.
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Setup:
     own: tuple[int | str, int]
     """Handle and size of the block with this worker's gradients."""
     gradients: Place
+    wanted: Place
+    """For each row of the gradients the stamp of the task to compute, which may change its mind."""
 
 
 class Task(NamedTuple):
@@ -42,43 +46,86 @@ class Task(NamedTuple):
 
     kind: int
     stamp: int
-    shard: int
-    slot: int
-    """The row of the worker's gradients to write."""
+    """Of the step; the worker skips the task where another stands in ``wanted``."""
+    row: int
+    """Of the worker's gradients, to write."""
     dataset: int
-    rows: Rows
+    samples: Rows
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _TASK.pack(*self[:5]) + self.rows.tobytes()
+        return _TASK.pack(*self[:4]) + self.samples.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "Task":
         """From bytes."""
-        kind, stamp, shard, slot, dataset = _TASK.unpack_from(message)
-        return cls(kind, stamp, shard, slot, dataset, np.frombuffer(message, np.int64, offset=_TASK.size))
+        kind, stamp, row, dataset = _TASK.unpack_from(message)
+        return cls(kind, stamp, row, dataset, np.frombuffer(message, np.int64, offset=_TASK.size))
 
 
 class Answer(NamedTuple):
-    """What came of a task."""
+    """What came of a task, the first that this worker hasn't answered yet."""
 
     kind: int
-    stamp: int
-    shard: int
-    slot: int
-    metrics: ShardMetrics
-    seconds: float
+    metrics: ShardMetrics = ShardMetrics()
+    seconds: float = 0.0
     """What the computation took."""
     failure: bytes = b""
     """The pickled exception and its traceback, where it failed."""
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _ANSWER.pack(*self[:4], *astuple(self.metrics), self.seconds) + self.failure
+        sums = self.metrics
+        return _ANSWER.pack(self.kind, sums.loss_sum, sums.correct, sums.count, self.seconds) + self.failure
 
     @classmethod
     def unpack(cls, message: bytes) -> "Answer":
         """From bytes."""
-        kind, stamp, shard, slot, loss_sum, correct, count, seconds = _ANSWER.unpack_from(message)
-        metrics = ShardMetrics(loss_sum, correct, count)
-        return cls(kind, stamp, shard, slot, metrics, seconds, message[_ANSWER.size :])
+        kind, loss_sum, correct, count, seconds = _ANSWER.unpack_from(message)
+        return cls(kind, ShardMetrics(loss_sum, correct, count), seconds, message[_ANSWER.size :])
+
+
+class Channel:
+    """Messages over a stream socket, each behind its length.
+
+    Over a socket that doesn't block, neither does this: a process that has been stopped reads nothing, and must not
+    stop the other one. What the socket won't take waits in ``outbox`` for `flush`.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.outbox = bytearray()
+        self._inbox = bytearray()
+
+    def send(self, message: bytes) -> None:
+        """Send one message, or as much of it as goes; OSError where the other end is closed."""
+        self.outbox += _LENGTH.pack(len(message)) + message
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, or as much of it as goes."""
+        try:
+            sent = self.socket.send(self.outbox)
+        except BlockingIOError:
+            return
+        del self.outbox[:sent]
+
+    def receive(self) -> list[bytes]:
+        """The messages that are here, once something is; EOFError or OSError where the other end is closed."""
+        try:
+            data = self.socket.recv(_READ)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise EOFError
+        self._inbox += data
+        messages, start = [], 0
+        while len(self._inbox) >= start + _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._inbox, start)
+            end = start + _LENGTH.size + length
+            if len(self._inbox) < end:
+                break
+            messages.append(bytes(self._inbox[start + _LENGTH.size : end]))
+            start = end
+        del self._inbox[:start]
+        return messages

@@ -62,6 +62,11 @@ class SerialEngine:
         if not self.datasets:
             raise RuntimeError("the engine is closed: open it first")
 
+    def resize(self, n_workers: int) -> None:
+        """There is one of us."""
+        if n_workers != 1:
+            raise ValueError(f"the serial engine has 1 worker, the caller, and can't have {n_workers!r}")
+
     def close(self) -> None:
         """Forget the data."""
         self.datasets = ()

@@ -1,0 +1,79 @@
+"""Faults on purpose, for those who want to see a run survive them: ``--chaos kill:every=20,stop:every=7,seed=1``."""
+
+import os
+import random
+import signal
+import threading
+from contextlib import suppress
+
+from parallel_lenet.cli.options import UsageError
+from parallel_lenet.coordinator import Coordinator
+
+HELP = "kill:every=N kills a random worker every N steps, stop:every=N stops one for a second; both, and seed=S: a,b,c"
+PAUSE = 1.0  # Seconds that a stopped worker stays so.
+SPREAD = 0.01  # Seconds within which a fault strikes after its step: anywhere in the next one or two.
+
+
+class Chaos:
+    """Kills and stops workers while a run goes on; does nothing without a plan. UsageError where the plan is none."""
+
+    def __init__(self, plan: str | None = None) -> None:
+        every: dict[str, int] = {}
+        seed = 0
+        for item in [] if plan is None else plan.split(","):
+            name, _, value = item.strip().partition("=")
+            if name not in ("kill:every", "stop:every", "seed") or not value.isdecimal():
+                raise UsageError(f"--chaos {plan}: {item!r} is none of kill:every=N, stop:every=N and seed=S")
+            if name == "seed":
+                seed = int(value)
+            elif int(value) == 0:
+                raise UsageError(f"--chaos {plan}: {item!r} must be every 1 step or more")
+            else:
+                every[name.partition(":")[0]] = int(value)
+        if plan is not None and os.name != "posix":
+            raise UsageError("--chaos needs the signals of POSIX, which this system doesn't have")
+        self.kills = self.stops = 0
+        self._every = every
+        self._random = random.Random(seed)
+        self._steps = 0
+        self._stopped: set[int] = set()
+        self._timers: list[threading.Timer] = []
+
+    def after(self, coordinator: Coordinator) -> None:
+        """To be called after each step: plan the faults that are due."""
+        self._steps += 1
+        for fault, every in self._every.items():
+            if self._steps % every == 0 and (pids := sorted(coordinator.worker_pids())):
+                self._later(self._random.uniform(0, SPREAD), fault, self._random.choice(pids), coordinator)
+
+    def _later(self, seconds: float, fault: str, pid: int, coordinator: Coordinator) -> None:
+        timer = threading.Timer(seconds, self._strike, (fault, pid, coordinator))
+        timer.daemon = True
+        self._timers = [*(other for other in self._timers if other.is_alive()), timer]
+        timer.start()
+
+    def _strike(self, fault: str, pid: int, coordinator: Coordinator) -> None:
+        if fault != "continue" and pid not in coordinator.worker_pids():
+            return  # It has ended meanwhile, and its number may be another process's.
+        with suppress(ProcessLookupError):
+            if fault == "kill":
+                os.kill(pid, signal.SIGKILL)
+                self.kills += 1
+            elif fault == "stop":
+                os.kill(pid, signal.SIGSTOP)
+                self.stops += 1
+                self._stopped.add(pid)
+                self._later(PAUSE, "continue", pid, coordinator)
+            elif pid in self._stopped:
+                self._stopped.discard(pid)
+                os.kill(pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Nothing strikes any more, and whoever is stopped goes on."""
+        self._every = {}
+        for timer in self._timers:
+            timer.cancel()
+        for pid in list(self._stopped):
+            self._stopped.discard(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,51 @@
+"""From the names of an optimizer and a schedule to the objects, with defaults that suit LeNet-5."""
+
+from dataclasses import replace
+
+from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
+from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+
+LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.004}
+
+
+def with_defaults(options: TrainOptions) -> TrainOptions:
+    """The options with the numbers that follow from the optimizer's name."""
+    rate, decay = options.learning_rate, options.weight_decay
+    return replace(
+        options,
+        learning_rate=LEARNING_RATES[options.optimizer] if rate is None else rate,
+        weight_decay=(1.0 if options.optimizer == "adamw" else 0.0) if decay is None else decay,
+    )
+
+
+def total_steps(options: TrainOptions, samples: int) -> int:
+    """How many steps the whole run takes."""
+    steps = -(-samples // options.batch_size) * options.epochs
+    return min(steps, options.max_steps or steps)
+
+
+def optimizer(options: TrainOptions, steps: int) -> Optimizer:
+    """What the options, with defaults, name for so many steps; ValueError where a number is out of its range."""
+    rate, decay = options.learning_rate, options.weight_decay
+    assert rate is not None
+    assert decay is not None
+    left = max(1, steps - options.warmup)
+    schedules: dict[str, Schedule] = {
+        "constant": Constant(rate),
+        "step": StepDecay(rate, every=-(-left // 3)),
+        "cosine": Cosine(rate, left),
+    }
+    schedule = schedules[options.schedule]
+    if options.warmup:
+        schedule = Warmup(schedule, options.warmup)
+    compiled = options.kernel == "compiled"
+    optimizers: dict[str, Optimizer] = {
+        "sgd": SGD(schedule, weight_decay=decay),
+        "momentum": Momentum(schedule, weight_decay=decay),
+        "nesterov": Momentum(schedule, nesterov=True, weight_decay=decay),
+        "rmsprop": RMSprop(schedule, weight_decay=decay),
+        "adam": Adam(schedule, weight_decay=decay, compiled=compiled),
+        "adamw": AdamW(schedule, weight_decay=decay, compiled=compiled),
+    }
+    return optimizers[options.optimizer]

@@ -1,0 +1,188 @@
+"""Prove on this machine that the result doesn't depend on the workers: the same steps in many ways, hashes compared.
+
+With one worker and with several, with shards computed in another order and arriving in another order, with workers
+killed in the middle, with a resume from a checkpoint file half way: the parameters must have the same SHA-256.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.cli.console import Console, count
+from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
+from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.datasets import Dataset, load
+from parallel_lenet.engines import ShardGradient
+from parallel_lenet.engines.serial import SerialEngine
+from parallel_lenet.lenet import lenet5
+from parallel_lenet.model import Sequential, ShardMetrics
+from parallel_lenet.optimizers import AdamW
+from parallel_lenet.parameters import Vector
+from parallel_lenet.reports import StepReport
+
+HELP = "prove here that workers, their order, their death and a resume change no bit"
+
+
+class Backwards(SerialEngine):
+    """Computes the shards last to first; and yields them in shard order, as every engine has to."""
+
+    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+        """All are computed before the first is yielded."""
+        computed = [
+            ShardGradient(result.metrics, result.gradient.copy())
+            for result in super().gradients(parameters, shards[::-1])
+        ]
+        return iter(computed[::-1])
+
+
+class Dawdling:
+    """A model that waits up to 5 ms before each shard, at random: so results come back in an order of their own."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = model
+        self.layout = model.layout
+        self.preferred_shard_size = model.preferred_shard_size
+        self.initial_parameters = model.initial_parameters
+        self.predict = model.predict
+
+    def loss_and_gradient(
+        self, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], gradient: Vector | None
+    ) -> ShardMetrics:
+        """That of the model, later."""
+        time.sleep(random.Random(os.getpid() ^ time.monotonic_ns()).uniform(0, 0.005))
+        return self.model.loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One model, the same steps every time."""
+
+    model: Sequential
+    train: Dataset
+    steps: int
+    batch_size: int
+    workers: int
+
+    def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
+        """A new one, at the start."""
+        compiled = self.model.kernel == "compiled"
+        optimizer = AdamW(0.004, weight_decay=1.0, compiled=compiled)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # That some of the workers have nothing to do is meant.
+            return Coordinator(model or self.model, optimizer, batch_size=self.batch_size, seed=1, **settings)
+
+    def run(self, coordinator: Coordinator, each: Callable[[Coordinator], object] | None = None) -> str:
+        """The hash after all steps; ``each`` is called after each of them."""
+        with coordinator, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # That workers are lost is meant, too.
+            _train(coordinator, self.train, self.steps - coordinator.step, each)
+            return coordinator.parameters_sha256()
+
+    def killed(self) -> str:
+        """Kill a worker a third of the way, and another after two thirds."""
+        at = {max(1, self.steps // 3), max(1, 2 * self.steps // 3)}
+
+        def kill(coordinator: Coordinator) -> None:
+            if coordinator.step in at:
+                os.kill(coordinator.worker_pids()[0], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+        return self.run(self.coordinator(n_workers=self.workers), kill)
+
+    def resized(self) -> str:
+        """One worker for the first half, then three."""
+
+        def resize(coordinator: Coordinator) -> None:
+            if coordinator.step == self.steps // 2:
+                coordinator.resize(3)
+
+        return self.run(self.coordinator(n_workers=1), resize)
+
+    def resumed(self) -> str:
+        """The first half and the second half by two coordinators, with a file in between."""
+        with tempfile.TemporaryDirectory(prefix="parallel-lenet-") as folder:
+            file = Path(folder, "checkpoint.npz")
+            with self.coordinator(n_workers=self.workers) as first:
+                _train(first, self.train, self.steps // 2)
+                first.save(file)
+            second = self.coordinator(engine="serial")
+            second.load(file)
+            return self.run(second)
+
+    def ways(self) -> dict[str, Callable[[], str]]:
+        """What is compared: the first is the yardstick."""
+        return {
+            "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
+            count(self.workers, "worker"): lambda: self.run(self.coordinator(n_workers=self.workers)),
+            "in this process, no workers": lambda: self.run(self.coordinator(engine="serial")),
+            "shards computed last to first": lambda: self.run(self.coordinator(engine=Backwards())),
+            "3 workers that answer in random order": lambda: self.run(
+                self.coordinator(Dawdling(self.model), n_workers=3)
+            ),
+            f"{count(self.workers, 'worker')}, killed twice": self.killed,
+            "1 worker, then 3": self.resized,
+            "stopped half way, resumed from the file": self.resumed,
+        }
+
+
+def _train(
+    coordinator: Coordinator, train: Dataset, steps: int, each: Callable[[Coordinator], object] | None = None
+) -> None:
+    last = coordinator.step + steps
+    for report in coordinator.iterate(train, epochs=steps):  # Epochs enough; the steps decide.
+        if each is not None and isinstance(report, StepReport):
+            each(coordinator)
+        if coordinator.step == last:
+            return
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    add_train_options(parser, only=("kernel", "workers"))
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps each way (default: 40)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a table; exit code 1 where a hash differs."""
+    for name, least in (("steps", 2), ("batch_size", 1)):
+        if getattr(arguments, name) < least:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} must be at least {least}, not {getattr(arguments, name)}")
+    console = Console(json=arguments.json)
+    workers = max(2, worker_count(vars(arguments).get("workers")).count)
+    model = lenet5(kernel=vars(arguments).get("kernel", "auto"))
+    train, _ = load()
+    proof = Proof(model, train, arguments.steps, arguments.batch_size, workers)
+    console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
+    runs: list[dict[str, Any]] = []
+    for what, way in proof.ways().items():
+        start = time.perf_counter()
+        digest = way()
+        runs.append({"what": what, "sha256": digest, "seconds": time.perf_counter() - start})
+    for entry in runs:
+        entry["equal"] = entry["sha256"] == runs[0]["sha256"]
+    passed = all(entry["equal"] for entry in runs)
+    if arguments.json:
+        print(json.dumps({"passed": passed, "kernel": model.kernel, "numpy": np.__version__, "runs": runs}))
+    else:
+        rows = [
+            (e["what"], e["sha256"][:16] + "...", f"{e['seconds']:.1f} s", "ok" if e["equal"] else "DIFFERENT")
+            for e in runs
+        ]
+        console.table("SHA-256 of the trained parameters", ("how", "begins with", "time", "the same"), rows)
+    console.note(f"{sum(entry['equal'] for entry in runs)} of {len(runs)} ways give the same bits")
+    return 0 if passed else 1

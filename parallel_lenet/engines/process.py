@@ -1,0 +1,182 @@
+"""One worker's process: how it is started, spoken to and ended.
+
+It is a program of its own that inherits one end of a socket pair: nothing has a name that others could open, nothing
+needs the user's ``__main__``, and when either side dies the other reads the end of the stream.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+from parallel_lenet.engines.memory import SharedBlock, read_only
+from parallel_lenet.engines.messages import Answer, Channel, Setup
+from parallel_lenet.engines.schedule import ROWS, Worker
+
+GRACE = 1.0  # Seconds that processes get to end by themselves.
+
+_THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM", "NUMBA_NUM")
+
+
+def _environment() -> dict[str, str]:
+    """The environment, with the caller's import path and one thread for every library: the workers are the parallelism.
+
+    Set before the worker starts, since BLAS reads it when NumPy loads it.
+    """
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": path, **{f"{library}_THREADS": "1" for library in _THREADS}}
+
+
+class Process(Worker):
+    """A worker with its process, our end of its socket, and a block of memory: rows of gradients, and what is wanted.
+
+    The block stays mapped for as long as anyone holds one of its rows, even when the process is gone.
+    """
+
+    def __init__(self, number: int, model: bytes, shared: SharedBlock, now: float) -> None:
+        parameters = shared.arrays[0]
+        self.block = SharedBlock([((ROWS, parameters.size), parameters.dtype), ((ROWS,), np.dtype(np.int64))])
+        super().__init__(number, self.block.arrays[1], now)
+        self.rows = [read_only(row) for row in self.block.arrays[0]]
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.channel = Channel(ours)
+        with theirs:
+            self.process = _start(theirs, [shared.handle, self.block.handle])
+        setup = Setup(
+            model=model,
+            shared=(shared.handle, shared.size),
+            parameters=shared.places[0],
+            datasets=tuple(zip(shared.places[1::2], shared.places[2::2], strict=True)),
+            own=(self.block.handle, self.block.size),
+            gradients=self.block.places[0],
+            wanted=self.block.places[1],
+        )
+        self.dismissed = False
+        self._killed_for = ""
+        self.send(pickle.dumps(setup))
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"worker {self.number} (process {self.process.pid})"
+
+    def send(self, message: bytes) -> None:
+        """Send what the socket takes; `Channel.outbox` has the rest."""
+        with suppress(OSError):  # It has died. Answers that it sent before may still be read, and then its end.
+            self.channel.send(message)
+
+    def flush(self) -> None:
+        """Send more of what waits."""
+        with suppress(OSError):
+            self.channel.flush()
+
+    def receive(self) -> list[Answer]:
+        """The answers that are here; EOFError or OSError when there will be no more."""
+        return [Answer.unpack(message) for message in self.channel.receive()]
+
+    def kill(self, reason: str = "") -> None:
+        """End the process at once, even one that is stopped; what it has answered can still be read.
+
+        Without a reason to tell it is `dismissed`: no one needs to hear of it.
+        """
+        self._killed_for = reason
+        self.dismissed = not reason
+        self.process.kill()
+
+    def wait(self, deadline: float) -> None:
+        """Hang up, and wait until the process has ended, or for the deadline by `time.monotonic`."""
+        self.channel.socket.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        self.process.kill()
+        self.process.wait()
+        self.block.close()
+
+    def ending(self) -> str:
+        """How the process ended, once it has been waited for, and at what."""
+        code = self.process.returncode
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        if self._killed_for:
+            how = f"was killed because {self._killed_for}"
+        if not self.ready:
+            work = "starting"
+        elif self.copies:
+            work = f"computing shard {self.copies[0].shard}"
+        else:
+            work = "waiting for work"
+        return f"{self.name} {how} while {work}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # A real-time signal.
+        return f"signal {number}"
+
+
+def _start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
+    """The process, which gets this end of the socket and these blocks of memory."""
+    # On Linux the first thread has the process's number: see `child` for what it is to the worker.
+    thread = threading.get_native_id()
+    command = [sys.executable, "-P", "-m", "parallel_lenet.engines.child"]
+    command += [str(number) for number in (theirs.fileno(), os.getpid(), thread)]
+    if sys.platform == "win32":
+        process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE)
+        with process.stdin:
+            process.stdin.write(theirs.share(process.pid))
+        return process
+    return subprocess.Popen(
+        command,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno(), *(handle for handle in handles if isinstance(handle, int))],
+        process_group=0,  # So that Ctrl-C in a terminal reaches the coordinator only.
+    )
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals wait until the block is done, lest their handlers raise in the middle of it.
+
+    Python runs handlers in the main thread only: in any other there is nothing to do.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    waiting: list[int] = []
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda caught, _: waiting.append(caught))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    for caught in waiting:
+        signal.raise_signal(caught)
+
+
+def end_all(workers: list[Process]) -> None:
+    """End them all and empty the list: nothing irreplaceable lives in a worker, but an idle one may leave by itself."""
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        if worker.copies or not worker.ready:
+            worker.process.kill()
+        worker.channel.socket.close()
+    for worker in workers:
+        worker.wait(deadline)
+        worker.end()
+    workers.clear()

@@ -1,0 +1,60 @@
+"""Numbers that have gone bad: noticed at every step, and traced back to the shard and the layer they came from.
+
+The check is one pass over the averaged vector, about 10 us for LeNet-5: a NaN or an infinity in any shard stays one in
+the sum. Where it strikes, the shards are computed once more, one by one: they are pure functions, so it strikes again.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from parallel_lenet.engines import ShardGradient
+from parallel_lenet.parameters import Layout, Vector
+
+
+class NonFiniteError(ArithmeticError):
+    """A NaN or an infinity came up in training; ``step``, ``shard`` and ``layer`` say where, None where it can't be.
+
+    ``shard`` counts the shards of the step's batch from 1; ``layer`` is the first name in the model's layout whose
+    gradient is concerned.
+    """
+
+    def __init__(self, message: str, step: int, shard: int | None = None, layer: str | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.shard = shard
+        self.layer = layer
+
+
+def is_finite(loss: float, vector: Vector) -> bool:
+    """Whether there is no NaN and no infinity in either."""
+    return math.isfinite(loss) and bool(np.isfinite(vector).all())
+
+
+def first_layer(layout: Layout, vector: Vector) -> str | None:
+    """The first name whose part of the vector holds a NaN or an infinity."""
+    return next((name for name, view in layout.views(vector).items() if not np.isfinite(view).all()), None)
+
+
+def trace(step: int, layout: Layout, results: Iterable[ShardGradient], shards: int) -> NonFiniteError:
+    """The error to raise, from the results of the step's shards computed again."""
+    for number, result in enumerate(results, start=1):
+        loss, gradient = result.metrics.loss_sum, result.gradient
+        if not is_finite(loss, gradient):
+            layer = first_layer(layout, gradient)
+            what = f"the gradient of {layer} holds NaN or infinity" if layer else "all gradients are finite"
+            where = f"step {step}, shard {number} of {shards}"
+            return NonFiniteError(f"{where}: the loss is {loss:g}, and {what}", step, number, layer)
+    return NonFiniteError(f"step {step}: the shards are finite, but their sum overflows", step)
+
+
+def after_update(step: int, layout: Layout, parameters: Vector) -> NonFiniteError:
+    """The error to raise where a finite gradient led to parameters that are not."""
+    layer = first_layer(layout, parameters)
+    return NonFiniteError(
+        f"step {step}: the update put NaN or infinity into {layer}: the learning rate may be too high",
+        step,
+        None,
+        layer,
+    )

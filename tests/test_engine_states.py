@@ -1,0 +1,269 @@
+"""The schedule of the processes engine, driven by Hypothesis through every order of events, with workers played here.
+
+A played worker takes its copies in order, looks whether each is still wanted, scribbles over the row while it computes,
+and its answers wait until they are delivered: so it can be ahead of what the schedule knows, as a real one.
+"""
+
+from collections import Counter, deque
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from parallel_lenet.engines.schedule import PATIENCE, ROWS, SHORT, SLOW, Copy, GivenUp, Schedule, Worker
+
+MAX_TRIES = 3
+STEP_TIMEOUT = 50.0
+TORN = ("torn", -1)
+
+
+class Played(Worker):
+    """A worker, and what it does by itself."""
+
+    def __init__(self, number: int, now: float) -> None:
+        super().__init__(number, [0] * ROWS, now)
+        self.memory: list[object] = [None] * ROWS
+        self.inbox = deque[Copy]()
+        self.computing: Copy | None = None
+        self.outbox = deque[Copy | None]()
+        """Undelivered answers; None for a skipped copy."""
+
+    def start(self) -> None:
+        copy = self.inbox.popleft()
+        if self.wanted[copy.row] == copy.stamp:
+            self.computing = copy
+            self.memory[copy.row] = TORN
+        else:
+            self.outbox.append(None)
+
+    def finish(self) -> None:
+        assert self.computing is not None
+        self.memory[self.computing.row] = (self.computing.stamp, self.computing.shard)
+        self.outbox.append(self.computing)
+        self.computing = None
+
+    def run(self) -> None:
+        """To the end of what it has been given."""
+        while self.computing or self.inbox:
+            if self.computing:
+                self.finish()
+            else:
+                self.start()
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.schedule = Schedule[Played](MAX_TRIES, STEP_TIMEOUT)
+        self.failed_starts = Counter[int]()
+        self.begin(0)
+        for number in range(2):
+            self.add(number)
+
+    # What the engine does.
+
+    def add(self, number: int) -> None:
+        self.schedule.workers.append(Played(number, self.now))
+
+    @rule(shards=st.integers(0, 3 * ROWS))
+    def begin(self, shards: int) -> None:
+        """Also half way through a step, which is given up with that."""
+        self.stamp = self.schedule.begin(shards)
+        self.shards = shards
+        self.next = 0
+        self.reading = False
+        self.deaths = Counter[int]()
+        """Of workers that were computing the shard for this step."""
+
+    @rule()
+    def hand_out(self) -> None:
+        self.assign()
+
+    def assign(self) -> bool:
+        given = self.schedule.assign(self.now)
+        for worker, copy in given:
+            assert worker.ready
+            assert copy.stamp == self.stamp
+            assert not any(other.shard == copy.shard and other.stamp == copy.stamp for other in worker.inbox)
+            worker.inbox.append(copy)
+            assert len(worker.copies) <= 2
+        return bool(given)
+
+    @precondition(lambda self: self.next in self.schedule.held)
+    @rule()
+    def read(self) -> None:
+        """Yield the next result; whoever asked goes on reading it until `release`."""
+        self.reading = True
+
+    @precondition(lambda self: self.reading)
+    @rule()
+    def release(self) -> None:
+        self.schedule.release(self.next)
+        self.next += 1
+        self.reading = False
+
+    @rule(number=st.integers(1, 4))
+    def resize(self, number: int) -> None:
+        for worker in list(self.schedule.workers):
+            if worker.number >= number:
+                self.schedule.remove(worker)
+        for new in set(range(number)) - {worker.number for worker in self.schedule.workers}:
+            self.add(new)
+
+    # What workers do, and what becomes of it.
+
+    def some(self, data: st.DataObject, **traits: bool) -> Played | None:
+        found = [
+            worker
+            for worker in self.schedule.workers
+            if all(bool(getattr(worker, name)) == wanted for name, wanted in traits.items())
+        ]
+        return data.draw(st.sampled_from(found)) if found else None
+
+    @rule(data=st.data())
+    def ready(self, data: st.DataObject) -> None:
+        if worker := self.some(data, ready=False):
+            self.schedule.ready(worker)
+            self.failed_starts.clear()
+
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        if worker := self.some(data, inbox=True, computing=False):
+            worker.start()
+
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        if worker := self.some(data, computing=True):
+            worker.finish()
+
+    @rule(data=st.data(), seconds=st.sampled_from([SHORT / 20, SHORT * 2, 1.0]))
+    def deliver(self, data: st.DataObject, seconds: float) -> None:
+        if worker := self.some(data, outbox=True):
+            self.deliver_first(worker, seconds)
+
+    def deliver_first(self, worker: Played, seconds: float = 0.001) -> None:
+        copy = worker.outbox.popleft()
+        self.schedule.answer(worker, copy, self.now, seconds if copy else None)
+
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """At any moment; what it answered before can still be read."""
+        if worker := self.some(data):
+            self.bury(worker)
+
+    def bury(self, worker: Played) -> None:
+        while worker.outbox:
+            self.deliver_first(worker)
+        if worker.computing:
+            worker.memory[worker.computing.row] = TORN
+        first = worker.copies[0] if worker.copies else None
+        tried = first is not None and worker.wanted[first.row] == self.stamp
+        given_up = self.schedule.died(worker, f"death {self.deaths.total()}")
+        if not worker.ready:
+            self.failed_starts[worker.number] += 1
+            assert given_up == (self.failed_starts[worker.number] >= MAX_TRIES)
+            if given_up:  # The engine raises, and closes; a test goes on without the step.
+                self.schedule.reset()
+                self.failed_starts.clear()
+                self.begin(0)
+        elif tried and first is not None:
+            self.deaths[first.shard] += 1
+            if given_up:
+                assert self.deaths[first.shard] >= MAX_TRIES
+                assert isinstance(self.schedule.held[first.shard].answer, GivenUp)
+            elif self.deaths[first.shard] >= MAX_TRIES:
+                assert first.shard in self.schedule._out  # Another worker may still answer.
+        else:
+            assert not given_up
+        self.add(worker.number)
+
+    @rule(seconds=st.sampled_from([0.0, PATIENCE / 2, PATIENCE, 1.0, STEP_TIMEOUT]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def sleep(self) -> None:
+        """For as long as the schedule says: then there is something to do, so the engine never spins."""
+        self.assign()
+        timeout = self.schedule.timeout(self.now)
+        if timeout is not None:
+            self.now += timeout + 1e-6
+            overdue = self.kill_overdue()
+            assert self.assign() or overdue
+
+    @rule()
+    def look_at_the_clock(self) -> None:
+        self.kill_overdue()
+
+    def kill_overdue(self) -> bool:
+        late = self.schedule.overdue(self.now)
+        for worker in late:
+            assert worker.copies or not worker.ready
+            self.bury(worker)
+        return bool(late)
+
+    @precondition(lambda self: self.schedule.workers)
+    @rule(data=st.data())
+    def one_worker_is_enough_to_finish(self, data: st.DataObject) -> None:
+        """Though all others are stopped, or hang, and no one kills them."""
+        worker = data.draw(st.sampled_from(self.schedule.workers))
+        if not worker.ready:
+            self.schedule.ready(worker)
+            self.failed_starts.clear()
+        for _ in range(10 * (self.shards + ROWS)):
+            self.now += PATIENCE * 11  # No shard here took more than a second.
+            self.now += SLOW
+            self.assign()
+            worker.run()
+            while worker.outbox:
+                self.deliver_first(worker)
+            while self.reading or self.next in self.schedule.held:
+                self.read()
+                self.the_row_is_that_of_the_shard()
+                self.release()
+        assert self.next == self.shards
+
+    # What always holds.
+
+    @invariant()
+    def every_shard_is_in_exactly_one_state(self) -> None:
+        schedule = self.schedule
+        states = [*range(self.next), *schedule._waiting, *schedule._out, *schedule.held]
+        assert sorted(states) == list(range(self.shards))
+        assert all(out.copies for out in schedule._out.values())
+
+    @invariant()
+    def what_is_out_is_what_live_workers_have(self) -> None:
+        wanted = {
+            (worker, copy)
+            for worker in self.schedule.workers
+            for copy in worker.copies
+            if worker.wanted[copy.row] == self.stamp
+        }
+        out = [each for shard in self.schedule._out.values() for each in shard.copies]
+        assert len(out) == len(set(out))
+        assert set(out) == wanted
+        assert all(
+            len(worker.copies) == len(worker.inbox) + bool(worker.computing) + len(worker.outbox)
+            for worker in self.schedule.workers
+        )
+
+    @invariant()
+    def every_row_has_one_use(self) -> None:
+        for worker in self.schedule.workers:
+            held = [held.row for held in self.schedule.held.values() if held.worker is worker]
+            assert sorted([*worker.free, *held, *(copy.row for copy in worker.copies)]) == list(range(ROWS))
+
+    @invariant()
+    def the_row_is_that_of_the_shard(self) -> None:
+        """And stays so while it is held, and read: no live worker writes it."""
+        for shard, held in self.schedule.held.items():
+            if not isinstance(held.answer, GivenUp):
+                assert held.worker.memory[held.row] == (self.stamp, shard)
+            else:
+                assert self.deaths[shard] >= MAX_TRIES
+
+
+TestStates = Machine.TestCase
+TestStates.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

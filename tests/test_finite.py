@@ -1,0 +1,178 @@
+"""NaN and infinity in training: found, traced to shard and layer, stopped or skipped, the last good state intact."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import Array, Softmax
+from program import run, write_idx
+
+from parallel_lenet import (
+    SGD,
+    Adam,
+    Coordinator,
+    Dataset,
+    EpochReport,
+    Layout,
+    NonFiniteError,
+    ShardMetrics,
+    StepReport,
+    checkpoint,
+)
+from parallel_lenet.batching import epoch_order
+from parallel_lenet.finite import is_finite
+
+GOOD, NAN_LOSS, NAN_SECOND, INFINITE_FIRST, HUGE = range(5)  # What the sample of a `Fragile` model does.
+
+
+class Fragile:
+    """Two layers whose gradient is bad where a sample says so."""
+
+    layout = Layout.of({"first": (3,), "second": (2, 2)})
+
+    def initial_parameters(self, rng: np.random.Generator) -> Array:
+        return np.ones(self.layout.size, np.float32)
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        actions = set(inputs[:, 0].astype(int))
+        if gradient is not None:
+            gradient[:] = 0.1
+            views = self.layout.views(gradient)
+            if NAN_SECOND in actions:
+                views["second"][1, 0] = math.nan
+            if INFINITE_FIRST in actions:
+                views["first"][2] = math.inf
+            if HUGE in actions:
+                gradient[:] = 3e38
+        return ShardMetrics(math.nan if NAN_LOSS in actions else 1.0, 0, len(inputs))
+
+    def predict(self, parameters: Array, inputs: Array) -> Array:
+        return np.zeros(len(inputs))
+
+
+def data(*bad: tuple[int, int]) -> Dataset:
+    """Forty samples; ``(position, action)``: what the sample does that comes at this position of the first epoch."""
+    inputs = np.zeros((40, 1), np.float32)
+    for position, action in bad:
+        inputs[epoch_order(0, 0, 40)[position]] = action
+    return Dataset(inputs, np.zeros(40))
+
+
+def coordinator(**settings: Any) -> Coordinator:
+    return Coordinator(Fragile(), Adam(), **{"batch_size": 10, "shard_size": 3, "engine": "serial", **settings})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message", "shard", "layer"),
+    [
+        ([(26, NAN_SECOND)], "step 3, shard 3 of 4: the loss is 1, and the gradient of second holds NaN", 3, "second"),
+        ([(26, NAN_SECOND), (29, INFINITE_FIRST)], "step 3, shard 3 of 4: the loss is 1, and the gr", 3, "second"),
+        (
+            [(20, INFINITE_FIRST), (21, NAN_SECOND)],
+            "shard 1 of 4: the loss is 1, and the gradient of first",
+            1,
+            "first",
+        ),
+        ([(29, NAN_LOSS)], "step 3, shard 4 of 4: the loss is nan, and all gradients are finite", 4, None),
+        ([(20, HUGE), (23, HUGE)], "step 3: the shards are finite, but their sum overflows", None, None),
+    ],
+)
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_it_stops_with_the_step_the_shard_and_the_layer(
+    engine: str, bad: list[tuple[int, int]], message: str, shard: int | None, layer: str | None
+) -> None:
+    with coordinator(engine=engine, n_workers=2) as c:
+        with pytest.raises(NonFiniteError, match=re.escape(message)) as caught:
+            c.fit(data(*bad))
+        assert (caught.value.step, caught.value.shard, caught.value.layer) == (3, shard, layer)
+        assert isinstance(caught.value, ArithmeticError)
+        assert (c.step, c.cursor) == (2, 20)  # The step before; and it stays usable.
+        c.fit(data())
+        assert c.epoch == 1
+
+
+def test_an_update_that_overflows_is_found_where_it_happens() -> None:
+    c = Coordinator(Softmax(), SGD(1e38), engine="serial", batch_size=5, shard_size=5)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (50, 28, 28)).astype(np.float32) * 1e3
+    with pytest.raises(NonFiniteError, match="the update put NaN or infinity into weight: the learning rate may"):
+        c.fit((pixels, np.arange(50) % 10))
+    assert np.isfinite(c.parameters).all()
+
+
+def test_a_skipped_step_updates_nothing_and_the_next_goes_on() -> None:
+    c, reference = coordinator(on_nan="skip"), coordinator()
+    reports = list(c.iterate(data((12, NAN_LOSS))))
+    steps = [report for report in reports if isinstance(report, StepReport)]
+    assert [(report.step, report.skipped is not None) for report in steps] == [
+        *((1, False), (1, True), (2, False), (3, False)),
+    ]
+    assert steps[1].skipped is not None
+    assert "step 2, shard 1 of 4" in steps[1].skipped
+    for _ in zip(range(3), reference.iterate(data()), strict=False):
+        pass
+    assert c.parameters_sha256() == reference.parameters_sha256()  # All gradients are equal: three updates are three.
+    epoch = reports[-1]
+    assert isinstance(epoch, EpochReport)
+    assert math.isfinite(epoch.train_loss)
+
+
+def test_an_epoch_of_skipped_steps_only_is_an_error() -> None:
+    c = coordinator(on_nan="skip", batch_size=40)
+    with pytest.raises(NonFiniteError, match="epoch 1: every step was skipped"):
+        c.fit(data((0, NAN_LOSS)))
+
+
+def test_on_nan_is_checked() -> None:
+    with pytest.raises(ValueError, match="on_nan must be stop or skip, not 'ignore'"):
+        coordinator(on_nan="ignore")
+
+
+def test_the_check_sees_every_position() -> None:
+    vector = np.zeros(61_706, np.float32)
+    assert is_finite(1.0, vector)
+    for position in (0, 61_705):
+        for bad in (math.nan, math.inf, -math.inf):
+            changed = vector.copy()
+            changed[position] = bad
+            assert not is_finite(1.0, changed)
+    assert not is_finite(math.inf, vector)
+
+
+def test_the_command_line_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    write_idx(tmp_path / "data", 40, 20)
+    arguments = [
+        "--data-dir",
+        "data",
+        "--kernel",
+        "im2col",
+        "--batch-size",
+        "10",
+        "--engine",
+        "serial",
+        "--warmup",
+        "0",
+    ]
+    arguments += ["--optimizer", "sgd", "--learning-rate", "1e30", "--checkpoint-every", "1", "--out", "r"]
+    result = run(tmp_path, "train", *arguments, code=1)
+    last = result.stderr.splitlines()[-1]
+    assert re.match(r"parallel-lenet: step \d+, shard \d of \d: the loss is \S+, and ", last)
+    arrays, _ = checkpoint.load(tmp_path / "r" / "checkpoint.npz")
+    assert np.isfinite(arrays["parameters"]).all()
+    skipping = run(tmp_path, "train", *arguments[:-1], "s", "--on-nan", "skip", code=1)
+    assert skipping.stderr.count("note: skipped step") >= 1
+    assert "every step was skipped" in skipping.stderr
+
+
+def test_skipping_is_part_of_a_runs_configuration(tmp_path: Path) -> None:
+    write_idx(tmp_path / "data", 40, 20)
+    arguments = ["--data-dir", "data", "--kernel", "im2col", "--engine", "serial", "--epochs", "1", "--on-nan", "skip"]
+    result = json.loads(run(tmp_path, "train", *arguments, "--json", "--out", "r").stdout)
+    assert result["steps"] == 1
+    assert 'on-nan = "skip"' in (tmp_path / "r" / "config.toml").read_text()

@@ -1,0 +1,192 @@
+"""Ctrl-C and SIGTERM in every phase of a training run: a checkpoint, the right exit code, soon, and nothing left."""
+
+import itertools
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import children, environment, wait_until
+from models import SLEEP, Scripted
+from program import FILES, descendants_end, run, start, train, wait_for_workers, write_idx
+
+from parallel_lenet import SGD, Coordinator, checkpoint
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc")
+
+SOON = 2.0  # Seconds that leaving may take.
+NOISE = 4.0  # And what a busy machine may add.
+OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("interrupts")
+    write_idx(folder / "data", 205, 64)
+    write_idx(folder / "long", 20, 40_000)
+    return folder
+
+
+def python(place: Path, program: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def leave(process: "subprocess.Popen[str]", number: signal.Signals, times: int = 1) -> str:
+    """Send the signal, check how the program ends, and return what it said."""
+    workers = children(process.pid)
+    began = time.monotonic()
+    process.send_signal(number)
+    for _ in range(times - 1):
+        time.sleep(0.1)
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < SOON + NOISE
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert descendants_end(workers, 0.1)
+    return errors
+
+
+def goes_on(errors: str, place: Path) -> None:
+    """The command that it names resumes the run."""
+    found = re.search(r"the checkpoint is (\S+); go on with: (.+)\n", errors)
+    assert found
+    file = place / found[1]
+    assert {path.name for path in file.parent.iterdir()} <= FILES
+    assert f"step {checkpoint.load(file)[1]['step']:,};" in errors
+    command = shlex.split(found[2])
+    program = command.index("train")  # Called with an option that disagrees, it says that it has found the run.
+    assert "disagrees with the run in" in run(place, *command[program:], "--seed", "1", code=2).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_while_workers_start(place: Path, number: signal.Signals) -> None:
+    process = start(place, "train", *OPTIONS, "--out", f"start-{number}")
+    wait_for_workers(process, 1)
+    errors = leave(process, number)
+    assert ("interrupted" if number == signal.SIGINT else "terminated") in errors
+    goes_on(errors, place)
+
+
+def test_while_steps_are_computed_with_and_without_quiet(place: Path) -> None:
+    for quiet in ([], ["--quiet"]):
+        out = f"steps-{len(quiet)}"
+        process = start(place, "train", *OPTIONS, "--checkpoint-every", "1", "--epochs", "9999", "--out", out, *quiet)
+        assert wait_until((place / out / "metrics.jsonl").exists, 30)
+        errors = leave(process, signal.SIGINT)
+        assert checkpoint.load(place / out / "checkpoint.npz")[1]["step"] > 0
+        assert re.search(r"go on with: .* -m parallel_lenet train --resume " + out, errors)
+
+
+def test_while_it_evaluates(place: Path) -> None:
+    out = place / "evaluating"
+    arguments = ("--data-dir", "long", "--kernel", "naive", "--batch-size", "20", "--checkpoint-every", "1")
+    process = start(place, "train", *arguments, "--workers", "2", "--out", str(out))
+    assert wait_until((out / "checkpoint.previous.npz").exists, 60)
+    time.sleep(0.1)
+    leave(process, signal.SIGTERM)
+    described = checkpoint.load(out / "checkpoint.npz")[1]
+    assert (described["cursor"], described["epoch"]) == (20, 0)
+
+
+def test_in_the_middle_of_a_long_step_in_this_process(place: Path) -> None:
+    out = place / "slow"
+    arguments = ("--data-dir", "data", "--kernel", "naive", "--batch-size", "200", "--engine", "serial")
+    process = start(place, "train", *arguments, "--out", str(out))
+    assert wait_until((out / "checkpoint.npz").exists, 30)
+    time.sleep(0.3)
+    errors = leave(process, signal.SIGINT)
+    assert "step 0;" in errors
+
+
+def test_before_there_is_a_run_nothing_is_written(place: Path) -> None:
+    hold = (
+        "import sys, time\nfrom parallel_lenet.cli import main, train\n"
+        "def load(*_):\n    print('loading', flush=True)\n    time.sleep(60)\n"
+        "train.load = load\nsys.exit(main(['train', '--out', 'never', '--quiet']))"
+    )
+    process = python(place, hold)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert leave(process, signal.SIGINT) == "parallel-lenet: interrupted before the run began\n"
+    assert not (place / "never").exists()
+
+
+def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None:
+    out = place / "twice"
+    hold = (  # Writing a checkpoint of the second epoch takes for ever: the disk is slow, or gone.
+        "import os, sys, time\nfrom parallel_lenet import checkpoint\nfrom parallel_lenet.cli import main\n"
+        "fsync = os.fsync\n"
+        "def hang(descriptor):\n    fsync(descriptor)\n"
+        "    file = os.readlink(f'/proc/self/fd/{descriptor}')\n"
+        "    if '.checkpoint.npz.' in file and os.path.exists('twice/metrics.jsonl'):\n"
+        "        print('hanging', file=sys.stderr, flush=True)\n        time.sleep(60)\n"
+        "checkpoint.os.fsync = hang\n"
+        f"sys.exit(main(['train', *{OPTIONS!r}, '--epochs', '99999', '--out', 'twice', '--quiet']))"
+    )
+    process = python(place, hold)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "hanging\n"
+    assert any(file.name.startswith(".checkpoint.npz.") for file in out.iterdir())
+    errors = leave(process, signal.SIGINT, times=2)
+    assert "left at once" in errors
+    assert {path.name for path in out.iterdir()} <= FILES
+    checkpoint.load(out / "checkpoint.npz")
+
+
+def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) -> None:
+    options = [*OPTIONS, "--epochs", "6", "--engine", "serial"]
+    whole = train(place, *options, "--out", "undisturbed")
+    arguments = [*options, "--out", "disturbed"]
+    for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
+        process = start(place, "train", *arguments)
+        assert process.stdout is not None
+        process.stdout.readline()  # After an epoch.
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        arguments = ["--resume", "disturbed"]
+        if process.returncode == 0:
+            break
+        assert process.returncode == 128 + number
+    result = train(place, "--resume", "disturbed")
+    assert result["parameters_sha256"] == whole["parameters_sha256"]
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_the_library_stays_usable_with_the_last_finished_step(engine: str, leaves_nothing: None) -> None:
+    inputs = np.zeros((60, 2), np.float32)
+    inputs[:, 0], inputs[:, 1] = SLEEP, 5
+    data = inputs, np.arange(60)
+    reference = Coordinator(Scripted(), SGD(), engine="serial", batch_size=10, shard_size=5)
+    hashes = [reference.parameters_sha256()]
+    hashes += [reference.parameters_sha256() for _ in reference.iterate(data)][:-1]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Coordinator(Scripted(), SGD(), engine=engine, n_workers=2, batch_size=10, shard_size=5) as coordinator:
+            coordinator.evaluate(data)  # Workers are there.
+            for delay in (0.03, 0.13):
+                timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+                timer.start()
+                with pytest.raises(KeyboardInterrupt):
+                    coordinator.fit(data, 1 - coordinator.epoch)
+                timer.join()
+                assert coordinator.epoch == 0
+                assert coordinator.parameters_sha256() == hashes[coordinator.step]
+            coordinator.fit(data, 1)
+            assert coordinator.parameters_sha256() == hashes[-1]
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,219 @@
+"""A run that was stopped, however it was, goes on to the same bits; what doesn't belong to it is refused."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import environment, wait_until
+from program import FILES, numbers, run, start, train, write_idx
+
+from parallel_lenet import checkpoint
+from parallel_lenet.cli import main
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills, and looks into /proc")
+OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--epochs", "3", "--checkpoint-every", "3")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, an undisturbed run, and its results."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_idx(folder / "data", 205, 64)
+    result = train(folder, *OPTIONS, "--engine", "serial", "--out", "whole")
+    (folder / "result.json").write_text(json.dumps(result))
+    # The same run, stopped in its second epoch, as a kill would leave it: after step 33 of 21 an epoch.
+    stop = (
+        "import sys\nfrom parallel_lenet.cli import main, training\nsave = training.Training.save\n"
+        "def stop(self):\n    save(self)\n    if self.coordinator.step == 33: raise SystemExit(9)\n"
+        "training.Training.save = stop\nmain(sys.argv[1:])"
+    )
+    arguments = ["train", *OPTIONS, "--engine", "serial", "--out", "half"]
+    process = subprocess.run(
+        [sys.executable, "-c", stop, *arguments], cwd=folder, env=environment(), capture_output=True
+    )
+    assert process.returncode == 9, process.stderr
+    return folder
+
+
+@pytest.fixture
+def half(place: Path, tmp_path: Path) -> Path:
+    """The stopped run once more, with its data beside it."""
+    shutil.copytree(place / "half", tmp_path / "half")
+    (tmp_path / "data").symlink_to(place / "data")
+    return tmp_path
+
+
+def whole(place: Path) -> dict[str, Any]:
+    return dict(json.loads((place / "result.json").read_text()))
+
+
+def same(result: dict[str, Any], reference: dict[str, Any]) -> bool:
+    names = ("parameters_sha256", "test_loss", "train_loss", "steps", "epochs")
+    return all(result[name] == reference[name] for name in names)
+
+
+@pytest.mark.parametrize("how", [("--engine", "serial"), ("--engine", "processes", "--workers", "3")], ids=" ".join)
+def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
+    assert checkpoint.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120
+    result = train(half, "--resume", "half", *how)
+    assert same(result, whole(place))
+    assert numbers(half / "half") == numbers(place / "whole")
+    assert {file.name for file in (half / "half").iterdir()} == FILES
+    lines = (half / "half" / "metrics.jsonl").read_text().splitlines()
+    best = max(json.loads(line)["validation_accuracy"] for line in lines)
+    history = checkpoint.load(half / "half" / "best.npz")[1]["history"]
+    assert history[-1]["validation_accuracy"] == best
+
+
+def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place: Path, half: Path) -> None:
+    last, previous = half / "half" / "checkpoint.npz", half / "half" / "checkpoint.previous.npz"
+    last.write_bytes(last.read_bytes()[:-1])
+    result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
+    assert "checkpoint.npz: is damaged" in result.stderr
+    assert "an earlier one is whole, to go on from it: --resume half/checkpoint.previous.npz" in result.stderr
+    kept = checkpoint.load(previous)[1]["step"]
+    assert kept == 30
+    assert same(train(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
+    assert numbers(half / "half") == numbers(place / "whole")
+
+
+def test_what_a_kill_left_half_written_goes_away(half: Path, place: Path) -> None:
+    (half / "half" / ".checkpoint.npz.0123456789abcdef").write_bytes(b"PK")
+    (half / "half" / ".my.own").write_bytes(b"")
+    with (half / "half" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "st')  # As a program would that appends.
+    assert same(train(half, "--resume", "half", "--engine", "serial"), whole(place))
+    assert {file.name for file in (half / "half").iterdir()} == FILES | {".my.own"}
+    assert numbers(half / "half") == numbers(place / "whole")
+
+
+def test_a_finished_run_says_so_and_gives_its_results_again(place: Path) -> None:
+    before = (place / "whole" / "metrics.jsonl").read_bytes()
+    result = run(place, "train", "--resume", "whole", "--json")
+    assert "whole is finished" in result.stderr
+    assert same(json.loads(result.stdout), whole(place))
+    assert (place / "whole" / "metrics.jsonl").read_bytes() == before
+
+
+def test_so_does_one_that_max_steps_cut_short(place: Path) -> None:
+    first = train(place, *OPTIONS, "--engine", "serial", "--max-steps", "25", "--out", "cut")
+    before = numbers(place / "cut")
+    result = run(place, "train", "--resume", "cut", "--json")
+    assert "cut is finished" in result.stderr
+    assert same(json.loads(result.stdout), first)
+    assert numbers(place / "cut") == before
+    assert [row[:2] for row in before] == [[1, 21], [2, 25]]
+
+
+def test_more_epochs_follow_a_schedule_of_their_own_which_is_said(half: Path) -> None:
+    result = run(half, "train", "--resume", "half", "--epochs", "4", "--engine", "serial", "--json")
+    assert "--epochs 4 instead of 3: from here on the learning rate follows the cosine schedule" in result.stderr
+    assert json.loads(result.stdout)["steps"] == 84
+    assert [row[0] for row in numbers(half / "half")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["half", "--seed", "1"], 2, "--seed 1 disagrees with the run in half, which has 0"),
+        (["half", "--batch-size", "11"], 2, "--batch-size 11 disagrees with the run in half, which has 10"),
+        (["half", "--kernel", "naive"], 2, "--kernel naive disagrees with the run in half, which has im2col"),
+        (["half", "--clip-norm", "1"], 2, "--clip-norm 1.0 disagrees with the run in half, which has none"),
+        (["half", "--config", "c.toml"], 2, "--warmup 3 disagrees with the run in half, which has 100"),
+        (["half", "--max-steps", "9"], 2, "--max-steps"),
+        (["half", "--on-nan", "skip"], 2, "--on-nan"),
+        (["half", "--out", "other"], 2, "--out other disagrees with --resume, which goes on in half"),
+        (["half", "--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
+        (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has finished, not 2"),
+        (["half", "--data-dir", "others"], 1, "are not the data of the run in half"),
+        (["half", "--chaos", "kill:every=0"], 2, "must be every 1 step or more"),
+        (["half", "--chaos", "burn"], 2, "'burn' is none of kill:every=N, stop:every=N and seed=S"),
+        (["missing"], 2, "--resume missing: name a run's folder"),
+        (["data"], 1, "can't be read"),
+        (["half/config.toml"], 2, "--resume half/config.toml: name a run's folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_disagrees_is_named_and_changes_nothing(
+    place: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (place / "c.toml").write_text("warmup = 3\n")
+    if not (place / "others").exists():
+        write_idx(place / "others", 205, 64, seed=1)
+    before = {file: file.read_bytes() for name in ("half", "whole") for file in (place / name).iterdir()}
+    monkeypatch.chdir(place)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main(["train", "--resume", *arguments]) == code
+    signal.signal(signal.SIGTERM, handler)
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert words in errors
+    assert {file: file.read_bytes() for name in ("half", "whole") for file in (place / name).iterdir()} == before
+
+
+def test_options_that_agree_may_be_given_again(half: Path, place: Path) -> None:
+    again = (*OPTIONS, "--out", "half", "--kernel", "auto", "--learning-rate", "0.004", "--engine", "serial")
+    assert same(train(half, "--resume", "half", *again), whole(place))
+
+
+def test_a_checkpoint_of_the_library_is_no_run(place: Path) -> None:
+    (place / "api").mkdir()
+    checkpoint.save(place / "api" / "checkpoint.npz", {}, {"user": {}})
+    result = run(place, "train", "--resume", "api", code=1)
+    assert "was not left by a training run" in result.stderr
+
+
+@linux
+def test_two_programs_do_not_write_one_run(half: Path) -> None:
+    process = start(half, "train", "--resume", "half", "--epochs", "100000", "--engine", "serial")
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        result = run(half, "train", "--resume", "half", code=2)
+        assert "half is being written by another training run" in result.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@linux
+def test_ten_kills_at_random_moments_lose_no_bit(place: Path) -> None:
+    rng = random.Random(7)
+    arguments = [*OPTIONS, "--out", "killed"]
+    folder = place / "killed"
+    kills = 0
+    while kills < 10:
+        how = ["--engine", "serial"] if kills % 3 else ["--workers", str(rng.randint(1, 3))]
+        process = start(place, "train", *arguments, *how)
+        # From the first checkpoint on, and mostly while it trains: that takes it about half a second.
+        began = wait_until(lambda p=process: folder.exists() or p.poll() is not None, 30)  # type: ignore[misc]
+        assert began
+        time.sleep(rng.uniform(0, 0.3))
+        finished = process.poll() is not None
+        process.kill()
+        _, errors = process.communicate()
+        assert "Traceback" not in errors
+        for file in folder.glob("*.npz"):
+            checkpoint.load(file)
+        if finished:
+            break
+        kills += 1
+        if (folder / "checkpoint.npz").exists():
+            arguments = ["--resume", "killed"]
+        else:
+            shutil.rmtree(folder)
+    assert same(train(place, *arguments, "--engine", "serial"), whole(place))
+    assert numbers(folder) == numbers(place / "whole")
+    assert {file.name for file in folder.iterdir()} == FILES

@@ -1,0 +1,607 @@
+"""Real workers, really killed, stopped and hung: the run goes on, and not a bit of its result changes."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from conftest import Run, children, environment, wait_until
+from models import Scripted
+from test_engines import FEW, alive, at, computed, expected, holding, one_each, scripted, usable
+
+from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
+from parallel_lenet.batching import Shard, shards
+from parallel_lenet.engines import schedule
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.schedule import ROWS
+from parallel_lenet.engines.serial import SerialEngine
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="POSIX signals, and /proc to look into"),
+    pytest.mark.usefixtures("leaves_nothing"),
+]
+unwarned = pytest.mark.filterwarnings("ignore::parallel_lenet.WorkerWarning")
+
+OFTEN = 10**6  # Tries: however often chance hits the same shard.
+
+
+def sleepy(samples: int, seed: int) -> Dataset:
+    """Each sample takes up to 3 ms, so that a random moment is mostly in the middle of some."""
+    milliseconds = np.random.default_rng(seed).uniform(0, 3, samples)
+    return scripted(*[(models.SLEEP, value) for value in milliseconds])
+
+
+TRAIN, VALIDATION = sleepy(90, seed=1), sleepy(20, seed=2)
+
+Trained = tuple[str, list[tuple[float, float, float | None]]]
+
+
+def train(engine: Engine, between: Callable[[Coordinator], object] = lambda coordinator: None) -> Trained:
+    """Three epochs with validation; ``between`` is called after every step and every epoch."""
+    with Coordinator(Scripted(), SGD(0.1), engine=engine, batch_size=20, shard_size=3) as coordinator:
+        for _ in coordinator.iterate(TRAIN, 3, VALIDATION):
+            between(coordinator)
+        epochs = [(r.train_loss, r.train_accuracy, r.validation_loss) for r in coordinator.history.epochs]
+        return coordinator.parameters_sha256(), epochs
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Trained:
+    return train(SerialEngine())
+
+
+@pytest.fixture(scope="module")
+def digits_undisturbed(digits: Dataset) -> str:
+    return train_lenet(SerialEngine(), digits)
+
+
+def train_lenet(engine: Engine, digits: Dataset, between: Callable[[], object] = lambda: None) -> str:
+    with Coordinator(lenet5(), SGD(0.05), engine=engine, batch_size=50, shard_size=8) as coordinator:
+        for _ in coordinator.iterate(digits, 4):
+            between()
+        return coordinator.parameters_sha256()
+
+
+def kill(pids: Sequence[int], how: signal.Signals = signal.SIGKILL) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # It has ended and been replaced meanwhile.
+            os.kill(pid, how)
+
+
+@contextlib.contextmanager
+def at_random_times(disturb: Callable[[random.Random], object], seed: int) -> Iterator[None]:
+    """Call it from another thread every few moments, for two seconds."""
+    rng, done = random.Random(seed), threading.Event()
+    end = time.monotonic() + 2
+
+    def run() -> None:
+        while not done.wait(rng.uniform(0.02, 0.25)) and time.monotonic() < end:
+            disturb(rng)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Act from another thread when the condition comes true."""
+    thread = threading.Thread(target=lambda: wait_until(condition, 60) and act())
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+# Death.
+
+
+@unwarned
+@pytest.mark.parametrize("everyone", [False, True], ids=["one", "all"])
+def test_workers_killed_between_steps_change_nothing(everyone: bool, undisturbed: Trained) -> None:
+    rng = random.Random(everyone)
+    engine = ProcessesEngine(2, max_tries=OFTEN)
+    killed = set[int]()
+
+    def disturb(coordinator: Coordinator) -> None:
+        if rng.random() < 0.5:
+            pids = engine.worker_pids()
+            killed.update(pids if everyone else pids[:1])
+            kill(pids if everyone else pids[:1])
+
+    assert train(engine, disturb) == undisturbed
+    assert len(killed) > 5
+
+
+@unwarned
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("everyone", [False, True], ids=["one", "all"])
+def test_workers_killed_at_any_time_change_nothing(workers: int, everyone: bool, undisturbed: Trained) -> None:
+    engine = ProcessesEngine(workers, max_tries=OFTEN)
+    killed = set[int]()
+
+    def disturb(rng: random.Random) -> None:
+        # One that isn't ready yet is mostly spared: otherwise hardly any would ever get that far.
+        pids = [worker.process.pid for worker in list(engine._workers) if worker.ready or rng.random() < 0.1]
+        hit = pids if everyone else rng.sample(pids, min(1, len(pids)))
+        killed.update(hit)
+        kill(hit)
+
+    with at_random_times(disturb, seed=workers):
+        assert train(engine) == undisturbed
+    assert len(killed) >= 3
+
+
+@unwarned
+def test_lenet_trains_to_the_same_bits_while_workers_are_killed(digits: Dataset, digits_undisturbed: str) -> None:
+    engine = ProcessesEngine(2, max_tries=OFTEN)
+    rng = random.Random(7)
+    assert train_lenet(engine, digits, lambda: kill(engine.worker_pids()[: rng.choice([0, 0, 1, 2])])) == (
+        digits_undisturbed
+    )
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_while_idle_is_replaced_with_a_warning(victim: int) -> None:
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        pids = engine.worker_pids()
+        kill([pids[victim]])
+        work = one_each(FEW)
+        with pytest.warns(WorkerWarning) as caught:
+            results = [computed(engine, at(0), work) for _ in range(3)]
+        assert results == [expected(Scripted(), [FEW], at(0), work)] * 3
+        (warning,) = caught
+        ending = rf"worker {victim} (process {pids[victim]}) was killed by SIGKILL while "
+        assert str(warning.message).startswith(ending)
+        assert str(warning.message).endswith(": another has taken its place, and the result is not affected")
+        assert wait_until(lambda: len(engine.worker_pids()) == 2, 10)
+        assert pids[1 - victim] in engine.worker_pids()
+        assert pids[victim] not in engine.worker_pids()
+
+
+def test_survivors_go_on_while_a_replacement_starts(tmp_path: Path) -> None:
+    data = scripted((models.DIE_AT_FIRST, 1), *[(models.SLEEP, 3)] * 30)
+    work = one_each(data)
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        start = time.monotonic()
+        with pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing shard 0: another"):
+            results = [result.metrics for result in engine.gradients(at(0), work)]
+        assert time.monotonic() - start < 3
+        assert results == list(engine.metrics(at(0), work))
+
+
+@unwarned
+def test_a_result_stays_valid_though_its_worker_is_dead() -> None:
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        wanted = expected(Scripted(), [FEW], at(0), one_each(FEW))
+        got = []
+        for result in engine.gradients(at(0), one_each(FEW)):
+            kill(engine.worker_pids())
+            time.sleep(0.02)
+            got.append((result.metrics, result.gradient.tobytes()))
+        assert got == wanted
+
+
+def test_workers_killed_while_starting_are_replaced() -> None:
+    before = children()
+    with ProcessesEngine(2) as engine:
+        with (
+            once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before))),
+            pytest.warns(WorkerWarning) as caught,
+        ):
+            engine.open(Scripted(), [FEW], at(0))
+        assert len(caught) == 2
+        assert all("was killed by SIGKILL while starting" in str(warning.message) for warning in caught)
+        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+
+
+@unwarned
+def test_a_model_that_kills_a_worker_when_it_is_unpickled_is_tried_again(tmp_path: Path) -> None:
+    with ProcessesEngine(2) as engine:
+        engine.open(models.DiesUnpickling(folder=str(tmp_path), deaths=2), [FEW], at(0))
+        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+    assert len(list(tmp_path.glob("*.died"))) == 2
+
+
+@unwarned
+def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_path: Path) -> None:
+    model = models.DiesUnpickling(folder=str(tmp_path), deaths=OFTEN)
+    with ProcessesEngine(2) as engine:
+        with pytest.raises(
+            WorkerError,
+            match=r"^3 workers in a row have ended before they were ready, the last of which, worker \d "
+            r"\(process \d+\) was killed by SIGKILL while starting$",
+        ):
+            engine.open(model, [FEW], at(0))
+        assert engine.datasets == ()
+        assert usable(engine)
+
+
+@unwarned
+@pytest.mark.parametrize(
+    ("action", "ending"),
+    [(models.EXIT, "ended with exit code 9"), (models.SEGFAULT, "was killed by SIGSEGV")],
+)
+def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, ending: str) -> None:
+    data = scripted((models.NOTHING, 0), *[(models.NOTHING, i) for i in range(11)], (action, 9), (models.NOTHING, 1))
+    work = [Shard(np.array([0])), Shard(np.arange(2, 13)), Shard(np.array([13]))]
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(), [data], at(0))
+        for _ in range(2):  # The tries of one step don't count in the next.
+            results = engine.metrics(at(0), work)
+            next(results)
+            with pytest.raises(WorkerError) as caught:
+                next(results)
+            message = str(caught.value)
+            assert message.startswith(
+                "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) has ended 3 workers, "
+                "the last of which, worker "
+            )
+            assert message.endswith(f"{ending} while computing shard 1")
+        work = [work[0], work[2]]
+        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+
+
+@unwarned
+def test_the_tries_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    data = scripted((models.DIE_AT_FIRST, 4))
+    with ProcessesEngine(1, max_tries=4) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        with pytest.raises(WorkerError, match="has ended 4 workers"):
+            list(engine.metrics(at(0), one_each(data)))
+        assert len(list(engine.metrics(at(0), one_each(data)))) == 1
+
+
+def test_a_model_that_leaves_is_no_death_but_its_own_exception() -> None:
+    data = scripted((models.LEAVE, 4))
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [data], at(0))
+        pids = engine.worker_pids()
+        with pytest.raises(SystemExit) as caught:
+            list(engine.metrics(at(0), one_each(data)))
+        assert caught.value.code == 4
+        assert engine.worker_pids() == pids
+
+
+# Slow and hung workers.
+
+
+def stopped(pid: int) -> bool:
+    return "T" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -> None:
+    work = one_each(TRAIN)
+    assert len(work) > 3 * ROWS
+    wanted = expected(Scripted(), [TRAIN], at(1), work)
+    with ProcessesEngine(3) as engine:
+        engine.open(Scripted(), [TRAIN], at(0))
+        pids = engine.worker_pids()
+        for frozen in (pids[:1], pids[1:], pids[:2]):
+            results = engine.gradients(at(1), work)
+            assert next(results).metrics == wanted[0][0]
+            kill(frozen, signal.SIGSTOP)
+            assert wait_until(lambda: all(map(stopped, frozen)), 10)  # noqa: B023
+            start = time.monotonic()
+            rest = [(result.metrics, result.gradient.tobytes()) for result in results]
+            assert rest == wanted[1:]
+            assert computed(engine, at(1), work) == wanted  # What is left of the step before is still unanswered.
+            assert time.monotonic() - start < 10
+            kill(frozen, signal.SIGCONT)
+            for _ in range(2):
+                assert computed(engine, at(1), work) == wanted
+        assert engine.worker_pids() == pids
+
+
+def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -> None:
+    rows = np.zeros(300_000, np.int64)  # 2.4 MB: more than any socket takes.
+    work = [Shard(rows[:4])] + [Shard(rows)] * 4
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        pids = engine.worker_pids()
+        kill(pids[:1], signal.SIGSTOP)
+        assert wait_until(lambda: stopped(pids[0]), 10)
+        counts = [metrics.count for metrics in engine.metrics(at(0), work[:3])]
+        assert counts == [4, 300_000, 300_000]
+        kill(pids[:1], signal.SIGCONT)
+        assert [metrics.count for metrics in engine.metrics(at(0), work)] == [4] + [300_000] * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stopped_worker_is_replaced_after_the_timeout(workers: int) -> None:
+    work = one_each(FEW)
+    with ProcessesEngine(workers, step_timeout=0.5) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        pids = engine.worker_pids()
+        kill(pids, signal.SIGSTOP)
+        with pytest.warns(WorkerWarning) as caught:
+            assert computed(engine, at(0), work) == expected(Scripted(), [FEW], at(0), work)
+        assert len(caught) == workers
+        assert "was killed because it took longer than the step_timeout of 0.5 s while computing shard" in str(
+            caught[0].message
+        )
+        assert not set(engine.worker_pids()) & set(pids)
+
+
+@unwarned
+def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "START", 2.0)
+    before = children()
+    with ProcessesEngine(2, step_timeout=0.5) as engine:
+        with once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before)[:1], signal.SIGSTOP)):
+            engine.open(Scripted(), [FEW], at(0))
+        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+
+
+@unwarned
+def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None:
+    data = scripted((models.NOTHING, 0), (models.SLEEP_NATIVE, 3600), (models.NOTHING, 0))
+    with ProcessesEngine(2, step_timeout=0.5, max_tries=2) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        start = time.monotonic()
+        with pytest.raises(
+            WorkerError,
+            match=r"^shard 1 \(samples 1 of dataset 0\) has ended 2 workers, the last of which, .* was killed because "
+            r"it took longer than the step_timeout of 0.5 s while computing shard 1$",
+        ):
+            list(engine.gradients(at(0), one_each(data)))
+        assert time.monotonic() - start < 20
+        work = [Shard(np.array([2])), Shard(np.array([0]))]
+        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+
+
+def test_a_timeout_does_not_count_while_no_one_asks() -> None:
+    work = one_each(FEW)
+    with ProcessesEngine(2, step_timeout=0.3) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        pids = engine.worker_pids()
+        results = engine.gradients(at(0), work)
+        for metrics, _ in expected(Scripted(), [FEW], at(0), work)[:3]:
+            assert next(results).metrics == metrics
+            time.sleep(0.5)
+        assert len(list(results)) == 4
+        assert engine.worker_pids() == pids
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_a_timeout_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^step_timeout must be above 0 seconds, or None, not "):
+        ProcessesEngine(1, step_timeout=value)
+
+
+@unwarned
+def test_kills_and_stops_together_change_nothing(undisturbed: Trained) -> None:
+    engine = ProcessesEngine(3, max_tries=OFTEN, step_timeout=1)
+
+    def disturb(rng: random.Random) -> None:
+        pids = engine.worker_pids()
+        kill(rng.sample(pids, min(2, len(pids))), rng.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT]))
+
+    with at_random_times(disturb, seed=11):
+        assert train(engine) == undisturbed
+
+
+# Another number of workers.
+
+
+def test_resizing_between_steps_changes_nothing(undisturbed: Trained) -> None:
+    engine = ProcessesEngine(1)
+    rng = random.Random(3)
+    sizes = []
+
+    def resize(coordinator: Coordinator) -> None:
+        if rng.random() < 0.5:
+            sizes.append(rng.randint(1, 4))
+            engine.resize(sizes[-1])
+            assert engine.n_workers == coordinator.n_workers == len(engine.worker_pids()) == sizes[-1]
+
+    assert train(engine, resize) == undisturbed
+    assert len(set(sizes)) > 2
+
+
+def test_resizing_in_the_middle_of_a_step_loses_nothing() -> None:
+    work = one_each(TRAIN)
+    with ProcessesEngine(3) as engine:
+        engine.open(Scripted(), [TRAIN], at(0))
+        got = []
+        for index, result in enumerate(engine.gradients(at(1), work)):
+            got.append((result.metrics, result.gradient.tobytes()))
+            if index % 10 == 5:
+                engine.resize(1 + index % 3)
+        assert got == expected(Scripted(), [TRAIN], at(1), work)
+
+
+def test_shrinking_does_not_wait_for_a_shard_that_nobody_wants(tmp_path: Path) -> None:
+    data = scripted((models.NOTHING, 0), (models.HOLD, 3600), (models.HOLD, 3600), (models.NOTHING, 1))
+    with ProcessesEngine(3) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        next(engine.gradients(at(0), one_each(data)))
+        assert wait_until(lambda: len(holding(tmp_path)) == 2, 10)
+        start = time.monotonic()
+        engine.resize(1)
+        engine.resize(2)
+        assert time.monotonic() - start < 5
+        work = [Shard(np.array([3])), Shard(np.array([0]))]
+        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+
+
+def test_a_closed_engine_can_be_resized() -> None:
+    engine = ProcessesEngine(1)
+    engine.resize(2)
+    assert engine.worker_pids() == []
+    with engine:
+        engine.open(Scripted(), [FEW], at(0))
+        assert len(engine.worker_pids()) == 2
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
+def test_a_number_of_workers_that_cannot_be_is_refused(value: object) -> None:
+    message = r"^n_workers must be a whole number of at least 1, not "
+    with pytest.raises(ValueError, match=message):
+        ProcessesEngine(value)  # type: ignore[arg-type]
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        with pytest.raises(ValueError, match=message):
+            engine.resize(value)  # type: ignore[arg-type]
+        assert len(list(engine.metrics(at(0), one_each(FEW)))) == 7
+
+
+# Interrupts.
+
+
+def interrupt_soon() -> None:
+    time.sleep(0.3)  # Until it waits for certain.
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_while_waiting_leaves_the_engine_usable_at_once(tmp_path: Path) -> None:
+    data = scripted((models.NOTHING, 0), (models.HOLD, 3600))
+    with ProcessesEngine(2) as engine:
+        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        pids = engine.worker_pids()
+        for _ in range(2):
+            with (
+                once(lambda: bool(holding(tmp_path)), interrupt_soon),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                list(engine.gradients(at(0), one_each(data)))
+            for file in tmp_path.glob("*.holds"):
+                file.unlink()
+            work = one_each(data)[:1] * 5
+            with warnings.catch_warnings(action="error"):
+                assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+        assert set(pids) & set(engine.worker_pids()) or len(engine.worker_pids()) == 2
+
+
+def test_interrupts_at_any_time_lose_nothing(undisturbed: Trained) -> None:
+    """Each ends the loop somewhere, perhaps while the engine talks to workers or closes; the loop is begun again."""
+    engine = ProcessesEngine(2)
+    caught = 0
+    with Coordinator(Scripted(), SGD(0.1), engine=engine, batch_size=20, shard_size=3) as coordinator:
+        for seed in range(100):
+            if coordinator.epoch == 3:
+                break
+            delay = random.Random(seed).uniform(0.02, 0.6)
+            timer = threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT])
+            try:
+                timer.start()
+                coordinator.fit(TRAIN, 3 - coordinator.epoch, VALIDATION)
+                timer.join()
+                time.sleep(0.01)
+            except KeyboardInterrupt:
+                caught += 1
+            timer.cancel()
+        assert coordinator.parameters_sha256() == undisturbed[0]
+    assert caught
+
+
+def test_a_second_interrupt_while_closing_leaves_nothing(tmp_path: Path) -> None:
+    data = scripted((models.HOLD, 3600), (models.NOTHING, 0))
+    engine = ProcessesEngine(2)
+    engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+    pids = engine.worker_pids()
+    kill(pids, signal.SIGSTOP)  # Then hanging up is not enough, and closing waits.
+    timers = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.25)]
+    for timer in timers:
+        timer.start()
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.close()
+    with contextlib.suppress(KeyboardInterrupt):
+        for timer in timers:
+            timer.join()
+        time.sleep(0.05)
+    engine.close()
+    assert not alive(pids)
+
+
+# The coordinator's own death, and its memory.
+
+
+@pytest.mark.parametrize("action", [models.HOLD, models.SLEEP_NATIVE], ids=["python", "native"])
+@pytest.mark.parametrize("thread", [False, True], ids=["main thread", "other thread"])
+def test_workers_end_with_a_killed_coordinator(action: int, thread: bool, tmp_path: Path) -> None:
+    if thread and action == models.SLEEP_NATIVE:
+        pytest.skip("no signal can be had there, and Python's own threads don't run")
+    program = f"""
+import sys, threading
+sys.path.append({os.path.dirname(__file__)!r})
+import numpy as np
+from models import Scripted
+from parallel_lenet import SGD, Coordinator
+def train():
+    x = np.array([({action}, 30.0)] * 2, np.float32)
+    model = Scripted(folder={str(tmp_path)!r})
+    Coordinator(model, SGD(), n_workers=2, batch_size=2, shard_size=1).fit((x, np.zeros(2)))
+if {thread}:
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+else:
+    train()
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment())
+    assert wait_until(lambda: len(holding(tmp_path)) == 2, 60)
+    pids = holding(tmp_path)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not alive(pids), 2)
+
+
+def test_workers_stay_when_the_thread_that_started_them_ends() -> None:
+    with ProcessesEngine(2) as engine:
+        thread = threading.Thread(target=engine.open, args=(Scripted(), [FEW], at(0)))
+        thread.start()
+        thread.join()
+        pids = engine.worker_pids()
+        time.sleep(0.5)
+        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+        assert engine.worker_pids() == pids
+
+
+def test_too_little_memory_is_an_error_that_says_how_much_was_wanted(run: Run) -> None:
+    program = """
+import resource
+import numpy as np
+from parallel_lenet.engines.memory import SharedBlock
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
+try:
+    SharedBlock([((1000, 1000), np.dtype(np.float32))])
+except OSError as error:
+    print(error.errno, error)
+"""
+    assert "no room for the 4,000,000 bytes of memory to share with workers: " in run("-c", program).stdout
+
+
+def test_all_workers_at_once_many_times_over_are_only_a_delay() -> None:
+    work = shards(np.arange(90), 4)
+    wanted = expected(Scripted(), [TRAIN], at(1), work)
+    with warnings.catch_warnings(), ProcessesEngine(2) as engine:
+        warnings.simplefilter("ignore", WorkerWarning)
+        engine.open(Scripted(), [TRAIN], at(0))
+        for _ in range(4):
+            got = []
+            for result in engine.gradients(at(1), work):
+                got.append((result.metrics, result.gradient.tobytes()))
+                if len(got) == 10:
+                    start = time.monotonic()
+                    kill(engine.worker_pids())
+            assert got == wanted
+            assert time.monotonic() - start < 5
