@@ -8,9 +8,9 @@ from collections import Counter, deque
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from parallel_lenet.engines.schedule import PATIENCE, ROWS, SHORT, SLOW, Copy, GivenUp, Schedule, Worker
+from parallel_lenet.engines.schedule import HASTE, PATIENCE, ROWS, SHORT, SLOW, Copy, GivenUp, Schedule, Worker
 
 MAX_TRIES = 3
 STEP_TIMEOUT = 50.0
@@ -57,28 +57,36 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.schedule = Schedule[Played](MAX_TRIES, STEP_TIMEOUT)
         self.failed_starts = Counter[int]()
-        self.begin(0)
-        for number in range(2):
+        self.start_step(0)
+
+    @initialize(workers=st.integers(2, 3), shards=st.integers(1, 3 * ROWS))
+    def open(self, workers: int, shards: int) -> None:
+        for number in range(workers):
             self.add(number)
+            self.schedule.ready(self.schedule.workers[-1])
+        self.start_step(shards)
+        self.assign()
 
     # What the engine does.
 
     def add(self, number: int) -> None:
         self.schedule.workers.append(Played(number, self.now))
 
+    @precondition(lambda self: self.next == self.shards or self.steps > 20)
     @rule(shards=st.integers(0, 3 * ROWS))
     def begin(self, shards: int) -> None:
-        """Also half way through a step, which is given up with that."""
+        """Also half way through a step, which is given up with that: not at once, or none would get far."""
+        self.start_step(shards)
+        self.assign()
+
+    def start_step(self, shards: int) -> None:
+        self.steps = 0
         self.stamp = self.schedule.begin(shards)
         self.shards = shards
         self.next = 0
         self.reading = False
         self.deaths = Counter[int]()
         """Of workers that were computing the shard for this step."""
-
-    @rule()
-    def hand_out(self) -> None:
-        self.assign()
 
     def assign(self) -> bool:
         given = self.schedule.assign(self.now)
@@ -90,7 +98,7 @@ class Machine(RuleBasedStateMachine):
             assert len(worker.copies) <= 2
         return bool(given)
 
-    @precondition(lambda self: self.next in self.schedule.held)
+    @precondition(lambda self: not self.reading and self.next in self.schedule.held)
     @rule()
     def read(self) -> None:
         """Yield the next result; whoever asked goes on reading it until `release`."""
@@ -102,7 +110,9 @@ class Machine(RuleBasedStateMachine):
         self.schedule.release(self.next)
         self.next += 1
         self.reading = False
+        self.assign()
 
+    @precondition(lambda self: self.steps > 10)
     @rule(number=st.integers(1, 4))
     def resize(self, number: int) -> None:
         for worker in list(self.schedule.workers):
@@ -126,6 +136,7 @@ class Machine(RuleBasedStateMachine):
         if worker := self.some(data, ready=False):
             self.schedule.ready(worker)
             self.failed_starts.clear()
+            self.assign()
 
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
@@ -137,20 +148,34 @@ class Machine(RuleBasedStateMachine):
         if worker := self.some(data, computing=True):
             worker.finish()
 
-    @rule(data=st.data(), seconds=st.sampled_from([SHORT / 20, SHORT * 2, 1.0]))
+    @rule(data=st.data(), seconds=st.sampled_from([SHORT / 20, SHORT / 20, SHORT * 2, 1.0]))
     def deliver(self, data: st.DataObject, seconds: float) -> None:
         if worker := self.some(data, outbox=True):
             self.deliver_first(worker, seconds)
+            self.assign()
+
+    @rule(data=st.data())
+    def go_on(self, data: st.DataObject) -> None:
+        """A worker computes all that it has, and it is all delivered."""
+        if worker := self.some(data, ready=True):
+            worker.run()
+            while worker.outbox:
+                self.deliver_first(worker)
+            self.assign()
 
     def deliver_first(self, worker: Played, seconds: float = 0.001) -> None:
         copy = worker.outbox.popleft()
         self.schedule.answer(worker, copy, self.now, seconds if copy else None)
 
-    @rule(data=st.data())
-    def die(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), replaced=st.booleans())
+    def die(self, data: st.DataObject, replaced: bool) -> None:
         """At any moment; what it answered before can still be read."""
         if worker := self.some(data):
             self.bury(worker)
+            if replaced and not self.schedule.workers[-1].ready:  # Soon, before anything else happens.
+                self.schedule.ready(self.schedule.workers[-1])
+                self.failed_starts.clear()
+            self.assign()
 
     def bury(self, worker: Played) -> None:
         while worker.outbox:
@@ -166,7 +191,7 @@ class Machine(RuleBasedStateMachine):
             if given_up:  # The engine raises, and closes; a test goes on without the step.
                 self.schedule.reset()
                 self.failed_starts.clear()
-                self.begin(0)
+                self.start_step(0)
         elif tried and first is not None:
             self.deaths[first.shard] += 1
             if given_up:
@@ -178,9 +203,12 @@ class Machine(RuleBasedStateMachine):
             assert not given_up
         self.add(worker.number)
 
-    @rule(seconds=st.sampled_from([0.0, PATIENCE / 2, PATIENCE, 1.0, STEP_TIMEOUT]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([HASTE * 2, PATIENCE, 1.0, STEP_TIMEOUT]), kill=st.booleans())
+    def time_passes(self, seconds: float, kill: bool) -> None:
         self.now += seconds
+        if kill:
+            self.kill_overdue()
+        self.assign()
 
     @rule()
     def sleep(self) -> None:
@@ -192,10 +220,6 @@ class Machine(RuleBasedStateMachine):
             overdue = self.kill_overdue()
             assert self.assign() or overdue
 
-    @rule()
-    def look_at_the_clock(self) -> None:
-        self.kill_overdue()
-
     def kill_overdue(self) -> bool:
         late = self.schedule.overdue(self.now)
         for worker in late:
@@ -203,7 +227,7 @@ class Machine(RuleBasedStateMachine):
             self.bury(worker)
         return bool(late)
 
-    @precondition(lambda self: self.schedule.workers)
+    @precondition(lambda self: self.steps > 15)
     @rule(data=st.data())
     def one_worker_is_enough_to_finish(self, data: st.DataObject) -> None:
         """Though all others are stopped, or hang, and no one kills them."""
@@ -225,6 +249,10 @@ class Machine(RuleBasedStateMachine):
         assert self.next == self.shards
 
     # What always holds.
+
+    @invariant()
+    def count(self) -> None:
+        self.steps += 1
 
     @invariant()
     def every_shard_is_in_exactly_one_state(self) -> None:
@@ -266,4 +294,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestStates = Machine.TestCase
-TestStates.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestStates.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)

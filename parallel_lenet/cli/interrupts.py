@@ -29,6 +29,7 @@ class Interrupts:
         """The signal that came."""
         self.at_once: Callable[[], None] = lambda: None
         self._held = False
+        self._over = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -55,8 +56,8 @@ class Interrupts:
             raise Interrupted
 
     def heed(self) -> None:
-        """From now on nothing is raised: the program is on its way out."""
-        self._held = True
+        """From now on nothing is raised: the program is on its way out, with its result or without."""
+        self._held = self._over = True
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -73,6 +74,8 @@ class Interrupts:
         if self.number is not None:
             self._leave(number)
         self.number = number
+        if self._over:  # No alarm: it might strike when no one takes it any more.
+            return
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         else:  # Windows has no alarm.

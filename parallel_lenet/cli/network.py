@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from parallel_lenet.cli.console import Console
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Sequential
@@ -43,3 +44,12 @@ def check(model: Sequential, data: Dataset) -> None:
         raise DatasetError(
             f"{data.name}: holds labels up to {data.classes - 1}, but the network has {model.classes} classes"
         )
+
+
+def say_if_compiling(model: Sequential, console: Console) -> None:
+    """A note where the first step will have to wait for the compiler, which keeps its work for the next process."""
+    if model.kernel == "compiled":
+        from parallel_lenet.kernels import compiled  # Late: an extra.
+
+        if not compiled.is_compiled():
+            console.note("compiling the kernels for this machine, once: some 10 seconds")

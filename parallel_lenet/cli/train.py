@@ -58,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             if training is not None:
                 training.chaos.end()
                 training.coordinator.close()
-    result = _result(training, reports)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        _show(result, console)
+        result = _result(training, reports)
+        if arguments.json:
+            print(json.dumps(result))
+        else:
+            _show(result, console)
     return 0
 
 
@@ -138,6 +138,7 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
     )
     for warning in advice:
         console.note(f"note: {warning.message}")
+    network.say_if_compiling(model, console)
     return training
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
+from parallel_lenet.cli import network
 from parallel_lenet.cli.console import Console, count
 from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
@@ -168,6 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     train, _ = load()
     proof = Proof(model, train, arguments.steps, arguments.batch_size, workers)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
+    network.say_if_compiling(model, console)
     runs: list[dict[str, Any]] = []
     for what, way in proof.ways().items():
         start = time.perf_counter()
