@@ -33,6 +33,15 @@ def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
     os.close(standard_error)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder for temporary files that no other program uses, nor other tests at the same time: see leaves_nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """A few of the bundled digits: 150, so that neither 32 nor 64 divides their number."""

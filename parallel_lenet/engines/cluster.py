@@ -1,0 +1,309 @@
+"""Workers on any cluster that joblib can use: Dask, Ray, or loky's processes and threads on this machine.
+
+A step is cut into groups of shards; a group is a task, and takes the parameters along. Back come the gradients of its
+shards one by one, not their sum: the coordinator adds them in shard order, so that the result has the same bits as on
+one machine. (Parameters could travel once a worker instead; but a gradient, of the same size, comes back for every
+shard, so they are never the larger part, and putting them into a cluster first takes as long as sending them twice.)
+
+What joblib does when something goes wrong, and what we do about it:
+
+- *It may wait for ever* for a task of the Dask backend that has failed. Every call has a time limit.
+- *A `Parallel` may return results of an earlier call that failed.* After any exception it is thrown away; and every
+  result is stamped with its step's version and its shard, and only those that are wanted are taken.
+- *Arrays changed in place may go stale* in a worker. A step sends a copy, and joblib maps nothing into files.
+- *A lost worker costs the call.* What was stamped before is kept, the rest is asked for again.
+"""
+
+import multiprocessing
+import pickle
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from math import ceil
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, NoReturn, Self
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.cores import usable_cores
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
+from parallel_lenet.engines.cluster_backends import BACKENDS
+from parallel_lenet.engines.cluster_task import Answer, Blob, Result, Setup, Task, compute, forget, hold, pack
+from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.serial import blas
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.parameters import Vector
+
+MAX_TRIES = 3  # Calls that may fail before what is missing of a step is given up.
+TASK_SECONDS = 0.1  # A task computes at least so long, if the step does: ten times what a task costs.
+TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds up the others by a quarter of its share.
+BYTES_HELD = 256 * 2**20  # Of gradients, here: a step with more is asked for in several calls.
+LOOK_EVERY = 2.0  # Seconds.
+STEPS_MEASURED = 5  # Before we say that a cluster doesn't pay.
+
+
+class ClusterWarning(UserWarning):
+    """A step takes longer to send around than to compute."""
+
+
+class Traffic(NamedTuple):
+    """Bytes of arrays: parameters, sample positions and datasets one way, gradients the other."""
+
+    sent: int
+    received: int
+
+
+class Cluster:
+    """An engine over one of joblib's backends: "dask", "ray", "loky" or "threading".
+
+    - ``address``: of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which is used and
+      left as it was; by default a cluster on this machine starts and ends with the engine.
+    - ``n_workers``: by default all the cluster has, or all usable cores of this machine. With one worker of any but
+      Dask, joblib computes in this process.
+    - ``timeout``: seconds without any result after which a call counts as lost and is tried again. It must be longer
+      than the slowest task, a quarter of a worker's part of a step.
+
+    ValueError where a value is out of its range; ModuleNotFoundError without the extra; WorkerError where there is no
+    cluster at the address.
+    """
+
+    def __init__(
+        self,
+        backend: Literal["dask", "ray", "loky", "threading"],
+        *,
+        address: str | None = None,
+        n_workers: int | None = None,
+        timeout: float = 300.0,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
+        if address is not None and backend not in ("dask", "ray"):
+            raise ValueError(f"{backend} runs on this machine and takes no address, such as {address!r}")
+        if not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
+        self.timeout = timeout
+        self.datasets: tuple[Dataset, ...] = ()
+        self.bytes_a_step = Traffic(0, 0)
+        """Of the last step; the first also sends the datasets."""
+        self._backend = BACKENDS[backend](address)
+        self._parallel: Any = None
+        self._setup: tuple[str, Blob] | None = None
+        self._version = 0
+        self._shard_seconds = 0.0
+        self._measured: list[tuple[float, float]] = []  # Of each step: all of it, and what the busiest worker computed.
+        self._follows, self._counted = False, 0.0
+        if n_workers is None:
+            n_workers = usable_cores() if address is None else self._backend.start(None)
+            self._follows = address is not None
+        self.n_workers = _at_least_one(n_workers)
+
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
+        """Start or join the cluster; the workers get model and datasets with their first task."""
+        self._leave()
+        try:
+            setup = Setup(model, tuple(datasets))
+            key, blob = pack(setup)
+            self._backend.start(self.n_workers)
+            hold(key, setup)  # For threads.
+            self._setup = key, blob
+            self.datasets = setup.datasets
+        except BaseException:
+            self.close()
+            raise
+
+    def resize(self, n_workers: int) -> None:
+        """Use so many workers from the next step on; a cluster of our own is started anew."""
+        self.n_workers, self._follows = _at_least_one(n_workers), False
+        self._discard()
+        if self._backend.address is None:
+            self._backend.stop()
+            if self.datasets:
+                self._backend.start(n_workers)
+
+    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+        """Computed a few hundred megabytes of gradients at a time."""
+        for result in self._results(parameters, shards, True):
+            assert result.gradient is not None
+            yield ShardGradient(result.metrics, read_only(result.gradient))
+
+    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+        """As ``gradients``."""
+        for result in self._results(parameters, shards, False):
+            yield result.metrics
+
+    def _results(self, parameters: Vector, shards: Sequence[Shard], gradients: bool) -> Iterator[Result]:
+        """Call after call, each yielded in shard order before the next is made."""
+        if self._setup is None:
+            raise RuntimeError("the engine is closed: open it first")
+        self._version += 1
+        version, setup = self._version, self._setup
+        parameters = parameters.copy()
+        self._follow()
+        at_once = max(self.n_workers * TASKS_A_WORKER, BYTES_HELD // max(1, parameters.nbytes))
+        sent = received = 0
+        for start in range(0, len(shards), at_once):
+            numbered = list(enumerate(shards))[start : start + at_once]
+            task = Task(version, setup[0], parameters, numbered, gradients)
+            done, traffic = self._complete(task)
+            sent, received = sent + traffic.sent, received + traffic.received
+            self.bytes_a_step = Traffic(sent, received)
+            for number, _ in numbered:
+                if done[number].failure:
+                    _raise(done[number])
+                yield done.pop(number)
+                if self._setup is not setup:
+                    raise RuntimeError("the engine has been closed or begun another step: these results are gone")
+
+    def _follow(self) -> None:
+        """Look, now and then, whether workers have come or gone, if we are to use all there are."""
+        if self._follows and time.monotonic() > self._counted + LOOK_EVERY and self._backend.running():
+            self._counted, count = time.monotonic(), self._backend.count()
+            if count != self.n_workers:
+                self.n_workers = count
+                self._discard()
+
+    def _complete(self, task: Task) -> tuple[dict[int, Result], Traffic]:
+        """The results of all the task's shards, or of all up to the first that the model fails on."""
+        assert self._setup is not None
+        done: dict[int, Result] = {}
+        failures, sent, received, blob = 0, 0, 0, None
+        start, busy, clean = time.perf_counter(), dict[str, float](), True
+        while wanted := _wanted(task.shards, done):
+            groups = [
+                Task(task.version, task.key, task.parameters, group, task.gradients) for group in self._groups(wanted)
+            ]
+            sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
+            missing = False
+            try:
+                with blas().limit(limits=1):  # For tasks in this process; a worker's has its own.
+                    for answer in self._call(groups, blob):
+                        received += answer.nbytes
+                        missing |= not answer.results
+                        for result in answer.results:
+                            if result.version == task.version:
+                                done.setdefault(result.shard, result)
+                        if answer.results:
+                            busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
+                            self._shard_seconds = answer.seconds / len(answer.results)
+            except Exception as error:
+                self._discard()
+                failures, clean = failures + 1, False
+                self._retry(error, failures, len(_wanted(task.shards, done)))
+            except BaseException:  # An interrupt.
+                self._discard()
+                raise
+            if missing:
+                blob, clean = self._setup[1], False
+        if clean and task.gradients:
+            self._compare(time.perf_counter() - start, max(busy.values()))
+        return done, Traffic(sent, received)
+
+    def _groups(self, shards: Sequence[tuple[int, Shard]]) -> Iterator[Sequence[tuple[int, Shard]]]:
+        """Neighbouring shards, in as many groups as a worker's share of the work is worth."""
+        share = len(shards) * self._shard_seconds / self.n_workers
+        number = self.n_workers * min(TASKS_A_WORKER, max(1, int(share / TASK_SECONDS)))
+        size = ceil(len(shards) / number)
+        for start in range(0, len(shards), size):
+            yield shards[start : start + size]
+
+    def _call(self, tasks: Sequence[Task], blob: Blob | None) -> Iterator[Answer]:
+        """One call of joblib's, on the `Parallel` that we have as long as nothing goes wrong."""
+        from joblib import delayed  # Late: 0.1 s.
+
+        if self._parallel is None:
+            self._parallel = self._backend.parallel(self.n_workers, self.timeout).__enter__()
+        answers: Iterator[Answer] = self._parallel(delayed(compute)(task, blob) for task in tasks)
+        return answers
+
+    def _retry(self, error: Exception, failures: int, missing: int) -> None:
+        """Say that it will be tried again, or raise WorkerError."""
+        late = isinstance(error, TimeoutError | multiprocessing.TimeoutError)  # Joblib has used both.
+        what = f"no result within {self.timeout:g} s" if late else _described(error)
+        name = self._backend.name
+        if not self._backend.running():
+            self.close()
+            raise WorkerError(f"the {name} cluster is gone, with {missing} shards to compute: {what}") from error
+        if failures >= MAX_TRIES:
+            self.close()
+            raise WorkerError(f"{missing} shards could not be computed in {MAX_TRIES} tries: {what}") from error
+        warnings.warn(
+            f"a worker of the {name} cluster was lost ({what}): {missing} shards are computed again, and the result "
+            "is not affected",
+            WorkerWarning,
+            stacklevel=2,
+        )
+
+    def _compare(self, seconds: float, computing: float) -> None:
+        """Warn, once, when a step takes twice as long as its busiest worker computes."""
+        if len(self._measured) > STEPS_MEASURED:
+            return
+        self._measured.append((seconds, computing))
+        if len(self._measured) <= STEPS_MEASURED:
+            return
+        seconds, computing = (sorted(times)[STEPS_MEASURED // 2] * 1e3 for times in zip(*self._measured, strict=True))
+        if seconds > 2 * computing:
+            warnings.warn(
+                f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms, so the "
+                f"{self._backend.name} cluster costs more than it computes: larger batches and shards would help, or "
+                "the engine of this machine, processes",
+                ClusterWarning,
+                stacklevel=2,
+            )
+
+    def _discard(self) -> None:
+        """Throw the `Parallel` away, and the pool behind it."""
+        parallel, self._parallel = self._parallel, None
+        if parallel is not None:
+            parallel.__exit__(None, None, None)
+
+    def _leave(self) -> None:
+        """Forget what was open; the cluster and joblib's pool stay."""
+        setup, self._setup, self.datasets = self._setup, None, ()
+        if setup is not None:
+            forget(setup[0])
+            self._backend.forget(setup[0])
+
+    def close(self) -> None:
+        """Leave the cluster, or end it if it is ours."""
+        self._discard()
+        self._leave()
+        self._backend.stop()
+
+    def __enter__(self) -> Self:
+        """The engine itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _wanted(shards: Sequence[tuple[int, Shard]], done: dict[int, Result]) -> list[tuple[int, Shard]]:
+    """Those without a result, but none behind one that has failed: its exception ends the step."""
+    wanted = []
+    for number, shard in shards:
+        if number not in done:
+            wanted.append((number, shard))
+        elif done[number].failure:
+            break
+    return wanted
+
+
+def _raise(result: Result) -> NoReturn:
+    """The model's exception, with the traceback it had in the worker."""
+    error, traceback = pickle.loads(result.failure)
+    error.add_note(f"In a worker of the cluster, computing shard {result.shard}:\n{traceback}")
+    raise error
+
+
+def _described(error: Exception) -> str:
+    """The first line of what can be a page."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
+
+
+def _at_least_one(n_workers: int) -> int:
+    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
+        raise ValueError(f"n_workers must be at least 1, not {n_workers!r}")
+    return n_workers

@@ -1,0 +1,230 @@
+"""The clusters that joblib can use: how each is started or joined, and left."""
+
+import os
+import shutil
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from parallel_lenet.engines import WorkerError
+from parallel_lenet.engines.cluster_task import forget
+
+CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
+
+
+class Backend(ABC):
+    """One of joblib's backends, and the cluster behind it."""
+
+    name: str
+    returns = "generator_unordered"
+    """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+
+    @abstractmethod
+    def start(self, n_workers: int | None) -> int:
+        """Start a cluster of so many workers, or join the one at the address; how many there are to use."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End what ``start`` started; leave what it joined. Twice does nothing."""
+
+    def count(self) -> int:
+        """How many workers a cluster that isn't ours has now."""
+        raise NotImplementedError
+
+    def running(self) -> bool:
+        """Whether there still is a cluster that could compute anything."""
+        return True
+
+    def forget(self, key: str) -> None:
+        """Have no worker that goes on after us hold this setup."""
+
+    def parallel(self, n_workers: int, timeout: float) -> Any:
+        """A fresh ``joblib.Parallel``, which waits no longer than ``timeout`` for the next result."""
+        from joblib import Parallel, parallel_config  # Late: 0.1 s.
+
+        with parallel_config(self.name, **self.arguments()):
+            return Parallel(
+                n_jobs=n_workers,
+                return_as=self.returns,
+                # Of one job joblib makes none: it runs right here, where a time limit only makes it warn.
+                timeout=timeout if n_workers > 1 or self.name == "dask" else None,
+                batch_size=1,  # A task is a group of shards already.
+                pre_dispatch="all",
+                max_nbytes=None,  # No memory-mapped copies in files, which go stale when an array changes in place.
+            )
+
+    def arguments(self) -> dict[str, Any]:
+        """What joblib's backend needs to know."""
+        return {}
+
+
+class Threads(Backend):
+    """Threads of this process: for kernels that release the interpreter's lock, and to debug with."""
+
+    name = "threading"
+
+    def start(self, n_workers: int | None) -> int:
+        """The pool starts with the first call."""
+        return n_workers or 1
+
+    def stop(self) -> None:
+        """It ended with its ``Parallel``."""
+
+
+class Loky(Threads):
+    """Processes of this machine, started by joblib."""
+
+    name = "loky"
+
+    def stop(self) -> None:
+        """The processes would wait for more work for minutes, and joblib's temporary folder for the program's end."""
+        from joblib.externals.loky import get_reusable_executor
+
+        executor = get_reusable_executor(reuse=True)  # Loky has one a program; without one this makes an idle one.
+        getattr(executor, "terminate", executor.shutdown)(kill_workers=True)
+
+
+class Dask(Backend):
+    """A Dask cluster."""
+
+    name = "dask"
+    _cluster: Any = None
+    _client: Any = None
+    _folder = ""
+
+    def start(self, n_workers: int | None) -> int:
+        """Of one thread each where we start them; where we don't, every thread is a worker."""
+        try:
+            from dask.distributed import Client, LocalCluster  # Late: an extra.
+        except ModuleNotFoundError:
+            raise _missing("dask") from None
+        if self._client is None:
+            if self.address is None:
+                self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
+                self._cluster = LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
+                    local_directory=self._folder,
+                )
+            self._client = _joined(
+                self, lambda: Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
+            )
+            _joined(self, lambda: self._client.wait_for_workers(1, timeout=CONNECT))
+            # An error of a task that can't even be read by its worker never gets through joblib; this one does.
+            self._client.run(forget, "")
+        return n_workers or self.count()
+
+    def stop(self) -> None:
+        """The client first: it would try to find the scheduler again."""
+        client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
+        if client is not None:
+            client.close()
+        if cluster is not None:
+            cluster.close()
+        _remove(self)
+
+    def count(self) -> int:
+        """All threads of all workers."""
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def running(self) -> bool:
+        """Whether the scheduler answers."""
+        return self._client is not None and self._client.status == "running"
+
+    def forget(self, key: str) -> None:
+        """On the workers of a cluster that isn't ours."""
+        if self._cluster is None and self.running():
+            self._client.run(forget, key, on_error="ignore")
+
+    def arguments(self) -> dict[str, Any]:
+        """Our client, and how long to wait if all workers are gone."""
+        return {"client": self._client, "wait_for_workers_timeout": CONNECT}
+
+
+class Ray(Backend):
+    """A Ray cluster."""
+
+    name = "ray"
+    returns = "list"  # All its joblib backend can: a call that fails has no results.
+    _ours = False
+    _folder = ""
+
+    def start(self, n_workers: int | None) -> int:
+        """A Ray that this program has started itself is used, and left, like one at an address."""
+        try:
+            import ray  # Late: an extra.
+            from ray.util.joblib import register_ray
+        except ModuleNotFoundError:
+            raise _missing("ray") from None
+        register_ray()
+        if not ray.is_initialized():
+            self._ours = True
+            if self.address is None:
+                self._folder = tempfile.mkdtemp(prefix="lenet-ray-")  # Short: names of sockets in it end at 107 bytes.
+                path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # Workers find the modules that we do.
+                ray.init(
+                    num_cpus=n_workers,
+                    runtime_env={"env_vars": path},
+                    _temp_dir=self._folder,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            else:
+                _joined(self, lambda: ray.init(self.address, log_to_driver=False, configure_logging=False))
+        return n_workers or self.count()
+
+    def stop(self) -> None:
+        """What was there before us stays."""
+        if self._ours:
+            import ray
+
+            self._ours = False
+            ray.shutdown()
+        _remove(self)
+
+    def count(self) -> int:
+        """All CPUs of all nodes."""
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def running(self) -> bool:
+        """Whether its control service answers."""
+        import ray
+
+        try:
+            return bool(ray.is_initialized() and ray.cluster_resources())
+        except Exception:  # Which, depends on what is gone.
+            return False
+
+
+BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
+
+
+def _missing(extra: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"the {extra} engine needs {extra}: pip install 'parallel-lenet[{extra}]'", name=extra)
+
+
+def _joined(backend: Backend, join: Callable[[], Any]) -> Any:
+    """What ``join`` gives; WorkerError, and nothing left running, where there is no cluster."""
+    try:
+        return join()
+    except Exception as error:
+        address = backend.address
+        backend.stop()
+        raise WorkerError(f"no {backend.name} cluster with a worker at {address}: {error}") from error
+
+
+def _remove(backend: Any) -> None:
+    if backend._folder:
+        shutil.rmtree(backend._folder, ignore_errors=True)
+        backend._folder = ""

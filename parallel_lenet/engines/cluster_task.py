@@ -1,0 +1,167 @@
+"""What a worker of a cluster does with a task, and what the coordinator's side and it say to each other.
+
+Model and datasets, the *setup*, travel to a worker process once. A task names its setup by a hash of the contents; a
+worker that hasn't got it says so, and is sent the shards again with the setup beside them. So it doesn't matter how a
+worker came to be there, with the cluster, later, or in place of one that died, nor which cluster it is.
+"""
+
+import hashlib
+import os
+import pickle
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines.child import _failure
+from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.serial import blas
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.parameters import Vector
+from parallel_lenet.worker import shard_gradient, shard_metrics
+
+SETUPS_KEPT = 2  # A worker may serve two coordinators, but must not gather the datasets of all it ever had.
+
+Blob = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every task of an open engine needs."""
+
+    model: Model
+    datasets: tuple[Dataset, ...]
+    numpy: str = np.__version__
+    """The coordinator's: another may add up a product in another order."""
+
+
+# Not a tuple: joblib's Ray backend puts every argument of 100 bytes or more, by sys.getsizeof, into Ray's object store
+# and keeps it there as long as the pool, which would fill it with the parameters of every step. An instance has 48.
+@dataclass(frozen=True)
+class Task:
+    """A group of shards at one version of the parameters."""
+
+    version: int
+    key: str
+    """Of the setup."""
+    parameters: Vector
+    shards: Sequence[tuple[int, Shard]]
+    """Each with its number in the step."""
+    gradients: bool
+    """Whether they are wanted, or the metrics alone."""
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays weigh."""
+        return int(self.parameters.nbytes + sum(shard.rows.nbytes for _, shard in self.shards))
+
+
+class Result(NamedTuple):
+    """What came of one shard: stamped with version and shard, so that it can't be taken for another's."""
+
+    version: int
+    shard: int
+    metrics: ShardMetrics
+    gradient: Vector | None = None
+    failure: bytes = b""
+    """The model's exception and its traceback, pickled, where it raised."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task."""
+
+    worker: str
+    seconds: float
+    """What the computation took."""
+    results: Sequence[Result]
+    """Empty where the worker hasn't got the setup; it ends with the first failure."""
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays weigh."""
+        return sum(result.gradient.nbytes for result in self.results if result.gradient is not None)
+
+
+_own: dict[str, Setup] = {}
+_sent: OrderedDict[str, Setup] = OrderedDict()
+_lock = threading.Lock()
+
+
+def pack(setup: Setup) -> tuple[str, Blob]:
+    """A setup's key and its bytes: by cloudpickle, so that a class defined in a script travels whole."""
+    from joblib.externals.loky.backend.reduction import dumps  # Late: 0.1 s.
+
+    blob = np.frombuffer(dumps(setup), np.uint8)
+    return hashlib.sha256(blob.data).hexdigest(), blob
+
+
+def hold(key: str, setup: Setup) -> None:
+    """Have a setup ready in the coordinator's process, for tasks that joblib runs there."""
+    _own[key] = setup
+
+
+def forget(key: str) -> None:
+    """Hold it no longer in this process."""
+    with _lock:
+        _own.pop(key, None)
+        _sent.pop(key, None)
+
+
+def _unpack(key: str, blob: Blob) -> Setup:
+    """Make this process, which is a worker's, ready for the tasks of a setup."""
+    # For good: threadpoolctl lets only one thread set OpenBLAS's limit, so tasks in several threads of a worker can't
+    # each have their own. Dask, Ray and loky start their workers with one BLAS thread too, unless told otherwise.
+    blas().limit(limits=1)
+    setup: Setup = pickle.loads(blob.data)
+    if setup.numpy != np.__version__:
+        raise RuntimeError(
+            f"a worker on {socket.gethostname()} has NumPy {np.__version__}, and the coordinator {setup.numpy}: "
+            "results would not be the same to the last bit"
+        )
+    for data in setup.datasets:
+        read_only(data.inputs)
+        read_only(data.targets)
+    with _lock:
+        _sent[key] = setup
+        while len(_sent) > SETUPS_KEPT:
+            _sent.popitem(last=False)
+    return setup
+
+
+def compute(task: Task, blob: Blob | None) -> Answer:
+    """Each shard of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
+
+    An exception would end the pool in loky, and the call, with all other results, everywhere.
+    """
+    worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+    results: list[Result] = []
+    setup = _own.get(task.key) or _sent.get(task.key)
+    if setup is None and blob is None:
+        return Answer(worker, 0.0, results)
+    # A copy: what comes out of a message may lie at any address, and NumPy adds unaligned numbers in another order.
+    parameters = read_only(task.parameters.copy())
+    start = time.perf_counter()
+    for number, shard in task.shards:
+        gradient = np.empty_like(parameters) if task.gradients else None
+        try:
+            if setup is None and blob is not None:
+                setup = _unpack(task.key, blob)
+            assert setup is not None
+            if gradient is None:
+                metrics = shard_metrics(setup.model, setup.datasets, parameters, shard)
+            else:
+                metrics = shard_gradient(setup.model, setup.datasets, parameters, shard, gradient)
+        except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
+            results.append(Result(task.version, number, ShardMetrics(), failure=_failure(error)))
+            break
+        results.append(Result(task.version, number, metrics, gradient))
+    return Answer(worker, time.perf_counter() - start, results)

@@ -1,0 +1,108 @@
+"""``benchmark.py cluster``: what each engine costs a step, and from which work on a cluster pays."""
+
+import argparse
+import time
+import warnings
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Report, sixty_thousand
+from benchmarks.engines import NoOp
+from parallel_lenet import Adam, Coordinator, Dataset, Model, ShardMetrics, kernels, lenet5
+from parallel_lenet.cores import usable_cores
+from parallel_lenet.engines import Engine
+from parallel_lenet.engines.cluster import Cluster, ClusterWarning
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine
+
+BATCH_SIZES = {"naive": (64,), "im2col": (128, 2048), "compiled": (128, 2048, 16384)}
+STEPS = {"naive": 1}  # Of each measurement; an image takes a thousand times as long.
+
+
+class Zero(NoOp):
+    """Its gradient is 0, not whatever was there, in which a coordinator might find NaN."""
+
+    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> ShardMetrics:
+        """Nothing."""
+        if gradient is not None:
+            gradient[:] = 0
+        return ShardMetrics(0.0, 0, len(inputs))
+
+
+def engines(workers: int) -> dict[str, Engine]:
+    """Every engine that can be had here."""
+    found: dict[str, Engine] = {"serial": SerialEngine(), "processes": ProcessesEngine(workers)}
+    found |= {"loky": Cluster("loky", n_workers=workers), "threading": Cluster("threading", n_workers=workers)}
+    if find_spec("distributed"):
+        found["dask"] = Cluster("dask", n_workers=workers)
+    if find_spec("ray"):
+        found["ray"] = Cluster("ray", n_workers=workers)
+    return found
+
+
+def opened(engine: Engine, model: Model, data: Dataset) -> None:
+    """Open with this model: a coordinator takes an engine that has its data as it is."""
+    engine.open(model, (data,), model.initial_parameters(np.random.default_rng(0)))
+
+
+def step_seconds(engine: Engine, model: Model, data: Dataset, batch_size: int, steps: int) -> float:
+    """Median seconds of a training step, after two that send the data and find how long a shard takes."""
+    times: list[float] = []
+    opened(engine, model, data)
+    coordinator = Coordinator(model, Adam(1e-3), engine=engine, batch_size=batch_size)
+    for report in coordinator.iterate(data, 1000):
+        if len(times) == steps + 2:
+            break
+        times.append(report.seconds)
+    return median(times[2:])
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Milliseconds a step of each engine, for a model that does nothing and for each kernel and batch size."""
+    workers, data = usable_cores(), sixty_thousand()
+    work: list[tuple[str, Model, int]] = [("nothing", Zero(), 128)]
+    for kernel in kernels.available():
+        work += [(kernel, lenet5(kernel=kernel), batch_size) for batch_size in BATCH_SIZES[kernel]]
+    found = engines(workers)
+    started = time.perf_counter()
+    ms: dict[str, dict[str, float]] = {f"{name}, {batch_size}": {} for name, _, batch_size in work}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClusterWarning)  # The table says it.
+        warnings.simplefilter("ignore", FutureWarning)  # What Ray announces of itself.
+        try:
+            for name, model, batch_size in work:
+                times: dict[str, list[float]] = {engine: [] for engine in found}
+                steps = STEPS.get(name, max(3, 2048 // batch_size))
+                for _ in range(arguments.rounds if name != "naive" else 1):
+                    for engine, seconds in times.items():
+                        seconds.append(step_seconds(found[engine], model, data, batch_size, steps))
+                ms[f"{name}, {batch_size}"] = {engine: median(seconds) * 1e3 for engine, seconds in times.items()}
+        finally:
+            for each in found.values():
+                each.close()
+    return Report(
+        title=f"Milliseconds a step (and images a second) with {workers} workers",
+        header=("kernel, batch", *found),
+        rows=[(what, *(_cell(what, value) for value in row.values())) for what, row in ms.items()],
+        results={"workers": workers, "ms_a_step": ms},
+        notes=(_pays(ms), f"measured in {time.perf_counter() - started:.0f} s"),
+    )
+
+
+def _cell(what: str, value: float) -> str:
+    rate = "" if what.startswith("nothing") else f" ({int(what.split()[-1]) / value * 1e3:,.0f})"
+    return f"{value:,.1f}{rate}"
+
+
+def _pays(ms: dict[str, dict[str, Any]]) -> str:
+    """Where a cluster on this machine is faster than one core of it."""
+    faster = [
+        f"{engine} with {what}"
+        for what, row in ms.items()
+        for engine in row
+        if engine in ("dask", "ray", "loky") and row[engine] < row["serial"]
+    ]
+    return "faster than serial: " + ("; ".join(faster) if faster else "no cluster")

@@ -1,0 +1,168 @@
+"""``benchmark.py simulation``: what a cluster of up to 1,024 machines would bring, from what was measured on this one.
+
+A step takes ``T(w) = serial + s a + tasks c + max(compute, send, receive)``, where of ``s`` shards a worker computes
+``ceil(s / w)``:
+
+- *serial*: the optimizer, and ``a`` for adding one gradient, which the coordinator does alone;
+- *tasks*: what joblib and the cluster cost for each, ``c``, and for a call, in the coordinator and scheduler;
+- *compute*: of the busiest worker's shards;
+- *send*, *receive*: the coordinator's own link carries parameters to every task, and a gradient from every shard. It
+  is shared by all workers, so it, not theirs, is where the network ends. Taking a gradient out of its messages takes
+  the coordinator's time too, and the slower of the two counts.
+
+Measured on this machine: compute of a shard, *serial*, ``a``, ``c`` and the taking out (of Dask, or loky without it).
+Given: latency and bandwidth of the network. At 1 and 2 workers the same model, without a network, is checked against
+real runs.
+"""
+
+import argparse
+import math
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.cluster import Zero, opened
+from benchmarks.common import Report, alternate, sixty_thousand
+from benchmarks.scaling import Timed
+from parallel_lenet import Adam, Coordinator, Dataset, StepReport, kernels, lenet5
+from parallel_lenet.engines.cluster import TASK_SECONDS, TASKS_A_WORKER, Cluster, ClusterWarning
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+BATCH_SIZES = (128, 512, 2048, 8192, 65536)
+SHARD_SIZES = {"naive": 32, "im2col": 32, "compiled": 64}
+LATENCY_MS, GBIT = 0.2, 10.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured, in seconds."""
+
+    shard: float
+    """To compute."""
+    add: float
+    """A gradient to the sum."""
+    optimizer: float
+    call: float
+    """One step of a cluster, whatever is in it."""
+    task: float
+    """One more task in it."""
+    take: float
+    """A gradient out of the cluster's messages."""
+    gradient_bytes: int
+
+
+def predict(costs: Costs, workers: int, shards: int, latency: float, bandwidth: float) -> float:
+    """Seconds a step."""
+    share = shards * costs.shard / workers
+    tasks = min(shards, workers * min(TASKS_A_WORKER, max(1, int(share / TASK_SECONDS))))
+    compute = math.ceil(shards / tasks) * math.ceil(tasks / workers) * costs.shard
+    send, receive = tasks * costs.gradient_bytes / bandwidth, shards * max(costs.take, costs.gradient_bytes / bandwidth)
+    serial = costs.optimizer + shards * costs.add + costs.call + tasks * costs.task
+    return serial + 2 * latency + max(compute, send, receive)
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Predicted speed-ups, and the prediction's error where it can be checked."""
+    latency = getattr(arguments, "latency_ms", LATENCY_MS) / 1e3
+    gbit = getattr(arguments, "gbit", GBIT)
+    name: Literal["dask", "loky"] = "dask" if find_spec("distributed") else "loky"
+    data, rows, notes, results = sixty_thousand(), [], [], dict[str, Any]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClusterWarning)
+        with Cluster(name, n_workers=2) as engine:
+            overhead = _overhead(engine, data, arguments.rounds)
+            for kernel in ("naive", kernels.available()[-1]):
+                costs = _costs(kernel, data, overhead)
+                speedups = _speedups(costs, SHARD_SIZES[kernel], latency, gbit)
+                rows += [(kernel, *row) for row in speedups]
+                checks = _check(engine, kernel, data, costs)
+                results[kernel] = {"costs": vars(costs), "speedups": speedups, "checks": checks}
+                notes += [
+                    f"{kernel}, {w} worker{'s' * (w > 1)} here, batches of {batch}: predicted {predicted * 1e3:,.1f} "
+                    f"ms, measured {measured * 1e3:,.1f} ms, error {predicted / measured - 1:+.0%}"
+                    for w, batch, predicted, measured in checks
+                ]
+                notes.append(
+                    f"{kernel}: a shard of {SHARD_SIZES[kernel]} computes {costs.shard * 1e3:,.2f} ms and sends back "
+                    f"{costs.gradient_bytes / 1e3:,.0f} kB"
+                )
+    call, task, take = (1e3 * seconds for seconds in overhead)
+    notes.append(
+        f"{name}: {call:.1f} ms a step, {task:.2f} ms a task and {take:.2f} ms a gradient, whatever is computed"
+    )
+    return Report(
+        title=f"Predicted speed-up over one core, {latency * 1e3:g} ms and {gbit:g} Gbit/s to the coordinator",
+        header=("kernel", "batch", *(f"{w:,}" for w in WORKERS)),
+        rows=rows,
+        results={"latency_ms": latency * 1e3, "gbit": gbit, "backend": name, **results},
+        notes=notes,
+    )
+
+
+def _speedups(costs: Costs, shard_size: int, latency: float, gbit: float) -> list[tuple[str, ...]]:
+    rows = []
+    for batch_size in BATCH_SIZES:
+        shards = math.ceil(batch_size / shard_size)
+        alone = costs.optimizer + shards * (costs.add + costs.shard)
+        times = [predict(costs, w, shards, latency, gbit * 1e9 / 8) for w in WORKERS]
+        rows.append((f"{batch_size:,}", *(f"{alone / seconds:.1f}" for seconds in times)))
+    return rows
+
+
+def _steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float, float]:
+    """Median seconds of a step, and of the computing in it (of a `Timed` model), after two that don't count."""
+    reports: list[StepReport] = []
+    for report in coordinator.iterate(data, 1000):
+        if isinstance(report, StepReport):
+            reports.append(report)
+        if len(reports) == number + 2:
+            break
+    return median(r.seconds for r in reports[2:]), median(r.loss * r.count for r in reports[2:])
+
+
+def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float, float]:
+    """Of a call, of a task in it and of a gradient from it: from steps that compute nothing."""
+    seconds = {}
+    for tasks, shards in ((2, 8), (8, 8), (2, 64)):
+        engine.n_workers = tasks
+        engine._shard_seconds = 0.0  # So that every worker gets one task.
+        engine._discard()
+        opened(engine, Zero(), data)
+        coordinator = Coordinator(Zero(), Adam(), engine=engine, batch_size=16 * shards, shard_size=16)
+        seconds[tasks, shards] = _steps(coordinator, data, 10 * rounds)[0]
+    engine.n_workers = 2
+    engine._discard()
+    task = max(0.0, (seconds[8, 8] - seconds[2, 8]) / 6)
+    take = max(0.0, (seconds[2, 64] - seconds[2, 8]) / 56)
+    return max(0.0, seconds[2, 8] - 2 * task - 8 * take), task, take
+
+
+def _costs(kernel: str, data: Dataset, overhead: tuple[float, float, float]) -> Costs:
+    model, shard_size = lenet5(kernel=kernel), SHARD_SIZES[kernel]
+    with Coordinator(Timed(model), Adam(), engine="serial", batch_size=shard_size, shard_size=shard_size) as alone:
+        shard = _steps(alone, data, 2 if kernel == "naive" else 50)[1]
+    a, b = (np.zeros(model.layout.size, np.float32) for _ in range(2))
+    adam = Adam()
+    state = adam.init(a)
+    seconds = alternate({"add": lambda: np.add(a, b, a), "adam": lambda: adam.update(a, b, state)}, 30)
+    return Costs(shard, seconds["add"], seconds["adam"], *overhead, a.nbytes)
+
+
+def _check(engine: Cluster, kernel: str, data: Dataset, costs: Costs) -> list[tuple[int, int, float, float]]:
+    """Workers, batch size, predicted and measured seconds, without a network."""
+    found = []
+    batch_size = 64 if kernel == "naive" else 8192
+    for workers in (1, 2):
+        engine.resize(workers)
+        opened(engine, lenet5(kernel=kernel), data)
+        coordinator = Coordinator(
+            lenet5(kernel=kernel), Adam(), engine=engine, batch_size=batch_size, shard_size=SHARD_SIZES[kernel]
+        )
+        measured = _steps(coordinator, data, 1 if kernel == "naive" else 5)[0]
+        shards = math.ceil(batch_size / SHARD_SIZES[kernel])
+        found.append((workers, batch_size, predict(costs, workers, shards, 0.0, math.inf), measured))
+    return found

@@ -1,0 +1,619 @@
+"""The cluster engine over real clusters: Dask and Ray on this machine, loky's processes, threads.
+
+Each trap of joblib's that the engine guards against has a test that hangs or fails without the guard; a hang ends with
+the deadline that every test here has.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from conftest import Run, _files, children, environment, wait_until
+from models import Array, ModelError, Scripted
+from numpy.testing import assert_array_equal
+from test_engines import FEW, MANY, TROUBLE, at, computed, expected, one_each, scripted
+
+from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
+from parallel_lenet.batching import Shard, shards
+from parallel_lenet.engines import WorkerWarning
+from parallel_lenet.engines.cluster import BYTES_HELD, MAX_TRIES, STEPS_MEASURED, Cluster, ClusterWarning
+from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, forget, hold
+from parallel_lenet.engines.serial import SerialEngine, blas
+
+pytestmark = [
+    # Small steps on a local cluster never pay; one test looks for the warning.
+    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.ClusterWarning"),
+    # Ray and Dask leave sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # Ray announces a change of its own defaults.
+    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
+]
+
+SECONDS = 20.0  # Time limit of a call here: never reached, save where a test says so.
+BACKENDS = ("threading", "loky", "dask", "ray")
+
+
+@pytest.fixture(autouse=True)
+def own_deadline() -> Iterator[None]:
+    """A hang fails the test, not the run."""
+
+    def late(number: int, frame: object) -> None:
+        raise AssertionError("hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two workers, one thread each."""
+    distributed = pytest.importorskip("dask.distributed")
+    folder = str(tmp_path_factory.mktemp("dask"))
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        local_directory=folder,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Two CPUs."""
+    ray = pytest.importorskip("ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Whatever Ray has to say of its own future.
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # The models of these tests are beside them.
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def engine(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """An engine of two workers over each backend, which tests open as they like; Dask and Ray are running."""
+    name = request.param
+    address = request.getfixturevalue("dask_cluster").scheduler_address if name == "dask" else None
+    if name == "ray":
+        request.getfixturevalue("ray_cluster")
+    with Cluster(name, address=address, n_workers=2, timeout=SECONDS) as engine:
+        yield engine
+
+
+@pytest.fixture
+def opened(engine: Cluster) -> Cluster:
+    """What one test does to it must not trouble the next."""
+    datasets = (FEW, MANY, TROUBLE)
+    if engine.datasets != datasets:
+        engine.open(Scripted(), datasets, at(0))
+    return engine
+
+
+# The contract.
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(opened: Cluster, size: int) -> None:
+    work = shards(np.arange(64)[::-1], size, 1)
+    wanted = expected(Scripted(), opened.datasets, at(size), work)
+    assert computed(opened, at(size), work) == wanted
+    assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
+
+
+def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: Cluster) -> None:
+    assert list(opened.gradients(at(0), [])) == []
+    for step in range(3):
+        next(opened.gradients(at(step), one_each(FEW)))
+    work = one_each(FEW)
+    assert computed(opened, at(9), work) == expected(Scripted(), opened.datasets, at(9), work)
+
+
+def test_a_gradient_and_what_the_model_gets_are_read_only(opened: Cluster) -> None:
+    for result in opened.gradients(at(0), one_each(FEW)):
+        with pytest.raises(ValueError, match="read-only"):
+            result.gradient[0] = 0
+    parameters, before = at(0), TROUBLE.inputs.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        list(opened.metrics(parameters, [Shard(np.array([4]), 2)]))
+    assert_array_equal(parameters, at(0))
+    list(opened.metrics(parameters, [Shard(np.array([5]), 2)]))
+    assert_array_equal(TROUBLE.inputs, before)
+
+
+def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_traceback(opened: Cluster) -> None:
+    for _ in range(3):
+        results = opened.gradients(at(0), one_each(TROUBLE, 2)[:4])
+        next(results), next(results)
+        with pytest.raises(ModelError, match="value 1") as caught:
+            next(results)
+        (note,) = caught.value.__notes__
+        assert note.startswith("In a worker of the cluster, computing shard 2:")
+        assert 'raise ModelError(f"value {value:g}")' in note
+    work = one_each(FEW)
+    assert computed(opened, at(4), work) == expected(Scripted(), opened.datasets, at(4), work)
+
+
+@pytest.mark.parametrize(("row", "kind"), [(6, models.UnpicklableError), (7, models.OneWayError)])
+def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
+    opened: Cluster, row: int, kind: type[Exception]
+) -> None:
+    with pytest.raises((kind, RuntimeError)) as caught:
+        list(opened.metrics(at(0), [Shard(np.array([row]), 2)]))
+    assert type(caught.value) is kind or kind.__name__ in str(caught.value)
+
+
+def test_training_gives_the_bits_of_the_serial_engine(engine: Cluster, digits: Dataset) -> None:
+    for batch_size, shard_size in ((64, 16), (50, 7), (150, 75)):
+        results = set()
+        for each in ("serial", engine):
+            coordinator = Coordinator(
+                lenet5(kernel="im2col"), Adam(), engine=each, batch_size=batch_size, shard_size=shard_size
+            )
+            history = coordinator.fit(digits, 2, digits)
+            results.add((coordinator.parameters_sha256(), history.epochs[-1].validation_loss))
+        assert len(results) == 1
+
+
+def test_blas_has_one_thread_in_a_task_and_what_it_had_behind_it(engine: Cluster) -> None:
+    before = [library["num_threads"] for library in blas().info()]
+    engine.open(Threads(), (FEW,), at(0))
+    assert {metrics.loss_sum for metrics in engine.metrics(at(0), one_each(FEW))} <= {1.0}
+    assert [library["num_threads"] for library in blas().info()] == before
+
+
+class Threads(Scripted):
+    """Its loss is the number of BLAS threads."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Any) -> ShardMetrics:
+        return ShardMetrics(max((library["num_threads"] for library in blas().info()), default=1), 0, 1)
+
+
+def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error(engine: Cluster) -> None:
+    engine.open(models.FailsToUnpickle(), (FEW,), at(0))
+    if engine._backend.name != "threading":  # There nothing is pickled.
+        with pytest.raises(ModelError, match="it can't be made here"):
+            list(engine.metrics(at(0), one_each(FEW)))
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_it_can_be_opened_again_resized_and_closed_twice(backend: Any) -> None:
+    with Cluster(backend, n_workers=2) as engine:
+        for data, workers in ((FEW, 3), (MANY, 1), (FEW, 2)):
+            engine.open(Scripted(), (data,), at(0))
+            engine.resize(workers)
+            assert engine.n_workers == workers
+            work = shards(np.arange(len(data)), 3)
+            assert computed(engine, at(1), work) == expected(Scripted(), (data,), at(1), work)
+        results = engine.metrics(at(0), one_each(FEW))
+        next(results)
+        engine.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            next(results)
+    assert engine.datasets == ()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(engine.metrics(at(0), one_each(FEW)))
+
+
+# What goes over the wire.
+
+
+def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(engine: Cluster, digits: Dataset) -> None:
+    digits = Dataset(digits.inputs + 0, digits.targets, "not what another test has sent")
+    digits.inputs[0, 0, 0] += 1
+    model = lenet5(kernel="im2col")
+    parameters = model.initial_parameters(np.random.default_rng(0))
+    work = shards(np.arange(128), 32)
+    engine.open(model, (digits,), parameters)
+    sent = []
+    for _ in range(5):
+        list(engine.gradients(parameters, work))
+        sent.append(engine.bytes_a_step.sent)
+    least, data = 2 * parameters.nbytes + 128 * 8, digits.inputs.nbytes + digits.targets.nbytes
+    assert (sent[0] > least + data) == (engine._backend.name != "threading")  # A thread has the data already.
+    assert sent[-1] == least, sent  # By then every worker has met a first task, and has the data.
+    assert engine.bytes_a_step.received == len(work) * parameters.nbytes
+    list(engine.metrics(parameters, work))
+    assert engine.bytes_a_step == (least, 0)
+
+
+def test_a_task_is_too_small_for_rays_object_store_that_would_keep_it() -> None:
+    assert sys.getsizeof(Task(1, "0" * 64, np.zeros(100), [(0, Shard(np.arange(100)))], True)) < 100
+
+
+def test_parameters_changed_in_place_are_not_stale_in_workers(engine: Cluster) -> None:
+    model = Scripted(size=300_000)  # 1.2 MB: joblib would map it into a file, once.
+    parameters = model.initial_parameters(np.random.default_rng(0))
+    engine.open(model, (FEW,), parameters)
+    for _ in range(3):
+        work = shards(np.arange(7), 4)
+        assert computed(engine, parameters, work) == expected(model, (FEW,), parameters, work)
+        parameters += 1
+
+
+def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
+    model = Scripted(size=10_001)
+    parameters, work = at(0, model), one_each(FEW)
+    moved = np.empty(parameters.nbytes + 1, np.uint8)[1:].view(np.float32)
+    moved[:] = parameters
+    assert not moved.flags.aligned
+    hold("a key", Setup(model, (FEW,)))
+    results = compute(Task(1, "a key", moved, list(enumerate(work)), True), None).results
+    forget("a key")
+    got = [(result.metrics, result.gradient.tobytes()) for result in results if result.gradient is not None]
+    assert got == expected(model, (FEW,), parameters, work)
+
+
+def test_a_step_with_more_gradients_than_are_held_at_once_comes_in_several_calls() -> None:
+    size = BYTES_HELD // 4 // 9
+    model = Scripted(size=size)
+    parameters = np.zeros(size, np.float32)
+    with Cluster("threading", n_workers=2) as engine:
+        engine.open(model, (MANY,), parameters)
+        results = engine.gradients(parameters, one_each(MANY)[:20])
+        next(results)
+        assert engine.bytes_a_step.received <= BYTES_HELD
+        parameters[:] = 1  # Not those of this step.
+        assert {float(result.gradient[0]) for result in results} == {0.0}
+        assert engine.bytes_a_step.received == 20 * parameters.nbytes
+
+
+# What goes wrong.
+
+
+class Once(Scripted):
+    """Kills its process, or sleeps, the first time it comes to the sample with this value."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Any) -> ShardMetrics:
+        for action, value in inputs[:, :2]:
+            if action == models.HOLD:
+                try:
+                    Path(self.folder, "done").touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                if value < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(float(value))
+        quiet = np.where(inputs[:, :1] == models.HOLD, models.NOTHING, inputs)
+        return super().loss_and_gradient(parameters, quiet.astype(np.float32), targets, gradient)
+
+
+def once(value: float) -> Dataset:
+    """Eight samples, of which the sixth does something once."""
+    return scripted(*[(models.HOLD if index == 5 else models.NOTHING, value) for index in range(8)])
+
+
+def survives(engine: Cluster, model: Scripted, data: Dataset) -> None:
+    work = one_each(data)
+    engine.open(model, (data,), at(0))
+    results = computed(engine, at(0), work)
+    assert Path(model.folder, "done").exists()
+    assert results == expected(model, (data,), at(0), work)
+
+
+@pytest.mark.parametrize("backend", ["loky", "ray"])
+def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
+    backend: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if backend == "ray":
+        request.getfixturevalue("ray_cluster")
+    with (
+        Cluster(backend, n_workers=2, timeout=SECONDS) as engine,
+        pytest.warns(WorkerWarning, match=r"was lost .*: \d shards are computed again"),
+    ):
+        survives(engine, Once(folder=str(tmp_path)), once(-1))
+
+
+@pytest.mark.parametrize("allowed", [3, 0], ids=["rerun by Dask", "given up by Dask"])
+def test_a_killed_dask_worker(allowed: int, dask_cluster: Any, tmp_path: Path) -> None:
+    """Given up, it never reaches joblib, which waits for ever without a time limit."""
+    dask_cluster.scheduler.allowed_failures = allowed
+    try:
+        with (
+            Cluster("dask", address=dask_cluster.scheduler_address, n_workers=2, timeout=4) as engine,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            survives(engine, Once(folder=str(tmp_path)), once(-1))
+        lost = [str(warning.message) for warning in caught if warning.category is WorkerWarning]
+        assert len(lost) == (0 if allowed else 1)
+        assert all("no result within 4 s" in message for message in lost)
+    finally:
+        dask_cluster.scheduler.allowed_failures = 3
+        dask_cluster.wait_for_workers(2)
+
+
+def test_a_call_that_takes_too_long_is_made_again_with_another_parallel(tmp_path: Path) -> None:
+    with Cluster("threading", n_workers=2, timeout=0.5) as engine:
+        engine.open(Scripted(), (FEW,), at(0))
+        list(engine.metrics(at(0), one_each(FEW)))
+        before = engine._parallel
+        with pytest.warns(WorkerWarning, match="no result within 0.5 s"):
+            survives(engine, Once(folder=str(tmp_path)), once(1.5))
+        assert engine._parallel is not before
+
+
+def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And results of its earlier calls, which it may still give, are nobody's."""
+    made: list[Any] = []
+
+    class Stub:
+        """Fails in its first call, then would give that call's results for ever."""
+
+        def __init__(self) -> None:
+            self.late: list[Answer] = []
+            made.append(self)
+
+        def __enter__(self) -> "Stub":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def __call__(self, tasks: Any) -> Iterator[Answer]:
+            if self.late:
+                yield from self.late
+                return
+            self.late = [function(*arguments) for function, arguments, _ in tasks]
+            if len(made) == 1:
+                yield self.late[0]
+                raise OSError("it broke")
+            stale = [
+                result._replace(version=result.version - 1, metrics=ShardMetrics(666))
+                for result in self.late[0].results
+            ]
+            yield Answer("stale", 0.0, stale)
+            yield from self.late
+
+    with Cluster("threading", n_workers=2) as engine:
+        engine.open(Scripted(), (FEW,), at(0))
+        monkeypatch.setattr(engine._backend, "parallel", lambda workers, timeout: Stub())
+        with pytest.warns(WorkerWarning, match=r"OSError: it broke\): 3 shards"):
+            results = computed(engine, at(0), one_each(FEW))
+        assert results == expected(Scripted(), (FEW,), at(0), one_each(FEW))
+        assert len(made) == 2
+
+
+def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
+    data = scripted((models.NOTHING, 0), (models.EXIT, 3), (models.NOTHING, 0))
+    with Cluster("loky", n_workers=2, timeout=SECONDS) as engine:
+        engine.open(Scripted(), (data,), at(0))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(WorkerError) as error:
+                list(engine.metrics(at(0), one_each(data)))
+        assert f"could not be computed in {MAX_TRIES} tries: TerminatedWorkerError" in str(error.value)
+        assert len([warning for warning in caught if warning.category is WorkerWarning]) == MAX_TRIES - 1
+        assert engine.datasets == ()
+
+
+class Recorded(Scripted):
+    """Leaves the number of its process, and takes its time."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Any) -> ShardMetrics:
+        Path(self.folder, str(os.getpid())).touch()
+        time.sleep(0.15)
+        return super().loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+def test_a_worker_added_in_the_middle_of_a_run_takes_part(
+    dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parallel_lenet.engines.cluster.LOOK_EVERY", 0.0)
+    model, work = Recorded(folder=str(tmp_path)), one_each(FEW)
+    with Cluster("dask", address=dask_cluster.scheduler_address, timeout=SECONDS) as engine:
+        assert engine.n_workers == 2
+        engine.open(model, (FEW,), at(0))
+        wanted = expected(Scripted(), (FEW,), at(0), work)
+        assert computed(engine, at(0), work) == wanted
+        before = len(list(tmp_path.iterdir()))
+        try:
+            dask_cluster.scale(3)
+            dask_cluster.wait_for_workers(3)
+            assert computed(engine, at(0), work) == wanted
+            assert engine.n_workers == 3
+            assert wait_until(
+                lambda: computed(engine, at(0), work) == wanted and len(list(tmp_path.iterdir())) == 3, 10
+            )
+            assert before <= 2
+        finally:
+            dask_cluster.scale(2)
+    assert len(dask_cluster.scheduler.workers) >= 2  # It isn't ours to end.
+
+
+SCHEDULER = """
+import time
+from dask.distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        time.sleep(100)
+"""
+
+
+def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask.distributed")
+    monkeypatch.setattr("parallel_lenet.engines.cluster_backends.CONNECT", 5.0)
+    script = tmp_path / "scheduler.py"
+    script.write_text(SCHEDULER)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=environment(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    try:
+        with Cluster("dask", address=address, timeout=5) as engine:
+            assert engine.n_workers == 2
+            model = lenet5(kernel="im2col")  # These workers can't see the models beside the tests.
+            data = Dataset(np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.uint8))
+            parameters = model.initial_parameters(np.random.default_rng(0))
+            engine.open(model, (data,), parameters)
+            list(engine.metrics(parameters, one_each(data)))
+            process.kill()
+            process.wait()
+            start = time.monotonic()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", WorkerWarning)
+                with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 shards to compute"):
+                    list(engine.metrics(parameters, one_each(data)))
+            assert time.monotonic() - start < 30
+            assert engine.datasets == ()
+        with pytest.raises(WorkerError, match=f"no dask cluster with a worker at {address}"):
+            Cluster("dask", address=address)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+# Start and end.
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("backend", ["threading", "loky", "dask"])
+def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
+    if backend == "dask":
+        pytest.importorskip("dask.distributed")
+    trackers = _trackers()
+    before, files = children() - trackers, _files()
+    with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster(backend, n_workers=2), batch_size=64) as run:
+        run.fit(digits)
+        assert backend == "threading" or children() - before - _trackers()
+    assert wait_until(lambda: children() - _trackers() <= before, 10)
+    assert _files() <= files
+
+
+def _trackers() -> set[int]:
+    """Python's and joblib's resource trackers: once started they stay as long as this process, and end with it."""
+    found = set()
+    for pid in children():
+        try:
+            if "resource_tracker" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.add(pid)
+        except OSError:
+            continue
+    return found
+
+
+RAY = """
+import os
+from parallel_lenet import *
+from parallel_lenet.engines.cluster import Cluster
+train, _ = load_dataset()
+data = Dataset(train.inputs[:150], train.targets[:150])
+with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) as coordinator:
+    coordinator.fit(data)
+    print(coordinator.parameters_sha256())
+print([name for name in os.listdir("/tmp") if name.startswith("lenet-ray-")])
+"""
+
+
+def test_a_ray_of_our_own_leaves_nothing(run: Run, digits: Dataset) -> None:
+    """In a program of its own: one process can have one Ray."""
+    pytest.importorskip("ray")
+    with Coordinator(lenet5(kernel="im2col"), Adam(), engine=SerialEngine(), batch_size=64) as coordinator:
+        coordinator.fit(digits)
+    before = children()
+    result = run("-W", "ignore", "-c", RAY)
+    assert result.stdout.split("\n")[:2] == [coordinator.parameters_sha256(), "[]"]
+    assert wait_until(lambda: children() <= before, 10)
+
+
+MAIN = """
+import numpy as np
+from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
+from parallel_lenet.engines.cluster import Cluster
+
+class Mine:
+    layout = Layout.of({"weight": (4,)})
+    def initial_parameters(self, rng):
+        return np.zeros(4)
+    def loss_and_gradient(self, parameters, inputs, targets, gradient):
+        errors = inputs @ parameters - targets
+        if gradient is not None:
+            gradient[:] = errors @ inputs
+        return ShardMetrics(float(errors @ errors), 0, len(inputs))
+    def predict(self, parameters, inputs):
+        return inputs @ parameters
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).random((40, 4))
+    results = set()
+    for engine in ("serial", Cluster("loky", n_workers=2), Cluster("dask", n_workers=2)):
+        with Coordinator(Mine(), SGD(0.1), engine=engine, batch_size=8, shard_size=2) as coordinator:
+            coordinator.fit((x, x.sum(axis=1)), 1)
+            results.add(coordinator.parameters_sha256())
+    print(len(results))
+"""
+
+
+def test_a_model_of_a_program_travels(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("dask.distributed")
+    (tmp_path / "program.py").write_text(MAIN)
+    assert run("program.py").stdout == "1\n"
+
+
+def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> None:
+    with Cluster("threading", n_workers=2) as engine, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine.open(Scripted(), (FEW,), at(0))
+        for _ in range(STEPS_MEASURED * 3):
+            list(engine.gradients(at(0), one_each(FEW)))
+        (message,) = [str(warning.message) for warning in caught if warning.category is ClusterWarning]
+        assert message.startswith("a step takes ")
+        assert "ms, of which its busiest worker computes" in message
+        slow = scripted(*[(models.SLEEP, 50)] * 2)
+        engine.open(Scripted(), (slow,), at(0))
+        engine._measured.clear()
+        for _ in range(STEPS_MEASURED + 1):
+            list(engine.gradients(at(0), one_each(slow)))
+        assert len([warning for warning in caught if warning.category is ClusterWarning]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "mpi"}, "unknown cluster backend 'mpi': choose dask, ray, loky, threading"),
+        ({"backend": "loky", "address": "host:1"}, "loky runs on this machine and takes no address, such as 'host:1'"),
+        ({"backend": "loky", "n_workers": 0}, "n_workers must be at least 1, not 0"),
+        ({"backend": "loky", "timeout": 0}, "timeout must be above 0 seconds, not 0"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        Cluster(**arguments)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("backend", "module"), [("dask", "dask.distributed"), ("ray", "ray")])
+def test_a_missing_extra_is_named(backend: Any, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    engine = Cluster(backend, n_workers=2)
+    with pytest.raises(ModuleNotFoundError) as error:
+        engine.open(Scripted(), (FEW,), at(0))
+    assert str(error.value) == f"the {backend} engine needs {backend}: pip install 'parallel-lenet[{backend}]'"
+
+
+def test_a_result_names_its_version_and_shard() -> None:
+    assert Result._fields[:2] == ("version", "shard")
