@@ -265,8 +265,9 @@ class Coordinator:
             return self.model.predict(self.parameters, inputs)
 
     def _open(self, data: tuple[Dataset, ...]) -> None:
-        """Have workers that hold these datasets; those that are running, if they do."""
-        if not all(any(dataset is opened for opened in self.engine.datasets) for dataset in data):
+        """Have workers that hold our model and these datasets; those that are running, if they do."""
+        held = all(any(dataset is opened for opened in self.engine.datasets) for dataset in data)
+        if not held or self.engine.model is not self.model:
             self.engine.open(self.model, data, self.parameters)
 
     def _index(self, dataset: Dataset) -> int:

@@ -27,8 +27,10 @@ ORDER = (
     "state",
     "reports",
     "checkpoint",
-    "cores",
+    "engines.cluster",
+    "engines.cluster_backends",
     "engines.processes",
+    "engines.cluster_task",
     "engines.child",
     "engines.process",
     "engines.schedule",
@@ -57,6 +59,7 @@ ORDER = (
     "datasets.idx",
     "datasets.dataset",
     "parameters",
+    "cores",
 )
 
 # A program, and what needs numba.
@@ -70,9 +73,16 @@ LATE = {
     ("engines.child", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("datasets.downloads", "'pooch'"),  # An extra.
+    ("engines.cluster", "joblib"),  # 0.1 s.
+    ("engines.cluster_backends", "joblib"),  # The same.
+    ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
+    ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("engines.cluster_backends", "dask.distributed"),  # An extra.
+    ("engines.cluster_backends", "ray"),  # An extra.
+    ("engines.cluster_backends", "ray.util.joblib"),  # An extra.
     ("datasets.downloads", "'requests'"),  # An extra.
 }
-EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "ray")
+EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "distributed", "ray")
 NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
 
 

@@ -30,7 +30,7 @@ from parallel_lenet import (
     load_dataset,
 )
 from parallel_lenet.batching import epoch_order
-from parallel_lenet.engines.serial import blas
+from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.optimizers import clip_by_global_norm
 
 # 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
@@ -468,3 +468,17 @@ def test_the_epoch_so_far_can_be_asked_for(digits: Dataset) -> None:
 def test_limits_are_passed_on_to_the_engine() -> None:
     engine = Coordinator(Softmax(), SGD(), n_workers=1, step_timeout=7.5, max_tries=5).engine
     assert (engine.step_timeout, engine.max_tries) == (7.5, 5)  # type: ignore[attr-defined]
+
+
+def test_an_engine_taken_over_from_another_coordinator_gets_the_new_ones_model(digits: Dataset) -> None:
+    engine = SerialEngine()
+    hashes = []
+    for model in (lenet5(kernel="im2col"), lenet5(kernel="im2col", activation="relu")):
+        Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine=engine).fit(digits)
+        coordinator = Coordinator(model, SGD(0.1), engine=engine)
+        coordinator.fit(digits)
+        fresh = Coordinator(model, SGD(0.1), engine="serial")
+        fresh.fit(digits)
+        hashes.append((coordinator.parameters_sha256(), fresh.parameters_sha256()))
+    assert all(taken == fresh for taken, fresh in hashes)
+    assert hashes[0] != hashes[1]

@@ -41,8 +41,9 @@ class Engine(Protocol):
     """Where workers run; a context manager that closes itself."""
 
     n_workers: int
+    model: Model | None
     datasets: tuple[Dataset, ...]
-    """What it is open with; empty when it is closed."""
+    """What it is open with; None and empty when it is closed."""
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
         """Make ready to compute shards of these datasets with vectors like ``parameters``; closes what was open."""

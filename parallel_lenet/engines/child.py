@@ -26,7 +26,7 @@ from parallel_lenet.worker import shard_gradient, shard_metrics
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
 
 
-def _failure(error: BaseException) -> bytes:
+def failure(error: BaseException) -> bytes:
     """The exception as itself where it can be pickled and unpickled, with its traceback as text."""
     text = "".join(traceback.format_exception(error))
     for dumps in (pickle.dumps, _cloudpickle):
@@ -74,7 +74,7 @@ class _Worker:
             else:
                 metrics = shard_metrics(self.model, self.datasets, self.parameters, shard)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
-            return Answer(FAILED, failure=_failure(error))
+            return Answer(FAILED, failure=failure(error))
         return Answer(RESULT, metrics, time.perf_counter() - start)
 
 
@@ -112,7 +112,7 @@ def _serve(channel: Channel) -> NoReturn:
                 try:
                     worker = _Worker(pickle.loads(message))
                 except Exception as error:
-                    answer = Answer(FAILED, failure=_failure(error))
+                    answer = Answer(FAILED, failure=failure(error))
                 else:
                     answer = Answer(READY)
             else:

@@ -82,6 +82,7 @@ class Cluster:
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
         self.timeout = timeout
+        self.model: Model | None = None
         self.datasets: tuple[Dataset, ...] = ()
         self.bytes_a_step = Traffic(0, 0)
         """Of the last step; the first also sends the datasets."""
@@ -106,7 +107,7 @@ class Cluster:
             self._backend.start(self.n_workers)
             hold(key, setup)  # For threads.
             self._setup = key, blob
-            self.datasets = setup.datasets
+            self.model, self.datasets = model, setup.datasets
         except BaseException:
             self.close()
             raise
@@ -258,7 +259,7 @@ class Cluster:
 
     def _leave(self) -> None:
         """Forget what was open; the cluster and joblib's pool stay."""
-        setup, self._setup, self.datasets = self._setup, None, ()
+        setup, self._setup, self.model, self.datasets = self._setup, None, None, ()
         if setup is not None:
             forget(setup[0])
             self._backend.forget(setup[0])

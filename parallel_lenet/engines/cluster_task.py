@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.engines.child import _failure
+from parallel_lenet.engines.child import failure
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
@@ -161,7 +161,7 @@ def compute(task: Task, blob: Blob | None) -> Answer:
             else:
                 metrics = shard_gradient(setup.model, setup.datasets, parameters, shard, gradient)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
-            results.append(Result(task.version, number, ShardMetrics(), failure=_failure(error)))
+            results.append(Result(task.version, number, ShardMetrics(), failure=failure(error)))
             break
         results.append(Result(task.version, number, metrics, gradient))
     return Answer(worker, time.perf_counter() - start, results)

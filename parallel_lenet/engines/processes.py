@@ -85,6 +85,7 @@ class ProcessesEngine:
         self.n_workers = _at_least_one("n_workers", n_workers)
         self.max_tries = _at_least_one("max_tries", max_tries)
         self.step_timeout = step_timeout
+        self.model: Model | None = None
         self.datasets: tuple[Dataset, ...] = ()
         self._model = b""
         self._kind = GRADIENT
@@ -113,7 +114,7 @@ class ProcessesEngine:
                 self._start(number)
             while not all(worker.ready for worker in self._workers):
                 self._wait()
-            self.datasets = tuple(datasets)
+            self.model, self.datasets = model, tuple(datasets)
         except BaseException:
             self.close()
             raise
@@ -267,7 +268,7 @@ class ProcessesEngine:
             self._schedule.reset()
             self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
             self._shards = ()
-            self.datasets = ()
+            self.model, self.datasets = None, ()
 
     def __enter__(self) -> Self:
         """The engine itself."""

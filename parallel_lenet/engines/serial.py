@@ -32,35 +32,37 @@ class SerialEngine:
     n_workers = 1
 
     def __init__(self) -> None:
+        self.model: Model | None = None
         self.datasets: tuple[Dataset, ...] = ()
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
         """Keep what the shards need; ``parameters`` gives the gradients' size and type."""
-        self._model = model
+        self.model = model
         self._gradient = np.empty_like(parameters)
         self.datasets = tuple(datasets)
 
     def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Each gradient is computed when it is asked for, into the same buffer."""
-        self._check_open()
+        model = self._opened()
         frozen, result = read_only(parameters.view()), read_only(self._gradient.view())
         for shard in shards:
             with blas().limit(limits=1):
-                metrics = shard_gradient(self._model, self.datasets, frozen, shard, self._gradient)
+                metrics = shard_gradient(model, self.datasets, frozen, shard, self._gradient)
             yield ShardGradient(metrics, result)
 
     def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Each is computed when it is asked for."""
-        self._check_open()
+        model = self._opened()
         frozen = read_only(parameters.view())
         for shard in shards:
             with blas().limit(limits=1):
-                metrics = shard_metrics(self._model, self.datasets, frozen, shard)
+                metrics = shard_metrics(model, self.datasets, frozen, shard)
             yield metrics
 
-    def _check_open(self) -> None:
-        if not self.datasets:
+    def _opened(self) -> Model:
+        if self.model is None:
             raise RuntimeError("the engine is closed: open it first")
+        return self.model
 
     def resize(self, n_workers: int) -> None:
         """There is one of us."""
@@ -68,8 +70,8 @@ class SerialEngine:
             raise ValueError(f"the serial engine has 1 worker, the caller, and can't have {n_workers!r}")
 
     def close(self) -> None:
-        """Forget the data."""
-        self.datasets = ()
+        """Forget model and data."""
+        self.model, self.datasets = None, ()
 
     def __enter__(self) -> Self:
         """The engine itself."""
