@@ -67,7 +67,7 @@ def digits_undisturbed(digits: Dataset) -> str:
 
 def train_lenet(engine: Engine, digits: Dataset, between: Callable[[], object] = lambda: None) -> str:
     with Coordinator(lenet5(), SGD(0.05), engine=engine, batch_size=50, shard_size=8) as coordinator:
-        for _ in coordinator.iterate(digits, 4):
+        for _ in coordinator.iterate(digits, 2):
             between()
         return coordinator.parameters_sha256()
 
@@ -151,7 +151,7 @@ def test_workers_killed_at_any_time_change_nothing(workers: int, everyone: bool,
 def test_lenet_trains_to_the_same_bits_while_workers_are_killed(digits: Dataset, digits_undisturbed: str) -> None:
     engine = ProcessesEngine(2, max_tries=OFTEN)
     rng = random.Random(7)
-    assert train_lenet(engine, digits, lambda: kill(engine.worker_pids()[: rng.choice([0, 0, 1, 2])])) == (
+    assert train_lenet(engine, digits, lambda: kill(engine.worker_pids()[: rng.choice([0, 1, 2])])) == (
         digits_undisturbed
     )
 
