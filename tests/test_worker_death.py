@@ -534,11 +534,13 @@ def test_a_second_interrupt_while_closing_leaves_nothing(tmp_path: Path) -> None
 # The coordinator's own death, and its memory.
 
 
-@pytest.mark.parametrize("action", [models.HOLD, models.SLEEP_NATIVE], ids=["python", "native"])
-@pytest.mark.parametrize("thread", [False, True], ids=["main thread", "other thread"])
+# Not native code under a coordinator of another thread: no signal can be had there, and Python's threads don't run.
+@pytest.mark.parametrize(
+    ("action", "thread"),
+    [(models.HOLD, False), (models.SLEEP_NATIVE, False), (models.HOLD, True)],
+    ids=["python, main thread", "native, main thread", "python, other thread"],
+)
 def test_workers_end_with_a_killed_coordinator(action: int, thread: bool, tmp_path: Path) -> None:
-    if thread and action == models.SLEEP_NATIVE:
-        pytest.skip("no signal can be had there, and Python's own threads don't run")
     program = f"""
 import sys, threading
 sys.path.append({os.path.dirname(__file__)!r})
