@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from parallel_lenet import checkpoint, finite
 from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, shards
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cores import count_workers
+from parallel_lenet.cores import count_workers, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.processes import ProcessesEngine
@@ -29,7 +29,7 @@ from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
-from parallel_lenet.state import TrainingState, pack, unpack, whole
+from parallel_lenet.state import TrainingState, pack, unpack
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]

@@ -1,4 +1,4 @@
-"""How many workers: joblib's convention, counted over the cores this process may really use."""
+"""How many workers: joblib's convention, over the cores this process may really use; and the check of any count."""
 
 import os
 from dataclasses import dataclass
@@ -36,3 +36,10 @@ def count_workers(n_workers: int) -> WorkerCount:
     count = max(1, cores + 1 + n_workers)
     but = f" but {-1 - n_workers}" if n_workers < -1 else ""
     return WorkerCount(count, f"all{but} of {cores} usable cores")
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """The value; ValueError unless it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.cores import whole
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Vector
@@ -96,10 +97,3 @@ def checked_parameters(path: str | os.PathLike[str], arrays: Arrays, described: 
     if parameters.shape != (model.layout.size,):
         raise CheckpointError(f"{path}: holds {parameters.size} parameters; its network has {model.layout.size}")
     return parameters
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """The value; ValueError unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value

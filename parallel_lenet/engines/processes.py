@@ -27,6 +27,7 @@ from typing import NoReturn, Self
 import numpy as np
 
 from parallel_lenet.batching import Shard
+from parallel_lenet.cores import whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
 from parallel_lenet.engines.memory import SharedBlock
@@ -56,12 +57,6 @@ def _raise(worker: Process, answer: Answer) -> NoReturn:
     raise error
 
 
-def _at_least_one(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
 def _end(workers: list[Process], blocks: list[SharedBlock]) -> None:
     end_all(workers)
     while blocks:
@@ -82,8 +77,8 @@ class ProcessesEngine:
     def __init__(self, n_workers: int, *, max_tries: int = 3, step_timeout: float | None = None) -> None:
         if step_timeout is not None and not step_timeout > 0:
             raise ValueError(f"step_timeout must be above 0 seconds, or None, not {step_timeout!r}")
-        self.n_workers = _at_least_one("n_workers", n_workers)
-        self.max_tries = _at_least_one("max_tries", max_tries)
+        self.n_workers = whole("n_workers", n_workers, 1)
+        self.max_tries = whole("max_tries", max_tries, 1)
         self.step_timeout = step_timeout
         self.model: Model | None = None
         self.datasets: tuple[Dataset, ...] = ()
@@ -125,7 +120,7 @@ class ProcessesEngine:
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
-        self.n_workers = _at_least_one("n_workers", n_workers)
+        self.n_workers = whole("n_workers", n_workers, 1)
         if not self.datasets:
             return
         try:
