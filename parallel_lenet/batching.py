@@ -16,6 +16,14 @@ class Shard(NamedTuple):
     """Their positions in the dataset, int64, in the order to use them."""
     dataset: int = 0
     """Which of the datasets the engine was opened with."""
+    cut: int = 0
+    """Above 0: two shards in one, the second from this row on. Each is computed, then the two results are added."""
+
+    def halves(self) -> list["Shard"]:
+        """The two shards that this is, or itself."""
+        if not self.cut:
+            return [self]
+        return [Shard(self.rows[: self.cut], self.dataset), Shard(self.rows[self.cut :], self.dataset)]
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Rows:
@@ -35,7 +43,15 @@ def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
 
 def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Shard]:
     """The rows cut into shards; the last one holds what is left. The number of workers has no say in it."""
-    return [Shard(rows[start : start + shard_size], dataset) for start in range(0, len(rows), shard_size)]
+    return [Shard(some, dataset) for some in batches(rows, shard_size)]
+
+
+def pairs(rows: Rows, shard_size: int, dataset: int = 0) -> list[Shard]:
+    """The same shards two by two; the last one may be alone.
+
+    A worker that has both adds their gradients, and the coordinator is left with half as many answers and additions.
+    """
+    return [Shard(both, dataset, shard_size if len(both) > shard_size else 0) for both in batches(rows, 2 * shard_size)]
 
 
 def default_shard_size(preferred: int, batch_size: int) -> int:

@@ -1,7 +1,8 @@
 """The coordinator: the only loop. It splits batches, adds and averages gradients, and owns weights and optimizer state.
 
-One step: cut the batch into shards; for each, in order, add its summed gradient; divide once by the number of samples;
-update. The cut and the order of the additions don't depend on the workers, so neither does any bit of the result.
+One step: cut the batch into shards; add the summed gradients of each two neighbours, then, in order, those of all
+pairs; divide once by the number of samples; update. The cut and the order of the additions don't depend on the workers,
+so neither does any bit of the result.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import checkpoint, finite
-from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, shards
+from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cores import count_workers, whole
 from parallel_lenet.datasets import Dataset
@@ -171,8 +172,8 @@ class Coordinator:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        work = shards(rows, self.shard_size, self._index(train))
-        metrics, gradient = self._mean_gradient(work)
+        dataset = self._index(train)
+        metrics, gradient = self._mean_gradient(pairs(rows, self.shard_size, dataset))
         norm, bad = None, None
         if finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
@@ -182,6 +183,7 @@ class Coordinator:
             if not np.isfinite(parameters).all():
                 bad = finite.after_update(optimizer.step, self.model.layout, parameters)
         else:
+            work = shards(rows, self.shard_size, dataset)
             again = self.engine.gradients(self.parameters, work)
             bad = finite.trace(self.step + 1, self.model.layout, again, len(work))
         if bad is not None:
@@ -189,13 +191,14 @@ class Coordinator:
                 raise bad
             parameters, optimizer = state.parameters, state.optimizer
         seconds = time.perf_counter() - start
-        self._state = replace(
-            state,
-            parameters=parameters,
-            optimizer=optimizer,
+        self._state = TrainingState(
+            parameters,
+            optimizer,
+            epoch=state.epoch,
             cursor=state.cursor + len(rows),
             sums=state.sums if bad else state.sums + metrics,
             seconds=state.seconds + seconds,
+            history=state.history,
         )
         return StepReport(
             epoch=state.epoch + 1,
@@ -209,7 +212,7 @@ class Coordinator:
         )
 
     def _mean_gradient(self, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
-        """The shards' sums, added in shard order, the gradient divided once by the number of samples."""
+        """The sums over pairs of shards, added in order, the gradient divided once by the number of samples."""
         total, metrics = self._total, ShardMetrics()
         for result in self.engine.gradients(self.parameters, work):
             if metrics.count:

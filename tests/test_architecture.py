@@ -31,6 +31,7 @@ ORDER = (
     "engines.cluster_backends",
     "engines.processes",
     "engines.cluster_task",
+    "engines.pairs",
     "engines.child",
     "engines.process",
     "engines.schedule",

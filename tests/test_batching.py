@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_lenet.batching import batches, default_shard_size, epoch_order, shards
+from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIZES = st.integers(1, 300)
@@ -63,6 +63,22 @@ def test_shards_cut_a_batch_without_a_gap_or_an_overlap(samples: int, shard_size
     assert all(len(shard.rows) == shard_size for shard in cut[:-1])
     assert all(1 <= len(shard.rows) <= shard_size for shard in cut)
     assert {shard.dataset for shard in cut} == {dataset}
+
+
+@given(st.integers(1, 1000), SIZES, st.integers(0, 3))
+def test_pairs_are_the_same_shards_two_by_two(samples: int, shard_size: int, dataset: int) -> None:
+    rows = epoch_order(0, 0, samples)
+    two_by_two = pairs(rows, shard_size, dataset)
+    single = [half for pair in two_by_two for half in pair.halves()]
+    assert [shard.rows.tolist() for shard in single] == [s.rows.tolist() for s in shards(rows, shard_size, dataset)]
+    assert {shard.dataset for shard in single} == {dataset}
+    assert all(len(pair.halves()) == 2 for pair in two_by_two[:-1])
+    assert not any(half.cut for half in single)
+
+
+def test_a_shard_without_a_cut_is_its_only_half() -> None:
+    shard = Shard(np.arange(5), 1)
+    assert shard.halves() == [shard]
 
 
 @given(SIZES, st.integers(1, 1000))

@@ -4,10 +4,12 @@ Each trap of joblib's that the engine guards against has a test that hangs or fa
 the deadline that every test here has.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,9 +25,10 @@ from numpy.testing import assert_array_equal
 from test_engines import FEW, MANY, TROUBLE, at, computed, expected, one_each, scripted
 
 from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
-from parallel_lenet.batching import Shard, shards
-from parallel_lenet.engines import WorkerWarning
+from parallel_lenet.batching import Shard, pairs, shards
+from parallel_lenet.engines import WorkerWarning, cluster
 from parallel_lenet.engines.cluster import BYTES_HELD, MAX_TRIES, STEPS_MEASURED, Cluster, ClusterWarning
+from parallel_lenet.engines.cluster_backends import short_folder
 from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, forget, hold
 from parallel_lenet.engines.serial import SerialEngine, blas
 
@@ -78,12 +81,16 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def ray_cluster() -> Iterator[None]:
     """Two CPUs."""
     ray = pytest.importorskip("ray")
-    with warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir=short_folder(), ignore_cleanup_errors=True) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # Whatever Ray has to say of its own future.
         path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # The models of these tests are beside them.
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
-    yield
-    ray.shutdown()
+        environment = {"env_vars": path}
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment, _temp_dir=folder)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -115,6 +122,8 @@ def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(
     wanted = expected(Scripted(), opened.datasets, at(size), work)
     assert computed(opened, at(size), work) == wanted
     assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
+    work = pairs(np.arange(64)[::-1], size, 1)
+    assert computed(opened, at(size), work) == expected(Scripted(), opened.datasets, at(size), work)
 
 
 def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: Cluster) -> None:
@@ -144,7 +153,7 @@ def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_trac
         with pytest.raises(ModelError, match="value 1") as caught:
             next(results)
         (note,) = caught.value.__notes__
-        assert note.startswith("In a worker of the cluster, computing shard 2:")
+        assert note.startswith("In a worker of the cluster:\n")
         assert 'raise ModelError(f"value {value:g}")' in note
     work = one_each(FEW)
     assert computed(opened, at(4), work) == expected(Scripted(), opened.datasets, at(4), work)
@@ -214,7 +223,10 @@ def test_it_can_be_opened_again_resized_and_closed_twice(backend: Any) -> None:
 # What goes over the wire.
 
 
-def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(engine: Cluster, digits: Dataset) -> None:
+def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
+    engine: Cluster, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TASK_SECONDS", math.inf)  # One task a worker, however busy this machine is.
     digits = Dataset(digits.inputs + 0, digits.targets, "not what another test has sent")
     digits.inputs[0, 0, 0] += 1
     model = lenet5(kernel="im2col")

@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_shard_is_in_exactly_one_state(self) -> None:
         schedule = self.schedule
-        states = [*range(self.next), *schedule._waiting, *schedule._out, *schedule.held]
+        states = [*range(self.next), *schedule.waiting, *schedule._out, *schedule.held]
         assert sorted(states) == list(range(self.shards))
         for out in schedule._out.values():
             assert out.copies

@@ -18,7 +18,7 @@ from models import Array, ModelError, Scripted
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import Dataset, Engine, Model, lenet5
-from parallel_lenet.batching import Shard, shards
+from parallel_lenet.batching import Shard, pairs, shards
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
 from parallel_lenet.engines.serial import SerialEngine, blas
@@ -111,6 +111,23 @@ def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Engine,
     wanted = expected(Scripted(), DATASETS, at(size), work)
     assert computed(opened, at(size), work) == wanted
     assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
+
+
+@pytest.mark.parametrize(("samples", "size"), [(1, 1), (2, 1), (5, 1), (50, 1), (64, 1), (50, 4), (64, 30)])
+def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_second(
+    opened: Engine, samples: int, size: int
+) -> None:
+    rows = np.arange(64)[::-1][:samples]
+    single = iter(expected(Scripted(), DATASETS, at(3), shards(rows, size, 1)))
+    wanted = []
+    for pair in pairs(rows, size, 1):
+        metrics, gradient = ShardMetrics(), np.zeros_like(at(3))
+        for _ in pair.halves():
+            more, added = next(single)
+            metrics += more
+            gradient += np.frombuffer(added, gradient.dtype)
+        wanted.append((metrics, gradient.tobytes()))
+    assert computed(opened, at(3), pairs(rows, size, 1)) == wanted
 
 
 @pytest.mark.parametrize("dataset", [2, 3], ids=["the first is slowest", "all differ"])
@@ -296,6 +313,21 @@ def usable(engine: ProcessesEngine) -> bool:
     engine.open(Scripted(), [FEW], at(0))
     work = one_each(FEW)
     return computed(engine, at(1), work) == expected(Scripted(), [FEW], at(1), work)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity as on Linux")
+def test_as_many_workers_as_cores_get_one_each_and_fewer_may_use_all() -> None:
+    usable = os.sched_getaffinity(0)
+    with ProcessesEngine(len(usable)) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        for workers in (len(usable), len(usable) + 1, len(usable)):
+            engine.resize(workers)
+            cores = [os.sched_getaffinity(pid) for pid in engine.worker_pids()]
+            assert set.union(*cores) == usable
+            assert {len(each) for each in cores} == {1}
+        if len(usable) > 1:
+            engine.resize(len(usable) - 1)
+            assert all(os.sched_getaffinity(pid) == usable for pid in engine.worker_pids())
 
 
 def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error_and_leaves_nothing(leaves_nothing: None) -> None:

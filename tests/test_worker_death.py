@@ -20,7 +20,7 @@ from models import Scripted
 from test_engines import FEW, alive, at, computed, expected, holding, one_each, scripted, usable
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
-from parallel_lenet.batching import Shard, shards
+from parallel_lenet.batching import Shard, pairs, shards
 from parallel_lenet.engines import schedule
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
@@ -257,6 +257,23 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
             )
             assert message.endswith(f"{ending} while computing shard 1")
         work = [work[0], work[2]]
+        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+
+
+@unwarned
+def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
+    data = scripted(*[(models.EXIT if index == 6 else models.NOTHING, index) for index in range(9)])
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [data], at(0))
+        results = engine.gradients(at(0), pairs(np.arange(9), 2))
+        next(results)
+        with pytest.raises(
+            WorkerError,
+            match=r"^shards 2 and 3 \(samples 4, 5, 6, 7 of dataset 0\) have ended 3 workers, the last of which, "
+            r"worker 0 \(process \d+\) ended with exit code 9 while computing shards 2 and 3$",
+        ):
+            next(results)
+        work = pairs(np.array([8, 0, 1]), 1)
         assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 

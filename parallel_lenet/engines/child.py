@@ -16,7 +16,6 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.memory import attach, read_only, view
 from parallel_lenet.engines.messages import FAILED, GRADIENT, READY, RESULT, SKIPPED, Answer, Channel, Setup, Task
@@ -67,12 +66,11 @@ class _Worker:
             return Answer(SKIPPED)
         start = time.perf_counter()
         try:
-            shard = Shard(task.samples, task.dataset)
             if task.kind == GRADIENT:
                 gradient = self.gradients[task.row]
-                metrics = shard_gradient(self.model, self.datasets, self.parameters, shard, gradient)
+                metrics = shard_gradient(self.model, self.datasets, self.parameters, task.shard, gradient)
             else:
-                metrics = shard_metrics(self.model, self.datasets, self.parameters, shard)
+                metrics = shard_metrics(self.model, self.datasets, self.parameters, task.shard)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             return Answer(FAILED, failure=failure(error))
         return Answer(RESULT, metrics, time.perf_counter() - start)
@@ -123,6 +121,9 @@ def _serve(channel: Channel) -> NoReturn:
 def main() -> None:
     """Serve until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides.
+    if sys.platform == "linux":  # A worker that wakes doesn't push the coordinator off its core, but waits for it.
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     descriptor, parent, thread = sys.argv[1:]
     _die_with(int(parent), int(thread))
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()

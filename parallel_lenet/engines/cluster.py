@@ -1,9 +1,10 @@
 """Workers on any cluster that joblib can use: Dask, Ray, or loky's processes and threads on this machine.
 
 A step is cut into groups of shards; a group is a task, and takes the parameters along. Back come the gradients of its
-shards one by one, not their sum: the coordinator adds them in shard order, so that the result has the same bits as on
-one machine. (Parameters could travel once a worker instead; but a gradient, of the same size, comes back for every
-shard, so they are never the larger part, and putting them into a cluster first takes as long as sending them twice.)
+pairs of shards one by one, not their sum: the coordinator adds them in order, so that the result has the same bits as
+on one machine. (Parameters could travel once a worker instead; but at least one gradient, of the same size, comes back
+for every task, so they are never the larger part, and putting them into a cluster first takes as long as sending them
+twice.)
 
 What joblib does when something goes wrong, and what we do about it:
 
@@ -30,6 +31,7 @@ from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster_backends import BACKENDS
 from parallel_lenet.engines.cluster_task import Answer, Blob, Result, Setup, Task, compute, forget, hold, pack
 from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
@@ -123,9 +125,13 @@ class Cluster:
 
     def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Computed a few hundred megabytes of gradients at a time."""
-        for result in self._results(parameters, shards, True):
-            assert result.gradient is not None
-            yield ShardGradient(result.metrics, read_only(result.gradient))
+        work = spread(shards, self.n_workers)
+        results = (
+            ShardGradient(result.metrics, read_only(result.gradient))
+            for result in self._results(parameters, work, True)
+            if result.gradient is not None  # Always, but that is for us to know.
+        )
+        return join(shards, work, results)
 
     def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``."""
@@ -189,7 +195,7 @@ class Cluster:
             except Exception as error:
                 self._discard()
                 failures, clean = failures + 1, False
-                self._retry(error, failures, len(_wanted(task.shards, done)))
+                self._retry(error, failures, sum(len(shard.halves()) for _, shard in _wanted(task.shards, done)))
             except BaseException:  # An interrupt.
                 self._discard()
                 raise
@@ -295,7 +301,7 @@ def _wanted(shards: Sequence[tuple[int, Shard]], done: dict[int, Result]) -> lis
 def _raise(result: Result) -> NoReturn:
     """The model's exception, with the traceback it had in the worker."""
     error, traceback = pickle.loads(result.failure)
-    error.add_note(f"In a worker of the cluster, computing shard {result.shard}:\n{traceback}")
+    error.add_note(f"In a worker of the cluster:\n{traceback}")
     raise error
 
 

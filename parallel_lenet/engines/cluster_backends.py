@@ -168,7 +168,7 @@ class Ray(Backend):
         if not ray.is_initialized():
             self._ours = True
             if self.address is None:
-                self._folder = tempfile.mkdtemp(prefix="lenet-ray-")  # Short: names of sockets in it end at 107 bytes.
+                self._folder = tempfile.mkdtemp(prefix="lenet-ray-", dir=short_folder())
                 path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # Workers find the modules that we do.
                 ray.init(
                     num_cpus=n_workers,
@@ -208,6 +208,12 @@ class Ray(Backend):
 
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
+
+
+def short_folder() -> str:
+    """Where Ray may put its sockets, whose names with all their folders must not be longer than 107 bytes."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > 20 and os.path.isdir("/tmp") else usual
 
 
 def _missing(extra: str) -> ModuleNotFoundError:

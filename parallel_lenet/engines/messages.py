@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parallel_lenet.batching import Rows
+from parallel_lenet.batching import Shard
 from parallel_lenet.engines.memory import Place
 from parallel_lenet.model import ShardMetrics
 
@@ -19,7 +19,7 @@ GRADIENT, METRICS = 0, 1  # kinds of task
 READY, RESULT, FAILED, SKIPPED = 0, 1, 2, 3  # kinds of answer
 
 _LENGTH = struct.Struct("<Q")
-_TASK = struct.Struct("<BQII")
+_TASK = struct.Struct("<BQIII")
 _ANSWER = struct.Struct("<Bdqqd")
 _READ = 1 << 16  # Bytes read at a time: more messages than ever wait.
 
@@ -49,18 +49,18 @@ class Task(NamedTuple):
     """Of the step; the worker skips the task where another stands in ``wanted``."""
     row: int
     """Of the worker's gradients, to write."""
-    dataset: int
-    samples: Rows
+    shard: Shard
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _TASK.pack(*self[:4]) + self.samples.tobytes()
+        rows, dataset, cut = self.shard
+        return _TASK.pack(self.kind, self.stamp, self.row, dataset, cut) + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "Task":
         """From bytes."""
-        kind, stamp, row, dataset = _TASK.unpack_from(message)
-        return cls(kind, stamp, row, dataset, np.frombuffer(message, np.int64, offset=_TASK.size))
+        kind, stamp, row, dataset, cut = _TASK.unpack_from(message)
+        return cls(kind, stamp, row, Shard(np.frombuffer(message, np.int64, offset=_TASK.size), dataset, cut))
 
 
 class Answer(NamedTuple):

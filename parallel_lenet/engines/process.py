@@ -64,6 +64,19 @@ class Process(Worker):
         self._killed_for = ""
         self.send(pickle.dumps(setup))
 
+    def place(self, n_workers: int) -> None:
+        """Have the process run on a core of its own if there are as many workers as cores, and else on any.
+
+        The coordinator wakes the workers from one of the cores. Left alone, Linux has two of them share another core
+        for milliseconds, until it notices that the coordinator sleeps: an epoch takes a tenth longer.
+        """
+        if sys.platform == "linux":
+            cores = sorted(os.sched_getaffinity(0))
+            if n_workers >= len(cores):
+                cores = [cores[self.number % len(cores)]]
+            with suppress(OSError):  # It has ended, or a sandbox doesn't allow it.
+                os.sched_setaffinity(self.process.pid, cores)
+
     @property
     def name(self) -> str:
         """For people."""
@@ -104,19 +117,13 @@ class Process(Worker):
         self.process.wait()
         self.block.close()
 
-    def ending(self) -> str:
-        """How the process ended, once it has been waited for, and at what."""
+    def ending(self, doing: str) -> str:
+        """How the process ended, once it has been waited for, and while ``doing`` what."""
         code = self.process.returncode
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         if self._killed_for:
             how = f"was killed because {self._killed_for}"
-        if not self.ready:
-            work = "starting"
-        elif self.copies:
-            work = f"computing shard {self.copies[0].shard}"
-        else:
-            work = "waiting for work"
-        return f"{self.name} {how} while {work}"
+        return f"{self.name} {how} while {doing}"
 
 
 def _signal_name(number: int) -> str:

@@ -32,6 +32,7 @@ from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
 from parallel_lenet.engines.memory import SharedBlock
 from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, RESULT, SKIPPED, Answer, Task
+from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.process import GRACE, Process, end_all, uninterrupted
 from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
 from parallel_lenet.model import Model, ShardMetrics
@@ -130,6 +131,8 @@ class ProcessesEngine:
                     self._selector.unregister(worker.channel.socket)
                     self._schedule.remove(worker)
                 end_all(leaving)
+            for worker in self._workers:
+                worker.place(n_workers)
             for number in set(range(n_workers)) - {worker.number for worker in self._workers}:
                 self._start(number)
         except BaseException:
@@ -137,9 +140,13 @@ class ProcessesEngine:
             raise
 
     def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
-        """The gradients are views of the workers' memory."""
-        for held in self._results(GRADIENT, parameters, shards):
-            yield ShardGradient(held.answer.metrics, held.worker.rows[held.row])
+        """The gradients are views of the workers' memory, but where two workers have computed half of one each."""
+        work = spread(shards, self.n_workers)
+        results = (
+            ShardGradient(held.answer.metrics, held.worker.rows[held.row])
+            for held in self._results(GRADIENT, parameters, work)
+        )
+        return join(shards, work, results)
 
     def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``, but nothing is written."""
@@ -155,7 +162,8 @@ class ProcessesEngine:
         self._kind, self._shards = kind, shards
         self._parameters[:] = parameters
         for index in range(len(shards)):
-            self._handle(())
+            if schedule.waiting:
+                self._handle()
             while index not in schedule.held:
                 self._wait()
             held = schedule.held[index]
@@ -170,12 +178,25 @@ class ProcessesEngine:
 
     def _given_up(self, index: int, answer: GivenUp) -> str:
         shard = self._shards[index]
-        named = ", ".join(str(sample) for sample in shard.rows[:SAMPLES_NAMED])
+        samples = ", ".join(str(sample) for sample in shard.rows[:SAMPLES_NAMED])
         more = f" and {len(shard.rows) - SAMPLES_NAMED} more" if len(shard.rows) > SAMPLES_NAMED else ""
-        return (
-            f"shard {index} (samples {named}{more} of dataset {shard.dataset}) has ended {self.max_tries} workers, "
-            f"the last of which, {answer.ending}"
-        )
+        named = f"{self._named(index)} (samples {samples}{more} of dataset {shard.dataset})"
+        has = "have" if shard.cut else "has"
+        return f"{named} {has} ended {self.max_tries} workers, the last of which, {answer.ending}"
+
+    def _named(self, index: int) -> str:
+        """The shard or shards for people, counted from 0 over the whole step."""
+        first = index + sum(shard.cut > 0 for shard in self._shards[:index])
+        return f"shards {first} and {first + 1}" if self._shards[index].cut else f"shard {first}"
+
+    def _doing(self, worker: Process) -> str:
+        """What a worker is in the middle of, for people."""
+        if not worker.ready:
+            return "starting"
+        if not worker.copies:
+            return "waiting for work"
+        stamp, index, _ = worker.copies[0]
+        return f"computing {self._named(index)}" if stamp == self._schedule.stamp else "computing a shard given up"
 
     def _wait(self) -> None:
         """Until something happens, and handle it."""
@@ -203,8 +224,7 @@ class ProcessesEngine:
                 for worker in self._schedule.overdue(now):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
             for worker, copy in self._schedule.assign(now):
-                shard = self._shards[copy.shard]
-                worker.send(Task(self._kind, copy.stamp, copy.row, shard.dataset, shard.rows).pack())
+                worker.send(Task(self._kind, copy.stamp, copy.row, self._shards[copy.shard]).pack())
                 if worker.channel.outbox:
                     self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
         except BaseException:
@@ -238,7 +258,7 @@ class ProcessesEngine:
         self._selector.unregister(worker.channel.socket)
         worker.wait(time.monotonic() + GRACE)
         worker.end()
-        ending = worker.ending()
+        ending = worker.ending(self._doing(worker))
         given_up = self._schedule.died(worker, ending)
         if given_up and not worker.ready:
             raise WorkerError(
@@ -251,6 +271,7 @@ class ProcessesEngine:
     def _start(self, number: int) -> None:
         with uninterrupted():  # No process that isn't listed.
             worker = Process(number, self._model, self._blocks[0], time.monotonic())
+            worker.place(self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
 

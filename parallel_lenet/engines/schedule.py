@@ -115,7 +115,8 @@ class Schedule(Generic[W]):
         self.workers: list[W] = []
         self.stamp = 0
         self.held: dict[int, Held[W]] = {}
-        self._waiting: list[int] = []  # A heap.
+        self.waiting: list[int] = []
+        """Shards that no one has, a heap."""
         self._out: dict[int, _Out[W]] = {}
         self._oldest = 0  # The first shard that isn't answered.
         self._tries = Counter[int]()
@@ -132,7 +133,7 @@ class Schedule(Generic[W]):
                 worker.wanted[row] = 0
             worker.free = [row for row in range(ROWS) if row not in used]
         self.held = {}
-        self._waiting = list(range(shards))
+        self.waiting = list(range(shards))
         self._out = {}
         self._oldest = 0
         self._tries.clear()
@@ -155,10 +156,10 @@ class Schedule(Generic[W]):
         given = []
         for already in (0, 1) if self._usual < SHORT else (0,):
             for worker in self.workers:
-                if not self._waiting:
+                if not self.waiting:
                     break
-                if worker.ready and len(worker.copies) == already and self._has_room(worker, self._waiting[0]):
-                    given.append((worker, self._give(worker, heapq.heappop(self._waiting), now)))
+                if worker.ready and len(worker.copies) == already and self._has_room(worker, self.waiting[0]):
+                    given.append((worker, self._give(worker, heapq.heappop(self.waiting), now)))
         self._due = math.inf
         for worker in self.workers:
             if worker.ready and not worker.copies:
@@ -224,8 +225,8 @@ class Schedule(Generic[W]):
         self.held[shard] = held
         out = self._out.pop(shard, None)
         if out is None:  # It had come back, and waits for another try.
-            self._waiting.remove(shard)
-            heapq.heapify(self._waiting)
+            self.waiting.remove(shard)
+            heapq.heapify(self.waiting)
         else:
             self._forget(out)
         while self._oldest in self.held:
@@ -259,7 +260,7 @@ class Schedule(Generic[W]):
             out.copies = [(holder, copy) for holder, copy in out.copies if holder is not worker]
             if not out.copies:
                 del self._out[shard]
-                heapq.heappush(self._waiting, shard)
+                heapq.heappush(self.waiting, shard)
         worker.copies.clear()
 
     def overdue(self, now: float) -> list[W]:

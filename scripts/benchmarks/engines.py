@@ -27,7 +27,9 @@ class NoOp:
         return np.zeros(self.layout.size, np.float32)
 
     def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> ShardMetrics:
-        """Nothing: the gradient stays whatever it was."""
+        """Zeros."""
+        if gradient is not None:
+            gradient.fill(0)
         return ShardMetrics(0.0, 0, len(inputs))
 
     def predict(self, parameters: Any, inputs: Any) -> Any:
