@@ -270,7 +270,7 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
         with pytest.raises(
             WorkerError,
             match=r"^shards 2 and 3 \(samples 4, 5, 6, 7 of dataset 0\) have ended 3 workers, the last of which, "
-            r"worker 0 \(process \d+\) ended with exit code 9 while computing shards 2 and 3$",
+            r"worker 0 \(process \d+\) ended with exit code 6 while computing shards 2 and 3$",
         ):
             next(results)
         work = pairs(np.array([8, 0, 1]), 1)
