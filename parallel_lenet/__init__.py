@@ -5,6 +5,7 @@ from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
+from parallel_lenet.engines.cluster import Cluster, ClusterWarning
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.lenet import lenet5
@@ -20,6 +21,8 @@ __all__ = [
     "AdamW",
     "AvgPool2d",
     "CheckpointError",
+    "Cluster",
+    "ClusterWarning",
     "Constant",
     "Conv2d",
     "Coordinator",

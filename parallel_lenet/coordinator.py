@@ -23,6 +23,8 @@ from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cores import count_workers, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Engine
+from parallel_lenet.engines.cluster import TIMEOUT, Cluster
+from parallel_lenet.engines.cluster_backends import BACKENDS
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.finite import NonFiniteError
@@ -45,7 +47,9 @@ class Coordinator:
     - ``batch_size``: samples a step, over all workers together.
     - ``shard_size``: samples a worker gets at a time; by default what the model prefers for this batch size. Results
       depend on it in their last bits (it decides which gradients are added first), and not on the workers.
-    - ``engine``: "processes", "serial" (in this process; then there is one worker), or an engine of your own.
+    - ``engine``: "processes"; "serial" (in this process; then there is one worker); "dask", "ray", "loky" or
+      "threading" for a `Cluster` that starts and ends with the workers; or an engine of your own, such as a
+      `Cluster` at an address.
     - ``seed``: decides the initial parameters and every epoch's order.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
     - ``parameters``: what to start from; by default the model's own initial parameters.
@@ -349,4 +353,6 @@ def _engine(engine: str | Engine, n_workers: int, step_timeout: float | None, ma
         return ProcessesEngine(workers, step_timeout=step_timeout, max_tries=max_tries)
     if engine == "serial":
         return SerialEngine()
-    raise ValueError(f"unknown engine {engine!r}: choose processes or serial")
+    if engine in BACKENDS:
+        return Cluster(engine, n_workers=workers, timeout=step_timeout or TIMEOUT, max_tries=max_tries)
+    raise ValueError(f"unknown engine {engine!r}: choose processes, serial, {', '.join(BACKENDS)}")

@@ -10,6 +10,8 @@ class WorkerCount:
 
     count: int
     how: str
+    all: bool = False
+    """Whether all there are were asked for: in a cluster that is another number."""
 
 
 def usable_cores() -> int:
@@ -35,7 +37,7 @@ def count_workers(n_workers: int) -> WorkerCount:
     cores = usable_cores()
     count = max(1, cores + 1 + n_workers)
     but = f" but {-1 - n_workers}" if n_workers < -1 else ""
-    return WorkerCount(count, f"all{but} of {cores} usable cores")
+    return WorkerCount(count, f"all{but} of {cores} usable cores", all=not but)
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -1,7 +1,8 @@
 """Every speed that the README claims, measured.
 
 kernels: an image; engines: a step's overhead; epoch: 60,000 images; peers: PyTorch beside them; scaling: what more
-workers bring, and why; start: until the first step, and memory.
+workers bring, and why; start: until the first step, and memory; cluster: a step of every engine, Dask and Ray included;
+simulation: what a cluster of up to 1,024 workers would bring.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import engines, epoch, kernels, peers, picture, scaling, start
+from benchmarks import cluster, engines, epoch, kernels, peers, picture, scaling, simulation, start
 from benchmarks.common import machine
 
 from parallel_lenet.cli.console import Console
@@ -22,7 +23,10 @@ COMMANDS = {
     "peers": (peers.measure, 3),
     "scaling": (scaling.measure, 3),
     "start": (start.measure, 5),
+    "cluster": (cluster.measure, 3),
+    "simulation": (simulation.measure, 3),
 }
+DRAWN = ", ".join(picture.DRAWN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--rounds", type=int, help="measurements of each thing (default: as many as it needs)")
     parser.add_argument("--batch-size", type=int, default=128, help="of peers (default: 128)")
+    parser.add_argument(
+        "--latency-ms", type=float, default=simulation.LATENCY_MS, help="of simulation's network (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gbit", type=float, default=simulation.GBIT, help="of simulation's network, a second (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--picture", metavar="FILE", help="draw the results, as .png or .svg (of peers and scaling)")
+    parser.add_argument("--picture", metavar="FILE", help=f"draw the results, as .png or .svg (of {DRAWN})")
     arguments = parser.parse_args(argv)
     measure, rounds = COMMANDS[arguments.what]
     if arguments.rounds is None:
@@ -40,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.rounds < 1 or arguments.batch_size < 2:
         parser.error("--rounds must be at least 1 and --batch-size at least 2")
     if arguments.picture and arguments.what not in picture.DRAWN:
-        parser.error(f"--picture draws {' and '.join(picture.DRAWN)}, not {arguments.what}")
+        parser.error(f"--picture draws {DRAWN}, not {arguments.what}")
+    if not (arguments.latency_ms >= 0 and arguments.gbit > 0):
+        parser.error("--latency-ms must be at least 0 and --gbit above 0")
     report = measure(arguments)
     if arguments.picture:
         picture.DRAWN[arguments.what](report.results, machine(), arguments.picture)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import Layout, ShardMetrics
+from parallel_lenet.engines.serial import blas
 
 Array = NDArray[Any]
 
@@ -106,6 +107,45 @@ def die_at_first(folder: str, times: int) -> None:
     if deaths < times:
         Path(folder, f"{os.getpid()}.died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Once(Scripted):
+    """Kills its process, or sleeps, the first time it comes to the sample with this value."""
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        for action, value in inputs[:, :2]:
+            if action == HOLD:
+                try:
+                    Path(self.folder, "done").touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                if value < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(float(value))
+        quiet = np.where(inputs[:, :1] == HOLD, NOTHING, inputs)
+        return super().loss_and_gradient(parameters, quiet.astype(np.float32), targets, gradient)
+
+
+class Recorded(Scripted):
+    """Leaves the number of its process, and takes its time."""
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        Path(self.folder, str(os.getpid())).touch()
+        time.sleep(0.15)
+        return super().loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+class Threads(Scripted):
+    """Its loss is the number of BLAS threads."""
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        return ShardMetrics(max((library["num_threads"] for library in blas().info()), default=1), 0, 1)
 
 
 @dataclass(frozen=True)

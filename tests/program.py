@@ -13,13 +13,15 @@ COMMAND = [sys.executable, "-m", "parallel_lenet"]
 FILES = {"best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
 
 
-def write_idx(folder: Path, train: int, test: int, *, size: int = 12, seed: int = 0) -> None:
-    """The four IDX files of so many random images of four classes."""
+def write_idx(
+    folder: Path, train: int, test: int, *, shape: tuple[int, ...] = (12, 12), classes: int = 4, seed: int = 0
+) -> None:
+    """The four IDX files of so many random images."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     for part, count in (("train", train), ("t10k", test)):
-        images = rng.integers(0, 256, (count, size, size))
-        for kind, array in (("images-idx3", images), ("labels-idx1", np.arange(count) % 4)):
+        images = rng.integers(0, 256, (count, *shape))
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.arange(count) % classes)):
             header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
             (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
 

@@ -36,6 +36,7 @@ ORDER = (
     "engines.process",
     "engines.schedule",
     "engines.messages",
+    "engines.failures",
     "engines.serial",
     "engines.memory",
     "engines",
@@ -71,7 +72,7 @@ LATE = {
     ("optimizers", "parallel_lenet.compiled_adam"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
     ("engines.processes", "joblib.externals.loky.backend.reduction"),  # The same, while the workers start.
-    ("engines.child", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("engines.failures", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("datasets.downloads", "'pooch'"),  # An extra.
     ("engines.cluster", "joblib"),  # 0.1 s.

@@ -38,7 +38,9 @@ def test_kernels_prints_a_table_with_the_machine() -> None:
     [
         (["brakes"], "brakes"),
         (["kernels", "--rounds", "0"], "--rounds"),
-        (["kernels", "--picture", "x.png"], "--picture draws peers and scaling"),
+        (["kernels", "--picture", "x.png"], "--picture draws peers, scaling, simulation, not kernels"),
+        (["simulation", "--gbit", "0"], "--gbit"),
+        (["simulation", "--latency-ms", "-1"], "--latency-ms"),
     ],
 )
 def test_a_mistake_is_named(arguments: list[str], words: str) -> None:
@@ -55,6 +57,9 @@ from benchmarks.picture import DRAWN
 machine = {"cpu": "abacus", "numpy": "2.0"}
 DRAWN["peers"]({"batch_size": 128, "epoch_seconds": {"compiled": 1.5, "PyTorch eager": 5.0}}, machine, "peers.png")
 found = {"step_ms": {"1": 5.0, "2": 3.0}, "predicted_ms": {"1": 5.0, "2": 2.9, "4": 1.6}}
+speedups = [["128", "1.0", "1.9"], ["512", "1.0", "2.0"]]
+simulated = {"workers": [1, 2], "latency_ms": 0.2, "gbit": 10.0, "naive": {"speedups": speedups}}
+DRAWN["simulation"](simulated, machine, "simulation.png")
 DRAWN["scaling"]({"batch_size": 128, "naive": found, "compiled": found}, machine, "scaling.svg")
 """
     subprocess.run(

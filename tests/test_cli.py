@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import environment
+from program import COMMAND, FILES, write_idx
 
-from parallel_lenet import checkpoint, kernels
+from parallel_lenet import checkpoint, kernels, lenet5
+from parallel_lenet.cli import main
 from parallel_lenet.cli.console import plain_table
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]
-COMMAND = [sys.executable, "-m", "parallel_lenet"]
-QUICK = ["--epochs", "1", "--max-steps", "3"]
+SMALL = ("--data-dir", "data", "--kernel", "im2col")
+QUICK = (*SMALL, "--engine", "serial", "--epochs", "1")
 
 
 def run(*arguments: str, cwd: Path, command: list[str] = COMMAND, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -36,93 +38,113 @@ def train(*arguments: str, cwd: Path, **extra: str) -> dict[str, object]:
     return dict(json.loads(result.stdout))
 
 
-def write_idx(folder: Path, train_images: np.ndarray, labels: np.ndarray) -> None:
-    """The four IDX files, with the same images for training and for testing."""
-    folder.mkdir(exist_ok=True)
-    for part in ("train", "t10k"):
-        for kind, array in (("images-idx3", train_images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few images, that of SMALL."""
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    write_idx(folder, 128, 20, shape=(28, 28))
+    return folder
 
 
-def test_training_leaves_a_run_folder_and_prints_its_results(tmp_path: Path) -> None:
-    result = run("--epochs", "2", "--out", "mine", cwd=tmp_path, command=SCRIPT)
+@pytest.fixture
+def place(data: Path, tmp_path: Path) -> Path:
+    """A folder to train in, with the data beside it."""
+    (tmp_path / "data").symlink_to(data)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shown(data: Path) -> subprocess.CompletedProcess[str]:
+    """A run, as people see it: of three workers, for which there are two shards a step."""
+    arguments = (*SMALL, "--epochs", "2", "--workers", "3", "--shard-size", "64", "--out", "mine")
+    result = run("train", *arguments, cwd=data.parent)
     assert result.returncode == 0, result.stderr
-    assert "test accuracy" in result.stdout
-    assert "epoch 2/2" in result.stdout
-    assert "workers" in result.stderr
-    assert "usable cores" in result.stderr
-    folder = tmp_path / "mine"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        *("best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl")
-    ]
+    return result
+
+
+@pytest.fixture(scope="module")
+def told(data: Path) -> dict[str, object]:
+    """A run on the bundled digits, as programs see it."""
+    arguments = ("--kernel", "im2col", "--epochs", "1", "--max-steps", "3", "--workers", "2", "--seed", "5")
+    return train(*arguments, cwd=data.parent)
+
+
+def test_training_leaves_a_run_folder_and_prints_its_results(
+    data: Path, shown: subprocess.CompletedProcess[str]
+) -> None:
+    assert "test accuracy" in shown.stdout
+    assert "epoch 2/2" in shown.stdout
+    assert "3 workers" in shown.stderr
+    assert "kernel im2col" in shown.stderr
+    folder = data.parent / "mine"
+    assert {path.name for path in folder.iterdir()} == FILES
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert tomllib.loads((folder / "config.toml").read_text())["epochs"] == 2
     with np.load(folder / "checkpoint.npz", allow_pickle=False) as arrays:
-        assert arrays["parameters"].shape == (61_706,)
+        assert arrays["parameters"].shape == (lenet5(classes=4).layout.size,)
 
 
-def test_json_names_everything_there_is_to_know(tmp_path: Path) -> None:
-    result = train(*QUICK, "--workers", "2", "--seed", "5", cwd=tmp_path)
+def test_fewer_shards_than_workers_is_said_with_the_option(shown: subprocess.CompletedProcess[str]) -> None:
+    assert "only 2 of 3 workers" in shown.stderr
+    assert "shard_size" in shown.stderr
+
+
+def test_json_names_everything_there_is_to_know(data: Path, told: dict[str, object]) -> None:
     wanted = {"dataset": "mnist-5k", "engine": "processes", "workers": 2, "steps": 3, "batch_size": 128, "seed": 5}
-    assert wanted.items() <= result.items()
-    assert set(result) >= {
+    assert wanted.items() <= told.items()
+    assert set(told) >= {
         *("kernel", "epochs", "shard_size", "epoch_seconds", "train_images_per_second", "train_loss", "test_loss"),
         *("test_accuracy", "parameters_sha256", "run_dir"),
     }
-    assert len(result["epoch_seconds"]) == 1
-    assert (tmp_path / str(result["run_dir"]) / "checkpoint.npz").exists()
+    assert len(told["epoch_seconds"]) == 1
+    assert (data.parent / str(told["run_dir"]) / "checkpoint.npz").exists()
 
 
 @pytest.mark.parametrize("kernel", kernels.available())
 def test_parameters_do_not_depend_on_the_workers(kernel: str, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (25, 12, 12))
-    write_idx(tmp_path / "data", images, np.arange(25) % 4)
+    write_idx(tmp_path / "data", 5, 1)
+    options = ("--data-dir", "data", "--kernel", kernel, "--batch-size", "3", "--shard-size", "1", "--epochs", "1")
     hashes = {
-        train(
-            *("--data-dir", "data", "--kernel", kernel, "--batch-size", "10", "--epochs", "1", *setting),
-            cwd=tmp_path,
-        )["parameters_sha256"]
-        for setting in (("--workers", "1"), ("--workers", "2"), ("--workers", "3"), ("--engine", "serial"))
+        train(*options, *setting, cwd=tmp_path)["parameters_sha256"]
+        for setting in (("--engine", "serial"), ("--workers", "3"))
     }
     assert len(hashes) == 1
 
 
-def test_a_run_can_be_repeated_from_its_configuration(tmp_path: Path) -> None:
-    first = train(*QUICK, "--optimizer", "nesterov", "--warmup", "2", "--clip-norm", "1", "--out", "a", cwd=tmp_path)
-    again = train("--config", "a/config.toml", "--out", "b", cwd=tmp_path)
+def test_a_run_can_be_repeated_from_its_configuration(place: Path) -> None:
+    options = ("--batch-size", "16", "--optimizer", "nesterov", "--warmup", "2", "--clip-norm", "1")
+    first = train(*QUICK, *options, "--out", "a", cwd=place)
+    again = train("--config", "a/config.toml", "--out", "b", cwd=place)
     assert again["parameters_sha256"] == first["parameters_sha256"]
 
 
-def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text("workers = 3\nbatch-size = 100\nlearning_rate = 1\n")
-    quick = [*QUICK, "--config", "c.toml"]
-    assert train(*quick, cwd=tmp_path)["workers"] == 3
-    assert train(*quick, cwd=tmp_path, PARALLEL_LENET_WORKERS="2")["workers"] == 2
-    result = train(*quick, "--workers", "1", cwd=tmp_path, PARALLEL_LENET_WORKERS="2")
-    assert (result["workers"], result["batch_size"]) == (1, 100)
+def test_flag_beats_environment_beats_file_beats_default(place: Path) -> None:
+    (place / "c.toml").write_text("workers = 3\nbatch-size = 100\nlearning_rate = 1\n")
+    quick = (*SMALL, "--epochs", "1", "--config", "c.toml")
+    result = train(*quick, cwd=place, PARALLEL_LENET_WORKERS="2")
+    assert (result["workers"], result["batch_size"]) == (2, 100)
+    assert train(*quick, "--workers", "1", cwd=place, PARALLEL_LENET_WORKERS="2")["workers"] == 1
 
 
-def test_evaluate_measures_what_training_measured(tmp_path: Path) -> None:
-    trained = train(*QUICK, "--out", "r", cwd=tmp_path)
-    result = run("evaluate", "r/checkpoint.npz", "--json", "--workers", "3", cwd=tmp_path)
+def test_evaluate_measures_what_training_measured(data: Path, told: dict[str, object]) -> None:
+    file = f"{told['run_dir']}/checkpoint.npz"
+    result = run("evaluate", file, "--json", "--workers", "3", cwd=data.parent)
     assert result.returncode == 0, result.stderr
     evaluated = json.loads(result.stdout)
     for name in ("test_accuracy", "parameters_sha256"):
-        assert evaluated[name] == trained[name]
-    assert evaluated["test_loss"] == pytest.approx(trained["test_loss"])
+        assert evaluated[name] == told[name]
+    assert evaluated["test_loss"] == pytest.approx(told["test_loss"])
     assert evaluated["images"] == 1000
-    table = run("evaluate", "r/checkpoint.npz", cwd=tmp_path)
-    assert f"{trained['test_accuracy']:.2%}" in table.stdout
+    table = run("evaluate", file, "--engine", "serial", cwd=data.parent)
+    assert f"{told['test_accuracy']:.2%}" in table.stdout
 
 
 def test_three_channels_and_other_sizes_train(tmp_path: Path) -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (40, 20, 36, 3))
-    write_idx(tmp_path / "data", colours, np.arange(40) % 13)
-    result = train("--data-dir", "data", "--epochs", "1", "--batch-size", "16", "--out", "r", cwd=tmp_path)
+    write_idx(tmp_path / "data", 40, 40, shape=(20, 36, 3), classes=13)
+    result = train(*QUICK, "--batch-size", "16", "--out", "r", cwd=tmp_path)
     assert result["dataset"] == "data"
-    assert run("evaluate", "r/checkpoint.npz", cwd=tmp_path).returncode == 0
+    assert run("evaluate", "r/checkpoint.npz", "--workers", "1", cwd=tmp_path).returncode == 0
 
 
 def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
@@ -171,7 +193,12 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(
-    arguments: list[str], code: int, words: str, tmp_path: Path
+    arguments: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "bad.toml").write_text("epochs = = 3")
     (tmp_path / "unknown.toml").write_text("colour = 3")
@@ -182,43 +209,59 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
     checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 1, "layout": []})
     before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert called(*arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert words in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def called(*arguments: str) -> int:
+    """What the command line returns when it is called in this process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return main(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["train", "--batch-size", "0"], 2), (["evaluate", "none.npz"], 1)])
+def test_after_a_mistake_the_program_ends_with_a_code_and_one_sentence(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode == code, result.stderr
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
-    assert words in result.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bad_number_of_workers_in_the_environment_is_named(tmp_path: Path) -> None:
-    for value in ("many", "0"):
-        result = run("train", cwd=tmp_path, PARALLEL_LENET_WORKERS=value)
-        assert result.returncode == 2
-        assert "PARALLEL_LENET_WORKERS" in result.stderr
+@pytest.mark.parametrize("value", ["many", "0"])
+def test_a_bad_number_of_workers_in_the_environment_is_named(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARALLEL_LENET_WORKERS", value)
+    assert called("train") == 2
+    assert "PARALLEL_LENET_WORKERS" in capsys.readouterr().err
 
 
-def test_a_network_with_too_few_classes_is_refused(tmp_path: Path) -> None:
-    images = np.zeros((8, 28, 28))
-    write_idx(tmp_path / "two", images, np.arange(8) % 2)
-    write_idx(tmp_path / "six", images, np.arange(8) % 6)
-    write_idx(tmp_path / "large", np.zeros((8, 40, 40)), np.arange(8) % 2)
-    train("--data-dir", "two", "--epochs", "1", "--batch-size", "4", "--out", "r", cwd=tmp_path)
+def test_a_network_with_too_few_classes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_idx(tmp_path / "data", 8, 8, shape=(28, 28), classes=2)
+    write_idx(tmp_path / "six", 8, 8, shape=(28, 28), classes=6)
+    write_idx(tmp_path / "large", 8, 8, shape=(40, 40), classes=2)
+    train(*QUICK, "--batch-size", "4", "--out", "r", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
     for data, words in (("six", "labels up to 5, but the network has 2 classes"), ("large", "(8, 40, 40)")):
-        result = run("evaluate", "r/checkpoint.npz", "--data-dir", data, cwd=tmp_path)
-        assert result.returncode == 1
-        assert words in result.stderr
-        assert "Traceback" not in result.stderr
+        assert called("evaluate", "r/checkpoint.npz", "--data-dir", data) == 1
+        assert words in capsys.readouterr().err
 
 
-def test_fewer_shards_than_workers_is_said_with_the_option(tmp_path: Path) -> None:
-    result = run("train", *QUICK, "--workers", "3", "--shard-size", "64", cwd=tmp_path)
-    assert result.returncode == 0
-    assert "only 2 of 3 workers" in result.stderr
-    assert "shard_size" in result.stderr
-
-
-def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
-    result = run("train", *QUICK, "--quiet", cwd=tmp_path)
+def test_quiet_prints_the_results_only(place: Path) -> None:
+    result = run("train", "--data-dir", "data", "--epochs", "1", "--workers", "1", "--quiet", cwd=place)
     assert result.stderr == ""
     assert "epoch" not in result.stdout
     assert "test accuracy" in result.stdout
@@ -226,10 +269,10 @@ def test_quiet_prints_the_results_only(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_ends_with_its_own_exit_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_an_interrupt_ends_with_its_own_exit_code(number: signal.Signals, code: int, place: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "train", "--epochs", "1000"],
-        cwd=tmp_path,
+        [*COMMAND, "train", *SMALL, "--workers", "2", "--epochs", "100000"],
+        cwd=place,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -244,10 +287,10 @@ def test_an_interrupt_ends_with_its_own_exit_code(number: signal.Signals, code: 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that closes early")
-def test_a_reader_that_leaves_early_causes_no_traceback(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_early_causes_no_traceback(place: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "train", "--epochs", "3"],
-        cwd=tmp_path,
+        [*COMMAND, "train", *SMALL, "--workers", "1", "--epochs", "3"],
+        cwd=place,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -280,13 +323,13 @@ def test_plain_tables_are_aligned() -> None:
     assert text.splitlines() == ["name         ms", "---------  ----", "serial      0.1", "processes  12.0"]
 
 
-def test_progress_shows_on_a_terminal_only(tmp_path: Path) -> None:
+def test_progress_shows_on_a_terminal_only(place: Path) -> None:
     pty = pytest.importorskip("pty")
     pytest.importorskip("rich")
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "train", "--epochs", "2"],
-        cwd=tmp_path,
+        [*COMMAND, "train", *QUICK, "--epochs", "2"],
+        cwd=place,
         env=environment(TERM="xterm", COLUMNS="120", NO_COLOR="1"),
         stdout=subprocess.DEVNULL,
         stderr=follower,

@@ -55,9 +55,9 @@ def losses(reports: Any) -> list[float]:
 def test_parameters_and_losses_are_bit_identical_for_any_number_of_workers(
     digits: Dataset, leaves_nothing: None
 ) -> None:
-    model = lenet5()
+    model = lenet5(kernel="im2col")
     results = set()
-    for engine, n_workers in [("serial", 1), *[("processes", n) for n in (1, 2, 3, 5)]]:
+    for engine, n_workers in [("serial", 1), *[("processes", n) for n in (1, 2, 5)]]:
         with Coordinator(model, Adam(), engine=engine, n_workers=n_workers, **UNEVEN) as coordinator:
             curve = losses(coordinator.iterate(digits, 2))
             results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
@@ -156,8 +156,8 @@ def test_no_epochs_change_nothing(digits: Dataset) -> None:
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_what_is_evaluated_between_steps_has_no_influence_on_training(digits: Dataset, engine: str) -> None:
     other = Dataset(255 - digits.inputs[:9], digits.targets[:9])
-    with Coordinator(Softmax(), SGD(), engine=engine, n_workers=1, **UNEVEN) as disturbed:
-        undisturbed = serial(Softmax(), SGD())
+    with Coordinator(Softmax(), SGD(), engine=engine, n_workers=1, **{**UNEVEN, "batch_size": 75}) as disturbed:
+        undisturbed = serial(Softmax(), SGD(), batch_size=75)
         for _ in disturbed.iterate(digits):
             disturbed.evaluate(other)
     undisturbed.fit(digits)

@@ -12,7 +12,7 @@ from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
 
 def test_minus_one_is_all_usable_cores_as_joblib_counts_them() -> None:
     assert usable_cores() == joblib.cpu_count() >= 1
-    assert count_workers(-1) == WorkerCount(usable_cores(), f"all of {usable_cores()} usable cores")
+    assert count_workers(-1) == WorkerCount(usable_cores(), f"all of {usable_cores()} usable cores", all=True)
 
 
 def test_minus_two_is_all_but_one_and_never_none() -> None:

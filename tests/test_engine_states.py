@@ -300,4 +300,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestStates = Machine.TestCase
-TestStates.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+TestStates.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)

@@ -68,26 +68,28 @@ def coordinator(**settings: Any) -> Coordinator:
     return Coordinator(Fragile(), Adam(), **{"batch_size": 10, "shard_size": 3, "engine": "serial", **settings})
 
 
+CASES: list[tuple[list[tuple[int, int]], str, int | None, str | None]] = [
+    ([(26, NAN_SECOND)], "step 3, shard 3 of 4: the loss is 1, and the gradient of second holds NaN", 3, "second"),
+    ([(26, NAN_SECOND), (29, INFINITE_FIRST)], "step 3, shard 3 of 4: the loss is 1, and the gr", 3, "second"),
+    (
+        [(20, INFINITE_FIRST), (21, NAN_SECOND)],
+        "shard 1 of 4: the loss is 1, and the gradient of first",
+        1,
+        "first",
+    ),
+    ([(29, NAN_LOSS)], "step 3, shard 4 of 4: the loss is nan, and all gradients are finite", 4, None),
+    ([(20, HUGE), (23, HUGE)], "step 3: the shards are finite, but their sum overflows", None, None),
+]
+
+
 @pytest.mark.parametrize(
-    ("bad", "message", "shard", "layer"),
-    [
-        ([(26, NAN_SECOND)], "step 3, shard 3 of 4: the loss is 1, and the gradient of second holds NaN", 3, "second"),
-        ([(26, NAN_SECOND), (29, INFINITE_FIRST)], "step 3, shard 3 of 4: the loss is 1, and the gr", 3, "second"),
-        (
-            [(20, INFINITE_FIRST), (21, NAN_SECOND)],
-            "shard 1 of 4: the loss is 1, and the gradient of first",
-            1,
-            "first",
-        ),
-        ([(29, NAN_LOSS)], "step 3, shard 4 of 4: the loss is nan, and all gradients are finite", 4, None),
-        ([(20, HUGE), (23, HUGE)], "step 3: the shards are finite, but their sum overflows", None, None),
-    ],
+    ("engine", "bad", "message", "shard", "layer"),
+    [*(("serial", *case) for case in CASES), *(("processes", *case) for case in (CASES[1], CASES[-1]))],
 )
-@pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_it_stops_with_the_step_the_shard_and_the_layer(
     engine: str, bad: list[tuple[int, int]], message: str, shard: int | None, layer: str | None
 ) -> None:
-    with coordinator(engine=engine, n_workers=2) as c:
+    with coordinator(engine=engine, n_workers=1) as c:
         with pytest.raises(NonFiniteError, match=re.escape(message)) as caught:
             c.fit(data(*bad))
         assert (caught.value.step, caught.value.shard, caught.value.layer) == (3, shard, layer)

@@ -31,7 +31,7 @@ OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interrupts")
     write_idx(folder / "data", 205, 64)
-    write_idx(folder / "long", 20, 40_000)
+    write_idx(folder / "long", 4, 40_000)
     return folder
 
 
@@ -95,13 +95,13 @@ def test_while_steps_are_computed_with_and_without_quiet(place: Path) -> None:
 
 def test_while_it_evaluates(place: Path) -> None:
     out = place / "evaluating"
-    arguments = ("--data-dir", "long", "--kernel", "naive", "--batch-size", "20", "--checkpoint-every", "1")
+    arguments = ("--data-dir", "long", "--kernel", "naive", "--batch-size", "4", "--checkpoint-every", "1")
     process = start(place, "train", *arguments, "--workers", "2", "--out", str(out))
     assert wait_until((out / "checkpoint.previous.npz").exists, 60)
     time.sleep(0.1)
     leave(process, signal.SIGTERM)
     described = checkpoint.load(out / "checkpoint.npz")[1]
-    assert (described["cursor"], described["epoch"]) == (20, 0)
+    assert (described["cursor"], described["epoch"]) == (4, 0)
 
 
 def test_in_the_middle_of_a_long_step_in_this_process(place: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
 
 
 def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) -> None:
-    options = [*OPTIONS, "--epochs", "6", "--engine", "serial"]
+    options = [*OPTIONS, "--epochs", "4", "--engine", "serial"]
     whole = train(place, *options, "--out", "undisturbed")
     arguments = [*options, "--out", "disturbed"]
     for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):

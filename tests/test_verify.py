@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import environment
-from program import run, train, write_idx
+from program import run, write_idx
 
 from parallel_lenet.cli import main, verify
 from parallel_lenet.cli.chaos import Chaos
@@ -18,7 +18,7 @@ SOAK = Path(__file__).parents[1] / "scripts" / "soak.py"
 
 def test_every_way_gives_the_same_hash(tmp_path: Path, leaves_nothing: None) -> None:
     result = json.loads(
-        run(tmp_path, "verify", "--kernel", "im2col", "--steps", "4", "--batch-size", "64", "--json").stdout
+        run(tmp_path, "verify", "--kernel", "im2col", "--workers", "2", "--steps", "3", "--json").stdout
     )
     assert result["passed"]
     assert len(result["runs"]) == 8
@@ -46,24 +46,26 @@ def test_a_way_that_differs_is_shown_and_fails(
         (["--seed", "1"], "seed"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, arguments: list[str], words: str) -> None:
-    result = run(tmp_path, "verify", *arguments, code=2)
-    assert result.stderr.count("\n") == 1
-    assert words in result.stderr
+def test_mistakes_are_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert words in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 def test_chaos_kills_and_stops_workers_and_changes_no_bit(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 205, 64)
-    options = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--shard-size", "5", "--epochs", "3")
-    quiet = train(tmp_path, *options, "--engine", "serial", "--out", "quiet")
+    options = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--shard-size", "5", "--epochs", "2")
     plan = "kill:every=15, stop:every=20,seed=3"
+    quiet = run(
+        tmp_path, "train", *options, "--engine", "serial", "--chaos", plan, "--out", "quiet", "--json", "--quiet"
+    )
+    assert quiet.stderr == ""  # No workers, no harm.
     result = run(tmp_path, "train", *options, "--workers", "2", "--chaos", plan, "--out", "wild", "--json")
-    assert json.loads(result.stdout)["parameters_sha256"] == quiet["parameters_sha256"]
+    assert json.loads(result.stdout)["parameters_sha256"] == json.loads(quiet.stdout)["parameters_sha256"]
     assert "was killed by SIGKILL" in result.stderr
     assert "the result is not affected" in result.stderr
-    nothing = run(tmp_path, "train", *options, "--engine", "serial", "--chaos", plan, "--out", "none", "--quiet")
-    assert nothing.stderr == ""  # No workers, no harm.
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_plan_of_another_form_is_refused(plan: str) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_the_soak_runs_and_sums_up(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, str(SOAK), "--minutes", "0.001", "--seed", "2", "--kernel", "im2col", "--json"],
+        [sys.executable, str(SOAK), "--minutes", "0.001", "--seed", "1408", "--kernel", "im2col", "--json"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

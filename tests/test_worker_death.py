@@ -66,7 +66,8 @@ def digits_undisturbed(digits: Dataset) -> str:
 
 
 def train_lenet(engine: Engine, digits: Dataset, between: Callable[[], object] = lambda: None) -> str:
-    with Coordinator(lenet5(), SGD(0.05), engine=engine, batch_size=50, shard_size=8) as coordinator:
+    model = lenet5(kernel="im2col")  # A worker that is to run compiled code takes longer to start.
+    with Coordinator(model, SGD(0.05), engine=engine, batch_size=50, shard_size=8) as coordinator:
         for _ in coordinator.iterate(digits, 2):
             between()
         return coordinator.parameters_sha256()
@@ -79,14 +80,14 @@ def kill(pids: Sequence[int], how: signal.Signals = signal.SIGKILL) -> None:
 
 
 @contextlib.contextmanager
-def at_random_times(disturb: Callable[[random.Random], object], seed: int) -> Iterator[None]:
-    """Call it from another thread every few moments, for two seconds."""
+def at_random_times(disturb: Callable[[random.Random], object], seed: int, times: int) -> Iterator[None]:
+    """Call it from another thread every few moments, until it has returned something true so many times."""
     rng, done = random.Random(seed), threading.Event()
-    end = time.monotonic() + 2
 
     def run() -> None:
-        while not done.wait(rng.uniform(0.02, 0.25)) and time.monotonic() < end:
-            disturb(rng)
+        left = times
+        while left and not done.wait(rng.uniform(0.02, 0.25)):
+            left -= bool(disturb(rng))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -114,35 +115,41 @@ def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[N
 @unwarned
 @pytest.mark.parametrize("everyone", [False, True], ids=["one", "all"])
 def test_workers_killed_between_steps_change_nothing(everyone: bool, undisturbed: Trained) -> None:
-    rng = random.Random(everyone)
+    rng, chance = random.Random(everyone), 0.2 if everyone else 0.5
     engine = ProcessesEngine(2, max_tries=OFTEN)
     killed = set[int]()
 
     def disturb(coordinator: Coordinator) -> None:
-        if rng.random() < 0.5:
+        if rng.random() < chance:
             pids = engine.worker_pids()
             killed.update(pids if everyone else pids[:1])
             kill(pids if everyone else pids[:1])
 
     assert train(engine, disturb) == undisturbed
-    assert len(killed) > 5
+    assert len(killed) > 3
 
 
 @unwarned
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("everyone", [False, True], ids=["one", "all"])
-def test_workers_killed_at_any_time_change_nothing(workers: int, everyone: bool, undisturbed: Trained) -> None:
+@pytest.mark.parametrize(
+    ("workers", "everyone", "times"),
+    [(1, True, 4), (3, False, 6), (3, True, 3)],
+    ids=["the only one", "one of three", "all three"],
+)
+def test_workers_killed_at_any_time_change_nothing(
+    workers: int, everyone: bool, times: int, undisturbed: Trained
+) -> None:
     engine = ProcessesEngine(workers, max_tries=OFTEN)
     killed = set[int]()
 
-    def disturb(rng: random.Random) -> None:
+    def disturb(rng: random.Random) -> bool:
         # One that isn't ready yet is mostly spared: otherwise hardly any would ever get that far.
         pids = [worker.process.pid for worker in list(engine._workers) if worker.ready or rng.random() < 0.1]
         hit = pids if everyone else rng.sample(pids, min(1, len(pids)))
         killed.update(hit)
         kill(hit)
+        return bool(hit)
 
-    with at_random_times(disturb, seed=workers):
+    with at_random_times(disturb, seed=workers, times=times):
         assert train(engine) == undisturbed
     assert len(killed) >= 3
 
@@ -245,17 +252,16 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
     work = [Shard(np.array([0])), Shard(np.arange(2, 13)), Shard(np.array([13]))]
     with ProcessesEngine(2) as engine:
         engine.open(Scripted(), [data], at(0))
-        for _ in range(2):  # The tries of one step don't count in the next.
-            results = engine.metrics(at(0), work)
+        results = engine.metrics(at(0), work)
+        next(results)
+        with pytest.raises(WorkerError) as caught:
             next(results)
-            with pytest.raises(WorkerError) as caught:
-                next(results)
-            message = str(caught.value)
-            assert message.startswith(
-                "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) has ended 3 workers, "
-                "the last of which, worker "
-            )
-            assert message.endswith(f"{ending} while computing shard 1")
+        message = str(caught.value)
+        assert message.startswith(
+            "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) has ended 3 workers, "
+            "the last of which, worker "
+        )
+        assert message.endswith(f"{ending} while computing shard 1")
         work = [work[0], work[2]]
         assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
 
@@ -278,13 +284,13 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
 
 
 @unwarned
-def test_the_tries_are_those_that_were_asked_for(tmp_path: Path) -> None:
-    data = scripted((models.DIE_AT_FIRST, 4))
-    with ProcessesEngine(1, max_tries=4) as engine:
+def test_the_tries_are_those_that_were_asked_for_and_count_for_one_step_only(tmp_path: Path) -> None:
+    data = scripted((models.DIE_AT_FIRST, 3))
+    with ProcessesEngine(1, max_tries=2) as engine:
         engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
-        with pytest.raises(WorkerError, match="has ended 4 workers"):
+        with pytest.raises(WorkerError, match="has ended 2 workers"):
             list(engine.metrics(at(0), one_each(data)))
-        assert len(list(engine.metrics(at(0), one_each(data)))) == 1
+        assert len(list(engine.metrics(at(0), one_each(data)))) == 1  # After a third death.
 
 
 def test_a_model_that_leaves_is_no_death_but_its_own_exception() -> None:
@@ -312,7 +318,7 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
     with ProcessesEngine(3) as engine:
         engine.open(Scripted(), [TRAIN], at(0))
         pids = engine.worker_pids()
-        for frozen in (pids[:1], pids[1:], pids[:2]):
+        for frozen in (pids[:1], pids[1:]):
             results = engine.gradients(at(1), work)
             assert next(results).metrics == wanted[0][0]
             kill(frozen, signal.SIGSTOP)
@@ -329,7 +335,7 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
 
 
 def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -> None:
-    rows = np.zeros(300_000, np.int64)  # 2.4 MB: more than any socket takes.
+    rows = np.zeros(100_000, np.int64)  # 0.8 MB: more than any socket takes.
     work = [Shard(rows[:4])] + [Shard(rows)] * 4
     with ProcessesEngine(2) as engine:
         engine.open(Scripted(), [FEW], at(0))
@@ -337,9 +343,9 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
         kill(pids[:1], signal.SIGSTOP)
         assert wait_until(lambda: stopped(pids[0]), 10)
         counts = [metrics.count for metrics in engine.metrics(at(0), work[:3])]
-        assert counts == [4, 300_000, 300_000]
+        assert counts == [4, 100_000, 100_000]
         kill(pids[:1], signal.SIGCONT)
-        assert [metrics.count for metrics in engine.metrics(at(0), work)] == [4] + [300_000] * 4
+        assert [metrics.count for metrics in engine.metrics(at(0), work)] == [4] + [100_000] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -391,10 +397,10 @@ def test_a_timeout_does_not_count_while_no_one_asks() -> None:
         engine.open(Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
         results = engine.gradients(at(0), work)
-        for metrics, _ in expected(Scripted(), [FEW], at(0), work)[:3]:
+        for metrics, _ in expected(Scripted(), [FEW], at(0), work)[:2]:
             assert next(results).metrics == metrics
             time.sleep(0.5)
-        assert len(list(results)) == 4
+        assert len(list(results)) == 5
         assert engine.worker_pids() == pids
 
 
@@ -408,11 +414,12 @@ def test_a_timeout_that_is_none_is_refused(value: float) -> None:
 def test_kills_and_stops_together_change_nothing(undisturbed: Trained) -> None:
     engine = ProcessesEngine(3, max_tries=OFTEN, step_timeout=1)
 
-    def disturb(rng: random.Random) -> None:
+    def disturb(rng: random.Random) -> bool:
         pids = engine.worker_pids()
         kill(rng.sample(pids, min(2, len(pids))), rng.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT]))
+        return bool(pids)
 
-    with at_random_times(disturb, seed=11):
+    with at_random_times(disturb, seed=11, times=10):
         assert train(engine) == undisturbed
 
 
@@ -469,16 +476,16 @@ def test_a_closed_engine_can_be_resized() -> None:
         assert len(engine.worker_pids()) == 2
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
-def test_a_number_of_workers_that_cannot_be_is_refused(value: object) -> None:
-    message = r"^n_workers must be a whole number of at least 1, not "
-    with pytest.raises(ValueError, match=message):
-        ProcessesEngine(value)  # type: ignore[arg-type]
+def test_a_number_of_workers_that_cannot_be_is_refused() -> None:
     with ProcessesEngine(1) as engine:
         engine.open(Scripted(), [FEW], at(0))
-        with pytest.raises(ValueError, match=message):
-            engine.resize(value)  # type: ignore[arg-type]
-        assert len(list(engine.metrics(at(0), one_each(FEW)))) == 7
+        for value in (0, -1, 1.5, True, "2"):
+            message = f"^n_workers must be a whole number of at least 1, not {value!r}$"
+            with pytest.raises(ValueError, match=message):
+                ProcessesEngine(value)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=message):
+                engine.resize(value)  # type: ignore[arg-type]
+            assert len(list(engine.metrics(at(0), one_each(FEW)))) == 7
 
 
 # Interrupts.
@@ -508,13 +515,12 @@ def test_an_interrupt_while_waiting_leaves_the_engine_usable_at_once(tmp_path: P
         assert set(pids) & set(engine.worker_pids()) or len(engine.worker_pids()) == 2
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_interrupts_at_any_time_lose_nothing(seed: int, undisturbed: Trained) -> None:
+def test_interrupts_at_any_time_lose_nothing(undisturbed: Trained) -> None:
     """Each ends the loop somewhere, perhaps while the engine talks to workers or closes; the loop is begun again."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     caught = 0
     with Coordinator(Scripted(), SGD(0.1), n_workers=2, batch_size=20, shard_size=3) as coordinator:
-        for _ in range(6):
+        for _ in range(7):
             timer = threading.Timer(rng.uniform(0, 0.7), os.kill, [os.getpid(), signal.SIGINT])
             try:
                 timer.start()
@@ -614,7 +620,7 @@ def test_all_workers_at_once_many_times_over_are_only_a_delay() -> None:
     with warnings.catch_warnings(), ProcessesEngine(2) as engine:
         warnings.simplefilter("ignore", WorkerWarning)
         engine.open(Scripted(), [TRAIN], at(0))
-        for _ in range(4):
+        for _ in range(3):
             got = []
             for result in engine.gradients(at(1), work):
                 got.append((result.metrics, result.gradient.tobytes()))

@@ -5,7 +5,7 @@ import json
 
 from parallel_lenet import checkpoint
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import network
+from parallel_lenet.cli import engines, network
 from parallel_lenet.cli.console import Console
 from parallel_lenet.cli.options import add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
@@ -19,7 +19,7 @@ HELP = "measure a checkpoint on test images"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's checkpoint.npz")
-    add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine"))
+    add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine", "cluster_address"))
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = checked_parameters(arguments.checkpoint, arrays, described, model)
     _, test = load(source.get("dataset") or "mnist-5k", source.get("data_dir"))
     network.check(model, test)
-    engine = vars(arguments).get("engine", "processes")
+    asked = vars(arguments)
+    engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
     with Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator:
         metrics = coordinator.evaluate(test)
     result = {

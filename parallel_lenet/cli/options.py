@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import tomllib
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from parallel_lenet.datasets import NAMES
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
-ENGINES = ("processes", "serial")
+ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
 
@@ -37,7 +37,12 @@ class TrainOptions:
         str, "auto", "how layers are computed; auto: compiled with numba, else im2col", ("auto", *kernels.NAMES)
     )
     workers: int = _option(int, -1, f"worker processes: -1 all usable cores, -2 all but one; or {WORKERS_VARIABLE}")
-    engine: str = _option(str, "processes", "where shards are computed; serial: in this process", ENGINES)
+    engine: str = _option(
+        str, "processes", "where shards are computed; serial: in this process; dask, ray: on a cluster", ENGINES
+    )
+    cluster_address: str | None = _option(
+        str, None, "of a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); by default one of our own"
+    )
     epochs: int = _option(int, 30, "passes over the training images")
     batch_size: int = _option(int, 128, "images a step, over all workers together")
     shard_size: int | None = _option(int, None, "images a worker gets at a time; by default what suits the kernel")
@@ -137,7 +142,7 @@ def worker_count(flag: int | None, configured: int | None = None, source: str = 
         workers = count_workers(asked)
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
-    return WorkerCount(workers.count, f"{workers.how}: {origin}")
+    return replace(workers, how=f"{workers.how}: {origin}")
 
 
 def _whole_number(text: str) -> int:

@@ -15,7 +15,10 @@ from parallel_lenet.datasets import Dataset, DatasetError
 
 # What may differ on resuming: it decides how the numbers are computed, or how long, and not which. The data may have
 # moved: their content is compared.
-FREE = ("workers", "engine", "epochs", "data_dir", "step_timeout", "max_tries", "checkpoint_every", "out")
+FREE = (
+    *("workers", "engine", "cluster_address", "epochs", "data_dir"),
+    *("step_timeout", "max_tries", "checkpoint_every", "out"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def find(arguments: argparse.Namespace) -> Resumed:
     if "out" in vars(arguments) and Path(arguments.out).resolve() != folder.resolve():
         raise UsageError(f"--out {arguments.out} disagrees with --resume, which goes on in {folder}: leave it out")
     free = {name: value for name, value in options.items() if name in FREE} | {"out": str(folder)}
+    if "engine" in free:
+        free.setdefault("cluster_address", None)  # That of the run so far goes with its engine.
     now = replace(before, **free)
     check_ranges(now)
     return Resumed(folder, file, now, before, described, data)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TextIO
 
-from parallel_lenet.cli import chaos, network, recipes, resume
+from parallel_lenet.cli import chaos, engines, network, recipes, resume
 from parallel_lenet.cli.chaos import Chaos
 from parallel_lenet.cli.console import Console, count
 from parallel_lenet.cli.interrupts import Interrupted, Interrupts
@@ -92,6 +92,9 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
     options = resolve_options(arguments) if resumed is None else resumed.options
     workers = train_workers(arguments, None if resumed is None else resumed.before)
     faults = Chaos(arguments.chaos)
+    engine, how = engines.make(
+        options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
+    )
     train, test = load(options.dataset, options.data_dir)
     interrupts.check()
     if resumed is not None:
@@ -108,7 +111,7 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
                 n_workers=workers.count,
                 batch_size=options.batch_size,
                 shard_size=options.shard_size,
-                engine=options.engine,
+                engine=engine,
                 seed=options.seed,
                 clip_norm=options.clip_norm,
                 on_nan=options.on_nan,
@@ -130,7 +133,6 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
         if resumed is None:
             folder.save(coordinator, metadata)
         interrupts.at_once = training.drop
-    how = "in this process" if options.engine == "serial" else workers.how
     console.note(
         f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(train), 'image')} of {train.name}; "
         f"kernel {options.kernel}; {count(coordinator.n_workers, 'worker')} ({how}); "

@@ -1,7 +1,8 @@
 """Prove on this machine that the result doesn't depend on the workers: the same steps in many ways, hashes compared.
 
 With one worker and with several, with shards computed in another order and arriving in another order, with workers
-killed in the middle, with a resume from a checkpoint file half way: the parameters must have the same SHA-256.
+killed in the middle, with a resume from a checkpoint file half way, and with --engine on a cluster: the parameters must
+have the same SHA-256.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cli import network
+from parallel_lenet.cli import engines, network
 from parallel_lenet.cli.console import Console, count
 from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
-from parallel_lenet.engines import ShardGradient
+from parallel_lenet.engines import Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Sequential, ShardMetrics
@@ -76,6 +77,9 @@ class Proof:
     steps: int
     batch_size: int
     workers: int
+    name: str
+    engine: Callable[[], str | Engine]
+    """The one to compare with the others, anew."""
 
     def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
         """A new one, at the start."""
@@ -115,7 +119,7 @@ class Proof:
         """The first half and the second half by two coordinators, with a file in between."""
         with tempfile.TemporaryDirectory(prefix="parallel-lenet-") as folder:
             file = Path(folder, "checkpoint.npz")
-            with self.coordinator(n_workers=self.workers) as first:
+            with self.coordinator(n_workers=self.workers, engine=self.engine()) as first:
                 _train(first, self.train, self.steps // 2)
                 first.save(file)
             second = self.coordinator(engine="serial")
@@ -124,6 +128,7 @@ class Proof:
 
     def ways(self) -> dict[str, Callable[[], str]]:
         """What is compared: the first is the yardstick."""
+        cluster = {f"on {self.name}": lambda: self.run(self.coordinator(engine=self.engine()))}
         return {
             "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
             count(self.workers, "worker"): lambda: self.run(self.coordinator(n_workers=self.workers)),
@@ -134,6 +139,7 @@ class Proof:
             ),
             f"{count(self.workers, 'worker')}, killed twice": self.killed,
             "1 worker, then 3": self.resized,
+            **(cluster if self.name not in ("processes", "serial") else {}),
             "stopped half way, resumed from the file": self.resumed,
         }
 
@@ -151,7 +157,7 @@ def _train(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
-    add_train_options(parser, only=("kernel", "workers"))
+    add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps each way (default: 40)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
@@ -164,10 +170,18 @@ def run(arguments: argparse.Namespace) -> int:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} must be at least {least}, not {getattr(arguments, name)}")
     console = Console(json=arguments.json)
-    workers = max(2, worker_count(vars(arguments).get("workers")).count)
-    model = lenet5(kernel=vars(arguments).get("kernel", "auto"))
+    asked = vars(arguments)
+    workers = worker_count(asked.get("workers"))
+    workers = replace(workers, count=max(2, workers.count))
+    name, address = asked.get("engine", "processes"), asked.get("cluster_address")
+
+    def engine() -> str | Engine:
+        return engines.make(name, address, workers)[0]
+
+    engine()  # For the errors that it may raise.
+    model = lenet5(kernel=asked.get("kernel", "auto"))
     train, _ = load()
-    proof = Proof(model, train, arguments.steps, arguments.batch_size, workers)
+    proof = Proof(model, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
     network.say_if_compiling(model, console)
     runs: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The engine contract: where shards are computed. Implemented by `serial` and `processes`.
+"""The engine contract: where shards are computed. Implemented by `serial`, `processes` and `cluster`.
 
 An engine moves work and results; it never averages and knows nothing of epochs. Every engine gives the same
 container, order and errors:

@@ -22,10 +22,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from math import ceil
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cores import usable_cores
+from parallel_lenet.cores import usable_cores, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster_backends import BACKENDS
@@ -36,7 +36,7 @@ from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
-MAX_TRIES = 3  # Calls that may fail before what is missing of a step is given up.
+TIMEOUT = 300.0  # Seconds.
 TASK_SECONDS = 0.1  # A task computes at least so long, if the step does: ten times what a task costs.
 TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds up the others by a quarter of its share.
 BYTES_HELD = 256 * 2**20  # Of gradients, here: a step with more is asked for in several calls.
@@ -64,6 +64,7 @@ class Cluster:
       Dask, joblib computes in this process.
     - ``timeout``: seconds without any result after which a call counts as lost and is tried again. It must be longer
       than the slowest task, a quarter of a worker's part of a step.
+    - ``max_tries``: calls that may be lost over one step before WorkerError.
 
     ValueError where a value is out of its range; ModuleNotFoundError without the extra; WorkerError where there is no
     cluster at the address.
@@ -71,11 +72,12 @@ class Cluster:
 
     def __init__(
         self,
-        backend: Literal["dask", "ray", "loky", "threading"],
+        backend: str,
         *,
         address: str | None = None,
         n_workers: int | None = None,
-        timeout: float = 300.0,
+        timeout: float = TIMEOUT,
+        max_tries: int = 3,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
@@ -84,11 +86,13 @@ class Cluster:
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
         self.timeout = timeout
+        self.max_tries = whole("max_tries", max_tries, 1)
         self.model: Model | None = None
         self.datasets: tuple[Dataset, ...] = ()
         self.bytes_a_step = Traffic(0, 0)
         """Of the last step; the first also sends the datasets."""
         self._backend = BACKENDS[backend](address)
+        self._backend.require()
         self._parallel: Any = None
         self._setup: tuple[str, Blob] | None = None
         self._version = 0
@@ -98,7 +102,7 @@ class Cluster:
         if n_workers is None:
             n_workers = usable_cores() if address is None else self._backend.start(None)
             self._follows = address is not None
-        self.n_workers = _at_least_one(n_workers)
+        self.n_workers = whole("n_workers", n_workers, 1)
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
         """Start or join the cluster; the workers get model and datasets with their first task."""
@@ -116,7 +120,7 @@ class Cluster:
 
     def resize(self, n_workers: int) -> None:
         """Use so many workers from the next step on; a cluster of our own is started anew."""
-        self.n_workers, self._follows = _at_least_one(n_workers), False
+        self.n_workers, self._follows = whole("n_workers", n_workers, 1), False
         self._discard()
         if self._backend.address is None:
             self._backend.stop()
@@ -230,9 +234,9 @@ class Cluster:
         if not self._backend.running():
             self.close()
             raise WorkerError(f"the {name} cluster is gone, with {missing} shards to compute: {what}") from error
-        if failures >= MAX_TRIES:
+        if failures >= self.max_tries:
             self.close()
-            raise WorkerError(f"{missing} shards could not be computed in {MAX_TRIES} tries: {what}") from error
+            raise WorkerError(f"{missing} shards could not be computed in {self.max_tries} tries: {what}") from error
         warnings.warn(
             f"a worker of the {name} cluster was lost ({what}): {missing} shards are computed again, and the result "
             "is not affected",
@@ -308,9 +312,3 @@ def _raise(result: Result) -> NoReturn:
 def _described(error: Exception) -> str:
     """The first line of what can be a page."""
     return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
-
-
-def _at_least_one(n_workers: int) -> int:
-    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1:
-        raise ValueError(f"n_workers must be at least 1, not {n_workers!r}")
-    return n_workers

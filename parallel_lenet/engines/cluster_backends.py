@@ -6,6 +6,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from parallel_lenet.engines import WorkerError
@@ -18,11 +19,20 @@ class Backend(ABC):
     """One of joblib's backends, and the cluster behind it."""
 
     name: str
+    module = ""
+    """What an extra installs."""
     returns = "generator_unordered"
     """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
+
+    def require(self) -> None:
+        """ModuleNotFoundError without the extra."""
+        if self.module and find_spec(self.module) is None:
+            raise ModuleNotFoundError(
+                f"the {self.name} engine needs {self.name}: pip install 'parallel-lenet[{self.name}]'", name=self.module
+            )
 
     @abstractmethod
     def start(self, n_workers: int | None) -> int:
@@ -93,16 +103,15 @@ class Dask(Backend):
     """A Dask cluster."""
 
     name = "dask"
+    module = "distributed"
     _cluster: Any = None
     _client: Any = None
     _folder = ""
 
     def start(self, n_workers: int | None) -> int:
         """Of one thread each where we start them; where we don't, every thread is a worker."""
-        try:
-            from dask.distributed import Client, LocalCluster  # Late: an extra.
-        except ModuleNotFoundError:
-            raise _missing("dask") from None
+        from dask.distributed import Client, LocalCluster  # Late: an extra.
+
         if self._client is None:
             if self.address is None:
                 self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
@@ -153,17 +162,16 @@ class Ray(Backend):
     """A Ray cluster."""
 
     name = "ray"
+    module = "ray"
     returns = "list"  # All its joblib backend can: a call that fails has no results.
     _ours = False
     _folder = ""
 
     def start(self, n_workers: int | None) -> int:
         """A Ray that this program has started itself is used, and left, like one at an address."""
-        try:
-            import ray  # Late: an extra.
-            from ray.util.joblib import register_ray
-        except ModuleNotFoundError:
-            raise _missing("ray") from None
+        import ray  # Late: an extra.
+        from ray.util.joblib import register_ray
+
         register_ray()
         if not ray.is_initialized():
             self._ours = True
@@ -214,10 +222,6 @@ def short_folder() -> str:
     """Where Ray may put its sockets, whose names with all their folders must not be longer than 107 bytes."""
     usual = tempfile.gettempdir()
     return "/tmp" if len(usual) > 20 and os.path.isdir("/tmp") else usual
-
-
-def _missing(extra: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f"the {extra} engine needs {extra}: pip install 'parallel-lenet[{extra}]'", name=extra)
 
 
 def _joined(backend: Backend, join: Callable[[], Any]) -> Any:

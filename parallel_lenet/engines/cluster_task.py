@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.engines.child import failure
+from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics

@@ -58,4 +58,29 @@ def scaling(results: Results, machine: dict[str, str], file: str) -> None:
     figure.savefig(file, dpi=150)
 
 
-DRAWN: dict[str, Callable[[Results, dict[str, str], str], None]] = {"peers": peers, "scaling": scaling}
+def simulation(results: Results, machine: dict[str, str], file: str) -> None:
+    """Curves: the predicted speed-up over the number of workers, one for each batch size."""
+    figure, axes = _figure()
+    workers = results["workers"]
+    for name, style in (("naive", "--"), ("im2col", "-"), ("compiled", "-")):
+        for number, (batch_size, *speedups) in enumerate(results.get(name, {}).get("speedups", ())):
+            label = f"{name}, batches of {batch_size}"
+            axes.plot(workers, [float(s) for s in speedups], style, color=f"C{number}", label=label)
+    axes.plot(workers, workers, color="#d0d3da", linewidth=1, label="ideal", zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(workers, [f"{w:,}" for w in workers])
+    axes.set_yticks(workers, [f"{w:,}" for w in workers])
+    axes.set_ylim(0.5, 2 * workers[-1])
+    network = f"{results['latency_ms']:g} ms and {results['gbit']:g} Gbit/s to the coordinator"
+    axes.set_xlabel(f"workers ({network}; {_caption(machine)})", fontsize=8)
+    axes.set_title("Simulated speed-up over one core", loc="left", fontsize=11)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file, dpi=150)
+
+
+DRAWN: dict[str, Callable[[Results, dict[str, str], str], None]] = {
+    "peers": peers,
+    "scaling": scaling,
+    "simulation": simulation,
+}

@@ -67,8 +67,7 @@ def predict(costs: Costs, workers: int, shards: int, latency: float, bandwidth: 
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Predicted speed-ups, and the prediction's error where it can be checked."""
-    latency = getattr(arguments, "latency_ms", LATENCY_MS) / 1e3
-    gbit = getattr(arguments, "gbit", GBIT)
+    latency, gbit = arguments.latency_ms / 1e3, arguments.gbit
     name: Literal["dask", "loky"] = "dask" if find_spec("distributed") else "loky"
     data, rows, notes, results = sixty_thousand(), [], [], dict[str, Any]()
     with warnings.catch_warnings():
@@ -98,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         title=f"Predicted speed-up over one core, {latency * 1e3:g} ms and {gbit:g} Gbit/s to the coordinator",
         header=("kernel", "batch", *(f"{w:,}" for w in WORKERS)),
         rows=rows,
-        results={"latency_ms": latency * 1e3, "gbit": gbit, "backend": name, **results},
+        results={"latency_ms": latency * 1e3, "gbit": gbit, "backend": name, "workers": WORKERS, **results},
         notes=notes,
     )
 

@@ -1,0 +1,31 @@
+"""The engine that a command's options ask for, with its workers."""
+
+from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cores import WorkerCount
+from parallel_lenet.engines import Engine
+from parallel_lenet.engines.cluster import TIMEOUT, Cluster
+
+
+def make(
+    engine: str, address: str | None, workers: WorkerCount, step_timeout: float | None = None, max_tries: int = 3
+) -> tuple[str | Engine, str]:
+    """What `Coordinator` takes as its engine, and how its number of workers came about.
+
+    UsageError for options that don't go together; what `Cluster` raises where there is no such cluster.
+    """
+    if engine in ("processes", "serial"):
+        if address is not None:
+            raise UsageError(f"--cluster-address {address} goes with --engine dask or ray, not with {engine}")
+        return engine, "in this process" if engine == "serial" else workers.how
+    every = address is not None and workers.all
+    try:
+        cluster = Cluster(
+            engine,
+            address=address,
+            n_workers=None if every else workers.count,
+            timeout=TIMEOUT if step_timeout is None else step_timeout,
+            max_tries=max_tries,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return cluster, f"all that the {engine} cluster has" if every else workers.how

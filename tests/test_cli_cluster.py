@@ -1,0 +1,133 @@
+"""The command line on a cluster: real Dask and Ray, the same hashes, mistakes in one sentence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import environment, wait_until
+from program import COMMAND, write_idx
+
+OPTIONS = ("--kernel", "im2col", "--batch-size", "32", "--warmup", "0", "--schedule", "constant", "--json")
+TWO = ("--epochs", "2")
+
+
+def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=110)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    write_idx(folder, 160, 20)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash without a cluster."""
+    out = str(tmp_path_factory.mktemp("run") / "run")
+    result = call("train", "--data-dir", data, *OPTIONS, *TWO, "--engine", "serial", "--out", out)
+    return str(json.loads(result.stdout)["parameters_sha256"])
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Dask scheduler and a worker of three threads, started as the README says."""
+    pytest.importorskip("distributed")
+    folder = tmp_path_factory.mktemp("dask")
+    file = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"cwd": folder, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    place = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    running = [subprocess.Popen([*dask, "scheduler", *place], **quiet)]
+    try:
+        assert wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
+        address = str(json.loads(file.read_text())["address"])
+        running.append(subprocess.Popen([*dask, "worker", address, "--nthreads", "3", "--no-dashboard"], **quiet))
+        yield address
+    finally:
+        for process in reversed(running):
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            process.wait(30)
+
+
+def test_a_run_on_a_running_dask_cluster_has_the_same_hash_and_leaves_it_running(
+    scheduler: str, data: str, expected: str, tmp_path: Path
+) -> None:
+    cluster = ("--engine", "dask", "--cluster-address", scheduler)
+    for name in ("first", "second"):
+        out = str(tmp_path / name)
+        result = json.loads(call("train", "--data-dir", data, *OPTIONS, *TWO, *cluster, "--out", out).stdout)
+        assert (result["parameters_sha256"], result["engine"], result["workers"]) == (expected, "dask", 3)
+    file = str(tmp_path / "first" / "checkpoint.npz")
+    measured = json.loads(call("evaluate", file, *cluster, "--workers", "2", "--json").stdout)
+    assert (measured["parameters_sha256"], measured["workers"]) == (expected, 2)
+    assert measured["test_accuracy"] == result["test_accuracy"]
+
+
+def test_a_run_begun_on_a_cluster_goes_on_without_it(scheduler: str, data: str, expected: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    cluster = ("--engine", "dask", "--cluster-address", scheduler)
+    call("train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)
+    result = json.loads(call("train", "--resume", out, *TWO, "--engine", "processes", "--json").stdout)
+    assert (result["parameters_sha256"], result["engine"], result["epochs"]) == (expected, "processes", 2)
+
+
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("loky", "joblib")])
+def test_a_cluster_of_its_own_gives_the_same_hash(
+    engine: str, module: str, data: str, expected: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(module)
+    out = str(tmp_path / "run")
+    result = json.loads(call("train", "--data-dir", data, *OPTIONS, *TWO, "--engine", engine, "--out", out).stdout)
+    assert (result["parameters_sha256"], result["engine"]) == (expected, engine)
+
+
+def test_verify_compares_a_cluster_too() -> None:
+    pytest.importorskip("distributed")
+    result = call("verify", "--engine", "dask", "--kernel", "im2col", "--steps", "4", "--batch-size", "32", "--json")
+    report = json.loads(result.stdout)
+    assert report["passed"]
+    assert "on dask" in [run["what"] for run in report["runs"]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_an_interrupt_leaves_a_checkpoint_and_no_process(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    out = tmp_path / "run"
+    command = [*COMMAND, "train", "--data-dir", data, "--epochs", "10000", "--engine", "dask", "--out", str(out)]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert wait_until(lambda: (out / "metrics.jsonl").exists(), 60)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = children.read_text().split() if children.exists() else []
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "go on with:" in errors
+    assert "Traceback" not in errors
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--cluster-address", "tcp://127.0.0.1:1"), 2, "goes with --engine dask or ray, not with processes"),
+        (("--engine", "loky", "--cluster-address", "tcp://h:1"), 2, "loky runs on this machine and takes no address"),
+        (("--engine", "dask", "--step-timeout", "-1"), 2, "timeout must be above 0 seconds, not -1"),
+        (("--engine", "spark"), 2, "'spark'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
+    result = call("train", *arguments, "--out", str(tmp_path / "run"), code=code)
+    (line,) = result.stderr.strip().splitlines()
+    assert words in line
+    assert not (tmp_path / "run").exists()
