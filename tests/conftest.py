@@ -23,19 +23,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 # The files that take longest, longest first.
-LONG = (
-    *(
-        "test_cluster",
-        "test_cli_cluster",
-        "test_worker_death",
-        "test_cli",
-        "test_compiled",
-        "test_kernels",
-        "test_engines",
-        "test_verify",
-    ),
-    *("test_interrupts", "test_coordinator", "test_resume", "test_model", "test_benchmark", "test_gradcheck"),
-)
+LONG = [
+    *("test_cluster", "test_worker_death", "test_cli", "test_cli_cluster", "test_compiled", "test_engines"),
+    *("test_verify", "test_interrupts", "test_kernels", "test_resume", "test_coordinator", "test_model"),
+    *("test_benchmark", "test_gradcheck"),
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

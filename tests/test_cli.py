@@ -107,7 +107,7 @@ def test_parameters_do_not_depend_on_the_workers(kernel: str, tmp_path: Path) ->
     options = ("--data-dir", "data", "--kernel", kernel, "--batch-size", "3", "--shard-size", "1", "--epochs", "1")
     hashes = {
         train(*options, *setting, cwd=tmp_path)["parameters_sha256"]
-        for setting in (("--engine", "serial"), ("--workers", "3"))
+        for setting in (("--engine", "serial"), ("--workers", "2"))
     }
     assert len(hashes) == 1
 

@@ -317,14 +317,14 @@ def test_without_any_cache_it_compiles_each_time(tmp_path: Path, expected: float
 
 
 def test_processes_may_compile_at_once(tmp_path: Path, expected: float) -> None:
-    """Four processes find an empty cache at the same moment; each computes the right thing, and leaves a good cache."""
+    """They find an empty cache at the same moment; each computes the right thing, and leaves a good cache."""
     wait = """
 import pathlib, time
 ready = pathlib.Path("ready")
 with ready.open("a") as file:
     file.write("x")
 end = time.monotonic() + 60
-while ready.stat().st_size < 4 and time.monotonic() < end:
+while ready.stat().st_size < 3 and time.monotonic() < end:
     time.sleep(0.01)
 """
     waiting = PROGRAM.replace("y, dy =", wait + "y, dy =", 1)
@@ -332,10 +332,10 @@ while ready.stat().st_size < 4 and time.monotonic() < end:
     command = [sys.executable, "-P", "-W", "error", "-c", waiting]
     processes = [
         subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(3)
     ]
     outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert [process.returncode for process in processes] == [0] * 3, outputs
     results = {output.split("\n")[1] for output, _ in outputs}
     afterwards = run(PROGRAM + "print(compiled._tanh.stats.cache_hits, compiled._tanh_gradient.stats.cache_hits)", env)
     assert results == {afterwards[1]}

@@ -334,7 +334,7 @@ def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: No
         ({"n_workers": 0}, "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all"),
         ({"step_timeout": 0}, "step_timeout must be above 0, or None, not 0"),
         ({"max_tries": 0}, "max_tries must be a whole number of at least 1, not 0"),
-        ({"engine": "threads"}, "unknown engine 'threads': choose processes or serial"),
+        ({"engine": "threads"}, "unknown engine 'threads': choose processes, serial, dask, ray, loky, threading"),
     ],
     ids=str,
 )

@@ -150,7 +150,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
 
 
 def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) -> None:
-    options = [*OPTIONS, "--epochs", "4", "--engine", "serial"]
+    options = [*OPTIONS, "--epochs", "3", "--engine", "serial"]
     whole = train(place, *options, "--out", "undisturbed")
     arguments = [*options, "--out", "disturbed"]
     for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):

@@ -115,12 +115,12 @@ def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[N
 @unwarned
 @pytest.mark.parametrize("everyone", [False, True], ids=["one", "all"])
 def test_workers_killed_between_steps_change_nothing(everyone: bool, undisturbed: Trained) -> None:
-    rng, chance = random.Random(everyone), 0.2 if everyone else 0.5
+    rng = random.Random(4)
     engine = ProcessesEngine(2, max_tries=OFTEN)
     killed = set[int]()
 
     def disturb(coordinator: Coordinator) -> None:
-        if rng.random() < chance:
+        if rng.random() < 0.2:
             pids = engine.worker_pids()
             killed.update(pids if everyone else pids[:1])
             kill(pids if everyone else pids[:1])
