@@ -68,7 +68,8 @@ class Console:
                 table.add_column(name, justify="right" if i else "left", overflow="fold")
             for row in rows:
                 table.add_row(*row)
-            RichConsole(file=self._out).print(table)
+            wide = None if self._out.isatty() else 1000  # A file has no edge to fold at.
+            RichConsole(file=self._out, width=wide).print(table)
         else:
             print(plain_table(header, rows), file=self._out)
 

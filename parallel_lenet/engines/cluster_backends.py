@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster_task import forget
 
 CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
+LEAVE = 5.0  # Seconds for a cluster's last files to go.
 
 
 class Backend(ABC):
@@ -235,6 +237,9 @@ def _joined(backend: Backend, join: Callable[[], Any]) -> Any:
 
 
 def _remove(backend: Any) -> None:
-    if backend._folder:
-        shutil.rmtree(backend._folder, ignore_errors=True)
-        backend._folder = ""
+    """Again and again for a while: processes that are about to end may still write there."""
+    folder, backend._folder = backend._folder, ""
+    end = time.monotonic() + LEAVE
+    while os.path.isdir(folder) and time.monotonic() < end:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)

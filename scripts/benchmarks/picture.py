@@ -70,10 +70,10 @@ def simulation(results: Results, machine: dict[str, str], file: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(workers, [f"{w:,}" for w in workers])
-    axes.set_yticks(workers, [f"{w:,}" for w in workers])
-    axes.set_ylim(0.5, 2 * workers[-1])
+    axes.set_yticks([0.25, 0.5, *workers], ["¼", "½", *(f"{w:,}" for w in workers)])
+    axes.set_ylim(0.2, 2 * workers[-1])
     network = f"{results['latency_ms']:g} ms and {results['gbit']:g} Gbit/s to the coordinator"
-    axes.set_xlabel(f"workers ({network}; {_caption(machine)})", fontsize=8)
+    axes.set_xlabel(f"workers, {network}\n({_caption(machine)})", fontsize=8)
     axes.set_title("Simulated speed-up over one core", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, dpi=150)

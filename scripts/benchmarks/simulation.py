@@ -1,21 +1,25 @@
 """``benchmark.py simulation``: what a cluster of up to 1,024 machines would bring, from what was measured on this one.
 
-A step takes ``T(w) = serial + s a + tasks c + max(compute, send, receive)``, where of ``s`` shards a worker computes
-``ceil(s / w)``:
+A step's pairs of shards go out in tasks as the engine would cut them, each to the worker that is free first, and take
+``T(w) = optimizer + pieces a + call + tasks c + 2 latency + max(compute, send, receive)``:
 
-- *serial*: the optimizer, and ``a`` for adding one gradient, which the coordinator does alone;
-- *tasks*: what joblib and the cluster cost for each, ``c``, and for a call, in the coordinator and scheduler;
-- *compute*: of the busiest worker's shards;
-- *send*, *receive*: the coordinator's own link carries parameters to every task, and a gradient from every shard. It
+- *optimizer*, and ``a`` for adding one gradient, which the coordinator does alone, for each pair or half of one;
+- *call*, *c*: what joblib and the cluster cost for a step and for each task, in the coordinator and scheduler;
+- *compute*: of the busiest worker;
+- *send*, *receive*: the coordinator's own link carries parameters to every task, and a gradient from every piece. It
   is shared by all workers, so it, not theirs, is where the network ends. Taking a gradient out of its messages takes
   the coordinator's time too, and the slower of the two counts.
 
-Measured on this machine: compute of a shard, *serial*, ``a``, ``c`` and the taking out (of Dask, or loky without it).
-Given: latency and bandwidth of the network. At 1 and 2 workers the same model, without a network, is checked against
-real runs.
+Measured on this machine: compute of a shard, optimizer, ``a``, call, ``c`` and the taking out (of Dask, or loky without
+it). Given: latency and bandwidth of the network.
+
+At 1 and 2 workers the same model is checked against real runs here: without a network, and with what sharing a machine
+costs. Its cores slow each other down (measured by two programs at once, as in ``scaling``), and they do the cluster's
+own work beside the workers'.
 """
 
 import argparse
+import heapq
 import math
 import warnings
 from dataclasses import dataclass
@@ -27,9 +31,12 @@ import numpy as np
 
 from benchmarks.cluster import Zero, opened
 from benchmarks.common import Report, alternate, sixty_thousand
-from benchmarks.scaling import Timed
+from benchmarks.scaling import Timed, copies, one_worker
 from parallel_lenet import Adam, Coordinator, Dataset, StepReport, kernels, lenet5
+from parallel_lenet.batching import pairs
+from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines.cluster import TASK_SECONDS, TASKS_A_WORKER, Cluster, ClusterWarning
+from parallel_lenet.engines.pairs import spread
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BATCH_SIZES = (128, 512, 2048, 8192, 65536)
@@ -51,18 +58,39 @@ class Costs:
     task: float
     """One more task in it."""
     take: float
-    """A gradient out of the cluster's messages."""
+    """One more gradient out of its messages."""
     gradient_bytes: int
 
 
-def predict(costs: Costs, workers: int, shards: int, latency: float, bandwidth: float) -> float:
+@dataclass(frozen=True)
+class Place:
+    """Where workers and coordinator are: by default, on machines of their own with no network between them."""
+
+    latency: float = 0.0
+    """Seconds."""
+    bandwidth: float = math.inf
+    """Bytes a second, to and from the coordinator."""
+    cores: float = math.inf
+    """For workers, coordinator and scheduler together."""
+    slowdown: float = 1.0
+    """Of a worker's core by the others."""
+
+
+def predict(costs: Costs, workers: int, shards: int, place: Place) -> float:
     """Seconds a step."""
-    share = shards * costs.shard / workers
-    tasks = min(shards, workers * min(TASKS_A_WORKER, max(1, int(share / TASK_SECONDS))))
-    compute = math.ceil(shards / tasks) * math.ceil(tasks / workers) * costs.shard
-    send, receive = tasks * costs.gradient_bytes / bandwidth, shards * max(costs.take, costs.gradient_bytes / bandwidth)
-    serial = costs.optimizer + shards * costs.add + costs.call + tasks * costs.task
-    return serial + 2 * latency + max(compute, send, receive)
+    pieces = [len(piece.rows) for piece in spread(pairs(np.arange(shards), 1), workers)]  # A row for each shard.
+    seconds = [(n * costs.shard + (n - 1) * costs.add) * place.slowdown for n in pieces]
+    tasks = workers * min(TASKS_A_WORKER, max(1, int(sum(seconds) / workers / TASK_SECONDS)))
+    size = math.ceil(len(pieces) / tasks)
+    groups = [sum(seconds[start : start + size]) for start in range(0, len(pieces), size)]
+    busy = [0.0] * workers
+    for group in groups:
+        heapq.heapreplace(busy, busy[0] + group)
+    transfer = costs.gradient_bytes / place.bandwidth
+    send, receive = len(groups) * transfer, len(pieces) * max(costs.take, transfer)
+    shared = (sum(seconds) + len(pieces) * costs.take) / place.cores
+    serial = costs.optimizer + len(pieces) * costs.add + costs.call + len(groups) * costs.task
+    return serial + 2 * place.latency + max(*busy, send, receive, shared)
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -76,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             overhead = _overhead(engine, data, arguments.rounds)
             for kernel in ("naive", kernels.available()[-1]):
                 costs = _costs(kernel, data, overhead)
-                speedups = _speedups(costs, SHARD_SIZES[kernel], latency, gbit)
+                speedups = _speedups(costs, SHARD_SIZES[kernel], Place(latency, gbit * 1e9 / 8))
                 rows += [(kernel, *row) for row in speedups]
                 checks = _check(engine, kernel, data, costs)
                 results[kernel] = {"costs": vars(costs), "speedups": speedups, "checks": checks}
@@ -102,12 +130,12 @@ def measure(arguments: argparse.Namespace) -> Report:
     )
 
 
-def _speedups(costs: Costs, shard_size: int, latency: float, gbit: float) -> list[tuple[str, ...]]:
+def _speedups(costs: Costs, shard_size: int, place: Place) -> list[tuple[str, ...]]:
     rows = []
     for batch_size in BATCH_SIZES:
         shards = math.ceil(batch_size / shard_size)
         alone = costs.optimizer + shards * (costs.add + costs.shard)
-        times = [predict(costs, w, shards, latency, gbit * 1e9 / 8) for w in WORKERS]
+        times = [predict(costs, w, shards, place) for w in WORKERS]
         rows.append((f"{batch_size:,}", *(f"{alone / seconds:.1f}" for seconds in times)))
     return rows
 
@@ -125,19 +153,19 @@ def _steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float,
 
 def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float, float]:
     """Of a call, of a task in it and of a gradient from it: from steps that compute nothing."""
-    seconds = {}
-    for tasks, shards in ((2, 8), (8, 8), (2, 64)):
+    rows, seconds = [], []
+    for tasks, pieces in ((2, 4), (8, 8), (2, 32)):
         engine.n_workers = tasks
         engine._shard_seconds = 0.0  # So that every worker gets one task.
         engine._discard()
         opened(engine, Zero(), data)
-        coordinator = Coordinator(Zero(), Adam(), engine=engine, batch_size=16 * shards, shard_size=16)
-        seconds[tasks, shards] = _steps(coordinator, data, 10 * rounds)[0]
+        coordinator = Coordinator(Zero(), Adam(), engine=engine, batch_size=2 * 16 * pieces, shard_size=16)
+        rows.append((1, tasks, pieces))
+        seconds.append(_steps(coordinator, data, 10 * rounds)[0])
     engine.n_workers = 2
     engine._discard()
-    task = max(0.0, (seconds[8, 8] - seconds[2, 8]) / 6)
-    take = max(0.0, (seconds[2, 64] - seconds[2, 8]) / 56)
-    return max(0.0, seconds[2, 8] - 2 * task - 8 * take), task, take
+    call, task, take = np.maximum(0.0, np.linalg.solve(rows, seconds)).tolist()
+    return call, task, take
 
 
 def _costs(kernel: str, data: Dataset, overhead: tuple[float, float, float]) -> Costs:
@@ -154,6 +182,8 @@ def _costs(kernel: str, data: Dataset, overhead: tuple[float, float, float]) -> 
 def _check(engine: Cluster, kernel: str, data: Dataset, costs: Costs) -> list[tuple[int, int, float, float]]:
     """Workers, batch size, predicted and measured seconds, without a network."""
     found = []
+    cores = usable_cores()
+    alone, together = one_worker(kernel, data).seconds, copies(kernel, cores)
     batch_size = 64 if kernel == "naive" else 8192
     for workers in (1, 2):
         engine.resize(workers)
@@ -163,5 +193,6 @@ def _check(engine: Cluster, kernel: str, data: Dataset, costs: Costs) -> list[tu
         )
         measured = _steps(coordinator, data, 1 if kernel == "naive" else 5)[0]
         shards = math.ceil(batch_size / SHARD_SIZES[kernel])
-        found.append((workers, batch_size, predict(costs, workers, shards, 0.0, math.inf), measured))
+        place = Place(cores=cores, slowdown=together / alone if workers == cores else 1.0)
+        found.append((workers, batch_size, predict(costs, workers, shards, place), measured))
     return found
