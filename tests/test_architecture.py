@@ -79,6 +79,7 @@ LATE = {
     ("engines.cluster_backends", "joblib"),  # The same.
     ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
     ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("engines.cluster_backends", "dask"),  # An extra.
     ("engines.cluster_backends", "dask.distributed"),  # An extra.
     ("engines.cluster_backends", "ray"),  # An extra.
     ("engines.cluster_backends", "ray.util.joblib"),  # An extra.

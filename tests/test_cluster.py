@@ -476,12 +476,16 @@ def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> N
     if backend == "dask":
         pytest.importorskip("dask.distributed")
     trackers = _trackers()
-    before, files = children() - trackers, _files()
+    before, files, variables = children() - trackers, _files(), os.environ | JOBLIBS
     with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster(backend, n_workers=2), batch_size=64) as run:
         run.fit(digits)
         assert backend == "threading" or children() - before - _trackers()
     assert wait_until(lambda: children() - _trackers() <= before, 10)
     assert _files() <= files
+    assert os.environ | JOBLIBS == variables
+
+
+JOBLIBS = {"KMP_INIT_AT_FORK": "FALSE"}  # It is set by its import.
 
 
 def _trackers() -> set[int]:
