@@ -133,7 +133,7 @@ def _files() -> set[str]:
         for folder in folders
         if os.path.isdir(folder)
         for name in os.listdir(folder)
-        if "lenet" in name
+        if "lenet" in name or "dask" in name
     }
 
 

@@ -57,7 +57,7 @@ from benchmarks.picture import DRAWN
 machine = {"cpu": "abacus", "numpy": "2.0"}
 DRAWN["peers"]({"batch_size": 128, "epoch_seconds": {"compiled": 1.5, "PyTorch eager": 5.0}}, machine, "peers.png")
 found = {"step_ms": {"1": 5.0, "2": 3.0}, "predicted_ms": {"1": 5.0, "2": 2.9, "4": 1.6}}
-speedups = [["128", "1.0", "1.9"], ["512", "1.0", "2.0"]]
+speedups = {128: [1.0, 1.9], 512: [1.0, 2.0]}
 simulated = {"workers": [1, 2], "latency_ms": 0.2, "gbit": 10.0, "naive": {"speedups": speedups}}
 DRAWN["simulation"](simulated, machine, "simulation.png")
 DRAWN["scaling"]({"batch_size": 128, "naive": found, "compiled": found}, machine, "scaling.svg")

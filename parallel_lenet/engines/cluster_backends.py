@@ -118,16 +118,16 @@ class Dask(Backend):
         if self._client is None:
             if self.address is None:
                 self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
-                # Dask's own changes would reach this program too, and have every large array take new pages from
-                # the system: im2col takes three times as long so.
-                with config.set({"distributed.nanny.pre-spawn-environ": {}}):
+                # Dask's own changes of the environment would reach this program too, and have every large array take
+                # new pages from the system: im2col takes three times as long so.
+                own = {"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": self._folder}
+                with config.set(own):
                     self._cluster = LocalCluster(
                         n_workers=n_workers,
                         threads_per_worker=1,
                         host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
                         dashboard_address=None,
                         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
-                        local_directory=self._folder,
                     )
             self._client = _joined(
                 self, lambda: Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)

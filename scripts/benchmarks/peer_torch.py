@@ -76,6 +76,7 @@ def ddp_rank(rank: int, world: int, batch_size: int, port: str) -> None:
     seconds = epoch("ddp", world, batch_size, rank)
     if rank == 0:
         print(json.dumps(seconds))
+    torch.distributed.barrier()  # A process whose peer is gone aborts.
     torch.distributed.destroy_process_group()
 
 

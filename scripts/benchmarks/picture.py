@@ -63,15 +63,15 @@ def simulation(results: Results, machine: dict[str, str], file: str) -> None:
     figure, axes = _figure()
     workers = results["workers"]
     for name, style in (("naive", "--"), ("im2col", "-"), ("compiled", "-")):
-        for number, (batch_size, *speedups) in enumerate(results.get(name, {}).get("speedups", ())):
-            label = f"{name}, batches of {batch_size}"
-            axes.plot(workers, [float(s) for s in speedups], style, color=f"C{number}", label=label)
+        for number, (batch_size, speedups) in enumerate(results.get(name, {}).get("speedups", {}).items()):
+            label = f"{name}, batches of {batch_size:,}"
+            axes.plot(workers, speedups, style, color=f"C{number}", label=label)
     axes.plot(workers, workers, color="#d0d3da", linewidth=1, label="ideal", zorder=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(workers, [f"{w:,}" for w in workers])
-    axes.set_yticks([0.25, 0.5, *workers], ["¼", "½", *(f"{w:,}" for w in workers)])
-    axes.set_ylim(0.2, 2 * workers[-1])
+    axes.set_yticks([1 / 8, 1 / 2, *workers[::2]], ["⅛", "½", *(f"{w:,}" for w in workers[::2])])
+    axes.set_ylim(1 / 16, 2 * workers[-1])
     network = f"{results['latency_ms']:g} ms and {results['gbit']:g} Gbit/s to the coordinator"
     axes.set_xlabel(f"workers, {network}\n({_caption(machine)})", fontsize=8)
     axes.set_title("Simulated speed-up over one core", loc="left", fontsize=11)

@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             for kernel in ("naive", kernels.available()[-1]):
                 costs = _costs(kernel, data, overhead)
                 speedups = _speedups(costs, SHARD_SIZES[kernel], Place(latency, gbit * 1e9 / 8))
-                rows += [(kernel, *row) for row in speedups]
+                rows += [(kernel, f"{batch:,}", *(f"{each:.1f}" for each in row)) for batch, row in speedups.items()]
                 checks = _check(engine, kernel, data, costs)
                 results[kernel] = {"costs": vars(costs), "speedups": speedups, "checks": checks}
                 notes += [
@@ -130,14 +130,14 @@ def measure(arguments: argparse.Namespace) -> Report:
     )
 
 
-def _speedups(costs: Costs, shard_size: int, place: Place) -> list[tuple[str, ...]]:
-    rows = []
+def _speedups(costs: Costs, shard_size: int, place: Place) -> dict[int, list[float]]:
+    """Over one core without a cluster, for each batch size and number of workers."""
+    found = {}
     for batch_size in BATCH_SIZES:
         shards = math.ceil(batch_size / shard_size)
         alone = costs.optimizer + shards * (costs.add + costs.shard)
-        times = [predict(costs, w, shards, place) for w in WORKERS]
-        rows.append((f"{batch_size:,}", *(f"{alone / seconds:.1f}" for seconds in times)))
-    return rows
+        found[batch_size] = [alone / predict(costs, w, shards, place) for w in WORKERS]
+    return found
 
 
 def _steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float, float]:
