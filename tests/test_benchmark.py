@@ -50,6 +50,23 @@ def test_a_mistake_is_named(arguments: list[str], words: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_the_simulation_agrees_with_sums_done_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmarks.simulation import Costs, Place, predict
+
+    free = Costs(shard=1.0, add=0.0, optimizer=0.0, call=0.0, task=0.0, take=0.0, gradient_bytes=100)
+    here = Place()
+    # 8 shards are 4 pairs; with 3 workers a pair each, then the two halves of the last one; with 8 halves only.
+    assert [predict(free, w, 8, here) for w in (1, 2, 3, 4, 8, 1000)] == [8, 4, 3, 2, 1, 1]
+    # 4 gradients of 100 bytes at 10 bytes a second, which is more than they take to compute; and two ways of 3 s each.
+    assert predict(free, 4, 8, Place(latency=3.0, bandwidth=10.0)) == 4 * 10 + 2 * 3
+    # What the coordinator does alone: the optimizer, a call, 4 tasks, 4 additions; and one addition in the worker.
+    costly = Costs(shard=1.0, add=0.5, optimizer=7.0, call=11.0, task=13.0, take=0.0, gradient_bytes=100)
+    assert predict(costly, 4, 8, here) == 2 * 1.0 + 0.5 + 7 + 11 + 4 * 13 + 4 * 0.5
+    # On one machine with 2 cores, four workers are no more than two.
+    assert predict(free, 4, 8, Place(cores=2)) == 4
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     program = """
