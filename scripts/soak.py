@@ -103,6 +103,7 @@ class Soak:
         """Start, disturb, wait and check; whether the run is done."""
         self.attempts += 1
         mark = f"{os.getpid()}.{self.attempts}"
+        found = _stray(run)  # A killed program may leave a half-written file, until the next removes it as it begins.
         process = self.start(arguments, mark)
         sent, stopped = self._disturb(process, run, plan)
         try:
@@ -120,7 +121,7 @@ class Soak:
             self.losses[what] += self._said().count(f"while {what}")
         if "Traceback" in self._said() and code != -2:
             self.problem(f"a traceback: {self._said()[-600:]}", plan)
-        self._check_left(mark, run, killed=signal.SIGKILL in sent, plan=plan)
+        self._check_left(mark, run, killed=signal.SIGKILL in sent, may_stay=found if code else set(), plan=plan)
         return code == 0
 
     def _said(self) -> str:
@@ -177,7 +178,7 @@ class Soak:
             if described["epoch"] == EPOCHS:
                 began.setdefault("shutdown", now)
 
-    def _check_left(self, mark: str, run: Path, *, killed: bool, plan: list[Fault]) -> None:
+    def _check_left(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], plan: list[Fault]) -> None:
         """No process, no temporary file; every checkpoint can be loaded."""
         deadline = time.monotonic() + 3  # Workers of a killed program notice within a moment.
         while (left := _marked(mark)) and time.monotonic() < deadline and killed:
@@ -187,8 +188,8 @@ class Soak:
             for pid in left:
                 _signal(pid, signal.SIGKILL)
         files = [*(self.folder / "tmp").iterdir(), *(f for f in Path("/dev/shm").iterdir() if "lenet" in f.name)]
-        if run.exists() and not killed:
-            files += [file for file in run.iterdir() if file.name not in FILES]
+        if not killed:
+            files += _stray(run) - may_stay
         if files:
             self.problem(f"left-over files {[str(file) for file in files]}", plan)
         for file in run.glob("*.npz"):
@@ -241,6 +242,11 @@ class Soak:
     def problem(self, text: str, plan: list[Fault]) -> None:
         """Remember what went wrong, and after what."""
         self.problems.append(f"{text} (planned: {'; '.join(fault.kind for fault in plan) or 'nothing'})")
+
+
+def _stray(run: Path) -> set[Path]:
+    """What doesn't belong into a run's folder."""
+    return {file for file in run.iterdir() if file.name not in FILES} if run.exists() else set()
 
 
 def _children(pid: int) -> list[int]:
