@@ -59,7 +59,7 @@ class Coordinator:
     - ``max_tries``: how many workers may be lost over one shard before WorkerError.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
-    ValueError where a value is out of its range.
+    ValueError where a value is out of its range, TypeError where something is no model, optimizer or engine.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class Coordinator:
         step_timeout: float | None = None,
         max_tries: int = 3,
     ) -> None:
+        _require("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
+        _require("optimizer", optimizer, ("init", "update"))
         preferred = getattr(model, "preferred_shard_size", ANY_SHARD_SIZE)
         self.model = model
         self.optimizer = optimizer
@@ -268,6 +270,9 @@ class Coordinator:
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one a row of ``inputs``: for a classifier the class labels."""
+        if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
+            what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
+            raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
         with blas().limit(limits=1):
             return self.model.predict(self.parameters, inputs)
 
@@ -341,12 +346,22 @@ class Coordinator:
         self.close()
 
 
+def _require(what: str, value: object, members: tuple[str, ...]) -> None:
+    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        raise TypeError(f"the {what} must be an object with {', '.join(members)}, not {value!r}")
+
+
 def _dataset(data: Data) -> Dataset:
-    return data if isinstance(data, Dataset) else Dataset(*data)
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"data must be a Dataset or a pair (inputs, targets), not {type(data).__name__}")
+    return Dataset(*data)
 
 
 def _engine(engine: str | Engine, n_workers: int, step_timeout: float | None, max_tries: int) -> Engine:
     if not isinstance(engine, str):
+        _require("engine", engine, ("open", "gradients", "metrics", "resize", "close"))
         return engine
     workers = count_workers(n_workers).count
     if engine == "processes":

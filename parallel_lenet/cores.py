@@ -2,6 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
+
+MOST = 1024  # Processes on one machine: a slip of the finger shouldn't end it.
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ def usable_cores() -> int:
 
 def count_workers(n_workers: int) -> WorkerCount:
     """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0."""
-    if isinstance(n_workers, bool) or not isinstance(n_workers, int):
+    if isinstance(n_workers, bool) or not isinstance(n_workers, Integral):
         raise ValueError(f"the number of workers must be a whole number, not {n_workers!r}")
+    n_workers = int(n_workers)
     if n_workers == 0:
         raise ValueError(
             "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"
         )
+    if n_workers > MOST:
+        raise ValueError(f"the number of workers must be at most {MOST:,}, not {n_workers:,}")
     if n_workers > 0:
         return WorkerCount(n_workers, "as asked")
     cores = usable_cores()
@@ -42,6 +48,6 @@ def count_workers(n_workers: int) -> WorkerCount:
 
 def whole(name: str, value: object, least: int) -> int:
     """The value; ValueError unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
+    return int(value)

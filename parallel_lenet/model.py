@@ -54,8 +54,8 @@ class Model(Protocol):
         """The loss and its gradient, both summed (not averaged) over the samples.
 
         ``inputs`` and ``targets`` are rows of the dataset as it is stored. ``gradient`` is the caller's buffer, to be
-        overwritten; None when only the metrics are wanted. The result is a pure function of the arguments, which
-        are not written to.
+        overwritten whole (it may hold NaN); None when only the metrics are wanted. The result is a pure function of the
+        arguments, which are not written to.
         """
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:

@@ -33,6 +33,14 @@ def _compute(
     model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector | None
 ) -> ShardMetrics:
     data = datasets[shard.dataset]
+    n = len(shard.rows)
     sums = model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], gradient)
+    if not isinstance(sums, ShardMetrics):
+        raise TypeError(f"loss_and_gradient must return ShardMetrics, not {type(sums).__name__}")
+    if sums.count != n or not 0 <= sums.correct <= n:
+        raise ValueError(
+            f"loss_and_gradient must return sums over the {n} samples it was given: "
+            f"count {n}, not {sums.count}, and correct from 0 to {n}, not {sums.correct}"
+        )
     # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON knows none of them.
     return ShardMetrics(float(sums.loss_sum), int(sums.correct), int(sums.count))

@@ -14,7 +14,7 @@ import pytest
 from conftest import environment
 from program import COMMAND, FILES, write_idx
 
-from parallel_lenet import checkpoint, kernels, lenet5
+from parallel_lenet import SGD, Coordinator, checkpoint, kernels, lenet5
 from parallel_lenet.cli import main
 from parallel_lenet.cli.console import plain_table
 
@@ -115,7 +115,8 @@ def test_parameters_do_not_depend_on_the_workers(kernel: str, tmp_path: Path) ->
 def test_a_run_can_be_repeated_from_its_configuration(place: Path) -> None:
     options = ("--batch-size", "16", "--optimizer", "nesterov", "--warmup", "2", "--clip-norm", "1")
     first = train(*QUICK, *options, "--out", "a", cwd=place)
-    again = train("--config", "a/config.toml", "--out", "b", cwd=place)
+    again = train("--config", "a/config.toml", cwd=place)
+    assert again["run_dir"].startswith("runs/")
     assert again["parameters_sha256"] == first["parameters_sha256"]
 
 
@@ -172,10 +173,15 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["train", "--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
         (["train", "--max-steps", "0"], 2, "--max-steps"),
         (["train", "--shard-size", "-3"], 2, "--shard-size"),
-        (["train", "--learning-rate", "nan"], 2, "learning_rate"),
-        (["train", "--clip-norm", "0"], 2, "clip_norm"),
-        (["train", "--weight-decay", "-1"], 2, "weight_decay"),
-        (["train", "--seed", "-1"], 2, "seed"),
+        (["train", "--learning-rate", "nan"], 2, "--learning-rate must be a finite number above 0, not nan"),
+        (["train", "--clip-norm", "0"], 2, "--clip-norm must be above 0"),
+        (["train", "--weight-decay", "-1"], 2, "--weight-decay must be"),
+        (["train", "--seed", "-1"], 2, "--seed must be a whole number of at least 0, not -1"),
+        (["train", "--workers", "99999999999"], 2, "at most 1,024, not 99,999,999,999"),
+        (["train", "--out", ""], 2, "--out must name a folder, not ''"),
+        (["train", "--out", "full/thesis.tex/run"], 1, "--out full/thesis.tex/run can't be made: Not a directory"),
+        (["train", "--resume", ""], 2, "--resume '': name a run's folder"),
+        (["train", "--resume", "full"], 2, "--resume full: name a run's folder"),
         (["train", "--config", "missing.toml"], 2, "missing.toml"),
         (["train", "--config", "bad.toml"], 2, "bad.toml"),
         (["train", "--config", "unknown.toml"], 2, "colour"),
@@ -186,10 +192,13 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate", "missing.npz"], 1, "missing.npz"),
         (["evaluate", "damaged.npz"], 1, "damaged.npz"),
         (["evaluate", "foreign.npz"], 1, "foreign.npz"),
+        (["evaluate", "program.npz"], 1, "program.npz: holds no description of its network, as the train command"),
+        (["evaluate", "full"], 2, "full is a folder: name a checkpoint, such as full/checkpoint.npz"),
         (["evaluate"], 2, "CHECKPOINT"),
         (["bake"], 2, "bake"),
         ([], 2, "COMMAND"),
         (["gradcheck", "--kernel", "steam"], 2, "steam"),
+        (["gradcheck", "--seed", "-1"], 2, "--seed must be at least 0, not -1"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(
@@ -208,6 +217,7 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     (tmp_path / "full" / "thesis.tex").write_text("")
     (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
     checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 1, "layout": []})
+    Coordinator(lenet5(kernel="naive"), SGD(), n_workers=1).save(tmp_path / "program.npz")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     assert called(*arguments) == code

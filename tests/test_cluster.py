@@ -583,6 +583,8 @@ def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> N
     [
         ({"backend": "mpi"}, "unknown cluster backend 'mpi': choose dask, ray, loky, threading"),
         ({"backend": "loky", "address": "host:1"}, "loky runs on this machine and takes no address, such as 'host:1'"),
+        ({"backend": "dask", "address": "host"}, "a dask cluster's address is one like tcp://HOST:8786, not 'host'"),
+        ({"backend": "ray", "address": 3}, "a ray cluster's address is one like HOST:6379, not 3"),
         ({"backend": "loky", "n_workers": 0}, "n_workers must be a whole number of at least 1, not 0"),
         ({"backend": "loky", "timeout": 0}, "timeout must be above 0 seconds, not 0"),
     ],
@@ -591,6 +593,52 @@ def test_a_value_out_of_its_range_is_named(arguments: dict[str, Any], message: s
     with pytest.raises(ValueError) as error:  # noqa: PT011
         Cluster(**arguments)
     assert str(error.value) == message
+
+
+def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
+    """In a program of its own: this one may have a Ray, and would use it."""
+    pytest.importorskip("ray")
+    result = run("-W", "ignore", "-c", "from parallel_lenet import *; Cluster('ray', address='127.0.0.1:1')", code=1)
+    assert (
+        result.stderr.rstrip()
+        .splitlines()[-1]
+        .endswith("no ray cluster with a worker at 127.0.0.1:1: [Errno 111] Connection refused")
+    )
+
+
+HEADLESS = """
+import os, signal
+from pathlib import Path
+from parallel_lenet import *
+train, _ = load_dataset()
+coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64)
+with coordinator:
+    for report in coordinator.iterate(train, 10000):
+        if report.step == 3:
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                command = file.read_bytes()
+                if b"gcs_server" in command.split(b"\\0")[0] and os.environ["TMPDIR"].encode() in command:
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_ray_whose_control_service_is_gone_ends_the_run_with_an_error(run: Run) -> None:
+    pytest.importorskip("ray")
+    before = children()
+    with TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        result = run("-W", "ignore", "-c", HEADLESS, env={"TMPDIR": folder}, code=1)
+        assert os.listdir(folder) == []
+    assert "WorkerError: the ray cluster is gone, with 2 shards to compute: it doesn't answer" in result.stderr
+    assert wait_until(lambda: children() <= before, 10)
+
+
+def test_a_dask_program_without_the_guard_is_told_of_it(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("dask.distributed")
+    (tmp_path / "program.py").write_text(MAIN.replace('if __name__ == "__main__":', "if True:"))
+    last = run("program.py", code=1).stderr.rstrip().splitlines()[-1]
+    assert last.startswith("parallel_lenet.engines.WorkerError: a Dask cluster of our own couldn't start: ")
+    assert 'must stand under `if __name__ == "__main__":`' in last
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])

@@ -344,6 +344,54 @@ def test_an_argument_out_of_range_is_named_with_its_value(arguments: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((lenet5, SGD()), "the model must be an object with layout, initial_parameters, loss_and_gradient, predict, "),
+        ((SGD(), Softmax()), "the model must be an object with layout"),
+        ((Softmax(), None), "the optimizer must be an object with init, update, not None"),
+        ((Softmax(), SGD), "the optimizer must be an object with init, update, not <class "),
+    ],
+)
+def test_what_is_no_model_or_optimizer_is_named(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Coordinator(*arguments)
+
+
+def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> None:
+    with pytest.raises(TypeError, match="the engine must be an object with open, gradients, metrics, resize, close"):
+        Coordinator(Softmax(), SGD(), engine=3)  # type: ignore[arg-type]
+    coordinator = serial()
+    for data in (None, digits.inputs, (digits.inputs,)):
+        with pytest.raises(TypeError, match=r"data must be a Dataset or a pair \(inputs, targets\), not "):
+            coordinator.fit(data)  # type: ignore[arg-type]
+    for inputs, what in ((digits, "Dataset"), ([1.0], "list"), (np.array(["a"]), "of <U1")):
+        with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, not {what}"):
+            coordinator.predict(inputs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (None, TypeError, "loss_and_gradient must return ShardMetrics, not NoneType"),
+        ((1.0, 1, 1), TypeError, "loss_and_gradient must return ShardMetrics, not tuple"),
+        (ShardMetrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, not 7, and correct from 0 to 10"),
+        (ShardMetrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, not 11"),
+        (ShardMetrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, not -1"),
+    ],
+)
+def test_metrics_that_cannot_be_are_refused(
+    returned: Any, error: type[Exception], message: str, workers: int, digits: Dataset
+) -> None:
+    where: dict[str, Any] = {"n_workers": workers} if workers else {"engine": "serial"}
+    with Coordinator(models.Returning(returned), SGD(), batch_size=20, shard_size=10, **where) as coordinator:
+        with pytest.raises(error, match=re.escape(message)):
+            coordinator.fit(digits)
+        with pytest.raises(error, match=re.escape(message)):
+            coordinator.evaluate(digits)
+
+
 @pytest.mark.parametrize("epochs", [-1, 1.5, True])
 def test_epochs_are_checked_before_anything_runs(digits: Dataset, epochs: Any) -> None:
     with pytest.raises(ValueError, match=f"epochs must be a whole number of at least 0, not {epochs}"):

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import joblib
+import numpy as np
 import pytest
 from conftest import Run
 
@@ -20,7 +21,12 @@ def test_minus_two_is_all_but_one_and_never_none() -> None:
     assert count_workers(-1000).count == 1
 
 
-@pytest.mark.parametrize("n", [1, 3, 1000])
+def test_more_than_a_machine_can_have_is_a_slip() -> None:
+    with pytest.raises(ValueError, match=r"the number of workers must be at most 1,024, not 1,025"):
+        count_workers(1025)
+
+
+@pytest.mark.parametrize("n", [1, 3, 1000, np.int64(2)])
 def test_a_positive_number_is_taken_as_it_is(n: int) -> None:
     assert count_workers(n) == WorkerCount(n, "as asked")
 

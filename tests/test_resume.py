@@ -136,7 +136,7 @@ def test_more_epochs_follow_a_schedule_of_their_own_which_is_said(half: Path) ->
         (["half", "--chaos", "kill:every=0"], 2, "must be every 1 step or more"),
         (["half", "--chaos", "burn"], 2, "'burn' is none of kill:every=N, stop:every=N and seed=S"),
         (["missing"], 2, "--resume missing: name a run's folder"),
-        (["data"], 1, "can't be read"),
+        (["data"], 2, "--resume data: name a run's folder"),
         (["half/config.toml"], 2, "--resume half/config.toml: name a run's folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"parallel-lenet: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        named = error.filename is not None and error.strerror is not None
-        print(f"parallel-lenet: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"parallel-lenet: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("parallel-lenet: interrupted", file=sys.stderr)

@@ -1,10 +1,11 @@
 """What people see: notes, a progress bar, tables; with rich where it is installed, plain text where not."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, TextIO
 
 Row = Sequence[str]
 
@@ -33,6 +34,25 @@ class Console:
         """A result on the way."""
         if not self.quiet:
             print(text, file=self._out, flush=True)
+
+    @contextmanager
+    def warnings_as_notes(self) -> Iterator[None]:
+        """Show each warning when it comes, as often as it comes: a lost worker is news every time."""
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            self.note(f"note: {message}")
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show
+            yield
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 
 from parallel_lenet import checkpoint
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import engines, network
 from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import add_train_options, worker_count
+from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
+from parallel_lenet.cli.runs import LAST
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.optimizers import SGD
@@ -26,11 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
     workers = worker_count(vars(arguments).get("workers"))
+    if os.path.isdir(arguments.checkpoint):
+        file = os.path.join(arguments.checkpoint, LAST)
+        raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     arrays, described = checkpoint.load(arguments.checkpoint)
     metadata = described.get("user", {})
     given = {name: value for name, value in vars(arguments).items() if name in ("dataset", "data_dir")}
     source = given or {name: metadata.get(name) for name in ("dataset", "data_dir")}
     kernel = vars(arguments).get("kernel", metadata.get("kernel"))
+    if "network" not in metadata:
+        raise CheckpointError(
+            f"{arguments.checkpoint}: holds no description of its network, as the train command writes it; the program "
+            "that saved it can load it, with Coordinator.load, and evaluate"
+        )
     try:
         model = network.build(metadata["network"], kernel)
     except (KeyError, TypeError, ValueError) as error:
@@ -40,7 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     network.check(model, test)
     asked = vars(arguments)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
-    with Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator:
+    with (
+        Console(json=arguments.json).warnings_as_notes(),
+        Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator,
+    ):
         metrics = coordinator.evaluate(test)
     result = {
         "checkpoint": arguments.checkpoint,

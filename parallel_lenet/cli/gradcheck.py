@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from parallel_lenet import kernels
 from parallel_lenet.cli.console import Console
+from parallel_lenet.cli.options import UsageError
 from parallel_lenet.gradcheck import TOLERANCE, Check, check_gradients
 
 HELP = "check all gradients against finite differences"
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table; exit code 1 where a relative error is over the tolerance."""
+    if arguments.seed < 0:
+        raise UsageError(f"--seed must be at least 0, not {arguments.seed}")
     console = Console(json=arguments.json)
     checks: list[Check] = []
     for kernel in [arguments.kernel] if arguments.kernel else kernels.available():

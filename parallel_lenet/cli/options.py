@@ -61,14 +61,21 @@ class TrainOptions:
     out: str | None = _option(str, None, "the run's folder; by default runs/<time>")
 
     def toml(self) -> str:
-        """As a configuration file that gives the same run again."""
-        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        """As a configuration file that gives the same run again, in a folder of its own."""
+        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "out"}
         return "".join(f"{dashed(name)} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
 
 
 def dashed(name: str) -> str:
     """An option's name as flags and files have it."""
     return name.replace("_", "-")
+
+
+def as_usage(error: ValueError) -> UsageError:
+    """What the library says of a value, beginning with its name, about the option that has it."""
+    name, _, rest = str(error).partition(" ")
+    known = any(option.name == name for option in fields(TrainOptions))
+    return UsageError(f"--{dashed(name)} {rest}" if known else str(error))
 
 
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:

@@ -62,8 +62,12 @@ def find(arguments: argparse.Namespace) -> Resumed:
     """The run that ``--resume`` names; UsageError where other options disagree with it."""
     path = Path(arguments.resume)
     folder, file = (path, path / LAST) if path.is_dir() else (path.parent, path)
-    if not path.exists() or file.name not in (LAST, PREVIOUS, BEST):
-        raise UsageError(f"--resume {path}: name a run's folder, or one of its files {LAST}, {PREVIOUS} and {BEST}")
+    names = (LAST, PREVIOUS, BEST)
+    if file.name not in names or not any((folder / name).exists() for name in names):
+        raise UsageError(
+            f"--resume {arguments.resume or repr('')}: name a run's folder, or one of its files "
+            f"{LAST}, {PREVIOUS} and {BEST}"
+        )
     user = _load(file)
     try:
         before = TrainOptions(**user["options"])

@@ -82,11 +82,16 @@ class RunFolder:
 
 def new_folder(out: str | None) -> Path:
     """An empty folder for the run; UsageError where there is something in it."""
+    if out == "":
+        raise UsageError("--out must name a folder, not ''")
     if out is not None:
         folder = Path(out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"--out {out} exists already: name a new or empty folder, or go on with --resume {out}")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"--out {out} can't be made: {error.strerror}") from error
         return folder
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for name in (stamp, *(f"{stamp}-{i}" for i in range(2, 1000))):

@@ -4,16 +4,14 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import Any
 
 from parallel_lenet.cli import chaos, engines, network, recipes, resume
 from parallel_lenet.cli.chaos import Chaos
 from parallel_lenet.cli.console import Console, count
 from parallel_lenet.cli.interrupts import Interrupted, Interrupts
-from parallel_lenet.cli.options import UsageError, add_train_options, train_workers
+from parallel_lenet.cli.options import UsageError, add_train_options, as_usage, train_workers
 from parallel_lenet.cli.options import resolve as resolve_options
 from parallel_lenet.cli.resume import Resumed
 from parallel_lenet.cli.runs import RunFolder, new_folder
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and leave a run folder."""
     console = Console(json=arguments.json, quiet=arguments.quiet)
-    with Interrupts() as interrupts, _warnings_as_notes(console):
+    with Interrupts() as interrupts, console.warnings_as_notes():
         training: Training | None = None
         try:
             training = _prepare(arguments, console, interrupts)
@@ -64,26 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _show(result, console)
     return 0
-
-
-@contextmanager
-def _warnings_as_notes(console: Console) -> Iterator[None]:
-    """Show each warning when it comes, as often as it comes: a lost worker is news every time."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        console.note(f"note: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> Training:
@@ -119,7 +97,7 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
                 max_tries=options.max_tries,
             )
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise as_usage(error) from None
     options = replace(options, shard_size=coordinator.shard_size)
     metadata = resume.describe(options, described, train, test)
     interrupts.check()
@@ -128,8 +106,7 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
         training = Training(coordinator, train, test, options, folder, metadata, console, interrupts, faults)
         if resumed is not None:
             _go_on(training, resumed)
-        resolved = replace(options, workers=coordinator.n_workers, out=str(folder.path))
-        folder.write_config(resolved.toml())
+        folder.write_config(replace(options, workers=coordinator.n_workers).toml())
         if resumed is None:
             folder.save(coordinator, metadata)
         interrupts.at_once = training.drop

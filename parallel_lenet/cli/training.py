@@ -64,7 +64,11 @@ class Training:
 
     def _after_step(self, report: StepReport, progress: Progress) -> None:
         if report.skipped is not None:
-            self.console.note(f"note: skipped {report.skipped}")
+            cursor = self.coordinator.cursor
+            self.console.note(
+                f"note: skipped images {cursor - report.count + 1:,} to {cursor:,} of epoch {report.epoch}: "
+                f"{report.skipped}"
+            )
         self.chaos.after(self.coordinator)
         every = self.options.checkpoint_every
         if every is not None and report.step % every == 0:

@@ -15,6 +15,8 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
+import numpy as np
+
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.memory import attach, read_only, view
@@ -34,6 +36,7 @@ class _Worker:
             for inputs, targets in setup.datasets
         ]
         self.gradients = view(own, setup.gradients)
+        self.gradients[:] = np.nan  # What a model forgets to write is noticed.
         self.wanted = read_only(view(own, setup.wanted))
         self.model: Model = pickle.loads(setup.model)
 
@@ -103,6 +106,8 @@ def main() -> None:
     descriptor, parent, thread = sys.argv[1:]
     _die_with(int(parent), int(thread))
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
+    # The coordinator looks for what comes of it, and tells where: a warning from every worker tells less.
+    np.seterr(over="ignore", invalid="ignore", divide="ignore")
     os.dup2(2, 1)  # What a model prints must not mix with the output of the coordinator's program.
     with suppress(EOFError, OSError):  # The coordinator has hung up, or is gone.
         _serve(Channel(_socket(descriptor)))

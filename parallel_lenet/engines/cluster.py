@@ -81,8 +81,6 @@ class Cluster:
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
-        if address is not None and backend not in ("dask", "ray"):
-            raise ValueError(f"{backend} runs on this machine and takes no address, such as {address!r}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
         self.timeout = timeout
@@ -180,6 +178,8 @@ class Cluster:
         failures, sent, received, blob = 0, 0, 0, None
         start, busy, clean = time.perf_counter(), dict[str, float](), True
         while wanted := _wanted(task.shards, done):
+            if self._backend.gone:
+                self._retry(TimeoutError(), 0, sum(len(shard.halves()) for _, shard in wanted))
             groups = [
                 Task(task.version, task.key, task.parameters, group, task.gradients) for group in self._groups(wanted)
             ]
@@ -233,6 +233,7 @@ class Cluster:
         name = self._backend.name
         if not self._backend.running():
             self.close()
+            what = "it doesn't answer" if late else what
             raise WorkerError(f"the {name} cluster is gone, with {missing} shards to compute: {what}") from error
         if failures >= self.max_tries:
             self.close()

@@ -1,9 +1,13 @@
 """The clusters that joblib can use: how each is started or joined, and left."""
 
+import logging
 import os
+import re
 import shutil
+import socket
 import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,6 +19,7 @@ from parallel_lenet.engines.cluster_task import forget
 
 CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
 LEAVE = 5.0  # Seconds for a cluster's last files to go.
+KNOCK_EVERY, KNOCKS = 1.0, 3  # Seconds, and how often no one may open before a Ray cluster counts as gone.
 
 
 class Backend(ABC):
@@ -25,8 +30,16 @@ class Backend(ABC):
     """What an extra installs."""
     returns = "generator_unordered"
     """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
+    addresses, example = re.compile("(?!)"), ""
+    """What an address looks like; none does where there is no cluster to join."""
+    gone = False
+    """Known to be no more: a call would only hang."""
 
     def __init__(self, address: str | None = None) -> None:
+        if address is not None and not self.example:
+            raise ValueError(f"{self.name} runs on this machine and takes no address, such as {address!r}")
+        if address is not None and not (isinstance(address, str) and self.addresses.fullmatch(address)):
+            raise ValueError(f"a {self.name} cluster's address is one like {self.example}, not {address!r}")
         self.address = address
 
     def require(self) -> None:
@@ -106,29 +119,18 @@ class Dask(Backend):
 
     name = "dask"
     module = "distributed"
+    addresses, example = re.compile(r"(\w+://)?[^/]+:\d+"), "tcp://HOST:8786"
     _cluster: Any = None
     _client: Any = None
     _folder = ""
 
     def start(self, n_workers: int | None) -> int:
         """Of one thread each where we start them; where we don't, every thread is a worker."""
-        from dask import config  # Late: an extra.
-        from dask.distributed import Client, LocalCluster
+        from dask.distributed import Client  # Late: an extra.
 
         if self._client is None:
             if self.address is None:
-                self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
-                # Dask's own changes of the environment would reach this program too, and have every large array take
-                # new pages from the system: im2col takes three times as long so.
-                own = {"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": self._folder}
-                with config.set(own):
-                    self._cluster = LocalCluster(
-                        n_workers=n_workers,
-                        threads_per_worker=1,
-                        host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
-                        dashboard_address=None,
-                        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
-                    )
+                self._cluster = self._local(n_workers)
             self._client = _joined(
                 self, lambda: Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
             )
@@ -136,6 +138,31 @@ class Dask(Backend):
             # An error of a task that can't even be read by its worker never gets through joblib; this one does.
             self._client.run(forget, "")
         return n_workers or self.count()
+
+    def _local(self, n_workers: int | None) -> Any:
+        """A cluster of this machine."""
+        from dask import config  # Late: an extra.
+        from dask.distributed import LocalCluster
+
+        self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
+        # Dask's own changes of the environment would reach this program too, and have every large array take new pages
+        # from the system: im2col takes three times as long so.
+        own = {"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": self._folder}
+        try:
+            with config.set(own):
+                return LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
+                )
+        except Exception as error:
+            self.stop()
+            raise WorkerError(
+                f"a Dask cluster of our own couldn't start: {str(error).rstrip('.')}. A program that starts one begins "
+                'again in each of its workers: what starts it must stand under `if __name__ == "__main__":`'
+            ) from error
 
     def stop(self) -> None:
         """The client first: it would try to find the scheduler again."""
@@ -170,8 +197,10 @@ class Ray(Backend):
     name = "ray"
     module = "ray"
     returns = "list"  # All its joblib backend can: a call that fails has no results.
+    addresses, example = re.compile(r"auto|(ray://)?[^/]+:\d+"), "HOST:6379"
     _ours = False
     _folder = ""
+    _left: threading.Event | None = None
 
     def start(self, n_workers: int | None) -> int:
         """A Ray that this program has started itself is used, and left, like one at an address."""
@@ -179,6 +208,7 @@ class Ray(Backend):
         from ray.util.joblib import register_ray
 
         register_ray()
+        logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)  # It warns of how joblib calls it.
         if not ray.is_initialized():
             self._ours = True
             if self.address is None:
@@ -193,11 +223,48 @@ class Ray(Backend):
                     configure_logging=False,
                 )
             else:
+                _joined(self, self._knock)  # Ray itself would go on for minutes where no one opens.
                 _joined(self, lambda: ray.init(self.address, log_to_driver=False, configure_logging=False))
+        self._watch()
         return n_workers or self.count()
+
+    def _knock(self) -> None:
+        """OSError where nothing listens at the address."""
+        assert self.address is not None
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        if port:  # "auto" has none: Ray looks for a cluster of this machine.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+
+    def _watch(self) -> None:
+        """Notice when the cluster's control service ends: Ray goes on without it for a minute, then ends our program.
+
+        Through a client (``ray://``) there is nothing to watch.
+        """
+        import ray
+
+        address = getattr(ray.get_runtime_context(), "gcs_address", "")
+        if self._left is None and address:
+            self.gone, self._left = False, threading.Event()
+            host, _, port = address.rpartition(":")
+            threading.Thread(target=self._look, args=(self._left, host.strip("[]"), int(port)), daemon=True).start()
+
+    def _look(self, left: threading.Event, host: str, port: int) -> None:
+        missed = 0
+        while missed < KNOCKS:
+            if left.wait(KNOCK_EVERY):
+                return
+            try:
+                socket.create_connection((host, port), timeout=KNOCK_EVERY).close()
+                missed = 0
+            except OSError:
+                missed += 1
+        self.gone = True
 
     def stop(self) -> None:
         """What was there before us stays."""
+        if self._left is not None:
+            self._left.set()
+        self._left = None
         if self._ours:
             import ray
 
@@ -216,7 +283,7 @@ class Ray(Backend):
         import ray
 
         try:
-            return bool(ray.is_initialized() and ray.cluster_resources())
+            return not self.gone and bool(ray.is_initialized() and ray.cluster_resources())
         except Exception:  # Which, depends on what is gone.
             return False
 

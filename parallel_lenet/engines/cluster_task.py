@@ -151,7 +151,7 @@ def compute(task: Task, blob: Blob | None) -> Answer:
     parameters = read_only(task.parameters.copy())
     start = time.perf_counter()
     for number, shard in task.shards:
-        gradient = np.empty_like(parameters) if task.gradients else None
+        gradient = np.full_like(parameters, np.nan) if task.gradients else None  # If the model forgets to write it.
         try:
             if setup is None and blob is not None:
                 setup = _unpack(task.key, blob)

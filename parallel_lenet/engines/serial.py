@@ -38,7 +38,7 @@ class SerialEngine:
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
         """Keep what the shards need; ``parameters`` gives the gradients' size and type."""
         self.model = model
-        self._gradient = np.empty_like(parameters)
+        self._gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
         self.datasets = tuple(datasets)
 
     def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:

@@ -29,8 +29,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.cluster import Zero, opened
+from benchmarks.cluster import opened
 from benchmarks.common import Report, alternate, sixty_thousand
+from benchmarks.engines import NoOp
 from benchmarks.scaling import Timed, copies, one_worker
 from parallel_lenet import Adam, Coordinator, Dataset, StepReport, kernels, lenet5
 from parallel_lenet.batching import pairs
@@ -158,8 +159,8 @@ def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float
         engine.n_workers = tasks
         engine._shard_seconds = 0.0  # So that every worker gets one task.
         engine._discard()
-        opened(engine, Zero(), data)
-        coordinator = Coordinator(Zero(), Adam(), engine=engine, batch_size=2 * 16 * pieces, shard_size=16)
+        opened(engine, NoOp(), data)
+        coordinator = Coordinator(NoOp(), Adam(), engine=engine, batch_size=2 * 16 * pieces, shard_size=16)
         rows.append((1, tasks, pieces))
         seconds.append(_steps(coordinator, data, 10 * rounds)[0])
     engine.n_workers = 2
