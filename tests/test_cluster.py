@@ -613,6 +613,7 @@ from parallel_lenet import *
 train, _ = load_dataset()
 coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64)
 with coordinator:
+    coordinator.engine._follows = True  # As with an address: the number of workers is asked for again and again.
     for report in coordinator.iterate(train, 10000):
         if report.step == 3:
             for file in Path("/proc").glob("[0-9]*/cmdline"):

@@ -19,7 +19,8 @@ from parallel_lenet.engines.cluster_task import forget
 
 CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
 LEAVE = 5.0  # Seconds for a cluster's last files to go.
-KNOCK_EVERY, KNOCKS = 1.0, 3  # Seconds, and how often no one may open before a Ray cluster counts as gone.
+KNOCK_EVERY, KNOCK_WAIT = 1.0, 5.0  # Seconds.
+KNOCKS = 3  # Without an answer, and a Ray cluster counts as gone.
 
 
 class Backend(ABC):
@@ -201,6 +202,7 @@ class Ray(Backend):
     _ours = False
     _folder = ""
     _left: threading.Event | None = None
+    _service: tuple[str, str] | None = None
 
     def start(self, n_workers: int | None) -> int:
         """A Ray that this program has started itself is used, and left, like one at an address."""
@@ -223,17 +225,12 @@ class Ray(Backend):
                     configure_logging=False,
                 )
             else:
-                _joined(self, self._knock)  # Ray itself would go on for minutes where no one opens.
+                if self.address != "auto":  # Which is any cluster of this machine.
+                    host, _, port = self.address.removeprefix("ray://").rpartition(":")
+                    _joined(self, lambda: _knock(host, port))  # Ray itself would go on for minutes where no one opens.
                 _joined(self, lambda: ray.init(self.address, log_to_driver=False, configure_logging=False))
         self._watch()
         return n_workers or self.count()
-
-    def _knock(self) -> None:
-        """OSError where nothing listens at the address."""
-        assert self.address is not None
-        host, _, port = self.address.removeprefix("ray://").rpartition(":")
-        if port:  # "auto" has none: Ray looks for a cluster of this machine.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
 
     def _watch(self) -> None:
         """Notice when the cluster's control service ends: Ray goes on without it for a minute, then ends our program.
@@ -245,19 +242,15 @@ class Ray(Backend):
         address = getattr(ray.get_runtime_context(), "gcs_address", "")
         if self._left is None and address:
             self.gone, self._left = False, threading.Event()
-            host, _, port = address.rpartition(":")
-            threading.Thread(target=self._look, args=(self._left, host.strip("[]"), int(port)), daemon=True).start()
+            self._service = address.rpartition(":")[::2]
+            threading.Thread(target=self._look, args=(self._left,), daemon=True).start()
 
-    def _look(self, left: threading.Event, host: str, port: int) -> None:
+    def _look(self, left: threading.Event) -> None:
         missed = 0
         while missed < KNOCKS:
             if left.wait(KNOCK_EVERY):
                 return
-            try:
-                socket.create_connection((host, port), timeout=KNOCK_EVERY).close()
-                missed = 0
-            except OSError:
-                missed += 1
+            missed = 0 if self._answers() else missed + 1
         self.gone = True
 
     def stop(self) -> None:
@@ -278,14 +271,27 @@ class Ray(Backend):
 
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
+    def _answers(self) -> bool:
+        if self._service is not None:
+            try:
+                _knock(*self._service)
+            except OSError:
+                return False
+        return not self.gone
+
     def running(self) -> bool:
-        """Whether its control service answers."""
+        """Whether its control service answers; it is never asked for anything before that is known."""
         import ray
 
         try:
-            return not self.gone and bool(ray.is_initialized() and ray.cluster_resources())
+            return self._answers() and bool(ray.is_initialized() and ray.cluster_resources())
         except Exception:  # Which, depends on what is gone.
             return False
+
+
+def _knock(host: str, port: str) -> None:
+    """OSError where nothing listens."""
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_WAIT).close()
 
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
