@@ -23,8 +23,7 @@ from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cores import count_workers, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Engine
-from parallel_lenet.engines.cluster import TIMEOUT, Cluster
-from parallel_lenet.engines.cluster_backends import BACKENDS
+from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.finite import NonFiniteError
@@ -38,6 +37,7 @@ Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
 
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
+DATASETS_HELD = 3  # By workers: one each to train, validate and test on.
 
 
 class Coordinator:
@@ -277,10 +277,14 @@ class Coordinator:
             return self.model.predict(self.parameters, inputs)
 
     def _open(self, data: tuple[Dataset, ...]) -> None:
-        """Have workers that hold our model and these datasets; those that are running, if they do."""
-        held = all(any(dataset is opened for opened in self.engine.datasets) for dataset in data)
-        if not held or self.engine.model is not self.model:
-            self.engine.open(self.model, data, self.parameters)
+        """Have workers that hold our model and these datasets; those that are running, if they do.
+
+        New ones also hold what the old ones held, so that a loop over steps can evaluate other data.
+        """
+        opened = self.engine.datasets if self.engine.model is self.model else ()
+        if not all(any(dataset is each for each in opened) for dataset in data):
+            others = [each for each in opened if not any(each is dataset for dataset in data)]
+            self.engine.open(self.model, (*data, *others)[:DATASETS_HELD], self.parameters)
 
     def _index(self, dataset: Dataset) -> int:
         """Which of the engine's datasets it is."""

@@ -24,7 +24,10 @@ PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is lar
 
 @dataclass(frozen=True)
 class ShardMetrics:
-    """Sums over the samples of a shard, so that shards of any sizes add up exactly."""
+    """Sums over the samples of a shard, so that shards of any sizes add up exactly.
+
+    ``correct`` is how many were right; 0 where nothing is right or wrong, as in a regression.
+    """
 
     loss_sum: float = 0.0
     correct: int = 0

@@ -34,7 +34,9 @@ def _compute(
 ) -> ShardMetrics:
     data = datasets[shard.dataset]
     n = len(shard.rows)
-    sums = model.loss_and_gradient(parameters, data.inputs[shard.rows], data.targets[shard.rows], gradient)
+    # In C order, whatever the dataset's: some engines copy datasets, and a model's sums may follow the order in memory.
+    inputs, targets = (np.ascontiguousarray(array[shard.rows]) for array in (data.inputs, data.targets))
+    sums = model.loss_and_gradient(parameters, inputs, targets, gradient)
     if not isinstance(sums, ShardMetrics):
         raise TypeError(f"loss_and_gradient must return ShardMetrics, not {type(sums).__name__}")
     if sums.count != n or not 0 <= sums.correct <= n:

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks import cluster, engines, epoch, kernels, peers, picture, scaling, simulation, start
 from benchmarks.common import machine
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--rounds must be at least 1 and --batch-size at least 2")
     if arguments.picture and arguments.what not in picture.DRAWN:
         parser.error(f"--picture draws {DRAWN}, not {arguments.what}")
+    if arguments.picture and Path(arguments.picture).suffix not in (".png", ".svg"):
+        parser.error(f"--picture must end in .png or .svg, not {arguments.picture}")
+    if arguments.picture and not Path(arguments.picture).absolute().parent.is_dir():
+        parser.error(f"--picture {arguments.picture}: there is no such folder")
     if not (arguments.latency_ms >= 0 and arguments.gbit > 0):
         parser.error("--latency-ms must be at least 0 and --gbit above 0")
     report = measure(arguments)

@@ -28,6 +28,7 @@ ORDER = (
     "reports",
     "checkpoint",
     "engines.cluster",
+    "engines.cluster_ray",
     "engines.cluster_backends",
     "engines.processes",
     "engines.cluster_task",
@@ -81,8 +82,8 @@ LATE = {
     ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("engines.cluster_backends", "dask"),  # An extra.
     ("engines.cluster_backends", "dask.distributed"),  # An extra.
-    ("engines.cluster_backends", "ray"),  # An extra.
-    ("engines.cluster_backends", "ray.util.joblib"),  # An extra.
+    ("engines.cluster_ray", "ray"),  # An extra.
+    ("engines.cluster_ray", "ray.util.joblib"),  # An extra.
     ("datasets.downloads", "'requests'"),  # An extra.
 }
 EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "distributed", "ray")

@@ -40,6 +40,8 @@ def test_kernels_prints_a_table_with_the_machine() -> None:
         (["kernels", "--rounds", "0"], "--rounds"),
         (["kernels", "--picture", "x.png"], "--picture draws peers, scaling, simulation, not kernels"),
         (["simulation", "--gbit", "0"], "--gbit"),
+        (["simulation", "--picture", "x.foo"], "--picture must end in .png or .svg, not x.foo"),
+        (["simulation", "--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no such folder"),
         (["simulation", "--latency-ms", "-1"], "--latency-ms"),
     ],
 )
@@ -75,7 +77,7 @@ machine = {"cpu": "abacus", "numpy": "2.0"}
 DRAWN["peers"]({"batch_size": 128, "epoch_seconds": {"compiled": 1.5, "PyTorch eager": 5.0}}, machine, "peers.png")
 found = {"step_ms": {"1": 5.0, "2": 3.0}, "predicted_ms": {"1": 5.0, "2": 2.9, "4": 1.6}}
 speedups = {128: [1.0, 1.9], 512: [1.0, 2.0]}
-simulated = {"workers": [1, 2], "latency_ms": 0.2, "gbit": 10.0, "naive": {"speedups": speedups}}
+simulated = {"workers": [1, 2], "backend": "dask", "latency_ms": 0.2, "gbit": 10.0, "naive": {"speedups": speedups}}
 DRAWN["simulation"](simulated, machine, "simulation.png")
 DRAWN["scaling"]({"batch_size": 128, "naive": found, "compiled": found}, machine, "scaling.svg")
 """

@@ -193,6 +193,8 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate", "damaged.npz"], 1, "damaged.npz"),
         (["evaluate", "foreign.npz"], 1, "foreign.npz"),
         (["evaluate", "program.npz"], 1, "program.npz: holds no description of its network, as the train command"),
+        (["evaluate", "user.npz"], 1, "user.npz: its metadata is incomplete: user is [1]"),
+        (["train", "--chaos", "kill:every=2", "--engine", "serial"], 2, "of --engine processes, not of serial"),
         (["evaluate", "full"], 2, "full is a folder: name a checkpoint, such as full/checkpoint.npz"),
         (["evaluate"], 2, "CHECKPOINT"),
         (["bake"], 2, "bake"),
@@ -217,6 +219,7 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     (tmp_path / "full" / "thesis.tex").write_text("")
     (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
     checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 1, "layout": []})
+    checkpoint.save(tmp_path / "user.npz", {"parameters": np.zeros(3)}, {"user": [1]})
     Coordinator(lenet5(kernel="naive"), SGD(), n_workers=1).save(tmp_path / "program.npz")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,7 @@ from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError
 from parallel_lenet.batching import Shard, pairs, shards
 from parallel_lenet.engines import WorkerWarning, cluster, cluster_backends
 from parallel_lenet.engines.cluster import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
-from parallel_lenet.engines.cluster_backends import short_folder
+from parallel_lenet.engines.cluster_ray import short_folder
 from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, forget, hold
 from parallel_lenet.engines.serial import SerialEngine, blas
 
@@ -604,6 +604,43 @@ def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
         .splitlines()[-1]
         .endswith("no ray cluster with a worker at 127.0.0.1:1: [Errno 111] Connection refused")
     )
+
+
+TWO = """
+from parallel_lenet import *
+train, _ = load_dataset()
+data = Dataset(train.inputs[:150], train.targets[:150])
+both = [Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) for _ in "ab"]
+serial = Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=64)
+for coordinator in (*both, serial):
+    coordinator.fit(data)
+try:
+    Cluster("ray", address="127.0.0.1:1")
+except WorkerError as error:
+    print(str(error).partition(" already")[0].split(" at ")[0])
+try:
+    Cluster("ray", n_workers=3).open(serial.model, (data,), serial.parameters)
+except WorkerError as error:
+    print(error)
+both[0].close()
+both[1].fit(data)
+serial.fit(data)
+print(both[1].parameters_sha256() == serial.parameters_sha256())
+both[1].close()
+import ray
+print(ray.is_initialized())
+"""
+
+
+def test_engines_of_one_program_share_its_ray(run: Run) -> None:
+    pytest.importorskip("ray")
+    wrong = "127.0.0.1:1"  # Not taken: a Ray of our own is started whatever this says.
+    assert run("-W", "ignore", "-c", TWO, env={"RAY_ADDRESS": wrong}).stdout.splitlines() == [
+        "this program uses a Ray",
+        "the ray cluster has 2 CPUs, too few for 3 workers",
+        "True",
+        "False",
+    ]
 
 
 HEADLESS = """

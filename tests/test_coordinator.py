@@ -164,6 +164,16 @@ def test_what_is_evaluated_between_steps_has_no_influence_on_training(digits: Da
     assert disturbed.parameters_sha256() == undisturbed.parameters_sha256()
 
 
+def test_other_data_evaluated_in_the_loop_cost_no_new_workers(digits: Dataset) -> None:
+    other, third = small(digits, 20), small(digits, 30)
+    with Coordinator(Softmax(), SGD(), n_workers=1, **UNEVEN) as coordinator:
+        workers = set()
+        for _ in coordinator.iterate(digits, 2, other):
+            coordinator.evaluate(third)
+            workers |= set(coordinator.worker_pids())
+        assert len(workers) == 1
+
+
 def test_training_goes_on_with_the_data_it_is_given(digits: Dataset) -> None:
     validation = Dataset(digits.inputs[:40], digits.targets[:40])
     a, b = serial(), serial()
@@ -368,6 +378,18 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
     for inputs, what in ((digits, "Dataset"), ([1.0], "list"), (np.array(["a"]), "of <U1")):
         with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, not {what}"):
             coordinator.predict(inputs)  # type: ignore[arg-type]
+
+
+def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.random((9, 5, 60)).astype(np.float32).transpose(2, 0, 1)
+    hashes = set()
+    for data in (inputs, np.ascontiguousarray(inputs)):
+        for where in ({"engine": "serial"}, {"engine": "threading", "n_workers": 2}, {"n_workers": 2}):
+            with Coordinator(models.Raveled(), SGD(0.1), batch_size=20, shard_size=5, **where) as coordinator:  # type: ignore[arg-type]
+                coordinator.fit((data, np.zeros(60, np.int64)))
+                hashes.add(coordinator.parameters_sha256())
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -32,10 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
         file = os.path.join(arguments.checkpoint, LAST)
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     arrays, described = checkpoint.load(arguments.checkpoint)
-    metadata = described.get("user", {})
+    metadata = described.get("user")
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{arguments.checkpoint}: its metadata is incomplete: user is {metadata!r}")
     given = {name: value for name, value in vars(arguments).items() if name in ("dataset", "data_dir")}
     source = given or {name: metadata.get(name) for name in ("dataset", "data_dir")}
-    kernel = vars(arguments).get("kernel", metadata.get("kernel"))
+    kernel = str(vars(arguments).get("kernel") or metadata.get("kernel"))
     if "network" not in metadata:
         raise CheckpointError(
             f"{arguments.checkpoint}: holds no description of its network, as the train command writes it; the program "

@@ -70,6 +70,8 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
     options = resolve_options(arguments) if resumed is None else resumed.options
     workers = train_workers(arguments, None if resumed is None else resumed.before)
     faults = Chaos(arguments.chaos)
+    if arguments.chaos is not None and options.engine != "processes":
+        raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {options.engine}")
     engine, how = engines.make(
         options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
     )

@@ -178,7 +178,9 @@ def run(arguments: argparse.Namespace) -> int:
     def engine() -> str | Engine:
         return engines.make(name, address, workers)[0]
 
-    engine()  # For the errors that it may raise.
+    probe = engine()  # For the errors that it may raise.
+    if not isinstance(probe, str):
+        probe.close()
     model = lenet5(kernel=asked.get("kernel", "auto"))
     train, _ = load()
     proof = Proof(model, train, arguments.steps, arguments.batch_size, workers.count, name, engine)

@@ -4,9 +4,9 @@ An engine moves work and results; it never averages and knows nothing of epochs.
 container, order and errors:
 
 - ``gradients`` and ``metrics`` are lazy iterators, one result a shard, *in shard order*, whatever order they were
-  computed in. So the coordinator can add the first gradients while the last are being computed, and no engine ever
-  holds more than a few. A shard with a ``cut`` is two: its gradient is that of the first plus that of the second, as
-  `worker.shard_gradient` computes it.
+  computed in. So the coordinator can add the first gradients while the last are being computed; `cluster` alone
+  collects those of a call first. A shard with a ``cut`` is two: its gradient is that of the first plus that of the
+  second, as `worker.shard_gradient` computes it.
 - An exception of the model is raised as itself, with the worker's traceback as a note where it was another process.
 - A worker that is lost is replaced, with a WorkerWarning; what can't be computed for that raises WorkerError.
 - Dropping an iterator half way is allowed; the engine stays usable.

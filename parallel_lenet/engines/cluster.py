@@ -8,18 +8,18 @@ twice.)
 
 What joblib does when something goes wrong, and what we do about it:
 
-- *It may wait for ever* for a task of the Dask backend that has failed. Every call has a time limit.
+- *It may wait for ever* for a task of the Dask backend that has failed. Calls to other processes have a time limit.
 - *A `Parallel` may return results of an earlier call that failed.* After any exception it is thrown away; and every
   result is stamped with its step's version and its shard, and only those that are wanted are taken.
 - *Arrays changed in place may go stale* in a worker. A step sends a copy, and joblib maps nothing into files.
 - *A lost worker costs the call.* What was stamped before is kept, the rest is asked for again.
 """
 
-import multiprocessing
 import pickle
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import ceil
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
@@ -28,7 +28,8 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.cores import usable_cores, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
-from parallel_lenet.engines.cluster_backends import BACKENDS
+from parallel_lenet.engines.cluster_backends import Backend, Dask, Loky, Threads
+from parallel_lenet.engines.cluster_ray import Ray
 from parallel_lenet.engines.cluster_task import Answer, Blob, Result, Setup, Task, compute, forget, hold, pack
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.pairs import join, spread
@@ -36,10 +37,11 @@ from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
+BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
 TIMEOUT = 300.0  # Seconds.
 TASK_SECONDS = 0.1  # A task computes at least so long, if the step does: ten times what a task costs.
 TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds up the others by a quarter of its share.
-BYTES_HELD = 256 * 2**20  # Of gradients, here: a step with more is asked for in several calls.
+BYTES_HELD = 256 * 2**20  # Of gradients: a step with more is several calls, each with some work for all workers.
 LOOK_EVERY = 2.0  # Seconds.
 STEPS_MEASURED = 5  # Before we say that a cluster doesn't pay.
 
@@ -63,7 +65,7 @@ class Cluster:
     - ``n_workers``: by default all the cluster has, or all usable cores of this machine. With one worker of any but
       Dask, joblib computes in this process.
     - ``timeout``: seconds without any result after which a call counts as lost and is tried again. It must be longer
-      than the slowest task, a quarter of a worker's part of a step.
+      than a worker's part of a step takes.
     - ``max_tries``: calls that may be lost over one step before WorkerError.
 
     ValueError where a value is out of its range; ModuleNotFoundError without the extra; WorkerError where there is no
@@ -110,7 +112,7 @@ class Cluster:
             key, blob = pack(setup)
             self._backend.start(self.n_workers)
             hold(key, setup)  # For threads.
-            self._setup = key, blob
+            self._setup, self._shard_seconds = (key, blob), 0.0
             self.model, self.datasets = model, setup.datasets
         except BaseException:
             self.close()
@@ -178,7 +180,7 @@ class Cluster:
         failures, sent, received, blob = 0, 0, 0, None
         start, busy, clean = time.perf_counter(), dict[str, float](), True
         while wanted := _wanted(task.shards, done):
-            if self._backend.gone:
+            if self._backend.gone():
                 self._retry(TimeoutError(), 0, sum(len(shard.halves()) for _, shard in wanted))
             groups = [
                 Task(task.version, task.key, task.parameters, group, task.gradients) for group in self._groups(wanted)
@@ -228,7 +230,7 @@ class Cluster:
 
     def _retry(self, error: Exception, failures: int, missing: int) -> None:
         """Say that it will be tried again, or raise WorkerError."""
-        late = isinstance(error, TimeoutError | multiprocessing.TimeoutError)  # Joblib has used both.
+        late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
         what = f"no result within {self.timeout:g} s" if late else _described(error)
         name = self._backend.name
         if not self._backend.running():
@@ -266,7 +268,8 @@ class Cluster:
         """Throw the `Parallel` away, and the pool behind it."""
         parallel, self._parallel = self._parallel, None
         if parallel is not None:
-            parallel.__exit__(None, None, None)
+            with suppress(Exception):  # Of a pool that has lost its cluster.
+                parallel.__exit__(None, None, None)
 
     def _leave(self) -> None:
         """Forget what was open; the cluster and joblib's pool stay."""

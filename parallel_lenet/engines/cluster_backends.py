@@ -1,13 +1,9 @@
 """The clusters that joblib can use: how each is started or joined, and left."""
 
-import logging
 import os
 import re
 import shutil
-import socket
-import sys
 import tempfile
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,8 +15,6 @@ from parallel_lenet.engines.cluster_task import forget
 
 CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
 LEAVE = 5.0  # Seconds for a cluster's last files to go.
-KNOCK_EVERY, KNOCK_WAIT = 1.0, 5.0  # Seconds.
-KNOCKS = 3  # Without an answer, and a Ray cluster counts as gone.
 
 
 class Backend(ABC):
@@ -33,8 +27,6 @@ class Backend(ABC):
     """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
     addresses, example = re.compile("(?!)"), ""
     """What an address looks like; none does where there is no cluster to join."""
-    gone = False
-    """Known to be no more: a call would only hang."""
 
     def __init__(self, address: str | None = None) -> None:
         if address is not None and not self.example:
@@ -65,6 +57,10 @@ class Backend(ABC):
     def running(self) -> bool:
         """Whether there still is a cluster that could compute anything."""
         return True
+
+    def gone(self) -> bool:
+        """Whether a call would only hang."""
+        return False
 
     def forget(self, key: str) -> None:
         """Have no worker that goes on after us hold this setup."""
@@ -103,7 +99,7 @@ class Threads(Backend):
 
 
 class Loky(Threads):
-    """Processes of this machine, started by joblib."""
+    """Processes of this machine, started by joblib, which has one pool of them a program: the first stop ends it."""
 
     name = "loky"
 
@@ -132,12 +128,13 @@ class Dask(Backend):
         if self._client is None:
             if self.address is None:
                 self._cluster = self._local(n_workers)
-            self._client = _joined(
+            self._client = joined(
                 self, lambda: Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
             )
-            _joined(self, lambda: self._client.wait_for_workers(1, timeout=CONNECT))
-            # An error of a task that can't even be read by its worker never gets through joblib; this one does.
-            self._client.run(forget, "")
+            joined(self, lambda: self._client.wait_for_workers(1, timeout=CONNECT))
+            # An error of a task that its worker or the scheduler can't even read never gets through joblib; these do.
+            joined(self, lambda: self._client.run(forget, ""))
+            joined(self, lambda: self._client.run_on_scheduler(forget, ""))
         return n_workers or self.count()
 
     def _local(self, n_workers: int | None) -> Any:
@@ -172,7 +169,7 @@ class Dask(Backend):
             client.close()
         if cluster is not None:
             cluster.close()
-        _remove(self)
+        remove(self)
 
     def count(self) -> int:
         """All threads of all workers."""
@@ -192,118 +189,7 @@ class Dask(Backend):
         return {"client": self._client, "wait_for_workers_timeout": CONNECT}
 
 
-class Ray(Backend):
-    """A Ray cluster."""
-
-    name = "ray"
-    module = "ray"
-    returns = "list"  # All its joblib backend can: a call that fails has no results.
-    addresses, example = re.compile(r"auto|(ray://)?[^/]+:\d+"), "HOST:6379"
-    _ours = False
-    _folder = ""
-    _left: threading.Event | None = None
-    _service: tuple[str, str] | None = None
-
-    def start(self, n_workers: int | None) -> int:
-        """A Ray that this program has started itself is used, and left, like one at an address."""
-        import ray  # Late: an extra.
-        from ray.util.joblib import register_ray
-
-        register_ray()
-        logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)  # It warns of how joblib calls it.
-        if not ray.is_initialized():
-            self._ours = True
-            if self.address is None:
-                self._folder = tempfile.mkdtemp(prefix="lenet-ray-", dir=short_folder())
-                path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # Workers find the modules that we do.
-                ray.init(
-                    num_cpus=n_workers,
-                    runtime_env={"env_vars": path},
-                    _temp_dir=self._folder,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-            else:
-                if self.address != "auto":  # Which is any cluster of this machine.
-                    host, _, port = self.address.removeprefix("ray://").rpartition(":")
-                    _joined(self, lambda: _knock(host, port))  # Ray itself would go on for minutes where no one opens.
-                _joined(self, lambda: ray.init(self.address, log_to_driver=False, configure_logging=False))
-        self._watch()
-        return n_workers or self.count()
-
-    def _watch(self) -> None:
-        """Notice when the cluster's control service ends: Ray goes on without it for a minute, then ends our program.
-
-        Through a client (``ray://``) there is nothing to watch.
-        """
-        import ray
-
-        address = getattr(ray.get_runtime_context(), "gcs_address", "")
-        if self._left is None and address:
-            self.gone, self._left = False, threading.Event()
-            self._service = address.rpartition(":")[::2]
-            threading.Thread(target=self._look, args=(self._left,), daemon=True).start()
-
-    def _look(self, left: threading.Event) -> None:
-        missed = 0
-        while missed < KNOCKS:
-            if left.wait(KNOCK_EVERY):
-                return
-            missed = 0 if self._answers() else missed + 1
-        self.gone = True
-
-    def stop(self) -> None:
-        """What was there before us stays."""
-        if self._left is not None:
-            self._left.set()
-        self._left = None
-        if self._ours:
-            import ray
-
-            self._ours = False
-            ray.shutdown()
-        _remove(self)
-
-    def count(self) -> int:
-        """All CPUs of all nodes."""
-        import ray
-
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def _answers(self) -> bool:
-        if self._service is not None:
-            try:
-                _knock(*self._service)
-            except OSError:
-                return False
-        return not self.gone
-
-    def running(self) -> bool:
-        """Whether its control service answers; it is never asked for anything before that is known."""
-        import ray
-
-        try:
-            return self._answers() and bool(ray.is_initialized() and ray.cluster_resources())
-        except Exception:  # Which, depends on what is gone.
-            return False
-
-
-def _knock(host: str, port: str) -> None:
-    """OSError where nothing listens."""
-    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_WAIT).close()
-
-
-BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
-
-
-def short_folder() -> str:
-    """Where Ray may put its sockets, whose names with all their folders must not be longer than 107 bytes."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(usual) > 20 and os.path.isdir("/tmp") else usual
-
-
-def _joined(backend: Backend, join: Callable[[], Any]) -> Any:
+def joined(backend: Backend, join: Callable[[], Any]) -> Any:
     """What ``join`` gives; WorkerError, and nothing left running, where there is no cluster."""
     try:
         return join()
@@ -313,7 +199,7 @@ def _joined(backend: Backend, join: Callable[[], Any]) -> Any:
         raise WorkerError(f"no {backend.name} cluster with a worker at {address}: {error}") from error
 
 
-def _remove(backend: Any) -> None:
+def remove(backend: Any) -> None:
     """Again and again for a while: processes that are about to end may still write there."""
     folder, backend._folder = backend._folder, ""
     end = time.monotonic() + LEAVE

@@ -11,7 +11,7 @@ import pickle
 import socket
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -92,6 +92,7 @@ class Answer:
 
 
 _own: dict[str, Setup] = {}
+_holders = Counter[str]()
 _sent: OrderedDict[str, Setup] = OrderedDict()
 _lock = threading.Lock()
 
@@ -106,14 +107,19 @@ def pack(setup: Setup) -> tuple[str, Blob]:
 
 def hold(key: str, setup: Setup) -> None:
     """Have a setup ready in the coordinator's process, for tasks that joblib runs there."""
-    _own[key] = setup
+    with _lock:
+        _own[key] = setup
+        _holders[key] += 1
 
 
 def forget(key: str) -> None:
-    """Hold it no longer in this process."""
+    """Hold it no longer in this process, unless another engine here does."""
     with _lock:
-        _own.pop(key, None)
-        _sent.pop(key, None)
+        _holders[key] -= 1
+        if _holders[key] <= 0:
+            del _holders[key]
+            _own.pop(key, None)
+            _sent.pop(key, None)
 
 
 def _unpack(key: str, blob: Blob) -> Setup:
@@ -161,6 +167,8 @@ def compute(task: Task, blob: Blob | None) -> Answer:
             else:
                 metrics = shard_gradient(setup.model, setup.datasets, parameters, shard, gradient)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
+            if isinstance(error, KeyboardInterrupt) and task.key in _own:
+                raise  # This is the coordinator's program.
             results.append(Result(task.version, number, ShardMetrics(), failure=failure(error)))
             break
         results.append(Result(task.version, number, metrics, gradient))

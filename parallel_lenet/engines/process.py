@@ -50,7 +50,12 @@ class Process(Worker):
         ours.setblocking(False)
         self.channel = Channel(ours)
         with theirs:
-            self.process = _start(theirs, [shared.handle, self.block.handle])
+            try:
+                self.process = _start(theirs, [shared.handle, self.block.handle])
+            except BaseException:
+                ours.close()
+                self.block.close()
+                raise
         setup = Setup(
             model=model,
             shared=(shared.handle, shared.size),

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.common import Report, sixty_thousand
 from benchmarks.engines import NoOp
-from parallel_lenet import Adam, Coordinator, Dataset, Model, kernels, lenet5
+from parallel_lenet import Adam, Coordinator, Dataset, Model, StepReport, kernels, lenet5
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.cluster import Cluster, ClusterWarning
@@ -46,7 +46,8 @@ def step_seconds(engine: Engine, model: Model, data: Dataset, batch_size: int, s
     for report in coordinator.iterate(data, 1000):
         if len(times) == steps + 2:
             break
-        times.append(report.seconds)
+        if isinstance(report, StepReport) and report.count == batch_size:
+            times.append(report.seconds)
     return median(times[2:])
 
 

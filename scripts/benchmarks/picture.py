@@ -73,7 +73,7 @@ def simulation(results: Results, machine: dict[str, str], file: str) -> None:
     axes.set_yticks([1 / 8, 1 / 2, *workers[::2]], ["⅛", "½", *(f"{w:,}" for w in workers[::2])])
     axes.set_ylim(1 / 16, 2 * workers[-1])
     network = f"{results['latency_ms']:g} ms and {results['gbit']:g} Gbit/s to the coordinator"
-    axes.set_xlabel(f"workers, {network}\n({_caption(machine)})", fontsize=8)
+    axes.set_xlabel(f"workers of {results['backend']}, {network}\n({_caption(machine)})", fontsize=8)
     axes.set_title("Simulated speed-up over one core", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, dpi=150)

@@ -118,7 +118,8 @@ def measure(arguments: argparse.Namespace) -> Report:
             f"{kernel}: efficiency {found['efficiency']:.3f} on {cores} workers, where the hardware gives "
             f"{found['hardware']:.3f}: {found['efficiency'] / found['hardware']:.3f} of it; of a step on one worker "
             f"{found['compute_ms']:,.2f} ms compute, {found['serial_ms']:.2f} ms serial, "
-            f"{found['messages_ms']:.2f} ms messages"
+            f"{found['messages_ms']:.2f} ms messages; a step has {found['shards']} shards, "
+            "so more workers than that bring nothing"
         )
     return Report(
         title=f"A step of {BATCH_SIZE} images; beyond {cores} workers predicted, each on a core of its own",
@@ -161,6 +162,7 @@ def _kernel(kernel: str, data: Dataset, cores: int, rounds: int) -> dict[str, An
         "messages_ms": messages * 1e3,
         "efficiency": seconds[1] / (cores * seconds[cores]),
         "hardware": hardware,
+        "shards": shards,
     }
 
 

@@ -192,7 +192,7 @@ def _check(engine: Cluster, kernel: str, data: Dataset, costs: Costs) -> list[tu
         coordinator = Coordinator(
             lenet5(kernel=kernel), Adam(), engine=engine, batch_size=batch_size, shard_size=SHARD_SIZES[kernel]
         )
-        measured = _steps(coordinator, data, 1 if kernel == "naive" else 5)[0]
+        measured = _steps(coordinator, data, 3 if kernel == "naive" else 5)[0]
         shards = math.ceil(batch_size / SHARD_SIZES[kernel])
         place = Place(cores=cores, slowdown=together / alone if workers == cores else 1.0)
         found.append((workers, batch_size, predict(costs, workers, shards, place), measured))
