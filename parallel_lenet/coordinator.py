@@ -31,7 +31,7 @@ from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
-from parallel_lenet.state import TrainingState, pack, unpack
+from parallel_lenet.state import TrainingState, pack, unpack, user_metadata
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
@@ -320,9 +320,7 @@ class Coordinator:
             if described.get(name) != value:
                 raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
         state = unpack(path, arrays, described, self.model, self._state)
-        user = described.get("user")
-        if not isinstance(user, dict):
-            raise CheckpointError(f"{path}: its metadata is incomplete: user is {user!r}")
+        user = user_metadata(path, described)
         self._state = state
         return user
 

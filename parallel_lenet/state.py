@@ -97,3 +97,11 @@ def checked_parameters(path: str | os.PathLike[str], arrays: Arrays, described: 
     if parameters.shape != (model.layout.size,):
         raise CheckpointError(f"{path}: holds {parameters.size} parameters; its network has {model.layout.size}")
     return parameters
+
+
+def user_metadata(path: str | os.PathLike[str], described: dict[str, Any]) -> dict[str, Any]:
+    """What whoever saved a loaded checkpoint put beside the training's state; CheckpointError where it is damaged."""
+    user = described.get("user")
+    if not isinstance(user, dict):
+        raise CheckpointError(f"{path}: its metadata is incomplete: user is {user!r}")
+    return user

@@ -59,7 +59,7 @@ def test_chaos_kills_and_stops_workers_and_changes_no_bit(tmp_path: Path) -> Non
     options = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--shard-size", "5", "--epochs", "2")
     plan = "kill:every=15, stop:every=20,seed=3"
     quiet = run(tmp_path, "train", *options, "--engine", "serial", "--out", "quiet", "--json", "--quiet")
-    assert quiet.stderr == ""  # No workers, no harm.
+    assert quiet.stderr == ""
     result = run(tmp_path, "train", *options, "--workers", "2", "--chaos", plan, "--out", "wild", "--json")
     assert json.loads(result.stdout)["parameters_sha256"] == json.loads(quiet.stdout)["parameters_sha256"]
     assert "was killed by SIGKILL" in result.stderr

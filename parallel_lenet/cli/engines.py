@@ -1,6 +1,6 @@
 """The engine that a command's options ask for, with its workers."""
 
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli.options import UsageError, as_usage
 from parallel_lenet.cores import WorkerCount
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.cluster import TIMEOUT, Cluster
@@ -27,5 +27,5 @@ def make(
             max_tries=max_tries,
         )
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise as_usage(error) from None
     return cluster, f"all that the {engine} cluster has" if every else workers.how

@@ -13,7 +13,7 @@ from parallel_lenet.cli.runs import LAST
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.optimizers import SGD
-from parallel_lenet.state import checked_parameters
+from parallel_lenet.state import checked_parameters, user_metadata
 
 HELP = "measure a checkpoint on test images"
 
@@ -27,14 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
+    console = Console(json=arguments.json)
     workers = worker_count(vars(arguments).get("workers"))
     if os.path.isdir(arguments.checkpoint):
         file = os.path.join(arguments.checkpoint, LAST)
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     arrays, described = checkpoint.load(arguments.checkpoint)
-    metadata = described.get("user")
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{arguments.checkpoint}: its metadata is incomplete: user is {metadata!r}")
+    metadata = user_metadata(arguments.checkpoint, described)
     given = {name: value for name, value in vars(arguments).items() if name in ("dataset", "data_dir")}
     source = given or {name: metadata.get(name) for name in ("dataset", "data_dir")}
     kernel = str(vars(arguments).get("kernel") or metadata.get("kernel"))
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = vars(arguments)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
     with (
-        Console(json=arguments.json).warnings_as_notes(),
+        console.warnings_as_notes(),
         Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator,
     ):
         metrics = coordinator.evaluate(test)
@@ -76,5 +75,5 @@ def run(arguments: argparse.Namespace) -> int:
             ("test loss", f"{metrics.loss:.4f}"),
             ("parameters SHA-256", coordinator.parameters_sha256()[:16] + "..."),
         ]
-        Console().table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
+        console.table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
     return 0

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import ceil
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.cores import usable_cores, whole
@@ -44,6 +44,9 @@ TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds u
 BYTES_HELD = 256 * 2**20  # Of gradients: a step with more is several calls, each with some work for all workers.
 LOOK_EVERY = 2.0  # Seconds.
 STEPS_MEASURED = 5  # Before we say that a cluster doesn't pay.
+
+Work = TypeVar("Work")
+Numbered: TypeAlias = Sequence[tuple[int, Shard]]
 
 
 class ClusterWarning(UserWarning):
@@ -181,9 +184,10 @@ class Cluster:
         start, busy, clean = time.perf_counter(), dict[str, float](), True
         while wanted := _wanted(task.shards, done):
             if self._backend.gone():
-                self._retry(TimeoutError(), 0, sum(len(shard.halves()) for _, shard in wanted))
+                self._end(wanted)
             groups = [
-                Task(task.version, task.key, task.parameters, group, task.gradients) for group in self._groups(wanted)
+                Task(task.version, task.key, task.parameters, group, task.gradients)
+                for group in grouped(wanted, len(wanted) * self._shard_seconds, self.n_workers)
             ]
             sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
             missing = False
@@ -201,7 +205,7 @@ class Cluster:
             except Exception as error:
                 self._discard()
                 failures, clean = failures + 1, False
-                self._retry(error, failures, sum(len(shard.halves()) for _, shard in _wanted(task.shards, done)))
+                self._retry(error, failures, _wanted(task.shards, done))
             except BaseException:  # An interrupt.
                 self._discard()
                 raise
@@ -210,14 +214,6 @@ class Cluster:
         if clean and task.gradients:
             self._compare(time.perf_counter() - start, max(busy.values()))
         return done, Traffic(sent, received)
-
-    def _groups(self, shards: Sequence[tuple[int, Shard]]) -> Iterator[Sequence[tuple[int, Shard]]]:
-        """Neighbouring shards, in as many groups as a worker's share of the work is worth."""
-        share = len(shards) * self._shard_seconds / self.n_workers
-        number = self.n_workers * min(TASKS_A_WORKER, max(1, int(share / TASK_SECONDS)))
-        size = ceil(len(shards) / number)
-        for start in range(0, len(shards), size):
-            yield shards[start : start + size]
 
     def _call(self, tasks: Sequence[Task], blob: Blob | None) -> Iterator[Answer]:
         """One call of joblib's, on the `Parallel` that we have as long as nothing goes wrong."""
@@ -228,24 +224,29 @@ class Cluster:
         answers: Iterator[Answer] = self._parallel(delayed(compute)(task, blob) for task in tasks)
         return answers
 
-    def _retry(self, error: Exception, failures: int, missing: int) -> None:
+    def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
         """Say that it will be tried again, or raise WorkerError."""
         late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
-        what = f"no result within {self.timeout:g} s" if late else _described(error)
-        name = self._backend.name
+        what, missing = f"no result within {self.timeout:g} s" if late else _described(error), _count(wanted)
         if not self._backend.running():
-            self.close()
-            what = "it doesn't answer" if late else what
-            raise WorkerError(f"the {name} cluster is gone, with {missing} shards to compute: {what}") from error
+            self._end(wanted, None if late else error)
         if failures >= self.max_tries:
             self.close()
             raise WorkerError(f"{missing} shards could not be computed in {self.max_tries} tries: {what}") from error
         warnings.warn(
-            f"a worker of the {name} cluster was lost ({what}): {missing} shards are computed again, and the result "
-            "is not affected",
+            f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} shards are computed again, and "
+            "the result is not affected",
             WorkerWarning,
             stacklevel=2,
         )
+
+    def _end(self, wanted: Numbered, error: Exception | None = None) -> NoReturn:
+        """WorkerError: there is no cluster any more."""
+        what = "it doesn't answer" if error is None else _described(error)
+        self.close()
+        raise WorkerError(
+            f"the {self._backend.name} cluster is gone, with {_count(wanted)} shards to compute: {what}"
+        ) from error
 
     def _compare(self, seconds: float, computing: float) -> None:
         """Warn, once, when a step takes twice as long as its busiest worker computes."""
@@ -295,7 +296,20 @@ class Cluster:
         self.close()
 
 
-def _wanted(shards: Sequence[tuple[int, Shard]], done: dict[int, Result]) -> list[tuple[int, Shard]]:
+def grouped(work: Sequence[Work], seconds: float, n_workers: int) -> Iterator[Sequence[Work]]:
+    """Neighbours in as many groups as a worker's share of the work, which takes ``seconds`` in all, is worth."""
+    number = n_workers * min(TASKS_A_WORKER, max(1, int(seconds / n_workers / TASK_SECONDS)))
+    size = ceil(len(work) / number)
+    for start in range(0, len(work), size):
+        yield work[start : start + size]
+
+
+def _count(wanted: Numbered) -> int:
+    """How many shards these are: a pair is two."""
+    return sum(len(shard.halves()) for _, shard in wanted)
+
+
+def _wanted(shards: Numbered, done: dict[int, Result]) -> Numbered:
     """Those without a result, but none behind one that has failed: its exception ends the step."""
     wanted = []
     for number, shard in shards:

@@ -123,22 +123,18 @@ class Dask(Backend):
 
     def start(self, n_workers: int | None) -> int:
         """Of one thread each where we start them; where we don't, every thread is a worker."""
-        from dask.distributed import Client  # Late: an extra.
-
         if self._client is None:
             if self.address is None:
-                self._cluster = self._local(n_workers)
-            self._client = joined(
-                self, lambda: Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
-            )
-            joined(self, lambda: self._client.wait_for_workers(1, timeout=CONNECT))
-            # An error of a task that its worker or the scheduler can't even read never gets through joblib; these do.
-            joined(self, lambda: self._client.run(forget, ""))
-            joined(self, lambda: self._client.run_on_scheduler(forget, ""))
+                hint = (
+                    ". A program that starts one begins again in each of its workers: what starts it must stand under "
+                    '`if __name__ == "__main__":`'
+                )
+                joined(self, lambda: self._local(n_workers), hint)
+            joined(self, self._join)
         return n_workers or self.count()
 
-    def _local(self, n_workers: int | None) -> Any:
-        """A cluster of this machine."""
+    def _local(self, n_workers: int | None) -> None:
+        """Start a cluster of this machine."""
         from dask import config  # Late: an extra.
         from dask.distributed import LocalCluster
 
@@ -146,21 +142,23 @@ class Dask(Backend):
         # Dask's own changes of the environment would reach this program too, and have every large array take new pages
         # from the system: im2col takes three times as long so.
         own = {"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": self._folder}
-        try:
-            with config.set(own):
-                return LocalCluster(
-                    n_workers=n_workers,
-                    threads_per_worker=1,
-                    host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
-                    dashboard_address=None,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
-                )
-        except Exception as error:
-            self.stop()
-            raise WorkerError(
-                f"a Dask cluster of our own couldn't start: {str(error).rstrip('.')}. A program that starts one begins "
-                'again in each of its workers: what starts it must stand under `if __name__ == "__main__":`'
-            ) from error
+        with config.set(own):
+            self._cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
+            )
+
+    def _join(self) -> None:
+        from dask.distributed import Client  # Late: an extra.
+
+        self._client = Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
+        self._client.wait_for_workers(1, timeout=CONNECT)
+        # An error of a task that its worker or the scheduler can't even read never gets through joblib; these do.
+        self._client.run(forget, "")
+        self._client.run_on_scheduler(forget, "")
 
     def stop(self) -> None:
         """The client first: it would try to find the scheduler again."""
@@ -189,14 +187,18 @@ class Dask(Backend):
         return {"client": self._client, "wait_for_workers_timeout": CONNECT}
 
 
-def joined(backend: Backend, join: Callable[[], Any]) -> Any:
-    """What ``join`` gives; WorkerError, and nothing left running, where there is no cluster."""
+def joined(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
+    """Start or join a cluster; WorkerError, with a ``hint``, and nothing left running, where that fails."""
     try:
-        return join()
+        join()
     except Exception as error:
         address = backend.address
         backend.stop()
-        raise WorkerError(f"no {backend.name} cluster with a worker at {address}: {error}") from error
+        if address is None:
+            failed = f"a {backend.name.capitalize()} cluster of our own couldn't start"
+        else:
+            failed = f"no {backend.name} cluster with a worker at {address}"
+        raise WorkerError(f"{failed}: {str(error).rstrip('.')}{hint}") from error
 
 
 def remove(backend: Any) -> None:

@@ -95,7 +95,7 @@ class Ray(Backend):
             if Ray._ours:
                 import ray
 
-                Ray._ours = False
+                Ray._ours, Ray._where = False, None
                 ray.shutdown()
             remove(Ray)
 

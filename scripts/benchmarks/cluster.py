@@ -7,11 +7,9 @@ from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from benchmarks.common import Report, sixty_thousand
+from benchmarks.common import Report, sixty_thousand, steps
 from benchmarks.engines import NoOp
-from parallel_lenet import Adam, Coordinator, Dataset, Model, StepReport, kernels, lenet5
+from parallel_lenet import Adam, Coordinator, Model, kernels, lenet5
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.cluster import Cluster, ClusterWarning
@@ -33,24 +31,6 @@ def engines(workers: int) -> dict[str, Engine]:
     return found
 
 
-def opened(engine: Engine, model: Model, data: Dataset) -> None:
-    """Open with this model: a coordinator takes an engine that has its data as it is."""
-    engine.open(model, (data,), model.initial_parameters(np.random.default_rng(0)))
-
-
-def step_seconds(engine: Engine, model: Model, data: Dataset, batch_size: int, steps: int) -> float:
-    """Median seconds of a training step, after two that send the data and find how long a shard takes."""
-    times: list[float] = []
-    opened(engine, model, data)
-    coordinator = Coordinator(model, Adam(1e-3), engine=engine, batch_size=batch_size)
-    for report in coordinator.iterate(data, 1000):
-        if len(times) == steps + 2:
-            break
-        if isinstance(report, StepReport) and report.count == batch_size:
-            times.append(report.seconds)
-    return median(times[2:])
-
-
 def measure(arguments: argparse.Namespace) -> Report:
     """Milliseconds a step of each engine, for a model that does nothing and for each kernel and batch size."""
     workers, data = usable_cores(), sixty_thousand()
@@ -66,10 +46,11 @@ def measure(arguments: argparse.Namespace) -> Report:
         try:
             for name, model, batch_size in work:
                 times: dict[str, list[float]] = {engine: [] for engine in found}
-                steps = STEPS.get(name, max(3, 2048 // batch_size))
+                number = STEPS.get(name, max(3, 2048 // batch_size))
                 for _ in range(arguments.rounds if name != "naive" else 1):
                     for engine, seconds in times.items():
-                        seconds.append(step_seconds(found[engine], model, data, batch_size, steps))
+                        coordinator = Coordinator(model, Adam(1e-3), engine=found[engine], batch_size=batch_size)
+                        seconds.append(steps(coordinator, data, number)[0])
                 ms[f"{name}, {batch_size}"] = {engine: median(seconds) * 1e3 for engine, seconds in times.items()}
         finally:
             for each in found.values():

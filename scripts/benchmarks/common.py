@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from parallel_lenet import Dataset, load_dataset
+from parallel_lenet import Coordinator, Dataset, StepReport, load_dataset
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines.serial import blas
 
@@ -55,6 +55,21 @@ def alternate(work: Mapping[str, Callable[[], object]], rounds: int, repeat: int
                 function()
             times[name].append((time.perf_counter() - start) / repeat)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float, float]:
+    """Median seconds of a whole batch's step, and its loss summed (a `Timed` model's: the seconds that it computed).
+
+    After two steps that don't count: they send the data, and a cluster finds how long a shard takes.
+    """
+    reports: list[StepReport] = []
+    for report in coordinator.iterate(data, 1000):
+        if isinstance(report, StepReport) and report.count == coordinator.batch_size:
+            reports.append(report)
+        if len(reports) == number + 2:
+            break
+    measured = reports[2:]
+    return statistics.median(r.seconds for r in measured), statistics.median(r.loss * r.count for r in measured)
 
 
 def sgemm_flops() -> float:

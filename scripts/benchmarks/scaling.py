@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Report, sixty_thousand
+from benchmarks.common import Report, sixty_thousand, steps
 from benchmarks.engines import NoOp
-from parallel_lenet import Adam, Coordinator, Dataset, Model, Sequential, ShardMetrics, StepReport, kernels, lenet5
+from parallel_lenet import Adam, Coordinator, Dataset, Model, Sequential, ShardMetrics, kernels, lenet5
 from parallel_lenet.cores import usable_cores
 
 BATCH_SIZE = 128
@@ -64,18 +64,13 @@ class Step:
     compute: float
 
 
-def steps(model: Model, data: Dataset, workers: int, number: int, compiled: bool, engine: str = "processes") -> Step:
-    """Median over ``number`` steps, after one that doesn't count."""
+def measured_step(
+    model: Model, data: Dataset, workers: int, number: int, compiled: bool, engine: str = "processes"
+) -> Step:
+    """Over ``number`` steps."""
     adam = Adam(1e-3, compiled=compiled)
-    times, computes = [], []
     with Coordinator(model, adam, n_workers=workers, batch_size=BATCH_SIZE, engine=engine) as coordinator:
-        for report in coordinator.iterate(data):
-            assert isinstance(report, StepReport)
-            times.append(report.seconds)
-            computes.append(report.loss * report.count)
-            if len(times) > number:
-                break
-    return Step(statistics.median(times[1:]), statistics.median(computes[1:]))
+        return Step(*steps(coordinator, data, number))
 
 
 def copies(kernel: str, number: int) -> float:
@@ -89,7 +84,7 @@ def copies(kernel: str, number: int) -> float:
 
 def one_worker(kernel: str, data: Dataset) -> Step:
     """The yardstick."""
-    return steps(Timed(lenet5(kernel=kernel)), data, 1, STEPS.get(kernel, 150), kernel == "compiled")
+    return measured_step(Timed(lenet5(kernel=kernel)), data, 1, STEPS.get(kernel, 150), kernel == "compiled")
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -137,11 +132,11 @@ def _kernel(kernel: str, data: Dataset, cores: int, rounds: int) -> dict[str, An
     idle: dict[str, list[float]] = {"serial": [], "processes": []}
     for _ in range(rounds):
         for w, series in measured.items():
-            series.append(steps(model, data, w, number, compiled))
+            series.append(measured_step(model, data, w, number, compiled))
         together.append(copies(kernel, cores))
         nothing = NoOp(model.preferred_shard_size)
         for engine, series_idle in idle.items():
-            series_idle.append(steps(nothing, data, 1, 150, compiled, engine).seconds)
+            series_idle.append(measured_step(nothing, data, 1, 150, compiled, engine).seconds)
     seconds = {w: statistics.median(step.seconds for step in series) for w, series in measured.items()}
     compute = statistics.median(step.compute for step in measured[1])
     serial = statistics.median(idle["serial"])

@@ -24,19 +24,17 @@ import math
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.cluster import opened
-from benchmarks.common import Report, alternate, sixty_thousand
+from benchmarks.common import Report, alternate, sixty_thousand, steps
 from benchmarks.engines import NoOp
 from benchmarks.scaling import Timed, copies, one_worker
-from parallel_lenet import Adam, Coordinator, Dataset, StepReport, kernels, lenet5
+from parallel_lenet import Adam, Coordinator, Dataset, kernels, lenet5
 from parallel_lenet.batching import pairs
 from parallel_lenet.cores import usable_cores
-from parallel_lenet.engines.cluster import TASK_SECONDS, TASKS_A_WORKER, Cluster, ClusterWarning
+from parallel_lenet.engines.cluster import Cluster, ClusterWarning, grouped
 from parallel_lenet.engines.pairs import spread
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -81,9 +79,7 @@ def predict(costs: Costs, workers: int, shards: int, place: Place) -> float:
     """Seconds a step."""
     pieces = [len(piece.rows) for piece in spread(pairs(np.arange(shards), 1), workers)]  # A row for each shard.
     seconds = [(n * costs.shard + (n - 1) * costs.add) * place.slowdown for n in pieces]
-    tasks = workers * min(TASKS_A_WORKER, max(1, int(sum(seconds) / workers / TASK_SECONDS)))
-    size = math.ceil(len(pieces) / tasks)
-    groups = [sum(seconds[start : start + size]) for start in range(0, len(pieces), size)]
+    groups = [sum(group) for group in grouped(seconds, sum(seconds), workers)]
     busy = [0.0] * workers
     for group in groups:
         heapq.heapreplace(busy, busy[0] + group)
@@ -141,28 +137,15 @@ def _speedups(costs: Costs, shard_size: int, place: Place) -> dict[int, list[flo
     return found
 
 
-def _steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float, float]:
-    """Median seconds of a step, and of the computing in it (of a `Timed` model), after two that don't count."""
-    reports: list[StepReport] = []
-    for report in coordinator.iterate(data, 1000):
-        if isinstance(report, StepReport):
-            reports.append(report)
-        if len(reports) == number + 2:
-            break
-    return median(r.seconds for r in reports[2:]), median(r.loss * r.count for r in reports[2:])
-
-
 def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float, float]:
     """Of a call, of a task in it and of a gradient from it: from steps that compute nothing."""
     rows, seconds = [], []
     for tasks, pieces in ((2, 4), (8, 8), (2, 32)):
         engine.n_workers = tasks
-        engine._shard_seconds = 0.0  # So that every worker gets one task.
         engine._discard()
-        opened(engine, NoOp(), data)
         coordinator = Coordinator(NoOp(), Adam(), engine=engine, batch_size=2 * 16 * pieces, shard_size=16)
         rows.append((1, tasks, pieces))
-        seconds.append(_steps(coordinator, data, 10 * rounds)[0])
+        seconds.append(steps(coordinator, data, 10 * rounds)[0])
     engine.n_workers = 2
     engine._discard()
     call, task, take = np.maximum(0.0, np.linalg.solve(rows, seconds)).tolist()
@@ -172,7 +155,7 @@ def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float
 def _costs(kernel: str, data: Dataset, overhead: tuple[float, float, float]) -> Costs:
     model, shard_size = lenet5(kernel=kernel), SHARD_SIZES[kernel]
     with Coordinator(Timed(model), Adam(), engine="serial", batch_size=shard_size, shard_size=shard_size) as alone:
-        shard = _steps(alone, data, 2 if kernel == "naive" else 50)[1]
+        shard = steps(alone, data, 2 if kernel == "naive" else 50)[1]
     a, b = (np.zeros(model.layout.size, np.float32) for _ in range(2))
     adam = Adam()
     state = adam.init(a)
@@ -188,11 +171,10 @@ def _check(engine: Cluster, kernel: str, data: Dataset, costs: Costs) -> list[tu
     batch_size = 64 if kernel == "naive" else 8192
     for workers in (1, 2):
         engine.resize(workers)
-        opened(engine, lenet5(kernel=kernel), data)
         coordinator = Coordinator(
             lenet5(kernel=kernel), Adam(), engine=engine, batch_size=batch_size, shard_size=SHARD_SIZES[kernel]
         )
-        measured = _steps(coordinator, data, 3 if kernel == "naive" else 5)[0]
+        measured = steps(coordinator, data, 3 if kernel == "naive" else 5)[0]
         shards = math.ceil(batch_size / SHARD_SIZES[kernel])
         place = Place(cores=cores, slowdown=together / alone if workers == cores else 1.0)
         found.append((workers, batch_size, predict(costs, workers, shards, place), measured))
