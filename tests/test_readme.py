@@ -1,4 +1,4 @@
-"""The README's programs run as they stand there."""
+"""The programs of the README and of docs/ run as they stand there, and what the texts name exists."""
 
 import re
 import subprocess
@@ -8,21 +8,28 @@ from pathlib import Path
 import pytest
 from conftest import environment
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = [
+    pytest.param(program, id=f"{page.stem}: {program.strip().splitlines()[0]}")
+    for page in PAGES
+    for program in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
 
 
 def test_there_are_two_commands_to_set_up_with() -> None:
     assert len(re.findall(r"^python3 -m venv .* && .*pip install", README, re.MULTILINE)) == 2
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    for name in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (Path(__file__).parents[1] / name).exists(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / name).exists(), name
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.splitlines()[0])
-def test_a_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_runs(program: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-"],
         input=program,
