@@ -1,12 +1,17 @@
 """From an epoch to its batches to their shards: which samples, in which order, decided by (seed, epoch) alone."""
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.datasets import Dataset, DatasetError
+
 Rows = NDArray[np.int64]
+
+SPLIT = 2**64 - 1  # The epoch whose order decides a split: no training gets there.
 
 
 class Shard(NamedTuple):
@@ -33,6 +38,25 @@ def epoch_order(seed: int, epoch: int, samples: int) -> Rows:
     """
     key = np.array([seed, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(samples)
+
+
+def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The samples to train on, and ``fraction`` of ``data`` (rounded, at least one sample) to validate on.
+
+    A pure function of the arguments: shuffled by ``seed``, then in the order of ``data``. Both parts are copies. Raises
+    ValueError unless 0 < fraction < 1, DatasetError if ``data`` has fewer than two samples.
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
+        raise ValueError(f"validation must be data, or a fraction above 0 and below 1, not {fraction!r}")
+    if len(data) < 2:
+        raise DatasetError(f"{data.name}: {len(data)} sample can't be split into training and validation data")
+    held_out = min(max(1, round(float(fraction) * len(data))), len(data) - 1)
+    order = epoch_order(seed, SPLIT, len(data))
+    parts = ((order[held_out:], data.name), (order[:held_out], f"{data.name} (validation)"))
+    train, validation = (
+        Dataset(data.inputs[rows], data.targets[rows], name) for rows, name in ((np.sort(r), n) for r, n in parts)
+    )
+    return train, validation
 
 
 def batches(order: Rows, batch_size: int) -> Iterator[Rows]:

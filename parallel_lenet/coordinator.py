@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import checkpoint, finite
-from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards
+from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards, split
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cores import count_workers, whole
 from parallel_lenet.datasets import Dataset
@@ -151,17 +151,42 @@ class Coordinator:
         """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""
         return sha256(self.parameters)
 
-    def fit(self, train: Data, epochs: int = 1, validation: Data | None = None) -> History:
-        """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far."""
-        for _ in self.iterate(train, epochs, validation):
-            pass
-        return self.history
+    def fit(
+        self, train: Data, epochs: int = 1, validation: Data | float | None = None, *, keep_best: bool = False
+    ) -> History:
+        """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
+
+        ``validation`` is evaluated after each epoch: data, or a fraction of ``train``, such as 0.1, which is then left
+        out of training. ``seed`` decides which samples those are, so each call with the same data leaves out the same.
+
+        With ``keep_best`` the coordinator ends in the state after the epoch of this call with the lowest validation
+        loss, the first of equals: ``parameters``, optimizer, ``epoch`` and ``history`` are those of that epoch, and a
+        later ``fit`` continues from there. The returned history has all epochs. An interrupted call keeps its last
+        state. Raises ValueError for ``keep_best`` without validation data.
+        """
+        if keep_best and validation is None:
+            raise ValueError("keep_best needs validation data: validation must be data, or a fraction such as 0.1")
+        best: tuple[float, TrainingState] | None = None
+        for report in self.iterate(train, epochs, validation):
+            if keep_best and isinstance(report, EpochReport):
+                loss = report.validation_loss
+                loss = math.inf if loss is None or math.isnan(loss) else loss
+                if best is None or loss < best[0]:
+                    best = (loss, self._state)
+        history = self.history
+        if best is not None:
+            self._state = best[1]
+        return history
 
     def iterate(
-        self, train: Data, epochs: int = 1, validation: Data | None = None
+        self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
-        data = (_dataset(train),) if validation is None else (_dataset(train), _dataset(validation))
+        data: tuple[Dataset, ...] = (_dataset(train),)
+        if isinstance(validation, float | int | np.floating | np.integer):
+            data = split(data[0], validation, self.seed)
+        elif validation is not None:
+            data = (*data, _dataset(validation))
         return self._iterate(self.epoch + whole("epochs", epochs, 0), data)
 
     def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:

@@ -1,10 +1,12 @@
 """Order, batches and shards: every sample once, decided by (seed, epoch) alone."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards
+from parallel_lenet import Dataset, DatasetError
+from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards, split
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIZES = st.integers(1, 300)
@@ -89,3 +91,37 @@ def test_the_default_is_what_the_model_prefers_but_gives_two_workers_something_t
     assert 1 <= size <= preferred
     assert len(shards(np.arange(batch_size), size)) >= min(2, batch_size)
     assert size == preferred or size == (batch_size + 1) // 2
+
+
+# Splits.
+
+
+@given(SEEDS, st.integers(2, 200), st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_a_split_takes_every_sample_once_and_is_decided_by_the_seed(seed: int, samples: int, fraction: float) -> None:
+    data = Dataset(np.arange(samples) * 10, np.arange(samples))
+    train, validation = split(data, fraction, seed)
+    assert abs(len(validation) - fraction * samples) <= 1
+    assert len(train) >= 1
+    assert sorted([*train.targets, *validation.targets]) == list(range(samples))
+    for part, again in zip((train, validation), split(data, fraction, seed), strict=True):
+        assert np.array_equal(part.inputs, part.targets * 10)
+        assert np.array_equal(part.targets, np.sort(part.targets))
+        assert np.array_equal(part.targets, again.targets)
+
+
+def test_seeds_split_differently_and_neither_as_an_epoch_is_shuffled() -> None:
+    data = Dataset(np.arange(100), np.arange(100))
+    parts = {tuple(split(data, 0.2, seed)[1].targets) for seed in range(20)}
+    assert len(parts) == 20
+    assert all(tuple(np.sort(epoch_order(seed, 0, 100)[:20])) not in parts for seed in range(20))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf"), True])
+def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"a fraction above 0 and below 1, not {fraction!r}"):
+        split(Dataset(np.arange(10), np.arange(10)), fraction, 0)
+
+
+def test_one_sample_cannot_be_split() -> None:
+    with pytest.raises(DatasetError, match="ones: 1 sample can't be split"):
+        split(Dataset(np.arange(1), np.arange(1), "ones"), 0.5, 0)

@@ -29,7 +29,7 @@ from parallel_lenet import (
     lenet5,
     load_dataset,
 )
-from parallel_lenet.batching import epoch_order
+from parallel_lenet.batching import epoch_order, split
 from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.optimizers import clip_by_global_norm
 
@@ -107,6 +107,43 @@ def test_the_last_batch_counts_only_what_is_in_it(digits: Dataset) -> None:
     epoch = reports[-1]
     assert isinstance(epoch, EpochReport)
     assert_allclose(epoch.train_loss, np.average(losses(reports), weights=[56, 56, 38]), rtol=1e-13)
+
+
+# Validation.
+
+
+def test_a_fraction_for_validation_is_left_out_of_training_the_same_way_each_time(digits: Dataset) -> None:
+    train, validation = split(digits, 0.2, seed=3)
+    apart, together, reports = serial(), serial(), serial()
+    apart.fit(train, 2, validation)
+    for _ in range(2):
+        together.fit(digits, 1, validation=np.float32(0.2))
+    assert [r.count for r in reports.iterate(digits, 1, 0.2) if isinstance(r, StepReport)] == [56, 56, 8]
+    assert together.parameters_sha256() == apart.parameters_sha256()
+    assert [e.validation_loss for e in together.history.epochs] == [e.validation_loss for e in apart.history.epochs]
+    for wrong in (0, 1.0, True):
+        with pytest.raises(ValueError, match="validation must be data, or a fraction"):
+            together.fit(digits, 1, wrong)
+
+
+def test_the_best_epoch_by_validation_loss_can_be_kept(digits: Dataset, tmp_path: Path) -> None:
+    # A learning rate that rises at the third epoch to one that spoils everything.
+    def coordinator() -> Coordinator:
+        return serial(optimizer=SGD(lambda step: 0.1 if step < 6 else 3.0))
+
+    straight, best, further = coordinator(), coordinator(), coordinator()
+    straight.fit(digits, 2, validation=digits)
+    history = best.fit(digits, 4, validation=digits, keep_best=True)
+    losses = [epoch.validation_loss for epoch in history.epochs]
+    assert len(losses) == 4
+    assert losses.index(min(losses)) == 1  # type: ignore[type-var]
+    assert best.parameters_sha256() == straight.parameters_sha256()
+    assert (best.epoch, best.step, len(best.history.epochs)) == (2, 6, 2)
+    best.fit(digits, 1, validation=digits)
+    further.fit(digits, 3, validation=digits)
+    assert best.parameters_sha256() == further.parameters_sha256()
+    with pytest.raises(ValueError, match="keep_best needs validation data"):
+        best.fit(digits, 1, keep_best=True)
 
 
 # Steps, epochs, and going on.
