@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.random import permutation
 
 Rows = NDArray[np.int64]
 
@@ -32,12 +33,8 @@ class Shard(NamedTuple):
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Rows:
-    """Every sample once, shuffled: a pure function of the arguments, whatever was drawn before.
-
-    Philox turns a key into a stream of its own: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
-    """
-    key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(samples)
+    """Every sample once, shuffled: a pure function of the arguments, whatever was drawn before."""
+    return permutation((seed, epoch), samples)
 
 
 def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

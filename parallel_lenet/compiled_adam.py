@@ -1,10 +1,11 @@
-"""Adam's update in one pass over the vectors, compiled by Numba: what `optimizers.Adam` and `AdamW` compute in twelve.
+"""Adam's update in one pass over the vectors, compiled by Numba: the same bits as the twelve passes of `optimizers`.
 
 A step's serial part is mostly this: the coordinator's caches hold other things by then, so each pass fetches its
 vectors from far away. For 61,706 parameters it takes 0.06 ms in place of 0.13 to 0.6.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def update(
     _update(parameters, gradient, first, second, np.array(factors, out[0].dtype), *out)
 
 
-@compiled
+@partial(compiled, exact=True)
 def _update(
     parameters: Array,
     gradient: Array,

@@ -30,6 +30,7 @@ from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
 from parallel_lenet.parameters import Vector, sha256
+from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.state import TrainingState, pack, unpack, user_metadata
 
@@ -108,7 +109,7 @@ class Coordinator:
                 stacklevel=2,
             )
         if parameters is None:
-            parameters = model.initial_parameters(np.random.default_rng(self.seed))
+            parameters = model.initial_parameters(generator(self.seed))
         if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "

@@ -13,10 +13,13 @@ except ModuleNotFoundError as error:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the machine code on disk for the next process."""
+def compiled(function: Function, exact: bool = False) -> Function:
+    """Compile at the first call, and keep the machine code on disk for the next process.
+
+    ``exact``: every operation as it is written, so that all machines compute the same bits.
+    """
     # Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning (neither nnan nor ninf).
-    fastmath = {"reassoc", "contract", "nsz", "arcp"}
+    fastmath: set[str] = set() if exact else {"reassoc", "contract", "nsz", "arcp"}
     options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "nogil": True}
     try:
         return cast(Function, numba.njit(cache=True, **options)(function))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels import Kernels
+from parallel_lenet.random import uniform
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -49,17 +50,16 @@ class Layer(ABC):
         return {}
 
     def initial(self, shape: Shape, rng: np.random.Generator) -> dict[str, Array]:
-        """Fresh parameters, float64: weights of variance 1 / fan_in, biases 0.
+        """Fresh parameters, float64: weights drawn evenly from a range of variance 1 / fan_in around 0, biases 0.
 
         So that outputs have the inputs' variance: LeCun, Bottou, Orr, Müller, "Efficient BackProp" (1998), 4.6,
-        equation 16.
+        equation 16. The numbers are `random.uniform`'s: the same on every machine.
         """
         shapes = self.parameter_shapes(shape)
         if not shapes:
             return {}
-        fan_in = math.prod(shapes["weight"][1:])
-        weight = rng.standard_normal(shapes["weight"]) / math.sqrt(fan_in)
-        return {"weight": weight, "bias": np.zeros(shapes["bias"])}
+        bound = math.sqrt(3 / math.prod(shapes["weight"][1:]))  # -b to b has the variance b^2 / 3.
+        return {"weight": uniform(rng, -bound, bound, shapes["weight"]), "bias": np.zeros(shapes["bias"])}
 
 
 def _check_positive(layer: object, **values: object) -> None:

@@ -49,7 +49,11 @@ class Model(Protocol):
         """Names and shapes of the parameters."""
 
     def initial_parameters(self, rng: np.random.Generator) -> Vector:
-        """A fresh parameter vector, float32 or float64, of ``layout.size`` numbers, drawn from ``rng``."""
+        """A fresh parameter vector, float32 or float64, of ``layout.size`` numbers, drawn from ``rng``.
+
+        The coordinator gives NumPy's Philox generator keyed by its seed. What its ``standard_normal`` or ``uniform``
+        draws may change with NumPy's version; `random.uniform` always gives the same numbers.
+        """
 
     def loss_and_gradient(
         self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
@@ -157,7 +161,7 @@ class Sequential:
         )
 
     def initial_parameters(self, rng: np.random.Generator) -> Vector:
-        """Every layer's fresh parameters, drawn in order."""
+        """Every layer's fresh parameters, drawn in order: a function of ``rng``, the same bits on every machine."""
         parameters = np.empty(self.layout.size, self.dtype)
         for layer, shape, views in zip(self.layers, self.shapes, self._views(parameters), strict=False):
             for part, values in layer.initial(shape, rng).items():

@@ -4,8 +4,9 @@ An optimizer is two functions. `init(parameters)` gives the state before the fir
 state)` gives the next parameters and the next state. Nothing is changed in place: whoever interrupts an update still
 holds the parameters and the state of the last finished step, and both together are all that a resumed run needs.
 
-Every number is computed element by element with NumPy's own loops and Python-float factors. So float32 stays float32,
-and the result has the same bits however many threads the process may use. `gradient` is the mean over the batch.
+Every number is computed element by element, by NumPy's additions, multiplications, divisions and square roots and with
+Python-float factors. So float32 stays float32, and the result has the same bits on every machine (see `arithmetic`).
+`gradient` is the mean over the batch.
 
 The `weight_decay` of SGD, Momentum, RMSprop and Adam is an L2 penalty, as in PyTorch: `weight_decay * parameters` is
 added to the gradient first. That of AdamW, and of every optimizer in Keras, shrinks the parameters directly
@@ -21,6 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.arithmetic import power, sum_of_squares
 from parallel_lenet.schedules import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Schedule, set_number
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
@@ -201,8 +203,7 @@ class Adam:
     2) in which epsilon is added to `sqrt(v)` before the correction, so that it weighs more in the first steps; its
     epsilon is 1e-7.
 
-    ``compiled`` computes the same in one pass compiled by Numba (extra ``fast``), several times as fast; the results
-    differ in their last bits.
+    ``compiled`` computes the same bits in one pass compiled by Numba (extra ``fast``), several times as fast.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -284,11 +285,9 @@ def clip_by_global_norm(gradient: Vector, max_norm: float) -> tuple[Vector, floa
     """
     if isinstance(max_norm, bool) or not isinstance(max_norm, numbers.Real) or not max_norm > 0:
         raise ValueError(f"max_norm must be a number above 0, not {max_norm!r}")
-    # Not np.linalg.norm or np.dot: a BLAS dot product may be cut over threads, and its last bits then depend on their
-    # number. In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may
-    # overflow, and the infinite norm reports it better than a warning.
-    with np.errstate(over="ignore"):
-        norm = math.sqrt(np.square(gradient, dtype=np.float64).sum())
+    # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and
+    # the norm is then infinite.
+    norm = math.sqrt(sum_of_squares(gradient))
     if not max_norm < norm < math.inf:
         return gradient, norm
     # The factor can be too small for float32 even if the products are not, so each is computed in float64 and rounded
@@ -305,8 +304,8 @@ def _adam_step(
     step, beta1, beta2 = state.step + 1, optimizer.beta1, optimizer.beta2
     # Both corrections are factors of the whole vector, so they are moved into the two scalars, which saves a pass:
     # rate * (m / c1) / (sqrt(v) / c2 + epsilon) = (rate * c2 / c1) * m / (sqrt(v) + epsilon * c2).
-    correction1 = 1 - beta1**step
-    correction2 = math.sqrt(1 - beta2**step)
+    correction1 = 1 - power(beta1, step)
+    correction2 = math.sqrt(1 - power(beta2, step))
     size, epsilon = rate * correction2 / correction1, optimizer.epsilon * correction2
     old1, old2 = state.slots["first_moment"], state.slots["second_moment"]
     # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.

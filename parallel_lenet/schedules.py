@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from parallel_lenet.arithmetic import half_cosine, power
+
 
 class Schedule(Protocol):
     """A learning rate for every step; a plain function will do, a picklable one if the optimizer is to be pickled."""
@@ -98,8 +100,7 @@ class StepDecay:
     def __call__(self, step: int) -> float:
         """Return the learning rate after `step` finished steps."""
         _check_step(step)
-        # float() because a type checker cannot know that a float to the power of an int is real.
-        return self.learning_rate * float(self.factor ** (step // self.every))
+        return self.learning_rate * power(self.factor, step // self.every)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Cosine:
         _check_step(step)
         if step >= self.total_steps:
             return self.minimum
-        weight = (1 + math.cos(math.pi * step / self.total_steps)) / 2
+        weight = half_cosine(step, self.total_steps)
         # A weighted mean rather than the paper's `minimum + (learning_rate - minimum) * weight`, which is the same
         # number but may miss `learning_rate` at step 0 by a rounding error.
         return self.learning_rate * weight + self.minimum * (1 - weight)

@@ -62,6 +62,8 @@ ORDER = (
     "datasets.idx",
     "datasets.dataset",
     "parameters",
+    "random",
+    "arithmetic",
     "cores",
 )
 
@@ -154,7 +156,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "jit"
         if name == "optimizers":
-            assert target in ("schedules", "compiled_adam")
+            assert target in ("schedules", "compiled_adam", "arithmetic")
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

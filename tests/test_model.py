@@ -22,6 +22,7 @@ from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import PREDICTED_AT_ONCE, Sequential, ShardMetrics
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from parallel_lenet.parameters import Layout, sha256
+from parallel_lenet.random import generator
 
 Array = NDArray[Any]
 
@@ -279,6 +280,13 @@ def test_initial_parameters_follow_the_generator(lenet: Sequential) -> None:
     np.testing.assert_array_equal(single, first.astype(np.float32))
     views = lenet.layout.views(first)
     assert all(views[name].any() == name.endswith("weight") for name in views)
+
+
+def test_initial_parameters_are_the_same_on_every_machine() -> None:
+    # Written down once; LeNet-5's bits start here.
+    assert sha256(lenet5(kernel="naive").initial_parameters(generator(0))).startswith(
+        "d03474c8a856e5afb27d5e96bb0c83f1"
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, PREDICTED_AT_ONCE, PREDICTED_AT_ONCE + 3])
