@@ -3,12 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numba
 from numpy.typing import NDArray
-
-try:
-    import numba
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"what is compiled needs numba: pip install 'parallel-lenet[fast]' ({error})") from None
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -17,11 +17,13 @@ import math
 import numbers
 import operator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
 from parallel_lenet.schedules import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Schedule, set_number
 
@@ -203,7 +205,8 @@ class Adam:
     2) in which epsilon is added to `sqrt(v)` before the correction, so that it weighs more in the first steps; its
     epsilon is 1e-7.
 
-    ``compiled`` computes the same bits in one pass compiled by Numba (extra ``fast``), several times as fast.
+    ``compiled`` computes the same bits in one pass compiled by Numba (extra ``fast``), several times as fast. If Numba
+    is missing or does not work, NumPy computes the step and the reason is logged as a warning.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -310,9 +313,8 @@ def _adam_step(
     old1, old2 = state.slots["first_moment"], state.slots["second_moment"]
     # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.
     updated, first_moment, second_moment = np.empty((3, parameters.size), parameters.dtype)
-    if optimizer.compiled:
-        from parallel_lenet import compiled_adam  # Late: an extra.
-
+    compiled_adam = _compiled_adam() if optimizer.compiled else None
+    if compiled_adam is not None:
         factors = (beta1, 1 - beta1, beta2, 1 - beta2, size, epsilon, keep)
         compiled_adam.update((parameters, gradient, old1, old2), factors, (updated, first_moment, second_moment))
     else:
@@ -331,6 +333,16 @@ def _adam_step(
         updated *= -size
         updated += parameters if keep == 1 else parameters * keep
     return updated, OptimizerState(step, {"first_moment": first_moment, "second_moment": second_moment})
+
+
+@cache
+def _compiled_adam() -> Any:
+    """The module of the compiled update, or None, with a warning in the log, if Numba is missing or does not work."""
+    try:
+        return optional.load("fast", "numba", "Adam's compiled step", "parallel_lenet.compiled_adam")
+    except optional.ExtraError as error:
+        optional.note_once(f"{error}; until then NumPy computes the step")
+        return None
 
 
 def _with_penalty(gradient: Vector, parameters: Vector, weight_decay: float) -> Vector:

@@ -65,6 +65,7 @@ ORDER = (
     "random",
     "arithmetic",
     "cores",
+    "optional",
 )
 
 # A program, and what needs numba.
@@ -73,11 +74,16 @@ NOT_IMPORTED = ("__main__", "compiled_adam", "jit", "kernels.compiled")
 # What may be imported within a function, and why.
 LATE = {
     ("optimizers", "parallel_lenet.compiled_adam"),  # An extra.
+    ("optional", "importlib.metadata"),  # 20 ms, for failures only.
+    ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
     ("engines.processes", "joblib.externals.loky.backend.reduction"),  # The same, while the workers start.
     ("engines.failures", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
-    ("datasets.downloads", "'pooch'"),  # An extra.
+    ("optional", "module or library"),  # An extra.
+    ("engines.cluster_backends", "<self.module>"),  # An extra.
+    ("datasets.downloads", "pooch"),  # An extra.
+    ("datasets.downloads", "requests"),  # An extra.
     ("engines.cluster", "joblib"),  # 0.1 s.
     ("engines.cluster_backends", "joblib"),  # The same.
     ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
@@ -86,7 +92,6 @@ LATE = {
     ("engines.cluster_backends", "dask.distributed"),  # An extra.
     ("engines.cluster_ray", "ray"),  # An extra.
     ("engines.cluster_ray", "ray.util.joblib"),  # An extra.
-    ("datasets.downloads", "'requests'"),  # An extra.
 }
 EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "distributed", "ray")
 NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
@@ -112,6 +117,9 @@ def imported(node: ast.AST) -> Iterator[str]:
             yield inner if inner.removeprefix("parallel_lenet.") in MODULES and inner != module else module
     elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
         yield ast.unparse(node.args[0])
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "optional.load":
+        name = node.args[3] if len(node.args) > 3 else node.args[1]
+        yield str(name.value) if isinstance(name, ast.Constant) else f"<{ast.unparse(name)}>"
 
 
 def edges() -> Iterator[tuple[str, str]]:
@@ -156,7 +164,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "jit"
         if name == "optimizers":
-            assert target in ("schedules", "compiled_adam", "arithmetic")
+            assert target in ("schedules", "compiled_adam", "arithmetic", "optional")
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

@@ -18,6 +18,7 @@ from parallel_lenet.cli.options import UsageError
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.finite import NonFiniteError
+from parallel_lenet.optional import ExtraError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # The reader of our output has enough; Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CheckpointError, DatasetError, WorkerError, NonFiniteError, ModuleNotFoundError) as error:
+    except (CheckpointError, DatasetError, WorkerError, NonFiniteError, ExtraError) as error:
         print(f"parallel-lenet: {error}", file=sys.stderr)
         return 1
     except OSError as error:

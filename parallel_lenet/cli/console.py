@@ -1,11 +1,13 @@
 """What people see: notes, a progress bar, tables; with rich where it is installed, plain text where not."""
 
+import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
+
+from parallel_lenet import optional
 
 Row = Sequence[str]
 
@@ -23,7 +25,17 @@ class Console:
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
         self._out = sys.stderr if json else sys.stdout
-        self._rich = find_spec("rich") is not None
+        self._noted = False
+
+    def _rich(self, *modules: str) -> list[Any]:
+        """Some of rich's modules, imported when something is to be drawn; none if it is missing or does not work."""
+        try:
+            return [optional.load("cli", "rich", "output with colours and bars", f"rich.{name}") for name in modules]
+        except optional.ExtraError as error:
+            if error.installed and not self._noted:
+                self._noted = True
+                self.note(f"note: {error}")
+            return []
 
     def note(self, text: str) -> None:
         """How things are done, on standard error."""
@@ -37,7 +49,10 @@ class Console:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Show each warning when it comes, as often as it comes: a lost worker is news every time."""
+        """Show each warning when it comes, as often as it comes: a lost worker is news every time.
+
+        So too what the library logs.
+        """
 
         def show(
             message: Warning | str,
@@ -49,7 +64,7 @@ class Console:
         ) -> None:
             self.note(f"note: {message}")
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _logged(lambda text: self.note(f"note: {text}")):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = show
             yield
@@ -57,41 +72,57 @@ class Console:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         """A bar on standard error while it lasts, if that is a terminal: a log file has no use for it."""
-        if self.quiet or not self._rich or not sys.stderr.isatty():
+        rich = [] if self.quiet or not sys.stderr.isatty() else self._rich("progress", "console")
+        if not rich:
             yield lambda done, text: None
             return
-        from rich.console import Console as RichConsole  # Late: an extra, and slow to import.
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Bars(
-            *columns, TextColumn("{task.fields[text]}"), console=RichConsole(stderr=True), transient=True
-        ) as bars:
+        bar, console = rich
+        columns = (
+            *(bar.TextColumn("{task.description}"), bar.BarColumn(), bar.TaskProgressColumn()),
+            *(bar.TimeRemainingColumn(), bar.TextColumn("{task.fields[text]}")),
+        )
+        with bar.Progress(*columns, console=console.Console(stderr=True), transient=True) as bars:
             task = bars.add_task(title, total=total, text="")
             yield lambda done, text: bars.update(task, completed=done, text=text)
 
     def restore(self) -> None:
         """Give a terminal its cursor back, which a bar hides, where the bar can't end."""
-        if self._rich and sys.stderr.isatty():
+        if "rich" in sys.modules and sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h\n")
 
     def table(self, title: str, header: Row, rows: Sequence[Row]) -> None:
         """A table of results; numbers, which is all but the first column, to the right."""
         print(title, file=self._out)
-        if self._rich:
-            from rich.console import Console as RichConsole
-            from rich.table import Table
-
-            table = Table()
+        rich = self._rich("table", "console")
+        if rich:
+            tables, console = rich
+            table = tables.Table()
             for i, name in enumerate(header):
                 table.add_column(name, justify="right" if i else "left", overflow="fold")
             for row in rows:
                 table.add_row(*row)
             wide = None if self._out.isatty() else 1000  # A file has no edge to fold at.
-            RichConsole(file=self._out, width=wide).print(table)
+            console.Console(file=self._out, width=wide).print(table)
         else:
             print(plain_table(header, rows), file=self._out)
+
+
+@contextmanager
+def _logged(show: Callable[[str], None]) -> Iterator[None]:
+    """Show what the library logs, instead of passing it to the program's handlers."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    logger, handler = logging.getLogger("parallel_lenet"), Handler()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def plain_table(header: Row, rows: Sequence[Row]) -> str:

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             "that saved it can load it, with Coordinator.load, and evaluate"
         )
     try:
-        model = network.build(metadata["network"], kernel)
+        with console.warnings_as_notes():
+            model = network.build(metadata["network"], kernel)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{arguments.checkpoint}: describes no network of parallel-lenet: {error}") from None
     parameters = checked_parameters(arguments.checkpoint, arrays, described, model)

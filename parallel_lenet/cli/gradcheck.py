@@ -25,9 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--seed must be at least 0, not {arguments.seed}")
     console = Console(json=arguments.json)
     checks: list[Check] = []
-    for kernel in [arguments.kernel] if arguments.kernel else kernels.available():
-        console.note(f"checking kernel {kernel}")
-        checks += check_gradients(kernel, arguments.seed)
+    with console.warnings_as_notes():
+        for kernel in [arguments.kernel] if arguments.kernel else kernels.available():
+            console.note(f"checking kernel {kernel}")
+            checks += check_gradients(kernel, arguments.seed)
     failed = [check for check in checks if not check.error <= TOLERANCE]
     if arguments.json:
         results = [asdict(check) | {"passed": check not in failed} for check in checks]

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from logging import WARNING, Logger
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from parallel_lenet import optional
 from parallel_lenet.datasets.dataset import Dataset, DatasetError
 from parallel_lenet.datasets.idx import read_files
 
@@ -84,7 +84,7 @@ def download(name: str) -> tuple[Dataset, Dataset]:
 
     The first call downloads the dataset's four files into a folder of its name in ``$PARALLEL_LENET_DATA``, or, where
     that isn't set, in the user's cache folder; later calls need no network. Raises DatasetError when no mirror gives
-    a file, and ModuleNotFoundError when pooch, of the ``data`` extra, isn't installed.
+    a file, and ExtraError, a ModuleNotFoundError, if pooch or requests (extra ``data``) is missing or does not work.
     """
     if name not in SOURCES:
         raise DatasetError(f"dataset {name!r} can't be downloaded; allowed are {', '.join(SOURCES)}")
@@ -97,14 +97,8 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
     A file in the cache is used if it matches its checksum, and downloaded again if not. A download gets its final name
     only when it is complete and checked, so that several processes may do this at the same time.
     """
-    try:
-        # By name, since pooch comes without types.
-        pooch, requests = import_module("pooch"), import_module("requests")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"downloading {source.name} needs pooch: pip install 'parallel-lenet[data]'", name=error.name
-        ) from error
-
+    purpose = f"downloading {source.name}"
+    pooch, requests = optional.load("data", "pooch", purpose), optional.load("data", "requests", purpose)
     folder = Path(os.environ.get("PARALLEL_LENET_DATA") or pooch.os_cache("parallel-lenet"), source.name).expanduser()
     # Some servers label .gz files as a compressed transfer; requests would unpack them before the checksum is taken.
     downloader = pooch.HTTPDownloader(chunk_size=1 << 16, timeout=timeout, headers={"Accept-Encoding": "identity"})

@@ -71,8 +71,8 @@ class Cluster:
       than a worker's part of a step takes.
     - ``max_tries``: calls that may be lost over one step before WorkerError.
 
-    ValueError where a value is out of its range; ModuleNotFoundError without the extra; WorkerError where there is no
-    cluster at the address.
+    Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
+    and WorkerError if there is no cluster at the address.
     """
 
     def __init__(

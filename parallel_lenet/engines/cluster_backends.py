@@ -7,9 +7,9 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
+from parallel_lenet import optional
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster_task import forget
 
@@ -36,11 +36,9 @@ class Backend(ABC):
         self.address = address
 
     def require(self) -> None:
-        """ModuleNotFoundError without the extra."""
-        if self.module and find_spec(self.module) is None:
-            raise ModuleNotFoundError(
-                f"the {self.name} engine needs {self.name}: pip install 'parallel-lenet[{self.name}]'", name=self.module
-            )
+        """Raises ExtraError if the library is missing or does not work."""
+        if self.module:
+            optional.load(self.name, self.module, f"the {self.name} engine")
 
     @abstractmethod
     def start(self, n_workers: int | None) -> int:

@@ -17,10 +17,11 @@ turns the filters for the true convolution). Its output has ``floor((size + 2 * 
 
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
+
+from parallel_lenet import optional
 
 Array = NDArray[Any]
 
@@ -86,25 +87,37 @@ class Kernels(Protocol):
 
 
 def available() -> tuple[str, ...]:
-    """The kernels that can be loaded here: all, or all but `compiled` where numba is missing."""
-    return NAMES if find_spec("numba") else NAMES[:-1]
+    """The kernels that can be loaded here: all, or all but `compiled` if numba is missing or does not work.
+
+    In the second case the reason is logged as a warning, once per process.
+    """
+    try:
+        load("compiled")
+    except optional.ExtraError as error:
+        if error.installed:
+            optional.note_once(f"{error}; until then the im2col kernel is used")
+        return NAMES[:-1]
+    return NAMES
 
 
 def resolve(name: str) -> str:
-    """The kernel that ``name`` stands for: "auto" is `compiled` where numba is installed, else `im2col`.
+    """The kernel that ``name`` stands for: "auto" is `compiled` if numba works here, else `im2col`.
 
-    ValueError names the allowed ones where there is no such kernel; ModuleNotFoundError what to install.
+    Raises ValueError if there is no such kernel, and ExtraError, a ModuleNotFoundError, if it needs numba and that is
+    missing or does not work.
     """
     if name == "auto":
         return available()[-1]
     if name not in NAMES:
         raise ValueError(f"unknown kernel {name!r}: choose one of auto, {', '.join(NAMES)}")
-    if name not in available():
-        raise ModuleNotFoundError(f"kernel {name!r} needs numba: pip install 'parallel-lenet[fast]'")
+    if name == "compiled":
+        load(name)
     return name
 
 
 @cache
 def load(name: str) -> Kernels:
-    """The kernel module called ``name``; raises as `resolve` does."""
+    """The kernel module called ``name``, or "auto"; raises as `resolve` does."""
+    if name == "compiled":
+        return cast(Kernels, optional.load("fast", "numba", f"kernel {name!r}", f"parallel_lenet.kernels.{name}"))
     return cast(Kernels, import_module(f"parallel_lenet.kernels.{resolve(name)}"))

@@ -3,11 +3,10 @@
 import argparse
 import time
 import warnings
-from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
-from benchmarks.common import Report, sixty_thousand, steps
+from benchmarks.common import Report, sixty_thousand, steps, works
 from benchmarks.engines import NoOp
 from parallel_lenet import Adam, Coordinator, Model, kernels, lenet5
 from parallel_lenet.cores import usable_cores
@@ -24,9 +23,9 @@ def engines(workers: int) -> dict[str, Engine]:
     """Every engine that can be had here."""
     found: dict[str, Engine] = {"serial": SerialEngine(), "processes": ProcessesEngine(workers)}
     found |= {"loky": Cluster("loky", n_workers=workers), "threading": Cluster("threading", n_workers=workers)}
-    if find_spec("distributed"):
+    if works("dask", "distributed"):
         found["dask"] = Cluster("dask", n_workers=workers)
-    if find_spec("ray"):
+    if works("ray", "ray"):
         found["ray"] = Cluster("ray", n_workers=workers)
     return found
 

@@ -5,14 +5,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from parallel_lenet import Coordinator, Dataset, StepReport, load_dataset
+from parallel_lenet import Coordinator, Dataset, StepReport, load_dataset, optional
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines.serial import blas
 
@@ -36,12 +36,20 @@ def machine() -> dict[str, str]:
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
-    installed = [name for name in ("numpy", "joblib", "numba", "torch") if find_spec(name)]
-    return {
-        "cpu": f"{cpu}, {usable_cores()} usable cores",
-        "python": platform.python_version(),
-        **{name: version(name) for name in installed},
-    }
+    found = {"cpu": f"{cpu}, {usable_cores()} usable cores", "python": platform.python_version()}
+    for name in ("numpy", "joblib", "numba", "torch"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def works(extra: str, library: str) -> bool:
+    """Whether a library that comes with an extra can be used here."""
+    try:
+        optional.load(extra, library, "a measurement")
+    except optional.ExtraError:
+        return False
+    return True
 
 
 def alternate(work: Mapping[str, Callable[[], object]], rounds: int, repeat: int = 1) -> dict[str, float]:

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+from parallel_lenet import optional
+
 Results = dict[str, Any]
 
 
 def _figure() -> tuple[Any, Any]:
     try:
-        from matplotlib.figure import Figure  # Late: an extra.
-    except ModuleNotFoundError:
-        raise SystemExit("--picture needs matplotlib: pip install 'parallel-lenet[report]'") from None
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+        figures = optional.load("report", "matplotlib", "--picture", "matplotlib.figure")
+    except optional.ExtraError as error:
+        raise SystemExit(str(error)) from None
+    figure = figures.Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -23,12 +23,11 @@ import heapq
 import math
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.common import Report, alternate, sixty_thousand, steps
+from benchmarks.common import Report, alternate, sixty_thousand, steps, works
 from benchmarks.engines import NoOp
 from benchmarks.scaling import Timed, copies, one_worker
 from parallel_lenet import Adam, Coordinator, Dataset, kernels, lenet5
@@ -93,7 +92,7 @@ def predict(costs: Costs, workers: int, shards: int, place: Place) -> float:
 def measure(arguments: argparse.Namespace) -> Report:
     """Predicted speed-ups, and the prediction's error where it can be checked."""
     latency, gbit = arguments.latency_ms / 1e3, arguments.gbit
-    name: Literal["dask", "loky"] = "dask" if find_spec("distributed") else "loky"
+    name: Literal["dask", "loky"] = "dask" if works("dask", "distributed") else "loky"
     data, rows, notes, results = sixty_thousand(), [], [], dict[str, Any]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClusterWarning)
