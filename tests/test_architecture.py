@@ -35,10 +35,12 @@ ORDER = (
     "engines.pairs",
     "engines.child",
     "engines.process",
+    "engines.start",
     "engines.schedule",
     "engines.messages",
     "engines.failures",
     "engines.serial",
+    "engines.imports",
     "engines.memory",
     "engines",
     "worker",
@@ -66,6 +68,7 @@ ORDER = (
     "arithmetic",
     "cores",
     "optional",
+    "descriptors",
 )
 
 # A program, and what needs numba.
@@ -77,7 +80,8 @@ LATE = {
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
-    ("engines.processes", "joblib.externals.loky.backend.reduction"),  # The same, while the workers start.
+    ("engines.imports", "joblib.externals"),  # The same, while the workers start.
+    ("engines.imports", "cloudpickle"),  # The same.
     ("engines.failures", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.

@@ -1,10 +1,11 @@
 """The program a worker process runs: set up once, then shard after shard until the coordinator hangs up.
 
-Started as ``python -m parallel_lenet.engines.child SOCKET PARENT THREAD``, not through multiprocessing: that would
-import the user's script again, which then needs ``if __name__ == "__main__"``.
+`start` starts it, with the arguments SOCKET PARENT THREAD PATH... Not multiprocessing: that would import the user's
+script again, which then needs ``if __name__ == "__main__"``.
 """
 
 import ctypes
+import io
 import os
 import pickle
 import signal
@@ -19,17 +20,20 @@ import numpy as np
 
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.failures import failure
-from parallel_lenet.engines.memory import attach, read_only, view
+from parallel_lenet.engines.imports import unpickle_model
+from parallel_lenet.engines.memory import read_only, take, view
 from parallel_lenet.engines.messages import FAILED, GRADIENT, READY, RESULT, SKIPPED, Answer, Channel, Setup, Task
+from parallel_lenet.engines.start import GUARD
 from parallel_lenet.model import Model
 from parallel_lenet.worker import shard_gradient, shard_metrics
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
+COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")  # Signals.
 
 
 class _Worker:
     def __init__(self, setup: Setup) -> None:
-        shared, own = attach(*setup.shared), attach(*setup.own)
+        shared, own = take(*setup.shared), take(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
         self.datasets = [
             Dataset(read_only(view(shared, inputs)), read_only(view(shared, targets)))
@@ -38,7 +42,7 @@ class _Worker:
         self.gradients = view(own, setup.gradients)
         self.gradients[:] = np.nan  # What a model forgets to write is noticed.
         self.wanted = read_only(view(own, setup.wanted))
-        self.model: Model = pickle.loads(setup.model)
+        self.model: Model = unpickle_model(setup.model)
 
     def answer(self, task: Task) -> Answer:
         if self.wanted[task.row] != task.stamp:
@@ -77,7 +81,23 @@ def _socket(argument: str) -> socket.socket:
     """The inherited socket: a descriptor, or on Windows what ``socket.share`` wrote to standard input."""
     if sys.platform == "win32":
         return socket.fromshare(sys.stdin.buffer.read())
-    return socket.socket(fileno=int(argument))
+    connected = socket.socket(fileno=int(argument))
+    connected.setblocking(True)  # The program may have set a timeout for all its sockets.
+    connected.set_inheritable(False)  # What a model starts must not keep it open when this worker has died.
+    return connected
+
+
+def _signals() -> None:
+    """Leave it to the coordinator what a signal means that the whole job gets. A worker ends when its socket closes.
+
+    Handlers, as what is ignored stays ignored in the programs that a model starts, which need to be ended.
+    """
+    numbers = [getattr(signal, name) for name in COORDINATORS if hasattr(signal, name)]
+    for number in numbers:
+        signal.signal(number, lambda number, frame: None)
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in numbers])
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # They were blocked until now: see `start`.
 
 
 def _serve(channel: Channel) -> NoReturn:
@@ -99,19 +119,17 @@ def _serve(channel: Channel) -> NoReturn:
 
 def main() -> None:
     """Serve until the socket closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides.
+    os.environ.pop(GUARD, None)
+    _signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # A line appears when it is printed, also if the worker is killed.
     if sys.platform == "linux":  # A worker that wakes doesn't push the coordinator off its core, but waits for it.
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    descriptor, parent, thread = sys.argv[1:]
+    descriptor, parent, thread = sys.argv[1:4]
     _die_with(int(parent), int(thread))
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
     # The coordinator looks for what comes of it, and tells where: a warning from every worker tells less.
     np.seterr(over="ignore", invalid="ignore", divide="ignore")
-    os.dup2(2, 1)  # What a model prints must not mix with the output of the coordinator's program.
     with suppress(EOFError, OSError):  # The coordinator has hung up, or is gone.
         _serve(Channel(_socket(descriptor)))
-
-
-if __name__ == "__main__":
-    main()

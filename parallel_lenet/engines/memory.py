@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.descriptors import above_standard
+
 ALIGNMENT = 64  # A cache line; every array starts on one.
 
 
@@ -40,11 +42,12 @@ class SharedBlock:
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         self.handle: int | str = -1
         try:
-            if sys.platform == "win32":
-                self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
-            else:
-                self.handle = _anonymous_file(self.size)
-            block = attach(self.handle, self.size)
+            with above_standard():
+                if sys.platform == "win32":
+                    self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
+                else:
+                    self.handle = _anonymous_file(self.size)
+                block = attach(self.handle, self.size)
         except (OSError, OverflowError) as error:
             self.close()
             code = getattr(error, "errno", None) or errno.ENOMEM
@@ -60,9 +63,9 @@ class SharedBlock:
 
 
 def _anonymous_file(size: int) -> int:
-    if hasattr(os, "memfd_create"):
+    try:
         descriptor = os.memfd_create("parallel-lenet", os.MFD_CLOEXEC)
-    else:
+    except (AttributeError, OSError):  # Not every system has it, and sandboxes refuse it.
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     try:
@@ -83,6 +86,15 @@ def attach(handle: int | str, size: int) -> mmap.mmap:
             return mmap.mmap(-1, size, tagname=handle)
         raise ValueError("named blocks exist on Windows only")
     return mmap.mmap(handle, size)
+
+
+def take(handle: int | str, size: int) -> mmap.mmap:
+    """Map a block whose handle this process was given, and close the handle, which its own processes would inherit."""
+    try:
+        return attach(handle, size)
+    finally:
+        if isinstance(handle, int):
+            os.close(handle)
 
 
 def view(block: mmap.mmap, place: Place) -> NDArray[Any]:

@@ -6,6 +6,7 @@ order; arrays stay in shared memory.
 
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,17 +99,24 @@ class Channel:
         self._inbox = bytearray()
 
     def send(self, message: bytes) -> None:
-        """Send one message, or as much of it as goes; OSError where the other end is closed."""
+        """Send one message, or what a socket that does not block takes of it; OSError if the other end is closed."""
         self.outbox += _LENGTH.pack(len(message)) + message
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, or as much of it as goes."""
+        """Send what waits: all of it, or what a socket that does not block takes."""
         try:
-            sent = self.socket.send(self.outbox)
+            while self.outbox:
+                sent = self.socket.send(self.outbox)
+                del self.outbox[:sent]
         except BlockingIOError:
             return
-        del self.outbox[:sent]
+
+    def close(self) -> None:
+        """Hang up, also if a process that was forked from this one has a copy of the socket."""
+        with suppress(OSError):  # The other end has been closed.
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
 
     def receive(self) -> list[bytes]:
         """The messages that are here, once something is; EOFError or OSError where the other end is closed."""

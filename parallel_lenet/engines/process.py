@@ -12,27 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import SharedBlock, read_only
 from parallel_lenet.engines.messages import Answer, Channel, Setup
 from parallel_lenet.engines.schedule import ROWS, Worker
+from parallel_lenet.engines.start import start
 
 GRACE = 1.0  # Seconds that processes get to end by themselves.
-
-_THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM", "NUMBA_NUM")
-
-
-def _environment() -> dict[str, str]:
-    """The environment, with the caller's import path and one thread for every library: the workers are the parallelism.
-
-    Set before the worker starts, since BLAS reads it when NumPy loads it.
-    """
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, **{f"{library}_THREADS": "1" for library in _THREADS}}
 
 
 class Process(Worker):
@@ -46,16 +37,17 @@ class Process(Worker):
         self.block = SharedBlock([((ROWS, parameters.size), parameters.dtype), ((ROWS,), np.dtype(np.int64))])
         super().__init__(number, self.block.arrays[1], now)
         self.rows = [read_only(row) for row in self.block.arrays[0]]
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self.channel = Channel(ours)
-        with theirs:
-            try:
-                self.process = _start(theirs, [shared.handle, self.block.handle])
-            except BaseException:
-                ours.close()
-                self.block.close()
-                raise
+        with above_standard():
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            self.channel = Channel(ours)
+            with theirs:
+                try:
+                    self.process = start(theirs, [shared.handle, self.block.handle])
+                except BaseException:
+                    ours.close()
+                    self.block.close()
+                    raise
         setup = Setup(
             model=model,
             shared=(shared.handle, shared.size),
@@ -112,7 +104,7 @@ class Process(Worker):
 
     def wait(self, deadline: float) -> None:
         """Hang up, and wait until the process has ended, or for the deadline by `time.monotonic`."""
-        self.channel.socket.close()
+        self.channel.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, deadline - time.monotonic()))
 
@@ -136,26 +128,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # A real-time signal.
         return f"signal {number}"
-
-
-def _start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
-    """The process, which gets this end of the socket and these blocks of memory."""
-    # On Linux the first thread has the process's number: see `child` for what it is to the worker.
-    thread = threading.get_native_id()
-    command = [sys.executable, "-P", "-m", "parallel_lenet.engines.child"]
-    command += [str(number) for number in (theirs.fileno(), os.getpid(), thread)]
-    if sys.platform == "win32":
-        process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE)
-        with process.stdin:
-            process.stdin.write(theirs.share(process.pid))
-        return process
-    return subprocess.Popen(
-        command,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno(), *(handle for handle in handles if isinstance(handle, int))],
-        process_group=0,  # So that Ctrl-C in a terminal reaches the coordinator only.
-    )
 
 
 @contextmanager
@@ -187,7 +159,7 @@ def end_all(workers: list[Process]) -> None:
     for worker in workers:
         if worker.copies or not worker.ready:
             worker.process.kill()
-        worker.channel.socket.close()
+        worker.channel.close()
     for worker in workers:
         worker.wait(deadline)
         worker.end()

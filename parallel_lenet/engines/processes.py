@@ -29,12 +29,15 @@ import numpy as np
 from parallel_lenet.batching import Shard
 from parallel_lenet.cores import whole
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
+from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock
 from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, RESULT, SKIPPED, Answer, Task
 from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.process import GRACE, Process, end_all, uninterrupted
 from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
+from parallel_lenet.engines.start import interpreter
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
@@ -42,13 +45,6 @@ SAMPLES_NAMED = 8  # In an error: enough to look for what is wrong with them.
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _Events = Sequence[tuple[selectors.SelectorKey, int]]
-
-
-def _pickle(model: Model) -> bytes:
-    """With classes and functions of ``__main__`` whole, which a worker couldn't import."""
-    from joblib.externals.loky.backend.reduction import dumps  # Late: 0.1 s that only this engine needs.
-
-    return bytes(dumps(model))
 
 
 def _raise(worker: Process, answer: Answer) -> NoReturn:
@@ -91,16 +87,19 @@ class ProcessesEngine:
         self._workers = self._schedule.workers
         self._blocks: list[SharedBlock] = []
         self._warnings: list[str] = []
-        self._selector = selectors.DefaultSelector()
+        import_path()  # What relative entries mean now.
+        with above_standard():
+            self._selector = selectors.DefaultSelector()
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
         self._finalizer = weakref.finalize(self, _end, self._workers, self._blocks)
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
         """Start the workers and wait until each has the model."""
         self.close()
+        interpreter()
         arrays = [parameters, *(array for data in datasets for array in (data.inputs, data.targets))]
         try:
-            self._model = _pickle(model)
+            self._model = pickle_model(model)
             shared = SharedBlock([(array.shape, array.dtype) for array in arrays])
             self._blocks.append(shared)
             for copy, array in zip(shared.arrays, arrays, strict=True):

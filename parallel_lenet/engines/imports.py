@@ -1,0 +1,164 @@
+"""What a worker needs to import what the program has imported: from wherever, and whatever has changed since.
+
+A worker gets the program's import path with relative entries resolved, and the files of those modules that a search
+along this path would not find: a module that was loaded by its path, a folder that has left ``sys.path``, a module of
+the standard library that a file beside a notebook hides. Modules without a file travel with the model.
+"""
+
+import io
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from parallel_lenet.model import Model
+
+
+def _absolute(entry: str) -> str:
+    """An entry of ``sys.path`` as it is meant now; what is not a folder or file is left alone (an import hook)."""
+    try:
+        absolute = os.path.abspath(entry)
+    except OSError:  # The working directory has been removed.
+        return entry
+    return absolute if os.path.exists(absolute) else entry
+
+
+_meant: dict[str, dict[str, None]] = {}
+"""For each entry of ``sys.path`` the folders that it has meant, in this order: another in each working directory."""
+
+
+def import_path() -> list[str]:
+    """``sys.path`` with each relative entry replaced by what it meant whenever this function was called."""
+    path: dict[str, None] = {}
+    for entry in sys.path:
+        if isinstance(entry, str):
+            _meant.setdefault(entry, {})[_absolute(entry)] = None
+            path |= _meant[entry]
+    return list(path)
+
+
+import_path()  # The working directory may change before a coordinator is made.
+
+
+class Imports(NamedTuple):
+    """How to import what the program has imported."""
+
+    path: list[str]
+    """For ``sys.path``."""
+    files: dict[str, str]
+    """For each module that is not found along the path: its file, which is __init__.py for a package."""
+
+
+def _contents(name: str) -> dict[str, Any]:
+    """What a loaded module contains, read without triggering a module that loads lazily."""
+    module = sys.modules.get(name)
+    return object.__getattribute__(module, "__dict__") if isinstance(module, ModuleType) else {}
+
+
+def _file(name: str, contents: dict[str, Any]) -> str | None:
+    """The source or binary that a module was loaded from, if it was."""
+    spec = contents.get("__spec__")
+    if isinstance(spec, ModuleSpec):
+        return spec.origin if spec.has_location and spec.name == name else None
+    file = contents.get("__file__")
+    return os.path.abspath(file) if isinstance(file, str) and file.endswith(".py") else None
+
+
+def _is_package(file: str) -> bool:
+    return os.path.basename(file).startswith("__init__.")
+
+
+def _found(name: str, file: str, path: Sequence[str]) -> bool:
+    """Whether ``import`` finds this file under this name."""
+    package = name.rpartition(".")[0]
+    if not package:
+        spec = PathFinder.find_spec(name, path)
+        return spec is not None and spec.origin == file
+    folder = os.path.dirname(file)
+    return (os.path.dirname(folder) if _is_package(file) else folder) in _contents(package).get("__path__", ())
+
+
+def _imports() -> tuple[Imports, list[str]]:
+    """How workers import, and the modules that they cannot import at all, since no file holds them."""
+    path = import_path()
+    files: dict[str, str] = {}
+    without = []
+    for name in list(sys.modules):
+        contents = _contents(name)
+        if contents.get("__name__") != name or name == "__main__":  # An alias; or the program, which travels whole.
+            continue
+        file = _file(name, contents)
+        if file is not None and _found(name, file, path):
+            continue
+        if file is not None and os.path.exists(file):
+            files[name] = file
+        elif file is not None or (contents.get("__spec__") is None and "." not in name):
+            without.append(name)
+    return Imports(path, files), without
+
+
+def _cloudpickle() -> Any:
+    """The one that joblib uses: its own copy, or since version 1.6 the package."""
+    try:
+        from joblib.externals import cloudpickle  # Lazily: 0.1 s that only worker processes need.
+    except ImportError:
+        import cloudpickle
+    return cloudpickle
+
+
+def pickle_model(model: Model) -> bytes:
+    """The model for `unpickle_model`. Classes and functions that no worker could import travel whole."""
+    cloudpickle = _cloudpickle()
+    imports, without = _imports()
+    registered = [sys.modules[name] for name in without]
+    try:
+        for module in registered:
+            cloudpickle.register_pickle_by_value(module)
+        return pickle.dumps((imports, cloudpickle.dumps(model)))
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+class _Files:
+    """Finds modules by `Imports.files`, before the import path is searched."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, str] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        file = self.files.get(name)
+        if file is not None:
+            folder = [os.path.dirname(file)] if _is_package(file) else None
+            return spec_from_file_location(name, file, submodule_search_locations=folder)
+        if any(known.startswith(f"{name}.") for known in self.files) and PathFinder.find_spec(name, path) is None:
+            return ModuleSpec(name, None, is_package=True)  # The package of such a module, which has no file itself.
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError) as error:
+            message = f"a worker cannot import {name} from the module {module}: {error}"
+            raise ImportError(message, name=module) from error
+
+
+_files = _Files()
+"""Of this process, if it is a worker."""
+
+
+def unpickle_model(message: bytes) -> Model:
+    """The model, imported as the program does it; ImportError, which names module and class, if that fails."""
+    imports, model = pickle.loads(message)
+    sys.path[:] = imports.path
+    _files.files = imports.files
+    if _files not in sys.meta_path:
+        sys.meta_path.insert(0, _files)
+    unpickled: Model = _Unpickler(io.BytesIO(model)).load()
+    return unpickled
