@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from parallel_lenet import checkpoint, finite
 from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards, split
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cores import count_workers, whole
-from parallel_lenet.datasets import Dataset
+from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
+from parallel_lenet.cores import count_workers
+from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes import ProcessesEngine
@@ -89,16 +90,13 @@ class Coordinator:
             "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
         )
         self.seed = whole("seed", seed, 0)
-        if seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64, not {seed}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be above 0, or None, not {clip_norm!r}")
-        self.clip_norm = clip_norm
+        if self.seed >= 2**64:
+            raise ValueError(f"seed must be below 2**64, not {self.seed}")
+        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, ABOVE_ZERO_OR_NONE)
         if on_nan not in ("stop", "skip"):
             raise ValueError(f"on_nan must be stop or skip, not {on_nan!r}")
         self.on_nan = on_nan
-        if step_timeout is not None and not step_timeout > 0:
-            raise ValueError(f"step_timeout must be above 0, or None, not {step_timeout!r}")
+        step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
         self.engine = _engine(engine, n_workers, step_timeout, whole("max_tries", max_tries, 1))
         shards_a_batch = -(-self.batch_size // self.shard_size)
         if shards_a_batch < self.engine.n_workers:
@@ -183,11 +181,11 @@ class Coordinator:
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
-        data: tuple[Dataset, ...] = (_dataset(train),)
+        data: tuple[Dataset, ...] = (self._checked(train),)
         if isinstance(validation, float | int | np.floating | np.integer):
             data = split(data[0], validation, self.seed)
         elif validation is not None:
-            data = (*data, _dataset(validation))
+            data = (*data, self._checked(validation))
         return self._iterate(self.epoch + whole("epochs", epochs, 0), data)
 
     def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
@@ -283,7 +281,7 @@ class Coordinator:
 
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice."""
-        dataset = _dataset(data)
+        dataset = self._checked(data)
         self._open((dataset,))
         return self._evaluate(dataset)
 
@@ -301,6 +299,17 @@ class Coordinator:
             raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
         with blas().limit(limits=1):
             return self.model.predict(self.parameters, inputs)
+
+    def _checked(self, data: Data) -> Dataset:
+        """The data as a Dataset; DatasetError if the model's own check refuses it."""
+        dataset = _dataset(data)
+        check = getattr(self.model, "check", None)
+        if callable(check):
+            try:
+                check(dataset.inputs, dataset.targets)
+            except ValueError as error:
+                raise DatasetError(f"{dataset.name}: {error}") from error
+        return dataset
 
     def _open(self, data: tuple[Dataset, ...]) -> None:
         """Have workers that hold our model and these datasets; those that are running, if they do.

@@ -1,8 +1,9 @@
-"""How many workers: joblib's convention, over the cores this process may really use; and the check of any count."""
+"""How many workers: joblib's convention, over the cores this process may really use."""
 
 import os
 from dataclasses import dataclass
-from numbers import Integral
+
+from parallel_lenet.checks import whole
 
 MOST = 1024  # Processes on one machine: a slip of the finger shouldn't end it.
 
@@ -29,9 +30,7 @@ def usable_cores() -> int:
 
 def count_workers(n_workers: int) -> WorkerCount:
     """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0."""
-    if isinstance(n_workers, bool) or not isinstance(n_workers, Integral):
-        raise ValueError(f"the number of workers must be a whole number, not {n_workers!r}")
-    n_workers = int(n_workers)
+    n_workers = whole("the number of workers", n_workers)
     if n_workers == 0:
         raise ValueError(
             "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"
@@ -44,10 +43,3 @@ def count_workers(n_workers: int) -> WorkerCount:
     count = max(1, cores + 1 + n_workers)
     but = f" but {-1 - n_workers}" if n_workers < -1 else ""
     return WorkerCount(count, f"all{but} of {cores} usable cores", all=not but)
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """The value; ValueError unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return int(value)

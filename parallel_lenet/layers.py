@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import pixels
+from parallel_lenet.checks import FINITE, POSITIVE, number, shown, whole
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.random import uniform
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Views = Mapping[str, Array]
+
+MEAN, STD = 0.1307, 0.3081  # Of MNIST's training pixels, scaled to 0 to 1.
 
 
 class Layer(ABC):
@@ -62,10 +66,11 @@ class Layer(ABC):
         return {"weight": uniform(rng, -bound, bound, shapes["weight"]), "bias": np.zeros(shapes["bias"])}
 
 
-def _check_positive(layer: object, **values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(layer).__name__}: {name} must be a whole number of at least 1, not {value!r}")
+def _set_whole(layer: object, least: int, *names: str) -> None:
+    """Store the settings of a frozen layer as ints; ValueError unless they are whole numbers of at least ``least``."""
+    for name in names:
+        value = whole(f"{type(layer).__name__}: {name}", getattr(layer, name), least)
+        object.__setattr__(layer, name, value)
 
 
 def _check_image(layer: object, shape: Shape) -> None:
@@ -82,34 +87,74 @@ def _windows(layer: object, size: int, k: int, stride: int, padding: int = 0) ->
 
 @dataclass(frozen=True)
 class Images:
-    """The first layer: stored images, ``(n, h, w)`` or ``(n, c, h, w)``, made ready for the network.
+    """The first layer: stored images, ``(n, h, w)`` or ``(n, c, h, w)`` of any number type, made ready for the network.
 
-    Each is centred on a ``size`` x ``size`` field of background (pixel value 0; larger images keep their size), pixels
-    0 to 255 are scaled to 0 to 1, then normalised: ``(pixel / 255 - mean) / std``. Training and prediction both pass
-    through here, so they can't disagree. The defaults are MNIST's mean and standard deviation.
+    Each is centred on a ``size`` x ``size`` field of background (larger images keep their size). Pixels from
+    ``pixel_min``, the background, to ``pixel_max`` are scaled to 0 to 1, then normalised:
+    ``((pixel - pixel_min) / (pixel_max - pixel_min) - mean) / std``. Training and prediction both pass through here, so
+    they can't disagree. The defaults are 8-bit pixels, and MNIST's mean and standard deviation.
+
+    - ``image_size``: ``(height, width)`` of the stored images, or one number for both.
+    - ``pixel_max``: the value of white. 255 for 8-bit images, 1 for floats from 0 to 1 and for booleans, 16 for
+      scikit-learn's digits, 65535 for 16 bits. None takes the pixels as they are, for images that are standardised:
+      ``(pixel - mean) / std``, with the mean and deviation of the pixels themselves (0 and 1 leave them alone).
+    - ``pixel_min``: the value of black: 0, or -1 for images from -1 to 1. With ``pixel_max=None`` it only decides the
+      background around smaller images.
+
+    ValueError if a value is not allowed.
     """
 
-    image_size: tuple[int, int] = (28, 28)
+    image_size: tuple[int, int] | int = (28, 28)
     channels: int = 1
     size: int = 32
-    mean: float = 0.1307
-    std: float = 0.3081
+    mean: float = MEAN
+    std: float = STD
+    pixel_min: float = 0.0
+    pixel_max: float | None = 255.0
 
     def __post_init__(self) -> None:
-        height, width = self.image_size
-        _check_positive(self, height=height, width=width, channels=self.channels, size=self.size)
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"Images: mean must be finite and std positive, not {self.mean!r} and {self.std!r}")
+        sides = self.image_size if isinstance(self.image_size, tuple | list) else (self.image_size, self.image_size)
+        if len(sides) != 2:
+            raise ValueError(f"Images: image_size must be (height, width) or one number, not {shown(self.image_size)}")
+        names = ("Images: height of image_size", "Images: width of image_size")
+        image_size = tuple(whole(name, side, 1) for name, side in zip(names, sides, strict=True))
+        object.__setattr__(self, "image_size", image_size)
+        _set_whole(self, 1, "channels", "size")
+        for name, allowed in (("mean", FINITE), ("std", POSITIVE), ("pixel_min", FINITE)):
+            object.__setattr__(self, name, number(f"Images: {name}", getattr(self, name), allowed))
+        if self.pixel_max is not None:
+            object.__setattr__(self, "pixel_max", number("Images: pixel_max", self.pixel_max, FINITE))
+            if not self.pixel_max > self.pixel_min:
+                raise ValueError(f"Images: pixel_max must be above pixel_min, {self.pixel_min}, not {self.pixel_max}")
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Of the stored images."""
+        assert isinstance(self.image_size, tuple)
+        return self.image_size
+
+    @property
+    def unit(self) -> pixels.Unit:
+        """What the pixels are."""
+        return pixels.Unit(self.pixel_min, self.pixel_max)
 
     @property
     def shape(self) -> Shape:
         """The shape ``(c, h, w)`` of what the network sees."""
-        height, width = self.image_size
+        height, width = self.height_and_width
         return (self.channels, max(height, self.size), max(width, self.size))
 
+    def check(self, images: Array) -> None:
+        """ValueError unless the images have the network's size, and pixels that can be in its unit.
+
+        Reads all pixels once: 5 ms for the 60,000 images of MNIST.
+        """
+        self.stored(images)
+        pixels.check(images, self.unit, self.mean, self.std)
+
     def stored(self, images: Array) -> Array:
-        """The images as ``(n, c, h, w)``; ValueError where they are not of the network's size."""
-        wanted = (self.channels, *self.image_size)
+        """The images as ``(n, c, h, w)``; ValueError if they are not of the network's size."""
+        wanted = (self.channels, *self.height_and_width)
         found = (1, *images.shape[1:]) if images.ndim == 3 else images.shape[1:]
         if images.ndim not in (3, 4) or found != wanted:
             channels, height, width = wanted
@@ -121,7 +166,15 @@ class Images:
 
     def forward(self, kernels: Kernels, images: Array, y: Array) -> None:
         """Write ``images`` into ``y (c, h, w, n)``, padded and normalised."""
-        kernels.prepare_images(self.stored(images), 1 / (255 * self.std), -self.mean / self.std, y)
+        images = self.stored(images)
+        if images.dtype != np.uint8 or self.pixel_min != 0:
+            images = images.astype(y.dtype)
+            images -= y.dtype.type(self.pixel_min)
+        if self.pixel_max is None:
+            scale, shift = 1 / self.std, (self.pixel_min - self.mean) / self.std
+        else:
+            scale, shift = 1 / ((self.pixel_max - self.pixel_min) * self.std), -self.mean / self.std
+        kernels.prepare_images(np.ascontiguousarray(images), scale, shift, y)
 
 
 @dataclass(frozen=True)
@@ -141,9 +194,11 @@ class Conv2d(Layer):
     flip: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive(self, filters=self.filters, kernel_size=self.kernel_size, stride=self.stride)
-        if not isinstance(self.padding, int) or self.padding < 0:
-            raise ValueError(f"Conv2d: padding must be a whole number of at least 0, not {self.padding!r}")
+        _set_whole(self, 1, "filters", "kernel_size", "stride")
+        _set_whole(self, 0, "padding")
+        if not isinstance(self.flip, bool | np.bool_):
+            raise ValueError(f"Conv2d: flip must be True or False, not {shown(self.flip)}")
+        object.__setattr__(self, "flip", bool(self.flip))
 
     def output_shape(self, shape: Shape) -> Shape:
         """``(f, oh, ow)`` for ``(c, h, w)``."""
@@ -181,8 +236,9 @@ class _Pool2d(Layer):
     stride: int = 0
 
     def __post_init__(self) -> None:
+        _set_whole(self, 1, "size")
+        _set_whole(self, 0, "stride")
         object.__setattr__(self, "stride", self.stride or self.size)
-        _check_positive(self, size=self.size, stride=self.stride)
 
     def output_shape(self, shape: Shape) -> Shape:
         """``(c, oh, ow)`` for ``(c, h, w)``."""
@@ -237,8 +293,7 @@ class Tanh(_Elementwise):
     amplitude: float = 1.7159
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.amplitude) and self.amplitude > 0):
-            raise ValueError(f"Tanh: amplitude must be a positive number, not {self.amplitude!r}")
+        object.__setattr__(self, "amplitude", number("Tanh: amplitude", self.amplitude, POSITIVE))
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
         """Squash."""
@@ -286,7 +341,7 @@ class Dense(Layer):
     units: int
 
     def __post_init__(self) -> None:
-        _check_positive(self, units=self.units)
+        _set_whole(self, 1, "units")
 
     def output_shape(self, shape: Shape) -> Shape:
         """``(units,)`` for ``(features,)``."""

@@ -1,6 +1,7 @@
 """LeNet-5, the tutorial's network."""
 
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
+from parallel_lenet.checks import shown, whole
+from parallel_lenet.layers import MEAN, STD, AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.model import Sequential
 
 ACTIVATIONS: dict[str, type[Layer]] = {"tanh": Tanh, "relu": ReLU}
@@ -11,33 +12,45 @@ def lenet5(
     *,
     channels: int = 1,
     classes: int = 10,
-    image_size: tuple[int, int] = (28, 28),
+    image_size: tuple[int, int] | int = (28, 28),
     activation: str = "tanh",
     pooling: str = "avg",
-    mean: float = 0.1307,
-    std: float = 0.3081,
+    mean: float | None = None,
+    std: float | None = None,
+    pixel_min: float = 0,
+    pixel_max: float | None = 255,
     kernel: str = "auto",
     dtype: str = "float32",
 ) -> Sequential:
     """32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> 84 -> classes.
 
     An activation follows each layer with parameters but the last; as it stands, for MNIST, there are 61,706 of those.
-    Smaller images are centred on 32x32; larger ones keep their size, and the first dense layer grows. ``mean`` and
-    ``std`` normalise pixels scaled to 0 to 1. ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or
-    max. ValueError where one of them has another value.
+    Smaller images are centred on 32x32; larger ones keep their size, and the first dense layer grows.
+    ``image_size`` is ``(height, width)``, or one number for both.
+
+    ``pixel_min`` and ``pixel_max`` say which numbers stand for black and white in the images: 0 and 255 as stored,
+    ``pixel_max=1`` for floats from 0 to 1 and for booleans, 16 for scikit-learn's digits, 65535 for 16 bits, and
+    ``pixel_max=None`` for standardised images, which are used as they are. Images that can't be in this unit are
+    refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081; with
+    ``pixel_max=None`` the pixels themselves, by default 0 and 1.
+
+    ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ValueError if a value is not allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,
     with the tutorial's simplifications: pooling has no parameters, the second convolution sees all six maps, and the
     output is a dense layer under softmax.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown activation {shown(activation)}: choose one of {', '.join(ACTIVATIONS)}")
     if pooling not in POOLINGS:
-        raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
-    if not isinstance(classes, int) or classes < 2:
-        raise ValueError(f"classes must be a whole number of at least 2, not {classes!r}")
+        raise ValueError(f"unknown pooling {shown(pooling)}: choose one of {', '.join(POOLINGS)}")
+    classes = whole("classes", classes, 2)
+    if mean is None:
+        mean = MEAN if pixel_max is not None else 0.0
+    if std is None:
+        std = STD if pixel_max is not None else 1.0
     squash, pool = ACTIVATIONS[activation](), POOLINGS[pooling]()
     return Sequential(
-        Images(image_size=image_size, channels=channels, mean=mean, std=std),
+        Images(image_size, channels, mean=mean, std=std, pixel_min=pixel_min, pixel_max=pixel_max),
         (
             *(Conv2d(6, 5), squash, pool),
             *(Conv2d(16, 5), squash, pool, Flatten()),

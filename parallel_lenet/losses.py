@@ -20,12 +20,16 @@ def softmax_cross_entropy(kernels: Kernels, logits: Array, targets: Array, d_log
     ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
     The prediction is the first largest logit. ValueError names a target that is no class.
     """
-    classes, n = logits.shape
+    check_labels(targets, *logits.shape)
+    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), d_logits)
+
+
+def check_labels(targets: Array, classes: int, n: int) -> None:
+    """ValueError unless the targets are ``n`` labels of ``classes`` classes: integers from 0 to ``classes - 1``."""
     if targets.shape != (n,):
-        raise ValueError(f"targets must have shape ({n},), a label an image, not {targets.shape}")
+        raise ValueError(f"targets must have shape ({n},), a label per image, not {targets.shape}")
     if targets.dtype.kind not in "iu":
         raise ValueError(f"class labels must be integers, not {targets.dtype}")
     if targets.min() < 0 or targets.max() >= classes:
         bad = targets[(targets < 0) | (targets >= classes)][0]
         raise ValueError(f"label {bad} is out of range: this network has {classes} classes, 0 to {classes - 1}")
-    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), d_logits)

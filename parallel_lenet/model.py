@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.layers import Flatten, Images, Layer, Shape
-from parallel_lenet.losses import softmax_cross_entropy
+from parallel_lenet.losses import check_labels, softmax_cross_entropy
 from parallel_lenet.parameters import Layout, Vector
 
 Array = NDArray[Any]
@@ -41,7 +41,13 @@ class ShardMetrics:
 class Model(Protocol):
     """What the coordinator trains: any picklable object with this.
 
-    Workers hold copies, so a model carries no parameters; it gets them with each call.
+    Workers hold copies, so a model carries no parameters; it gets them with each call. Three members are optional:
+
+    - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
+      starts, in the coordinator's process. It raises ValueError if the model can't mean such data.
+    - ``description``: JSON values that decide what the parameters mean, such as the layers' settings. A checkpoint
+      holds it, and `Coordinator.load` refuses a checkpoint with another one. Without it only the layout is compared.
+    - ``preferred_shard_size``: samples per shard if the user doesn't say.
     """
 
     @property
@@ -66,7 +72,7 @@ class Model(Protocol):
         """
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
-        """One prediction a row of ``inputs``; for a classifier the class labels ``(n,)``."""
+        """One prediction per row of ``inputs``; for a classifier the class labels ``(n,)``."""
 
 
 def _aligned(shape: Shape, dtype: np.dtype[Any]) -> Array:
@@ -168,6 +174,11 @@ class Sequential:
                 views[part][:] = values
         return parameters
 
+    def check(self, inputs: Array, targets: Array) -> None:
+        """ValueError unless these are images of the network's size and unit, with a label of its classes for each."""
+        self.images.check(inputs)
+        check_labels(targets, self.classes, len(inputs))
+
     def _views(self, vector: Vector) -> list[dict[str, Array]]:
         """For each layer, its own part of the vector by name."""
         views = self.layout.views(vector)
@@ -210,7 +221,8 @@ class Sequential:
         return ShardMetrics(loss_sum, correct, len(inputs))
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
-        """The class scores (logits) of images, ``(n, classes)``."""
+        """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
+        self.images.check(inputs)
         own = self._views(parameters)
         blocks = [
             self._forward(own, inputs[start : start + PREDICTED_AT_ONCE], parameters.dtype).outputs[-1].T.copy()

@@ -14,7 +14,6 @@ added to the gradient first. That of AdamW, and of every optimizer in Keras, shr
 """
 
 import math
-import numbers
 import operator
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
-from parallel_lenet.schedules import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Schedule, set_number
+from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, number
+from parallel_lenet.schedules import Schedule, set_number
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
@@ -286,8 +286,7 @@ def clip_by_global_norm(gradient: Vector, max_norm: float) -> tuple[Vector, floa
     below; TensorFlow's `clip_by_global_norm` and Keras's `global_clipnorm` agree with the paper. Keras's `clipnorm` is
     something else, a limit for each variable alone.
     """
-    if isinstance(max_norm, bool) or not isinstance(max_norm, numbers.Real) or not max_norm > 0:
-        raise ValueError(f"max_norm must be a number above 0, not {max_norm!r}")
+    max_norm = number("max_norm", max_norm, ABOVE_ZERO)
     # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and
     # the norm is then infinite.
     norm = math.sqrt(sum_of_squares(gradient))

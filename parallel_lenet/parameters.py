@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.checks import whole
+
 Vector = NDArray[Any]
 
 
@@ -28,13 +30,20 @@ class Layout:
 
     entries: tuple[tuple[str, tuple[int, ...]], ...]
 
+    def __post_init__(self) -> None:
+        """Store plain ints and strings; ValueError if a name comes twice or a length is below 1."""
+        entries = []
+        for name, shape in self.entries:
+            lengths = shape if isinstance(shape, tuple | list) else (shape,)
+            entries.append((str(name), tuple(whole(f"a length of parameter {name!r}", n, 1) for n in lengths)))
+        if len(dict(entries)) < len(entries):
+            raise ValueError(f"parameter names must differ, not {[name for name, _ in entries]}")
+        object.__setattr__(self, "entries", tuple(entries))
+
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Layout":
-        """The layout of the named shapes, in the mapping's order; ValueError where one has a length below 1."""
-        for name, shape in shapes.items():
-            if any(length < 1 for length in shape):
-                raise ValueError(f"parameter {name!r} has shape {shape}: every length must be at least 1")
-        return cls(tuple((name, tuple(shape)) for name, shape in shapes.items()))
+        """The layout of the named shapes, in the mapping's order; ValueError if a length is not a whole number >= 1."""
+        return cls(tuple(shapes.items()))
 
     @cached_property
     def size(self) -> int:

@@ -5,13 +5,11 @@ update of a run asks for `schedule(0)`. Nothing here counts epochs: with 60,000 
 469 steps. A schedule holds no state, so a resumed run continues exactly where it stopped.
 """
 
-import math
-import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from parallel_lenet.arithmetic import half_cosine, power
+from parallel_lenet.checks import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, Range, number, whole
 
 
 class Schedule(Protocol):
@@ -22,37 +20,14 @@ class Schedule(Protocol):
         ...
 
 
-class Range(NamedTuple):
-    """The values a hyper-parameter may take: in words, for the error message, and as a test that NaN fails."""
-
-    words: str
-    contains: Callable[[float], bool]
-
-
-POSITIVE = Range("a finite number above 0", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: 0 <= value < math.inf)
-BELOW_ONE = Range("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
-UP_TO_ONE = Range("a number above 0 and at most 1", lambda value: 0 < value <= 1)
-
-
 def set_number(record: object, name: str, allowed: Range) -> None:
-    """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed.
-
-    A NumPy scalar is converted because `np.float64(0.9) * float32_array` is a float64 array, while a Python float
-    leaves the array's dtype alone.
-    """
-    value = getattr(record, name)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not allowed.contains(float(value)):
-        raise ValueError(f"{name} must be {allowed.words}, not {value!r}")
-    object.__setattr__(record, name, float(value))
+    """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed."""
+    object.__setattr__(record, name, number(name, getattr(record, name), allowed))
 
 
 def set_step_count(record: object, name: str) -> None:
     """Check that the attribute `name` of a frozen dataclass counts steps and store it as an int; ValueError if not."""
-    value = getattr(record, name)
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    object.__setattr__(record, name, int(value))
+    object.__setattr__(record, name, whole(name, getattr(record, name), 1))
 
 
 def _check_step(step: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cores import whole
+from parallel_lenet.checks import whole
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Vector

@@ -49,6 +49,7 @@ ORDER = (
     "model",
     "losses",
     "layers",
+    "pixels",
     "kernels.compiled",
     "kernels.im2col",
     "kernels.naive",
@@ -69,6 +70,7 @@ ORDER = (
     "cores",
     "optional",
     "descriptors",
+    "checks",
 )
 
 # A program, and what needs numba.
@@ -168,7 +170,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "jit"
         if name == "optimizers":
-            assert target in ("schedules", "compiled_adam", "arithmetic", "optional")
+            assert target in ("schedules", "compiled_adam", "arithmetic", "optional", "checks")
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

@@ -174,7 +174,7 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["train", "--max-steps", "0"], 2, "--max-steps"),
         (["train", "--shard-size", "-3"], 2, "--shard-size"),
         (["train", "--learning-rate", "nan"], 2, "--learning-rate must be a finite number above 0, not nan"),
-        (["train", "--clip-norm", "0"], 2, "--clip-norm must be above 0"),
+        (["train", "--clip-norm", "0"], 2, "--clip-norm must be a number above 0"),
         (["train", "--weight-decay", "-1"], 2, "--weight-decay must be"),
         (["train", "--seed", "-1"], 2, "--seed must be a whole number of at least 0, not -1"),
         (["train", "--workers", "99999999999"], 2, "at most 1,024, not 99,999,999,999"),
@@ -268,7 +268,7 @@ def test_a_network_with_too_few_classes_is_refused(
     write_idx(tmp_path / "large", 8, 8, shape=(40, 40), classes=2)
     train(*QUICK, "--batch-size", "4", "--out", "r", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
-    for data, words in (("six", "labels up to 5, but the network has 2 classes"), ("large", "(8, 40, 40)")):
+    for data, words in (("six", "is out of range: this network has 2 classes"), ("large", "(8, 40, 40)")):
         assert called("evaluate", "r/checkpoint.npz", "--data-dir", data) == 1
         assert words in capsys.readouterr().err
 

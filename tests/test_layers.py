@@ -227,17 +227,29 @@ BAD_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
     (lambda: Conv2d(6, 5, padding=-1), "Conv2d: padding must be a whole number of at least 0, not -1"),
     (lambda: Conv2d(6, 5, padding="same"), "Conv2d: padding must be a whole number of at least 0, not 'same'"),  # type: ignore[arg-type]
     (lambda: AvgPool2d(0), "AvgPool2d: size must be a whole number of at least 1, not 0"),
-    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 1, not -1"),
-    (lambda: Tanh(0), "Tanh: amplitude must be a positive number, not 0"),
-    (lambda: Tanh(math.inf), "Tanh: amplitude must be a positive number, not inf"),
-    (lambda: Tanh(math.nan), "Tanh: amplitude must be a positive number, not nan"),
+    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 0, not -1"),
+    (lambda: Tanh(0), "Tanh: amplitude must be a finite number above 0, not 0"),
+    (lambda: Tanh(math.inf), "Tanh: amplitude must be a finite number above 0, not inf"),
+    (lambda: Tanh(math.nan), "Tanh: amplitude must be a finite number above 0, not nan"),
     (lambda: Dense(0), "Dense: units must be a whole number of at least 1, not 0"),
-    (lambda: Images((0, 28)), "Images: height must be a whole number of at least 1, not 0"),
-    (lambda: Images((28, 2.0)), "Images: width must be a whole number of at least 1, not 2.0"),  # type: ignore[arg-type]
+    (lambda: Images((0, 28)), "Images: height of image_size must be a whole number of at least 1, not 0"),
+    (lambda: Images((28, 2.0)), "Images: width of image_size must be a whole number of at least 1, not 2.0"),  # type: ignore[arg-type]
     (lambda: Images(channels=0), "Images: channels must be a whole number of at least 1, not 0"),
     (lambda: Images(size=-1), "Images: size must be a whole number of at least 1, not -1"),
-    (lambda: Images(std=0), "Images: mean must be finite and std positive, not 0.1307 and 0"),
-    (lambda: Images(mean=math.nan), "Images: mean must be finite and std positive, not nan and 0.3081"),
+    (lambda: Images(std=0), "Images: std must be a finite number above 0, not 0"),
+    (lambda: Images((28, 28, 1)), r"Images: image_size must be \(height, width\) or one number, not \(28, 28, 1\)"),  # type: ignore[arg-type]
+    (lambda: Images(mean=(0.1, 0.2)), r"Images: mean must be a finite number, not \(0.1, 0.2\)"),  # type: ignore[arg-type]
+    (lambda: Images(mean=10**400), "Images: mean must be a finite number, not 1" + 96 * "0" + "..."),
+    (lambda: Images(std=10**5000), "Images: std must be a finite number above 0, not a value of type int"),
+    (lambda: Images(pixel_max=True), "Images: pixel_max must be a finite number, not True"),
+    (lambda: Images(pixel_min=1, pixel_max=1), "Images: pixel_max must be above pixel_min, 1.0, not 1.0"),
+    (lambda: Dense(True), "Dense: units must be a whole number of at least 1, not True"),
+    (
+        lambda: Conv2d(6, np.array([5, 5])),
+        "Conv2d: kernel_size must be a whole number of at least 1, not array.*",
+    ),  # type: ignore[arg-type]
+    (lambda: Conv2d(6, 5, flip=1), "Conv2d: flip must be True or False, not 1"),  # type: ignore[arg-type]
+    (lambda: Images(mean=math.nan), "Images: mean must be a finite number, not nan"),
 ]
 
 

@@ -1,48 +1,83 @@
-"""LeNet-5 as a run's data needs it, and as a checkpoint describes it."""
+"""LeNet-5 as a run's data needs it."""
+
+import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from parallel_lenet import pixels
 from parallel_lenet.cli.console import Console
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets.dataset import parts
 from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Sequential
 
-Description = dict[str, int | float | list[int]]
+Array = NDArray[Any]
+Recipe = dict[str, int | float | list[int] | None]
 
 
-def describe(train: Dataset) -> Description:
-    """What `build` needs for these images: size, channels, classes, and the mean and deviation to normalise by.
+def describe(train: Dataset) -> Recipe:
+    """What `build` needs for these images: size, channels, classes, their unit, and how to normalise them.
 
-    The sums of whole-number pixels are exact, so the numbers don't depend on the order they are added in.
+    The sums of whole-number pixels are exact, so the numbers don't depend on the order they are added in. Takes less
+    than half of the images' bytes.
     """
-    pixels = train.inputs
-    exact = pixels.astype(np.int64) if pixels.dtype.kind in "iu" else pixels.astype(np.float64)
-    mean = float(exact.sum() / exact.size)
-    variance = float((exact * exact).sum() / exact.size) - mean * mean
+    images = train.inputs
+    unit = pixels.recognise(images)
+    mean, variance = _moments(images)
+    low, high = pixels.extremes(images)
+    black, span = (0.0, 1.0) if unit.white is None else (unit.black, unit.white - unit.black)
+    shade = ((high - low) if unit.white is None else span) / 255
     return {
-        "channels": 1 if pixels.ndim == 3 else pixels.shape[1],
+        "channels": 1 if images.ndim == 3 else images.shape[1],
         "classes": max(2, train.classes),
-        "image_size": list(pixels.shape[-2:]),
-        "mean": mean / 255,
-        "std": max(variance, 1.0) ** 0.5 / 255,  # A set of blank images has no deviation to divide by.
+        "image_size": list(images.shape[-2:]),
+        "mean": (mean - black) / span,
+        # A set of blank images has no deviation to divide by.
+        "std": (max(variance, shade * shade) ** 0.5 or 1.0) / span,
+        "pixel_min": unit.black,
+        "pixel_max": unit.white,
     }
 
 
-def build(description: Description, kernel: str) -> Sequential:
-    """The network; ValueError where the description is none."""
-    values = dict(description, image_size=tuple(description["image_size"]))  # type: ignore[arg-type]
-    return lenet5(kernel=kernel, **values)  # type: ignore[arg-type]
+def _moments(images: Array) -> tuple[float, float]:
+    """The mean and the variance of all pixels."""
+    most = min(2**18, max(images.size // 64, 256))
+    largest = max(map(abs, pixels.extremes(images)))
+    exact = images.dtype.kind in "bui" and largest * largest * most < 2**62
+    sums, squares = [], []
+    for part in parts(images, most):
+        values = part.astype(np.int64 if exact else np.float64, order="C").ravel()
+        sums.append(values.sum().item())
+        np.square(values, out=values)
+        squares.append(values.sum().item())
+    add = sum if exact else math.fsum
+    mean = float(add(sums)) / images.size
+    return mean, float(add(squares)) / images.size - mean * mean
+
+
+def build(recipe: Recipe, kernel: str) -> Sequential:
+    """The network of a new run."""
+    return lenet5(kernel=kernel, **dict(recipe, image_size=tuple(recipe["image_size"])))  # type: ignore[arg-type]
 
 
 def check(model: Sequential, data: Dataset) -> None:
-    """DatasetError where the network can't take these images or labels."""
+    """DatasetError if the network can't take these images or labels."""
     try:
-        model.images.stored(data.inputs)
+        model.check(data.inputs, data.targets)
     except ValueError as error:
         raise DatasetError(f"{data.name}: {error}") from None
-    if data.classes > model.classes:
-        raise DatasetError(
-            f"{data.name}: holds labels up to {data.classes - 1}, but the network has {model.classes} classes"
+
+
+def say_unit(model: Sequential, train: Dataset, console: Console) -> None:
+    """A note if the pixels are not the usual 0 to 255."""
+    unit = model.images.unit
+    if unit != pixels.Unit():
+        low, high = pixels.extremes(train.inputs)
+        console.note(
+            f"note: the pixels of {train.name} are {train.inputs.dtype} from {low:g} to {high:g}, taken as {unit} "
+            f"({unit.arguments}); test images must be in the same unit"
         )
 
 

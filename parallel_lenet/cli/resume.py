@@ -32,12 +32,12 @@ class Resumed:
     """Of the run, with what is free to differ as it is given now."""
     before: TrainOptions
     """Of the run until now."""
-    described: network.Description
+    described: network.Recipe
     data: dict[str, Any]
     """The data's fingerprint."""
 
 
-def describe(options: TrainOptions, described: network.Description, train: Dataset, test: Dataset) -> dict[str, Any]:
+def describe(options: TrainOptions, described: network.Recipe, train: Dataset, test: Dataset) -> dict[str, Any]:
     """What a checkpoint of the command line holds beside the coordinator's own."""
     return {
         "network": described,

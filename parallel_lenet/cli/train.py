@@ -119,6 +119,7 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
     )
     for warning in advice:
         console.note(f"note: {warning.message}")
+    network.say_unit(model, train, console)
     network.say_if_compiling(model, console)
     return training
 

@@ -25,7 +25,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cores import usable_cores, whole
+from parallel_lenet.checks import whole
+from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster_backends import Backend, Dask, Loky, Threads

@@ -27,7 +27,7 @@ from typing import NoReturn, Self
 import numpy as np
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cores import whole
+from parallel_lenet.checks import whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning

@@ -1,0 +1,64 @@
+"""One check per kind of value: NumPy's scalars become Python's, and an error names the value and what is allowed."""
+
+import math
+import operator
+from collections.abc import Callable
+from numbers import Real
+from typing import NamedTuple, SupportsIndex, cast
+
+import numpy as np
+
+
+class Range(NamedTuple):
+    """The numbers a setting may have: in words, for the error message, and as a test that NaN fails."""
+
+    words: str
+    contains: Callable[[float], bool]
+
+
+FINITE = Range("a finite number", math.isfinite)
+ABOVE_ZERO = Range("a number above 0", lambda value: value > 0)
+ABOVE_ZERO_OR_NONE = ABOVE_ZERO._replace(words="a number above 0, or None")
+POSITIVE = Range("a finite number above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+BELOW_ONE = Range("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
+UP_TO_ONE = Range("a number above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """The value as an int; ValueError unless it is a whole number (not a bool), of at least ``least`` if given."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        result = operator.index(cast(SupportsIndex, value))
+        if least is not None and result < least:
+            raise TypeError
+    except TypeError:
+        allowed = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ValueError(f"{name} must be {allowed}, not {shown(value)}") from None
+    return result
+
+
+def number(name: str, value: object, allowed: Range) -> float:
+    """The value as a float; ValueError unless it is a real number (not a bool) in the range.
+
+    A NumPy scalar is converted because `np.float64(0.9) * float32_array` is a float64 array, while a Python float
+    leaves the array's dtype alone.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    try:
+        if isinstance(value, bool) or not isinstance(value, Real) or not allowed.contains(float(value)):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name} must be {allowed.words}, not {shown(value)}") from None
+    return float(value)
+
+
+def shown(value: object) -> str:
+    """The value as an error message shows it: its repr on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # An int of more than 4,300 digits, or an object whose repr fails.
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,56 @@
+"""Datasets: what they refuse, what tells them apart, and the little memory that takes."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parallel_lenet import Dataset, DatasetError
+from parallel_lenet.datasets.dataset import parts
+
+TARGETS = np.arange(4)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", ">f8", "g"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_named_by_its_sample(bad: float, dtype: str) -> None:
+    inputs = np.zeros((4, 2, 3), dtype)
+    inputs[2, 1, 0] = bad
+    with pytest.raises(DatasetError, match="mine: inputs of sample 2 hold NaN or infinity"):
+        Dataset(inputs, TARGETS, "mine")
+
+
+def test_the_check_takes_no_memory(tmp_path: Path) -> None:
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (1000, 32, 32))
+    targets = np.zeros(1000)
+    tracemalloc.start()
+    Dataset(mapped, targets)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.01 * mapped.nbytes
+
+
+def test_a_checksum_tells_data_apart_and_not_their_names_or_places_in_memory() -> None:
+    inputs = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    changed = inputs.copy()
+    changed[3, 2, 1] += 1
+    same = [(inputs, TARGETS), (np.asfortranarray(inputs), TARGETS), (inputs[::-1].copy()[::-1], TARGETS)]
+    others: list[Any] = [
+        (changed, TARGETS),
+        (inputs, TARGETS[::-1]),
+        (inputs.reshape(4, 2, 3), TARGETS),
+        (inputs.view(np.uint16), TARGETS),
+        (inputs[:3], TARGETS[:3]),
+    ]
+    assert len({Dataset(*arrays, name).checksum() for arrays, name in zip(same, "abc", strict=True)}) == 1
+    assert len({Dataset(*arrays).checksum() for arrays in [same[0], *others]}) == 6
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (7, 5), (3, 40), (2, 3, 50), ()])
+def test_parts_are_all_of_an_array_in_order_and_no_longer_than_asked(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    cut = list(parts(array, 10))
+    assert [number for part in cut for number in part.ravel()] == array.ravel().tolist()
+    assert all(part.size <= 10 and np.shares_memory(part, array) for part in cut if part.size)
