@@ -1,9 +1,11 @@
 """How many workers: joblib's convention, over the cores this process may really use."""
 
+import math
 import os
 from dataclasses import dataclass
 
 from parallel_lenet.checks import whole
+from parallel_lenet.limits import cpu_quota
 
 MOST = 1024  # Processes on one machine: a slip of the finger shouldn't end it.
 
@@ -19,13 +21,17 @@ class WorkerCount:
 
 
 def usable_cores() -> int:
-    """What joblib counts: affinity, container limits and LOKY_MAX_CPU_COUNT included; at least 1."""
-    import joblib  # Late: importing it takes 0.1 s, which `import parallel_lenet` needn't pay.
+    """The cores that this process may use, at least 1: what joblib counts, and the quotas of its control groups.
+
+    joblib knows affinity, LOKY_MAX_CPU_COUNT and the quota of a container, but not those of a group inside.
+    """
+    import joblib  # Lazily: importing it takes 0.1 s, which `import parallel_lenet` needn't pay.
 
     try:
-        return max(1, int(joblib.cpu_count()))
+        cores = int(joblib.cpu_count())
     except (OSError, ValueError):  # Containers show /sys files that it can't parse: loky#478, loky#634.
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
 
 
 def count_workers(n_workers: int) -> WorkerCount:
@@ -42,4 +48,4 @@ def count_workers(n_workers: int) -> WorkerCount:
     cores = usable_cores()
     count = max(1, cores + 1 + n_workers)
     but = f" but {-1 - n_workers}" if n_workers < -1 else ""
-    return WorkerCount(count, f"all{but} of {cores} usable cores", all=not but)
+    return WorkerCount(count, f"all{but} of {cores} usable {'core' if cores == 1 else 'cores'}", all=not but)

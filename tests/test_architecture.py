@@ -68,6 +68,7 @@ ORDER = (
     "random",
     "arithmetic",
     "cores",
+    "limits",
     "optional",
     "descriptors",
     "checks",

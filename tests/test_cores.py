@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import Run
 
+from parallel_lenet import cores
 from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
 
 
 def test_minus_one_is_all_usable_cores_as_joblib_counts_them() -> None:
-    assert usable_cores() == joblib.cpu_count() >= 1
+    assert 1 <= usable_cores() <= joblib.cpu_count()
     assert count_workers(-1) == WorkerCount(usable_cores(), f"all of {usable_cores()} usable cores", all=True)
 
 
@@ -42,11 +43,20 @@ def test_what_is_no_whole_number_is_named(n: Any) -> None:
         count_workers(n)
 
 
+def test_a_quota_of_a_control_group_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quota in (0.1, 1.0):
+        monkeypatch.setattr(cores, "cpu_quota", lambda: quota)  # noqa: B023
+        assert count_workers(-1) == WorkerCount(1, "all of 1 usable core", all=True)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: 2.5)
+    assert count_workers(-1).count == 3
+
+
 PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).count, c(-2).count, c(-1).how)"
 
 
 def test_the_environment_can_limit_the_cores(run: Run) -> None:
-    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "1"}).stdout == "1 1 all of 1 usable cores\n"
+    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "1"}).stdout == "1 1 all of 1 usable core\n"
 
 
 def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: Run) -> None:
@@ -56,4 +66,4 @@ def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
 def test_affinity_limits_the_cores(run: Run) -> None:
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + PROGRAM
-    assert run("-c", program).stdout == "1 1 all of 1 usable cores\n"
+    assert run("-c", program).stdout == "1 1 all of 1 usable core\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
-from conftest import Run, children, environment, wait_until
+from conftest import children, environment, wait_until
 from models import Scripted
 from test_engines import FEW, alive, at, computed, expected, holding, one_each, scripted, usable
 
@@ -598,20 +598,6 @@ def test_workers_stay_when_the_thread_that_started_them_ends() -> None:
         time.sleep(0.5)
         assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
         assert engine.worker_pids() == pids
-
-
-def test_too_little_memory_is_an_error_that_says_how_much_was_wanted(run: Run) -> None:
-    program = """
-import resource
-import numpy as np
-from parallel_lenet.engines.memory import SharedBlock
-resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
-try:
-    SharedBlock([((1000, 1000), np.dtype(np.float32))])
-except OSError as error:
-    print(error.errno, error)
-"""
-    assert "no room for the 4,000,000 bytes of memory to share with workers: " in run("-c", program).stdout
 
 
 def test_all_workers_at_once_many_times_over_are_only_a_delay() -> None:

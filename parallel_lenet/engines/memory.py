@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.descriptors import above_standard
+from parallel_lenet.limits import available_memory
 
 ALIGNMENT = 64  # A cache line; every array starts on one.
 
@@ -31,7 +32,7 @@ Place = tuple[int, tuple[int, ...], str]
 class SharedBlock:
     """Arrays of the given shapes and types, shared with the processes that are given ``handle`` and ``size``.
 
-    OSError, which says how much was wanted, where there is no room for them.
+    Raises OSError, which says how much was wanted, if there is no room for them.
     """
 
     def __init__(self, contents: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
@@ -41,6 +42,7 @@ class SharedBlock:
             self.places.append((self.size, shape, dtype.str))
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         self.handle: int | str = -1
+        require_memory(self.size)
         try:
             with above_standard():
                 if sys.platform == "win32":
@@ -51,8 +53,7 @@ class SharedBlock:
         except (OSError, OverflowError) as error:
             self.close()
             code = getattr(error, "errno", None) or errno.ENOMEM
-            wanted = f"no room for the {self.size:,} bytes of memory to share with workers"
-            raise OSError(code, f"{wanted}: {os.strerror(code)}") from error
+            raise OSError(code, f"{_no_room(self.size)}: {os.strerror(code)}") from error
         self.arrays = [view(block, place) for place in self.places]
 
     def close(self) -> None:
@@ -60,6 +61,17 @@ class SharedBlock:
         if isinstance(self.handle, int) and self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
+
+
+def _no_room(size: int) -> str:
+    return f"no room for the {size:,} bytes of memory to share with workers"
+
+
+def require_memory(size: int) -> None:
+    """Raise OSError if the system would have to end a process to reserve so many bytes."""
+    room = available_memory()
+    if size > room:
+        raise OSError(errno.ENOMEM, f"{_no_room(size)}: {room:,} bytes are left")
 
 
 def _anonymous_file(size: int) -> int:

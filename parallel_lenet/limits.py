@@ -1,0 +1,85 @@
+"""What the machine and the control groups of this process leave it: cores and memory.
+
+A process is in one group of each hierarchy, and the limits of that group and of all groups above it hold: those of a
+container, of a batch job, of a service. Linux has two versions of these groups, and both may be in use at once.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _number(file: Path) -> float:
+    """The number in a file, or infinity: there may be no such file, or the word "max" in it."""
+    text = _text(file).strip()
+    return int(text) if text.isdecimal() else math.inf
+
+
+def _table(file: Path) -> dict[str, int]:
+    """The numbers of a file with a name and a number per line."""
+    lines = [line.split() for line in _text(file).splitlines()]
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+
+def _left(group: Path, limit: str, used: str) -> float:
+    most = _number(group / limit)
+    return most if most == math.inf else most - _number(group / used)
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's groups that may limit what the controller is for, each before those above it."""
+    top = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        if controllers:
+            mounts = [top / controllers, top / controller]
+        else:  # Version 2, mounted in the place of version 1 or beside it.
+            mounts = [mount for mount in (top, top / "unified") if (mount / "cgroup.controllers").exists()]
+        for mount in [mount for mount in mounts if mount.is_dir()][:1]:
+            # In a container the folder may not exist: then its own group is mounted.
+            folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
+            yield from (group for group in (folder, *folder.parents) if group.is_relative_to(mount))
+
+
+def cpu_quota(root: Path = ROOT) -> float:
+    """How many cores' worth of time the groups leave this process: infinity for no limit."""
+    quotas = [math.inf]
+    for group in _groups("cpu", root):
+        words = _text(group / "cpu.max").split()
+        if len(words) == 2 and words[0] != "max":
+            quotas.append(int(words[0]) / int(words[1]))
+        quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        if quota < math.inf and period > 0:
+            quotas.append(quota / period)
+    return min(quotas)
+
+
+def available_memory(root: Path = ROOT) -> float:
+    """Bytes that this process and its children can have before the system ends one of them; infinity if unknown."""
+    machine = _table(root / "proc/meminfo")
+    if "MemAvailable" not in machine:
+        return math.inf
+    swap = machine.get("SwapFree", 0) * 1024
+    left: list[float] = [machine["MemAvailable"] * 1024 + swap]
+    for group in _groups("memory", root):
+        stat = _table(group / "memory.stat")
+        files = sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in ("inactive_file", "active_file"))
+        swap_left = min(swap, _left(group, "memory.swap.max", "memory.swap.current"))
+        rooms = (
+            _left(group, "memory.max", "memory.current") + swap_left,
+            _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes") + swap,
+            _left(group, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
+        )
+        left.append(min(rooms) + files)  # Pages of files count as used, but are given back.
+    return max(0, min(left))

@@ -1,0 +1,85 @@
+"""Memory that processes share: where it comes from, and what is said when there is too little."""
+
+import errno
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run
+from models import Scripted
+from test_engines import FEW, at, computed, expected, one_each
+
+from parallel_lenet.engines import memory
+from parallel_lenet.engines.memory import SharedBlock
+from parallel_lenet.engines.processes import ProcessesEngine
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+    pytest.mark.usefixtures("leaves_nothing"),
+]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EACCES])
+def test_without_memfd_create_a_file_without_a_name_does(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with ProcessesEngine(1) as engine:
+        engine.open(Scripted(), [FEW], at(0))
+        assert computed(engine, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
+
+
+def test_more_than_the_system_has_left_is_refused_before_anything_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 3_999_999)
+    monkeypatch.setattr(os, "memfd_create", None)
+    with pytest.raises(OSError, match="no room for") as caught:
+        SharedBlock([((1000, 1000), np.dtype(np.float32))])
+    assert caught.value.errno == errno.ENOMEM
+    assert caught.value.strerror == (
+        "no room for the 4,000,000 bytes of memory to share with workers: 3,999,999 bytes are left"
+    )
+
+
+def test_ten_terabytes_are_refused(run: Run) -> None:
+    program = """
+import numpy as np
+from parallel_lenet.engines.memory import SharedBlock
+try: SharedBlock([((10**13,), np.dtype(np.uint8))])
+except OSError as error: print(error.strerror)
+"""
+    said = run("-c", program).stdout
+    assert said.startswith("no room for the 10,000,000,000,000 bytes of memory to share with workers: ")
+
+
+def test_too_little_memory_is_an_error_that_says_how_much_was_wanted(run: Run) -> None:
+    program = """
+import resource
+import numpy as np
+from parallel_lenet.engines.memory import SharedBlock
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
+try:
+    SharedBlock([((1000, 1000), np.dtype(np.float32))])
+except OSError as error:
+    print(error.errno, error)
+"""
+    assert "no room for the 4,000,000 bytes of memory to share with workers: " in run("-c", program).stdout
+
+
+def test_memory_is_reserved_when_a_block_is_made() -> None:
+    """Otherwise the first write of a worker would be the one that finds too little, and it would die of it."""
+    block = SharedBlock([((1_000_000,), np.dtype(np.uint8))])
+    assert isinstance(block.handle, int)
+    assert os.fstat(block.handle).st_blocks * 512 >= 1_000_000
+    block.close()
+
+
+def test_a_block_holds_no_descriptor_after_its_end() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    block = SharedBlock([((10,), np.dtype(np.uint8))])
+    array = block.arrays[0]
+    block.close()
+    del block, array
+    assert set(os.listdir("/proc/self/fd")) == before
