@@ -114,6 +114,7 @@ class Coordinator:
                 f"not {parameters.dtype} of shape {parameters.shape}"
             )
         self._state = TrainingState(parameters, optimizer.init(parameters))
+        self._warm = False
         self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
 
     @property
@@ -190,6 +191,8 @@ class Coordinator:
 
     def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
         train = data[0]
+        if self.epoch < last:
+            self.warm_up(train)
         while self.epoch < last:
             order = epoch_order(self.seed, self.epoch, len(train))
             for rows in batches(order[self._state.cursor :], self.batch_size):
@@ -285,12 +288,38 @@ class Coordinator:
         self._open((dataset,))
         return self._evaluate(dataset)
 
+    def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
+        """As ``evaluate``, but hands you the metrics so far after each shard; the last ones are the result."""
+        dataset = _dataset(data)
+        self._open((dataset,))
+        return self._iterate_evaluation(dataset)
+
     def _evaluate(self, dataset: Dataset) -> Metrics:
+        *_, result = self._iterate_evaluation(dataset)
+        return result
+
+    def _iterate_evaluation(self, dataset: Dataset) -> Iterator[Metrics]:
         sums = ShardMetrics()
         work = shards(np.arange(len(dataset)), self.shard_size, self._index(dataset))
         for metrics in self.engine.metrics(self.parameters, work):
             sums += metrics
-        return Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
+            yield Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
+
+    def warm_up(self, data: Data) -> None:
+        """Compile what training on such data computes with, in this process and so before any worker needs it.
+
+        `fit` and `iterate` begin with it, so that the seconds they report are those of training. Calls the model's
+        optional ``warm_up(parameters, inputs, targets)`` with one sample.
+        """
+        if self._warm:
+            return
+        dataset = _dataset(data)
+        if hasattr(self.model, "warm_up"):
+            with blas().limit(limits=1):
+                self.model.warm_up(self.parameters, dataset.inputs[:1].copy(), dataset.targets[:1].copy())
+        if getattr(self.optimizer, "compiled", False):
+            self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self._state.optimizer)
+        self._warm = True
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one a row of ``inputs``: for a classifier the class labels."""

@@ -220,6 +220,12 @@ class Sequential:
                     layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
         return ShardMetrics(loss_sum, correct, len(inputs))
 
+    def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
+        """Compile the kernel for such samples, if it has to be compiled and is not yet; see `Coordinator.warm_up`."""
+        is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
+        if is_compiled is not None and not is_compiled():
+            self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
+
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
         self.images.check(inputs)

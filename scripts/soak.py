@@ -227,7 +227,7 @@ class Soak:
         """What has to be the same in every run."""
         result = json.loads((self.folder / "out").read_text())
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        numbers = [[line[name] for name in ("epoch", "step", "train_loss", "validation_loss")] for line in lines]
+        numbers = [[line[name] for name in ("epoch", "step", "train_loss", "test_loss")] for line in lines]
         return {"sha256": result["parameters_sha256"], "test_loss": result["test_loss"], "metrics": numbers}
 
     def _compare(self, run: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from conftest import children, environment, wait_until
 
 COMMAND = [sys.executable, "-m", "parallel_lenet"]
-FILES = {"best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
+FILES = {"checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
 
 
 def write_idx(
@@ -54,7 +54,7 @@ def train(cwd: Path, *arguments: str) -> dict[str, Any]:
 def numbers(folder: Path) -> list[list[float]]:
     """What a run's metrics.jsonl says, without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [[line[name] for name in ("epoch", "step", "train_loss", "validation_loss")] for line in lines]
+    return [[line[name] for name in ("epoch", "step", "train_loss", "test_loss")] for line in lines]
 
 
 def descendants_end(pids: set[int], seconds: float = 3) -> bool:

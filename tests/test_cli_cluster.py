@@ -112,7 +112,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_no_process(data: str, tmp_path: Pa
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "go on with:" in errors
+    assert "continue with:" in errors
     assert "Traceback" not in errors
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
 

@@ -64,7 +64,7 @@ def leave(process: "subprocess.Popen[str]", number: signal.Signals, times: int =
 
 def goes_on(errors: str, place: Path) -> None:
     """The command that it names resumes the run."""
-    found = re.search(r"the checkpoint is (\S+); go on with: (.+)\n", errors)
+    found = re.search(r"the checkpoint is (\S+); continue with: (.+)\n", errors)
     assert found
     file = place / found[1]
     assert {path.name for path in file.parent.iterdir()} <= FILES
@@ -90,7 +90,7 @@ def test_while_steps_are_computed_with_and_without_quiet(place: Path) -> None:
         assert wait_until((place / out / "metrics.jsonl").exists, 30)
         errors = leave(process, signal.SIGINT)
         assert checkpoint.load(place / out / "checkpoint.npz")[1]["step"] > 0
-        assert re.search(r"go on with: .* -m parallel_lenet train --resume " + out, errors)
+        assert re.search(r"continue with: .* -m parallel_lenet train --resume " + out, errors)
 
 
 def test_while_it_evaluates(place: Path) -> None:
@@ -101,7 +101,8 @@ def test_while_it_evaluates(place: Path) -> None:
     time.sleep(0.1)
     leave(process, signal.SIGTERM)
     described = checkpoint.load(out / "checkpoint.npz")[1]
-    assert (described["cursor"], described["epoch"]) == (4, 0)
+    assert (described["cursor"], described["epoch"]) == (0, 1)
+    assert described["user"]["figures"] == []  # To be measured on resuming.
 
 
 def test_in_the_middle_of_a_long_step_in_this_process(place: Path) -> None:

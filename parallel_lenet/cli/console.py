@@ -1,10 +1,20 @@
-"""What people see: notes, a progress bar, tables; with rich where it is installed, plain text where not."""
+"""What people see: notes, a progress bar, tables; with rich if it is installed and works, plain text if not.
 
+The standard streams may be anything: missing (a daemon, pythonw), closed, of another encoding, a terminal that is gone.
+"""
+
+import errno
+import io
+import json
 import logging
+import math
+import os
+import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 from parallel_lenet import optional
@@ -13,10 +23,69 @@ Row = Sequence[str]
 
 
 class Progress(Protocol):
-    """A bar that shows how far an epoch is."""
+    """A bar that shows how far a pass over some images is."""
 
     def __call__(self, done: int, text: str) -> None:
-        """``done`` images of the epoch, and what else to show."""
+        """``done`` images of the pass, and what else to show."""
+
+
+def open_standard_descriptors() -> None:
+    """Open the null device for each closed descriptor from 0 to 2, or the next file opened would be taken for it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # Takes the lowest free number, which is this.
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """Print a line, with escapes for what can't be encoded; nowhere if there is no stream or its terminal is gone."""
+    if stream is None or getattr(stream, "closed", False):
+        return
+    try:
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
+def drop_unread_output() -> None:
+    """After a BrokenPipeError: send what the streams still hold nowhere, or Python would complain at its exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+        except (OSError, ValueError):
+            pass
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody may be watching the stream."""
+    return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
+
+
+def to_json(value: object) -> str:
+    """One line of JSON; NaN and the infinities, for which JSON has no words, become null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 class Console:
@@ -24,35 +93,37 @@ class Console:
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._out = sys.stderr if json else sys.stdout
+        self._json = json
         self._noted = False
 
-    def _rich(self, *modules: str) -> list[Any]:
-        """Some of rich's modules, imported when something is to be drawn; none if it is missing or does not work."""
-        try:
-            return [optional.load("cli", "rich", "output with colours and bars", f"rich.{name}") for name in modules]
-        except optional.ExtraError as error:
-            if error.installed and not self._noted:
-                self._noted = True
-                self.note(f"note: {error}")
-            return []
+    @property
+    def _out(self) -> TextIO | None:
+        return sys.stderr if self._json else sys.stdout
 
     def note(self, text: str) -> None:
         """How things are done, on standard error."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            write(sys.stderr, text)
 
     def line(self, text: str) -> None:
         """A result on the way."""
         if not self.quiet:
-            print(text, file=self._out, flush=True)
+            write(self._out, text)
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        """The one JSON object, on standard output."""
+        write(sys.stdout, to_json(value))
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Show each warning when it comes, as often as it comes: a lost worker is news every time.
+        """Show each warning when it comes, as often as it comes: a lost worker is news every time. So too log records.
 
-        So too what the library logs.
+        In the main thread only: the filters of warnings belong to the whole process, and another thread could not give
+        them back reliably.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def show(
             message: Warning | str,
@@ -72,7 +143,7 @@ class Console:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         """A bar on standard error while it lasts, if that is a terminal: a log file has no use for it."""
-        rich = [] if self.quiet or not sys.stderr.isatty() else self._rich("progress", "console")
+        rich = self._rich("progress", "console") if not self.quiet and is_terminal(sys.stderr) else []
         if not rich:
             yield lambda done, text: None
             return
@@ -86,14 +157,14 @@ class Console:
             yield lambda done, text: bars.update(task, completed=done, text=text)
 
     def restore(self) -> None:
-        """Give a terminal its cursor back, which a bar hides, where the bar can't end."""
-        if "rich" in sys.modules and sys.stderr.isatty():
+        """Give a terminal its cursor back, which a bar hides, if the bar can't end."""
+        if "rich" in sys.modules and is_terminal(sys.stderr):
             sys.stderr.write("\x1b[?25h\n")
 
     def table(self, title: str, header: Row, rows: Sequence[Row]) -> None:
         """A table of results; numbers, which is all but the first column, to the right."""
-        print(title, file=self._out)
-        rich = self._rich("table", "console")
+        draws_boxes = (getattr(self._out, "encoding", None) or "").lower().startswith("utf")
+        rich = self._rich("table", "console") if draws_boxes else []
         if rich:
             tables, console = rich
             table = tables.Table()
@@ -101,10 +172,24 @@ class Console:
                 table.add_column(name, justify="right" if i else "left", overflow="fold")
             for row in rows:
                 table.add_row(*row)
-            wide = None if self._out.isatty() else 1000  # A file has no edge to fold at.
-            console.Console(file=self._out, width=wide).print(table)
+            drawn = io.StringIO()
+            # A file has no edge to fold at. No markup: a path may hold brackets.
+            width = shutil.get_terminal_size().columns if is_terminal(self._out) else 1000
+            console.Console(file=drawn, width=width, markup=False, emoji=False, highlight=False).print(table)
+            text = drawn.getvalue().rstrip("\n")
         else:
-            print(plain_table(header, rows), file=self._out)
+            text = plain_table(header, rows)
+        write(self._out, f"{title}\n{text}")
+
+    def _rich(self, *modules: str) -> list[Any]:
+        """Some of rich's modules, imported when something is to be drawn; none if it is missing or does not work."""
+        try:
+            return [optional.load("cli", "rich", "output with colours and bars", f"rich.{name}") for name in modules]
+        except optional.ExtraError as error:
+            if error.installed and not self._noted:
+                self._noted = True
+                self.note(f"note: {error}")
+            return []
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
 
 import argparse
-import json
 import os
+from typing import Any
 
 from parallel_lenet import checkpoint
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import engines, network
 from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
+from parallel_lenet.cli.options import UsageError, add_train_options, flags, shown, worker_count
+from parallel_lenet.cli.resume import local_path
 from parallel_lenet.cli.runs import LAST
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.optimizers import SGD
 from parallel_lenet.state import checked_parameters, user_metadata
 
+DEFAULT = "mnist-5k"
 HELP = "measure a checkpoint on test images"
 
 
@@ -28,15 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
     console = Console(json=arguments.json)
-    workers = worker_count(vars(arguments).get("workers"))
+    workers = worker_count(flags(arguments).get("workers"))
     if os.path.isdir(arguments.checkpoint):
         file = os.path.join(arguments.checkpoint, LAST)
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     arrays, described = checkpoint.load(arguments.checkpoint)
     metadata = user_metadata(arguments.checkpoint, described)
-    given = {name: value for name, value in vars(arguments).items() if name in ("dataset", "data_dir")}
-    source = given or {name: metadata.get(name) for name in ("dataset", "data_dir")}
-    kernel = str(vars(arguments).get("kernel") or metadata.get("kernel"))
+    asked = flags(arguments)
+    dataset, data_dir = _source(arguments.checkpoint, asked, metadata, console)
+    kernel = str(asked.get("kernel") or metadata.get("kernel"))
     if "network" not in metadata:
         raise CheckpointError(
             f"{arguments.checkpoint}: holds no description of its network, as the train command writes it; the program "
@@ -48,18 +50,22 @@ def run(arguments: argparse.Namespace) -> int:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{arguments.checkpoint}: describes no network of parallel-lenet: {error}") from None
     parameters = checked_parameters(arguments.checkpoint, arrays, described, model)
-    _, test = load(source.get("dataset") or "mnist-5k", source.get("data_dir"))
+    _, test = load(dataset, data_dir)
     network.check(model, test)
-    asked = vars(arguments)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
     with (
         console.warnings_as_notes(),
         Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator,
     ):
-        metrics = coordinator.evaluate(test)
+        network.compile_first(coordinator, test, console)
+        with console.progress("test images", len(test)) as progress:
+            for metrics in coordinator.iterate_evaluation(test):
+                progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
     result = {
         "checkpoint": arguments.checkpoint,
-        "dataset": source.get("data_dir") or source.get("dataset"),
+        "dataset": data_dir or dataset,
+        "engine": asked.get("engine", "processes"),
+        "cluster_address": asked.get("cluster_address"),
         "kernel": model.kernel,
         "workers": coordinator.n_workers,
         "test_loss": metrics.loss,
@@ -69,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         "parameters_sha256": coordinator.parameters_sha256(),
     }
     if arguments.json:
-        print(json.dumps(result))
+        console.result(result)
     else:
         rows = [
             ("test accuracy", f"{metrics.accuracy:.2%} ({metrics.correct:,} of {metrics.count:,})"),
@@ -78,3 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         console.table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
     return 0
+
+
+def _source(
+    file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
+) -> tuple[str, str | None]:  # fmt: skip
+    """The name of the dataset, or the folder of the data: as asked, else as the checkpoint says, which is shown."""
+    if "dataset" in asked or "data_dir" in asked:
+        return asked.get("dataset", DEFAULT), asked.get("data_dir")
+    dataset, data_dir = metadata.get("dataset") or DEFAULT, metadata.get("data_dir")
+    if data_dir is not None:
+        if not isinstance(data_dir, str):
+            raise CheckpointError(f"{file}: names the data {shown(data_dir)}, which is not a path: give --data-dir")
+        console.note(f"reading {local_path(file, data_dir)}, as the checkpoint says (--data-dir names other data)")
+    if not isinstance(dataset, str):
+        raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
+    return dataset, data_dir

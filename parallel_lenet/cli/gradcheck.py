@@ -1,7 +1,6 @@
 """Check every layer and the whole network against finite differences in float64."""
 
 import argparse
-import json
 from dataclasses import asdict
 
 from parallel_lenet import kernels
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed = [check for check in checks if not check.error <= TOLERANCE]
     if arguments.json:
         results = [asdict(check) | {"passed": check not in failed} for check in checks]
-        print(json.dumps({"tolerance": TOLERANCE, "passed": not failed, "checks": results}))
+        console.result({"tolerance": TOLERANCE, "passed": not failed, "seed": arguments.seed, "checks": results})
     else:
         rows = [
             (check.what, check.of, check.kernel, f"{check.error:.1e}", "FAILED" if check in failed else "ok")

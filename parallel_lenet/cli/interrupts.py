@@ -1,24 +1,74 @@
-"""Ctrl-C and SIGTERM while training: the step under way is finished or dropped, and nothing is left behind.
+"""Signals and time limits while a command runs: the step in progress is finished or dropped, and nothing is left over.
 
-The first signal only leaves a mark, which the loop looks at after each step: an exception at any moment could strike
-where it is swallowed, or in the middle of starting a process. If no one has looked for half a second (a slow kernel, a
-download), an alarm raises `Interrupted` after all, again and again until it is heeded. The second signal ends the
-program at once.
+Terminals, batch systems and service managers end programs with more signals than SIGINT and SIGTERM: all in `ENDING`
+are treated alike. The first one only leaves a mark, which the training loop looks at after each step: an exception at
+any moment could be raised where it is swallowed, or in the middle of starting a process. If nobody has looked for half
+a second (a slow kernel, a download), an alarm raises `Interrupted`, again and again until it is heeded. The end of
+``--max-time`` works the same way. Python allows signal handlers in the main thread only: in others, nothing is done.
 """
 
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from parallel_lenet.cli.console import write
+
 PATIENCE = 0.5  # Seconds: many steps of the fast kernels; and four times this is still what people call at once.
+ECHO = 0.05  # Seconds within which the same signal counts once: timeout(1) and other wrappers send it twice.
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGBREAK")
+ENDING = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
+# Those that somebody sends to end the program at once; batch systems may repeat the others.
+_AT_ONCE = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to leave."""
+    """A signal, or the end of the time limit, asked the program to leave."""
+
+
+class Ended(BaseException):
+    """A signal asked a command to leave that has nothing to save; ``number`` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _take(handlers: dict[int, Handler]) -> dict[int, Any]:
+    """Install the handlers, except for signals that this program was started to ignore; returns those before."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # Ignored: nohup, or a shell's background job.
+                before[number] = signal.signal(number, handler)
+    return before
+
+
+def _give_back(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def ending_signals_raise() -> Iterator[None]:
+    """Raise `Ended` for each of the ending signals but SIGINT, for which Python raises KeyboardInterrupt."""
+
+    def raise_ended(number: int, frame: FrameType | None) -> None:
+        raise Ended(number)
+
+    before = _take({number: raise_ended for number in ENDING if number != signal.SIGINT})
+    try:
+        yield
+    finally:
+        _give_back(before)
 
 
 class Interrupts:
@@ -27,39 +77,55 @@ class Interrupts:
     def __init__(self) -> None:
         self.number: int | None = None
         """The signal that came."""
+        self.timed_out = False
+        """Whether the deadline has passed."""
         self.at_once: Callable[[], None] = lambda: None
+        self._came = 0.0
+        self._deadline: float | None = None
+        self._alarms = False
         self._held = False
         self._over = False
         self._before: dict[int, Any] = {}
+        self._timer_before = (0.0, 0.0)
 
     def __enter__(self) -> Self:
-        """Take SIGINT and SIGTERM, unless this program was started so that it doesn't hear them."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:  # As shells do for programs in the background.
-                self._before[number] = signal.signal(number, self._signalled)
+        """Take the signals, except for those that this program was started to ignore."""
+        self._before = _take(dict.fromkeys(ENDING, self._signalled))
         if hasattr(signal, "setitimer"):
-            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
+            taken = _take({signal.SIGALRM: self._alarm})
+            self._alarms = bool(taken)
+            self._before |= taken
+        if self._alarms:
+            self._timer_before = signal.setitimer(signal.ITIMER_REAL, 0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Give back the signals and the timer."""
         self.heed()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _give_back(self._before)
+        if self._alarms and self._timer_before[0]:
+            signal.setitimer(signal.ITIMER_REAL, *self._timer_before)
+
+    def limit(self, deadline: float) -> None:
+        """From ``deadline`` on, by `time.monotonic`, act as if a signal had come."""
+        self._deadline = deadline
+        if self.number is None:
+            self._set_timer(max(deadline - time.monotonic(), 0.001))
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.number is not None:
-            self.heed()  # Or the alarm might strike once more, where this is being caught.
+        """Raise Interrupted if a signal has come or the deadline has passed."""
+        if self._deadline is not None and time.monotonic() >= self._deadline and self.number is None:
+            self.timed_out = True
+        if self.number is not None or self.timed_out:
+            self.heed()  # Or the alarm might come once more, while this is being caught.
             raise Interrupted
 
     def heed(self) -> None:
         """From now on nothing is raised: the program is on its way out, with its result or without."""
         self._held = self._over = True
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._set_timer(0)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -68,26 +134,39 @@ class Interrupts:
         try:
             yield
         finally:
-            self._held = before
+            self._held = before or self._over
+
+    def _set_timer(self, seconds: float) -> None:
+        if self._alarms:
+            signal.setitimer(signal.ITIMER_REAL, seconds, PATIENCE if seconds else 0)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.number is not None:
-            self._leave(number)
-        self.number = number
-        if self._over:  # No alarm: it might strike when no one takes it any more.
+            echo = number == self.number and now - self._came < ECHO
+            if not echo and signal.Signals(number).name in _AT_ONCE:
+                self._leave(number)
             return
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
-        else:  # Windows has no alarm.
-            self._overdue(number, frame)
+        self.number, self._came = number, now
+        if self._over:  # No alarm: it might come when nobody catches it any more.
+            return
+        if self._alarms:
+            self._set_timer(PATIENCE)
+        elif not self._held:  # Windows has no alarm.
+            raise Interrupted
 
-    def _overdue(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+    def _alarm(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None and not self.timed_out:
+            if self._deadline is None or time.monotonic() < self._deadline - ECHO:
+                self._signalled(number, frame)  # Somebody else's alarm, which would end any other program.
+            else:
+                self.timed_out = True
+        elif not self._held:
             raise Interrupted
 
     def _leave(self, number: int) -> None:
         try:
             self.at_once()
-            print("parallel-lenet: left at once", file=sys.stderr, flush=True)
+            write(sys.stderr, "parallel-lenet: left at once")
         finally:
             os._exit(128 + number)

@@ -1,6 +1,7 @@
 """LeNet-5 as a run's data needs it."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import pixels
 from parallel_lenet.cli.console import Console
+from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets.dataset import parts
 from parallel_lenet.lenet import lenet5
@@ -81,10 +83,13 @@ def say_unit(model: Sequential, train: Dataset, console: Console) -> None:
         )
 
 
-def say_if_compiling(model: Sequential, console: Console) -> None:
-    """A note where the first step will have to wait for the compiler, which keeps its work for the next process."""
-    if model.kernel == "compiled":
-        from parallel_lenet.kernels import compiled  # Late: an extra.
+def compile_first(coordinator: Coordinator, data: Dataset, console: Console) -> None:
+    """Compile before any clock runs, and say how long it took; the compiler keeps its work for the next process."""
+    if getattr(coordinator.model, "kernel", None) == "compiled":
+        from parallel_lenet.kernels import compiled  # Imported lazily: an extra.
 
         if not compiled.is_compiled():
-            console.note("compiling the kernels for this machine, once: some 10 seconds")
+            console.note("compiling the kernels for this machine, once ...")
+            begun = time.perf_counter()
+            coordinator.warm_up(data)
+            console.note(f"compiled the kernels for this machine, once: {time.perf_counter() - begun:.0f} s")

@@ -1,15 +1,16 @@
 """The options of training: flag, then environment, then configuration file, then default."""
 
 import argparse
-import json
+import math
 import os
-import tomllib
+import re
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from parallel_lenet import kernels
-from parallel_lenet.cores import WorkerCount, count_workers
+from parallel_lenet.cli import toml
+from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
 from parallel_lenet.datasets import NAMES
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
@@ -17,53 +18,120 @@ SCHEDULES = ("constant", "step", "cosine")
 ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
+MOST = 10**12  # Of anything counted: beyond it, products of counts would not fit where they are computed.
+# Where code runs, whom to talk to and where to write: said by whoever starts a run, not by the file of another run.
+NOT_WRITTEN = ("engine", "cluster_address", "out")
+SHOWN = 60  # Characters of a wrong value in an error.
+BELIEVED = 4  # Workers per usable core that a configuration file may ask for.
 
 
 class UsageError(ValueError):
     """A mistake in the call: one sentence that names the value and what is allowed."""
 
 
-def _option(kind: type, default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
+def seconds(text: str) -> float:
+    """A duration: seconds (90, 1.5), 90s, 90m, 2h, 1d, 1h30m, or MM:SS, HH:MM:SS and D-HH:MM:SS as in batch systems."""
+    units = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text)
+    clock = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    try:
+        parts = [float(part or 0) for part in (units or clock or []).groups()]  # type: ignore[union-attr]
+        value = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
+    except (AttributeError, ValueError):
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be a positive duration such as 3600, 90m, 2h or 01:30:00, got {shown(text)}"
+        )
+    return value
+
+
+def _option(
+    kind: type,
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    least: int | None = None,
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    return field(
+        default=default,
+        metadata={"kind": kind, "help": text, "choices": choices, "least": least, "parse": parse or kind},
+    )
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything that decides a training run; None where it follows from the others."""
+    """Everything that decides a training run; None if it follows from the others."""
 
-    dataset: str = _option(str, "mnist-5k", "what to train on; all but mnist-5k are downloaded once", NAMES)
+    dataset: str = _option(
+        str, "mnist-5k", "what to train on; all but mnist-5k are downloaded on first use", choices=NAMES
+    )
     data_dir: str | None = _option(str, None, "a folder of four IDX files, gzipped or not, instead of --dataset")
+    validation: float | None = _option(
+        float, None, "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them"
+    )
+    evaluate_on: int | None = _option(
+        int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
+    )
     kernel: str = _option(
-        str, "auto", "how layers are computed; auto: compiled with numba, else im2col", ("auto", *kernels.NAMES)
+        str,
+        "auto",
+        "how layers are computed; auto: compiled if numba works, else im2col",
+        choices=("auto", *kernels.NAMES),
     )
-    workers: int = _option(int, -1, f"worker processes: -1 all usable cores, -2 all but one; or {WORKERS_VARIABLE}")
+    workers: int = _option(
+        int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
+    )
     engine: str = _option(
-        str, "processes", "where shards are computed; serial: in this process; dask, ray: on a cluster", ENGINES
-    )
+        str, "processes", "where gradients are computed; serial: in this process; dask, ray: on a cluster",
+        choices=ENGINES,
+    )  # fmt: skip
     cluster_address: str | None = _option(
-        str, None, "of a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); by default one of our own"
+        str, None, "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here"
     )
-    epochs: int = _option(int, 30, "passes over the training images")
-    batch_size: int = _option(int, 128, "images a step, over all workers together")
-    shard_size: int | None = _option(int, None, "images a worker gets at a time; by default what suits the kernel")
-    optimizer: str = _option(str, "adamw", "how a gradient becomes a step", OPTIMIZERS)
-    learning_rate: float | None = _option(float, None, "its peak; by default what suits the optimizer (adamw: 0.004)")
-    schedule: str = _option(str, "cosine", "of the learning rate; step: a tenth after each third of the run", SCHEDULES)
-    warmup: int = _option(int, 100, "steps over which the learning rate first rises to its value")
-    weight_decay: float | None = _option(float, None, "L2 penalty, by default 0; adamw: decoupled, by default 1")
-    clip_norm: float | None = _option(float, None, "largest norm of a step's gradient")
-    seed: int = _option(int, 0, "decides the initial weights and the order of the images")
-    on_nan: str = _option(str, "stop", "where a loss or gradient is NaN or infinite; skip: pass the step over", ON_NAN)
-    max_steps: int | None = _option(int, None, "end after so many steps")
-    checkpoint_every: int | None = _option(int, None, "write a checkpoint after so many steps, not only every epoch")
-    step_timeout: float | None = _option(float, None, "seconds without an answer after which a worker is replaced")
-    max_tries: int = _option(int, 3, "workers that may be lost over one shard before the run fails")
-    out: str | None = _option(str, None, "the run's folder; by default runs/<time>")
+    epochs: int = _option(int, 30, "passes over the training images", least=1)
+    batch_size: int = _option(int, 128, "images per step, over all workers together", least=1)
+    shard_size: int | None = _option(int, None, "images per task of a worker (default: what suits the kernel)", least=1)
+    optimizer: str = _option(str, "adamw", "how a gradient becomes a step", choices=OPTIMIZERS)
+    learning_rate: float | None = _option(
+        float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)"
+    )
+    schedule: str = _option(
+        str, "cosine", "learning-rate schedule over all --epochs; step: x0.1 after each third", choices=SCHEDULES
+    )
+    warmup: int = _option(int, 100, "steps over which the learning rate first rises to its peak", least=0)
+    weight_decay: float | None = _option(
+        float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)"
+    )
+    clip_norm: float | None = _option(float, None, "largest norm of the gradient; larger ones are scaled down to it")
+    seed: int = _option(int, 0, "decides the initial weights, the order of the images and the validation images")
+    on_nan: str = _option(
+        str, "stop", "what to do if a loss or gradient is NaN or infinite; skip: leave out the step", choices=ON_NAN
+    )
+    max_steps: int | None = _option(
+        int, None, "stop after this many steps in all; the schedule stays that of --epochs", least=1
+    )
+    max_time: float | None = _option(
+        float, None, "stop in time with a checkpoint: seconds, or 90m, 2h, HH:MM:SS; exit code 124", parse=seconds
+    )
+    checkpoint_every: int | None = _option(
+        int, None, "write a checkpoint every so many steps, not only after each epoch", least=1
+    )
+    step_timeout: float | None = _option(
+        float, None, "seconds without an answer after which a worker is replaced (default: never)"
+    )
+    max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)
+    out: str | None = _option(str, None, "the run's folder (default: runs/<time>)")
 
     def toml(self) -> str:
-        """As a configuration file that gives the same run again, in a folder of its own."""
-        values = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "out"}
-        return "".join(f"{dashed(name)} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
+        """A configuration file that gives the same result again, in a folder of its own, computed on this machine."""
+        values = {name: getattr(self, name) for name in OPTIONS if name not in NOT_WRITTEN}
+        lines = (f"{dashed(name)} = {toml.literal(value)}\n" for name, value in values.items() if value is not None)
+        return "".join(lines)
+
+
+OPTIONS: dict[str, Field[Any]] = {option.name: option for option in fields(TrainOptions)}
 
 
 def dashed(name: str) -> str:
@@ -71,21 +139,29 @@ def dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
+def shown(value: object) -> str:
+    """A wrong value for an error message, cut short if it is long; never raises."""
+    try:
+        text = repr(value)
+    except Exception:  # An integer of more digits than Python prints, or a value nested too deeply.
+        return f"a {type(value).__name__} that is too large to print"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def as_usage(error: ValueError) -> UsageError:
     """What the library says of a value, beginning with its name, about the option that has it."""
     name, _, rest = str(error).partition(" ")
-    known = any(option.name == name for option in fields(TrainOptions))
-    return UsageError(f"--{dashed(name)} {rest}" if known else str(error))
+    return UsageError(f"--{dashed(name)} {rest}" if name in OPTIONS else str(error))
 
 
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
     """A flag for each option, or for those named."""
-    for option in fields(TrainOptions):
+    for option in OPTIONS.values():
         if only is None or option.name in only:
             default = "" if option.default is None or only else f" (default: {option.default})"
             parser.add_argument(
                 f"--{dashed(option.name)}",
-                type=option.metadata["kind"],
+                type=option.metadata["parse"],
                 choices=option.metadata["choices"],
                 metavar=None if option.metadata["choices"] else option.metadata["kind"].__name__.upper(),
                 default=argparse.SUPPRESS,  # so that an absent flag can be told from one that says the default
@@ -93,58 +169,65 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
             )
 
 
-def resolve(arguments: argparse.Namespace) -> TrainOptions:
-    """The options in force; UsageError where one makes no sense."""
-    options = TrainOptions(**given(arguments))
-    check_ranges(options)
-    return options
+def flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    given = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
+    return {name: stored(name, value, f"--{dashed(name)}") for name, value in given.items()}
 
 
-def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, by flag or, where not, in the configuration file."""
-    return _configured(arguments) | _flags(arguments)
+def stored(name: str, value: Any, where: str) -> Any:
+    """A value as runs record it: data folders by their absolute path; UsageError if no file can have that name."""
+    if name in ("data_dir", "out") and value is not None:
+        if "\0" in value or not _encodable(value):
+            raise UsageError(f"{where} must be a path, got {shown(value)}")
+        if name == "data_dir":
+            return os.path.abspath(value)
+    return value
 
 
-def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    known = {option.name for option in fields(TrainOptions)}
-    return {name: value for name, value in vars(arguments).items() if name in known}
+def _encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeError:
+        return False
+    return True
 
 
-def _configured(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {} if arguments.config is None else _from_file(Path(arguments.config))
+def check(options: TrainOptions) -> None:
+    """UsageError if a number is out of its range; the library checks the others."""
+    for name, option in OPTIONS.items():
+        value, least = getattr(options, name), option.metadata["least"]
+        if value is not None and least is not None and not least <= value <= MOST:
+            bound = f"at least {least}" if value < least else f"at most {MOST:,}"
+            raise UsageError(f"--{dashed(name)} must be {bound}, not {shown(value)}")
+    if options.validation is not None and not 0 < options.validation < 1:
+        raise UsageError(f"--validation must be a fraction above 0 and below 1, not {options.validation}")
+    if options.max_time is not None and not 0 < options.max_time < math.inf:
+        raise UsageError(f"--max-time must be a positive number of seconds, not {options.max_time}")
 
 
-def check_ranges(options: TrainOptions) -> None:
-    """UsageError where a whole number is too small."""
-    for name in ("epochs", "batch_size", "shard_size", "max_steps", "checkpoint_every", "max_tries"):
-        _at_least(options, name, 1)
-    _at_least(options, "warmup", 0)
+def is_of_kind(value: Any, option: Field[Any]) -> bool:
+    """Whether an option can have this value; for values that a file gives back."""
+    if value is None:
+        return option.default is None
+    choices = option.metadata["choices"]
+    return type(value) is option.metadata["kind"] and (not choices or value in choices)
 
 
-def _at_least(options: TrainOptions, name: str, least: int) -> None:
-    value = getattr(options, name)
-    if value is not None and value < least:
-        raise UsageError(f"--{dashed(name)} must be at least {least}, not {value}")
-
-
-def train_workers(arguments: argparse.Namespace, before: TrainOptions | None = None) -> WorkerCount:
-    """How many workers to train with; ``before`` are the options of the run to go on with."""
-    configured = _configured(arguments).get("workers")
-    if configured is None and before is not None:
-        return worker_count(_flags(arguments).get("workers"), before.workers, "as the run began")
-    return worker_count(_flags(arguments).get("workers"), configured)
-
-
-def worker_count(flag: int | None, configured: int | None = None, source: str = "--config") -> WorkerCount:
+def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount:
     """How many workers to use and why: flag, then environment, then file, then all cores; UsageError for 0."""
     if flag is not None:
         asked, origin = flag, "--workers"
     elif os.environ.get(WORKERS_VARIABLE):
         asked, origin = _whole_number(os.environ[WORKERS_VARIABLE]), WORKERS_VARIABLE
     elif configured is not None:
-        asked, origin = configured, source
+        asked, origin = configured, "--config"
     else:
         asked, origin = -1, "the default"
+    if origin == "--config" and asked > BELIEVED * max(2, usable_cores()):
+        # A file may come from a larger machine, or from somebody else: a thousand processes need the user's own word.
+        workers = count_workers(-1)
+        return replace(workers, how=f"{workers.how}, not the {shown(asked)} of --config: to insist, give --workers")
     try:
         workers = count_workers(asked)
     except ValueError as error:
@@ -157,40 +240,3 @@ def _whole_number(text: str) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{WORKERS_VARIABLE} must be a whole number such as 4 or -1, not {text!r}") from None
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, checked as flags are."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: is no TOML: {error}") from error
-    options = {option.name: option for option in fields(TrainOptions)}
-    values = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in options:
-            raise UsageError(f"--config {path}: unknown option {key!r}; allowed are {', '.join(map(dashed, options))}")
-        values[name] = _checked(path, key, value, options[name])
-    return values
-
-
-def _checked(path: Path, key: str, value: Any, option: Field[Any]) -> Any:
-    kind, choices = option.metadata["kind"], option.metadata["choices"]
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise UsageError(f"--config {path}: {key} must be of type {kind.__name__}, not {value!r}")
-    if choices and value not in choices:
-        raise UsageError(f"--config {path}: {key} must be one of {', '.join(choices)}, not {value!r}")
-    return value
-
-
-def is_of_kind(value: Any, option: Field[Any]) -> bool:
-    """Whether an option can have this value; for values that a file of ours gives back."""
-    if value is None:
-        return option.default is None
-    choices = option.metadata["choices"]
-    return type(value) is option.metadata["kind"] and (not choices or value in choices)

@@ -1,33 +1,41 @@
-"""Going on with a run: what its checkpoint says, and which of today's options may differ from it."""
+"""Continuing a run: what its checkpoint says, and which of today's options may differ from it.
 
-import argparse
+A checkpoint's checksum shows that it is not damaged, not who wrote it. So where code runs, whom it talks to and where
+it writes (`NEVER`) are never taken from one.
+"""
+
 import hashlib
-from dataclasses import asdict, dataclass, fields, replace
+import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from parallel_lenet import checkpoint
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import network
-from parallel_lenet.cli.options import TrainOptions, UsageError, check_ranges, dashed, given, is_of_kind
+from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.model import Sequential
+from parallel_lenet.state import checked_parameters
 
-# What may differ on resuming: it decides how the numbers are computed, or how long, and not which. The data may have
-# moved: their content is compared.
-FREE = (
-    *("workers", "engine", "cluster_address", "epochs", "data_dir"),
-    *("step_timeout", "max_tries", "checkpoint_every", "out"),
-)
+# What a checkpoint doesn't decide: said anew with each command, or the default.
+NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
+
+# What may differ on resuming: it decides how the numbers are computed, how long, or which are reported, and not which
+# parameters result. The data may have moved: their content is compared.
+FREE = (*NEVER, "epochs", "max_steps", "data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every")
+
+Figures = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run to go on with."""
+    """A run to continue."""
 
     folder: Path
     file: Path
-    """The checkpoint to go on from."""
+    """The checkpoint to continue from."""
     options: TrainOptions
     """Of the run, with what is free to differ as it is given now."""
     before: TrainOptions
@@ -35,6 +43,11 @@ class Resumed:
     described: network.Recipe
     data: dict[str, Any]
     """The data's fingerprint."""
+    figures: list[Figures]
+    """What evaluation measured after each epoch."""
+    partial: Figures | None
+    """What it measured where ``--max-steps`` stopped, within an epoch."""
+    notes: list[str]
 
 
 def describe(options: TrainOptions, described: network.Recipe, train: Dataset, test: Dataset) -> dict[str, Any]:
@@ -46,6 +59,8 @@ def describe(options: TrainOptions, described: network.Recipe, train: Dataset, t
         "data_dir": options.data_dir,
         "options": asdict(options),
         "data": fingerprint(train, test),
+        "figures": [],
+        "partial": None,
     }
 
 
@@ -58,55 +73,107 @@ def fingerprint(train: Dataset, test: Dataset) -> dict[str, Any]:
     return {"train": len(train), "test": len(test), "sha256": digest.hexdigest()}
 
 
-def find(arguments: argparse.Namespace) -> Resumed:
-    """The run that ``--resume`` names; UsageError where other options disagree with it."""
-    path = Path(arguments.resume)
+def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:
+    """The run in a folder, or of one of its checkpoints; UsageError if the options given disagree with it.
+
+    With ``fall_back``, the checkpoint before is taken if the last one is damaged or missing.
+    """
+    path = Path(named)
     folder, file = (path, path / LAST) if path.is_dir() else (path.parent, path)
     names = (LAST, PREVIOUS, BEST)
     if file.name not in names or not any((folder / name).exists() for name in names):
         raise UsageError(
-            f"--resume {arguments.resume or repr('')}: name a run's folder, or one of its files "
-            f"{LAST}, {PREVIOUS} and {BEST}"
+            f"--resume {named or repr('')}: name a run's folder, or one of its files {LAST}, {PREVIOUS} and {BEST}"
         )
-    user = _load(file)
+    notes = []
     try:
-        before = TrainOptions(**user["options"])
-        wrong = [option.name for option in fields(before) if not is_of_kind(getattr(before, option.name), option)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is {getattr(before, wrong[0])!r}")
-        described, data = dict(user["network"]), dict(user["data"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: was not left by a training run of this program: {error}") from error
-    options = given(arguments)
-    for name, value in options.items():
+        metadata = _load(file)
+    except CheckpointError as error:
+        previous = file.with_name(PREVIOUS)
+        if not fall_back or not _is_whole(previous):
+            raise
+        notes.append(f"note: continuing from {previous} instead: {error}")
+        file, metadata = previous, _load(previous)
+    user = metadata["user"]
+    try:
+        before, described, data = _options(user["options"]), dict(user["network"]), dict(user["data"])
+        figures = [_figures(each) for each in user["figures"]]
+        partial = None if user["partial"] is None else _figures(user["partial"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
+    for name, value in given.items():
         old = getattr(before, name)
         if name not in FREE and value != old and (name, value) != ("kernel", "auto"):
             raise UsageError(
                 f"--{dashed(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"
             )
-    if "out" in vars(arguments) and Path(arguments.out).resolve() != folder.resolve():
-        raise UsageError(f"--out {arguments.out} disagrees with --resume, which goes on in {folder}: leave it out")
-    free = {name: value for name, value in options.items() if name in FREE} | {"out": str(folder)}
-    if "engine" in free:
-        free.setdefault("cluster_address", None)  # That of the run so far goes with its engine.
-    now = replace(before, **free)
-    check_ranges(now)
-    return Resumed(folder, file, now, before, described, data)
+    if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
+        raise UsageError(f"--out {given['out']} disagrees with --resume, which continues in {folder}: leave it out")
+    for name, done in (("epochs", metadata.get("epoch")), ("max_steps", metadata.get("step"))):
+        if name in given and isinstance(done, int) and given[name] < done:
+            raise UsageError(
+                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, not {given[name]}"
+            )
+    if before.engine not in ("processes", "serial") and "engine" not in given:
+        notes.append(
+            f"note: the run in {folder} was computed by --engine {before.engine}; a checkpoint doesn't decide where "
+            "code runs, so this machine continues: give --engine and --cluster-address again to use a cluster"
+        )
+    if before.data_dir is not None and "data_dir" not in given:
+        local_path(file, before.data_dir)
+    own: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
+    own |= {name: value for name, value in given.items() if name in FREE} | {"out": str(folder)}
+    now = replace(before, **own)
+    check(now)
+    return Resumed(folder, file, now, before, described, data, figures, partial, notes)
+
+
+def local_path(file: Path | str, data_dir: str) -> str:
+    """The data's folder as a checkpoint names it; CheckpointError for one that may be on another machine.
+
+    On Windows, opening ``//HOST/share`` sends the user's credentials to HOST.
+    """
+    if data_dir.replace("\\", "/").startswith("//") or not os.path.isabs(data_dir) or "\0" in data_dir:
+        raise CheckpointError(f"{file}: names the data {shown(data_dir)}, not a local path: give --data-dir")
+    return data_dir
+
+
+def _options(values: Any) -> TrainOptions:
+    options = TrainOptions(**values)
+    for name, option in OPTIONS.items():
+        value = getattr(options, name)
+        if not is_of_kind(value, option):
+            raise ValueError(f"{name} is {shown(value)}")
+    try:
+        check(options)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return options
+
+
+def _figures(values: Any) -> Figures:
+    figures = dict(values)
+    if not all(value is None or type(value) in (int, float) for value in figures.values()):
+        raise ValueError(f"figures are {shown(values)}")
+    return figures
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The command line's part of a checkpoint; CheckpointError that names a whole one where this is damaged."""
+    """What a checkpoint says beside its arrays; CheckpointError that names a whole one if this is damaged."""
     try:
-        user = checkpoint.load(file)[1].get("user")
+        metadata = checkpoint.load(file)[1]
     except CheckpointError as error:
         for name in (PREVIOUS, BEST):
             if name != file.name and _is_whole(file.with_name(name)):
                 raise CheckpointError(
-                    f"{error}; an earlier one is whole, to go on from it: --resume {file.with_name(name)}"
+                    f"{error}; an earlier one is whole, to continue from it: --resume {file.with_name(name)}"
                 ) from error
         raise
-    return user if isinstance(user, dict) else {}
+    if not isinstance(metadata.get("user"), dict):
+        metadata["user"] = {}
+    return metadata
 
 
 def _is_whole(file: Path) -> bool:
@@ -117,6 +184,17 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
+def build(resumed: Resumed) -> Sequential:
+    """The run's network; CheckpointError if it is not described, or not that of the checkpoint's parameters."""
+    try:
+        model = network.build(resumed.described, resumed.options.kernel)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{resumed.file}: describes no network of parallel-lenet: {error}") from None
+    arrays, described = checkpoint.load(resumed.file)
+    checked_parameters(resumed.file, arrays, described, model)  # Before anything of its size is allocated.
+    return model
+
+
 def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:
     """DatasetError unless these are the data that the run was trained on."""
     now = fingerprint(train, test)
@@ -124,6 +202,6 @@ def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:
         counts = " and ".join(f"{now[part]:,} {part}ing" for part in ("train", "test"))
         raise DatasetError(
             f"{train.name}: {counts} samples with the SHA-256 {now['sha256'][:16]}... are not the data of the run in "
-            f"{resumed.folder}, which has {resumed.data.get('train')} and {resumed.data.get('test')} samples with "
-            f"{str(resumed.data.get('sha256'))[:16]}..."
+            f"{resumed.folder}, which has {shown(resumed.data.get('train'))} and {shown(resumed.data.get('test'))} "
+            f"samples with {shown(resumed.data.get('sha256'))}"
         )

@@ -1,39 +1,55 @@
-"""A run's folder: its configuration, its metrics and its checkpoints, each file whole at every moment.
+"""A run's folder: its configuration, its metrics and its checkpoints.
 
 ``checkpoint.npz`` is the last checkpoint, ``checkpoint.previous.npz`` the one before, ``best.npz`` that of the epoch
-with the highest test accuracy. One program at a time may write here.
+with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are always whole.
+``metrics.jsonl`` grows by a line per epoch, so that it can be followed; resuming repairs it. One program at a time may
+write here.
 """
 
-import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from parallel_lenet.checkpoint import write_atomically
+from parallel_lenet.cli import config
+from parallel_lenet.cli.console import to_json
 from parallel_lenet.cli.options import UsageError
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.reports import EpochReport
 
 LAST, PREVIOUS, BEST = "checkpoint.npz", "checkpoint.previous.npz", "best.npz"
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
 
 _TEMPORARY = re.compile(r"\.(checkpoint|checkpoint\.previous|best|config|metrics)\.(npz|toml|jsonl)\.[0-9a-f]{16}")
 
+# What file systems, desktops and version control put into folders that are empty to their owners.
+_NOTHING = re.compile(
+    r"lost\+found|\.snapshots?|\.zfs|\.Trash.*|\.nfs.*|\.DS_Store|\._.*|\.localized|\.Spotlight-V100|\.fseventsd|"
+    r"Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|\.git(keep|ignore)|\.keep|\.placeholder"
+)
+
+Line = Mapping[str, Any]
+
 
 class RunFolder:
-    """The folder at ``path``, which exists, held until this program ends."""
+    """The folder at ``path``, which exists, held until ``close``; UsageError if another program holds it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = _lock(path)
         self.sweep()
+
+    def close(self) -> None:
+        """Let other programs write here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def sweep(self) -> None:
         """Remove what a program that was killed while writing has left."""
@@ -43,12 +59,35 @@ class RunFolder:
 
     def write_config(self, text: str) -> None:
         """Write ``config.toml``."""
-        write_atomically(self.path / CONFIG, text.encode())
+        write_atomically(self.path / CONFIG, config.encode(text))
 
-    def write_metrics(self, reports: Sequence[EpochReport]) -> None:
-        """Write ``metrics.jsonl`` whole, so that no moment leaves it with a line too many or too few."""
-        lines = "".join(json.dumps(asdict(report)) + "\n" for report in reports)
-        write_atomically(self.path / METRICS, lines.encode())
+    def write_metrics(self, lines: Sequence[Line]) -> None:
+        """Have ``metrics.jsonl`` hold these lines: for a resumed run, whose file may have more, fewer or half a line.
+
+        A file that holds them already is left alone, so that whoever follows it goes on doing so.
+        """
+        file, content = self.path / METRICS, "".join(to_json(line) + "\n" for line in lines).encode()
+        with suppress(OSError):
+            found = file.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_size == len(content) and file.read_bytes() == content:
+                return
+        if content or file.exists():
+            write_atomically(file, content)
+
+    def append_metrics(self, line: Line) -> None:
+        """Add a line to ``metrics.jsonl``: all of it or, if the disk is full, nothing."""
+        file, content = self.path / METRICS, (to_json(line) + "\n").encode()
+        try:
+            with file.open("ab", buffering=0) as stream:
+                size = stream.tell()
+                try:
+                    while content:
+                        content = content[stream.write(content) :]
+                except BaseException:
+                    stream.truncate(size)
+                    raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(file)) from error
 
     def save(self, coordinator: Coordinator, metadata: dict[str, Any]) -> None:
         """Write the last checkpoint, and keep the one before."""
@@ -77,17 +116,26 @@ class RunFolder:
                 shutil.copy2(source, temporary)
             os.replace(temporary, self.path / as_name)
         finally:
-            temporary.unlink(missing_ok=True)  # Still there after an error, and where both were one file already.
+            temporary.unlink(missing_ok=True)  # Still there after an error, or if both were one file already.
 
 
-def new_folder(out: str | None) -> Path:
-    """An empty folder for the run; UsageError where there is something in it."""
+def holds_run(folder: str) -> bool:
+    """Whether there is a checkpoint to continue from."""
+    return any(os.path.lexists(os.path.join(folder, name)) for name in (LAST, PREVIOUS, BEST))
+
+
+def new_folder(out: str | None, *, continues: bool = False) -> Path:
+    """An empty folder for the run; UsageError if there is something in it.
+
+    With ``continues``, what a run wrote that ended before its first checkpoint counts as nothing.
+    """
     if out == "":
         raise UsageError("--out must name a folder, not ''")
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"--out {out} exists already: name a new or empty folder, or go on with --resume {out}")
+        if folder.exists() and not (folder.is_dir() and _is_empty(folder, continues)):
+            how = f"or continue with --resume {out}" if holds_run(out) else "or empty it"
+            raise UsageError(f"--out {out} exists already: name a new or empty folder, {how}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,11 +152,18 @@ def new_folder(out: str | None) -> Path:
     raise UsageError(f"runs/{stamp} and 998 more exist already: name a folder with --out")
 
 
+def _is_empty(folder: Path, continues: bool) -> bool:
+    names = {file.name for file in folder.iterdir() if not _NOTHING.fullmatch(file.name)}
+    if continues:
+        names = {name for name in names if name not in (CONFIG, METRICS) and not _TEMPORARY.fullmatch(name)}
+    return not names
+
+
 def _lock(folder: Path) -> int | None:
-    """Hold the folder until the program ends, where that can be done; UsageError where another program holds it."""
+    """Hold the folder, where that can be done; UsageError if another program, or another run of this one, holds it."""
     if os.name != "posix":
         return None
-    import fcntl  # Late: not everywhere.
+    import fcntl  # Imported lazily: not everywhere.
 
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # Some network file systems lock no folders.

@@ -1,26 +1,37 @@
-"""Train LeNet-5: workers compute the gradients of a batch's shards, a coordinator averages them and takes the step."""
+"""Train LeNet-5: workers compute the gradients of parts of a batch, a coordinator averages them and takes the step.
+
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGXCPU end a run with a checkpoint and a line that says how to
+continue; a second Ctrl-C, SIGTERM or SIGQUIT ends it at once. The test images decide nothing: with --validation,
+best.npz is the epoch with the lowest loss on images held out of training; without it, the last one is the result.
+"""
 
 import argparse
-import json
+import os
 import sys
+import time
 import warnings
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from typing import Any
 
-from parallel_lenet.cli import chaos, engines, network, recipes, resume
+import numpy as np
+
+from parallel_lenet.batching import split
+from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.cli import chaos, config, engines, network, recipes, resume
 from parallel_lenet.cli.chaos import Chaos
-from parallel_lenet.cli.console import Console, count
-from parallel_lenet.cli.interrupts import Interrupted, Interrupts
-from parallel_lenet.cli.options import UsageError, add_train_options, as_usage, train_workers
-from parallel_lenet.cli.options import resolve as resolve_options
+from parallel_lenet.cli.console import Console, count, write
+from parallel_lenet.cli.interrupts import PATIENCE, Interrupted, Interrupts
+from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, as_usage, check, flags, worker_count
 from parallel_lenet.cli.resume import Resumed
-from parallel_lenet.cli.runs import RunFolder, new_folder
-from parallel_lenet.cli.training import Training
+from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
+from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import load
-from parallel_lenet.reports import EpochReport
+from parallel_lenet.datasets import Dataset, load
 
 HELP = "train LeNet-5 on all cores"
+
+LEAVING = 1.5 + PATIENCE  # Seconds before the end of --max-time at which a run stops: to drop a step, save and leave.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser)
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
     parser.add_argument(
-        "--resume", metavar="FOLDER", help="go on with the run in this folder, or from one of its checkpoints"
+        "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
+    )
+    parser.add_argument(
+        "--continue",
+        dest="continues",
+        action="store_true",
+        help="with --out: begin a run there, or continue the one that is there (for jobs that are started again)",
     )
     parser.add_argument("--chaos", metavar="PLAN", help=chaos.HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
@@ -37,53 +54,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and leave a run folder."""
+    begun = time.monotonic()
     console = Console(json=arguments.json, quiet=arguments.quiet)
-    with Interrupts() as interrupts, console.warnings_as_notes():
+    with Interrupts() as interrupts, console.warnings_as_notes(), ExitStack() as stack:
         training: Training | None = None
+        stack.callback(interrupts.heed)
         try:
-            training = _prepare(arguments, console, interrupts)
-            reports = training.run()
+            training = _prepare(arguments, console, interrupts, begun, stack)
+            lines = training.run()
             interrupts.check()
         except Interrupted:
             interrupts.heed()
-            assert interrupts.number is not None
-            if training is None:
-                print("parallel-lenet: interrupted before the run began", file=sys.stderr)
-                return 128 + interrupts.number
-            return training.leave(interrupts.number)
+            if training is not None:
+                return training.leave()
+            number = interrupts.number
+            what = "--max-time has passed" if number is None else "interrupted"
+            write(sys.stderr, f"parallel-lenet: {what} before the run began")
+            return TIMED_OUT if number is None else 128 + number
         finally:
             interrupts.heed()
-            if training is not None:
-                training.chaos.end()
-                training.coordinator.close()
-        result = _result(training, reports)
+            stack.close()
+        result = _result(training, lines)
         if arguments.json:
-            print(json.dumps(result))
+            console.result(result)
         else:
             _show(result, console)
     return 0
 
 
-def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interrupts) -> Training:
+def _prepare(
+    arguments: argparse.Namespace, console: Console, interrupts: Interrupts, begun: float, stack: ExitStack
+) -> Training:
     """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
-    resumed = None if arguments.resume is None else resume.find(arguments)
-    options = resolve_options(arguments) if resumed is None else resumed.options
-    workers = train_workers(arguments, None if resumed is None else resumed.before)
+    configured = {} if arguments.config is None else config.read(arguments.config)
+    given = configured | flags(arguments)
+    options = TrainOptions(**given)
+    check(options)
+    resumed = _resumed(arguments, given)
+    if resumed is not None:
+        options = resumed.options
+    if options.max_time is not None:
+        interrupts.limit(begun + options.max_time - min(LEAVING, options.max_time / 2))
+    workers = worker_count(flags(arguments).get("workers"), configured.get("workers"))
     faults = Chaos(arguments.chaos)
     if arguments.chaos is not None and options.engine != "processes":
         raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {options.engine}")
     engine, how = engines.make(
         options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
     )
-    train, test = load(options.dataset, options.data_dir)
+    if resumed is not None and options.data_dir is not None and "data_dir" not in given:
+        console.note(f"reading {options.data_dir}, as the checkpoint says")
+    everything, test = load(options.dataset, options.data_dir)
     interrupts.check()
     if resumed is not None:
-        resume.check_data(resumed, train, test)
-    described = network.describe(train) if resumed is None else resumed.described
-    model = network.build(described, options.kernel)
+        resume.check_data(resumed, everything, test)
+    described = network.describe(everything) if resumed is None else resumed.described
+    model = network.build(described, options.kernel) if resumed is None else resume.build(resumed)
     options = recipes.with_defaults(replace(options, kernel=model.kernel))
     network.check(model, test)
+    train, validation = everything, None
     try:
+        if options.validation is not None:
+            train, validation = split(everything, options.validation, options.seed)
         with warnings.catch_warnings(record=True) as advice:
             coordinator = Coordinator(
                 model,
@@ -100,88 +132,135 @@ def _prepare(arguments: argparse.Namespace, console: Console, interrupts: Interr
             )
     except ValueError as error:
         raise as_usage(error) from None
+    stack.callback(coordinator.close)
+    stack.callback(faults.end)
     options = replace(options, shard_size=coordinator.shard_size)
-    metadata = resume.describe(options, described, train, test)
+    metadata = resume.describe(options, described, everything, test)
     interrupts.check()
     with interrupts.held():
-        folder = RunFolder(new_folder(options.out) if resumed is None else resumed.folder)
-        training = Training(coordinator, train, test, options, folder, metadata, console, interrupts, faults)
+        place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
+        folder = RunFolder(place)
+        stack.callback(folder.close)
+        shown = _evaluated(test, options.evaluate_on)
+        training = Training(
+            coordinator, train, validation, shown, options, folder, metadata, console, interrupts, faults
+        )
         if resumed is not None:
             _go_on(training, resumed)
         folder.write_config(replace(options, workers=coordinator.n_workers).toml())
         if resumed is None:
+            before = time.monotonic()
             folder.save(coordinator, metadata)
+            if options.max_time is not None:  # The last checkpoint will take as long as this one, or longer.
+                room = min(LEAVING + 3 * (time.monotonic() - before), options.max_time / 2)
+                interrupts.limit(begun + options.max_time - room)
         interrupts.at_once = training.drop
     console.note(
         f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(train), 'image')} of {train.name}; "
         f"kernel {options.kernel}; {count(coordinator.n_workers, 'worker')} ({how}); "
         f"batches of {coordinator.batch_size} in shards of {coordinator.shard_size}"
     )
+    if validation is not None:
+        console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")
     for warning in advice:
         console.note(f"note: {warning.message}")
     network.say_unit(model, train, console)
-    network.say_if_compiling(model, console)
     return training
+
+
+def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
+    """The run to continue, if there is one."""
+    if arguments.continues:
+        if arguments.resume is not None:
+            raise UsageError("--continue goes with --out, which names the folder; --resume names it too")
+        if not given.get("out"):
+            raise UsageError("--continue needs --out FOLDER: the folder to begin a run in, or to continue")
+        return resume.find(given["out"], given, fall_back=True) if holds_run(given["out"]) else None
+    return None if arguments.resume is None else resume.find(arguments.resume, given)
+
+
+def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
+    """The test images to evaluate on: all, or so many of them, evenly spread; None for none."""
+    if number == 0:
+        return None
+    if number is None or number >= len(test):
+        return test
+    rows = np.arange(number) * len(test) // number
+    return Dataset(test.inputs[rows], test.targets[rows], test.name)
 
 
 def _go_on(training: Training, resumed: Resumed) -> None:
     """Take over the checkpoint, and make the folder as it was when that was written."""
-    coordinator, options, before = training.coordinator, training.options, resumed.before
+    coordinator, options, before, console = training.coordinator, training.options, resumed.before, training.console
     coordinator.load(resumed.file)
-    if options.epochs < coordinator.epoch:
-        raise UsageError(
-            f"--epochs must be at least {coordinator.epoch}, which the run in {resumed.folder} has finished, "
-            f"not {options.epochs}"
-        )
+    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial}
     training.folder.take(resumed.file)
+    training.folder.write_metrics(training.lines())
+    for note in resumed.notes:
+        console.note(note)
     if training.finished:
-        training.console.note(f"the run in {resumed.folder} is finished: nothing is left to train")
+        console.note(
+            f"the run in {resumed.folder} is finished: nothing is left to train "
+            "(to train longer, give larger --epochs or --max-steps)"
+        )
         return
-    training.folder.write_metrics(coordinator.history.epochs)
-    training.console.note(
+    console.note(
         f"resuming {resumed.folder} after {count(coordinator.epoch, 'epoch')} and "
         f"{count(coordinator.cursor, 'image')}, step {coordinator.step:,}"
     )
-    if options.epochs != before.epochs:
-        training.console.note(
+    if options.epochs != before.epochs and options.schedule != "constant":
+        console.note(
             f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
             f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"
         )
 
 
-def _result(training: Training, reports: list[EpochReport]) -> dict[str, Any]:
+def _result(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """All options, as they were in force, and all results."""
+    if not lines:
+        raise CheckpointError(f"{training.folder.path}: its checkpoint holds no finished epoch")
     coordinator, options = training.coordinator, training.options
-    last = reports[-1]
-    seconds = sum(report.seconds for report in reports)
-    images = sum(report.images_per_second * report.seconds for report in reports)
+    last = lines[-1]
+    seconds = sum(line["seconds"] for line in lines)
+    images = sum(line["images_per_second"] * line["seconds"] for line in lines)
+    best = best_epoch(training.figures)
+    measured = {
+        name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
+    }
     return {
+        **asdict(options),
         "dataset": options.dataset if options.data_dir is None else options.data_dir,
-        "kernel": options.kernel,
-        "engine": options.engine,
         "workers": coordinator.n_workers,
-        "epochs": coordinator.epoch,
+        "finished_epochs": coordinator.epoch,
         "steps": coordinator.step,
-        "batch_size": coordinator.batch_size,
-        "shard_size": coordinator.shard_size,
-        "seed": options.seed,
-        "epoch_seconds": [report.seconds for report in reports],
-        "train_images_per_second": images / seconds,
-        "train_loss": last.train_loss,
-        "train_accuracy": last.train_accuracy,
-        "test_loss": last.validation_loss,
-        "test_accuracy": last.validation_accuracy,
+        "train_images": len(training.train),
+        "epoch_seconds": [line["seconds"] for line in lines],
+        "train_images_per_second": images / seconds if seconds else 0.0,
+        **measured,
+        "best": None if best is None else {"epoch": best, **training.figures[best - 1]},
         "parameters_sha256": coordinator.parameters_sha256(),
         "run_dir": str(training.folder.path),
     }
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
-    rows = [
-        ("test accuracy", f"{result['test_accuracy']:.2%}"),
-        ("test loss", f"{result['test_loss']:.4f}"),
-        ("train loss", f"{result['train_loss']:.4f}"),
+    rows = []
+    for name in ("test", "validation"):
+        if result.get(f"{name}_accuracy") is not None:
+            images = count(result[f"{name}_images"], "image")
+            rows.append((f"{name} accuracy", f"{result[f'{name}_accuracy']:.2%} of {images}"))
+            rows.append((f"{name} loss", decimals(result[f"{name}_loss"])))
+    if result["evaluate_on"] == 0:
+        rows.append(("test accuracy", "not evaluated (--evaluate-on 0)"))
+    if result["best"] is not None:
+        best = result["best"]
+        rows.append(("best epoch", f"{best['epoch']}, by validation loss {decimals(best['validation_loss'])}"))
+        if best["test_accuracy"] is not None:
+            rows.append(("its test accuracy", f"{best['test_accuracy']:.2%} ({os.path.join(result['run_dir'], BEST)})"))
+    rows += [
+        ("train loss", decimals(result["train_loss"])),
         ("training", f"{sum(result['epoch_seconds']):.1f} s, {result['steps']:,} steps"),
-        ("images a second", f"{result['train_images_per_second']:,.0f}"),
+        ("images per second", f"{result['train_images_per_second']:,.0f}"),
         ("workers", str(result["workers"])),
         ("parameters SHA-256", result["parameters_sha256"][:16] + "..."),
         ("run folder", result["run_dir"]),

@@ -1,22 +1,27 @@
 """The command line's training loop: progress, metrics and checkpoints, until the run ends or is interrupted."""
 
+import math
 import os
 import shlex
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel_lenet.cli import network
 from parallel_lenet.cli.chaos import Chaos
-from parallel_lenet.cli.console import Console, Progress
+from parallel_lenet.cli.console import Console, Progress, count, write
 from parallel_lenet.cli.interrupts import Interrupts
 from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli.resume import Figures
 from parallel_lenet.cli.runs import LAST, RunFolder
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.reports import EpochReport, StepReport
+
+TIMED_OUT = 124  # As the command timeout has it.
 
 
 @dataclass
@@ -25,7 +30,11 @@ class Training:
 
     coordinator: Coordinator
     train: Dataset
-    test: Dataset
+    """The images to train on."""
+    validation: Dataset | None
+    """The images held out of training, which decide which epoch is best."""
+    test: Dataset | None
+    """The images to report on, which decide nothing."""
     options: TrainOptions
     folder: RunFolder
     metadata: dict[str, Any]
@@ -35,32 +44,62 @@ class Training:
     chaos: Chaos
 
     @property
+    def figures(self) -> list[Figures]:
+        """What evaluation measured after each finished epoch."""
+        figures: list[Figures] = self.metadata["figures"]
+        return figures
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done, or ``--max-steps`` ends the run within one or at its end."""
-        at_last_step = self.coordinator.step == self.options.max_steps and self.coordinator.cursor < len(self.train)
+        most = self.options.max_steps
+        at_last_step = most is not None and self.coordinator.step >= most and self.coordinator.cursor < len(self.train)
         return self.coordinator.epoch >= self.options.epochs or at_last_step
 
-    def run(self) -> list[EpochReport]:
-        """Train to the end; the reports of all epochs, and of the one that ``--max-steps`` cut short."""
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the end; what there is to know of each epoch, and of the one that ``--max-steps`` cut short."""
         coordinator = self.coordinator
-        reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch, self.test)
+        if not self.finished:
+            network.compile_first(coordinator, self.train, self.console)
+        reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
+        if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
+            self._finish_epoch()
+        told = False
         while not self.finished:
+            self.metadata["partial"] = None
             title = f"epoch {coordinator.epoch + 1}/{self.options.epochs}"
             with self.console.progress(title, len(self.train)) as progress:
                 for report in reports:
                     if isinstance(report, EpochReport):
                         break
+                    if not told:
+                        told = self._tell_processes()
                     self._after_step(report, progress)
                     if self.finished:
                         break
             if isinstance(report, EpochReport):
-                self._record(list(coordinator.history.epochs))
+                self._finish_epoch()
             self.interrupts.check()
-        result = list(coordinator.history.epochs)
-        if coordinator.cursor:
-            result.append(self._cut_short())
-            self._record(result)
-        return result
+        if coordinator.cursor and self.metadata["partial"] is None:
+            measured = self._measure()
+            with self.interrupts.held():
+                self.metadata["partial"] = measured
+                self._record()
+        return self.lines()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``: each finished epoch, then the unfinished one if it was evaluated."""
+        reports, figures = list(self.coordinator.history.epochs), list(self.figures)
+        if self.metadata["partial"] is not None:
+            reports.append(self.coordinator.epoch_report())
+            figures.append(self.metadata["partial"])
+        return [_line(report, measured) for report, measured in zip(reports, figures, strict=False)]
+
+    def _tell_processes(self) -> bool:
+        pids = self.coordinator.worker_pids()
+        if pids:
+            self.console.note(f"worker processes: {', '.join(map(str, pids))}")
+        return True
 
     def _after_step(self, report: StepReport, progress: Progress) -> None:
         if report.skipped is not None:
@@ -77,40 +116,57 @@ class Training:
         progress(self.coordinator.cursor, f"loss {so_far.train_loss:.4f}  {so_far.images_per_second:,.0f} images/s")
         self.interrupts.check()
 
-    def _cut_short(self) -> EpochReport:
-        metrics = self.coordinator.evaluate(self.test)
-        return replace(
-            self.coordinator.epoch_report(), validation_loss=metrics.loss, validation_accuracy=metrics.accuracy
-        )
-
-    def _record(self, reports: list[EpochReport]) -> None:
-        """Write the last report and the checkpoints that belong to it. Metrics last: a resumed run writes them anew."""
-        accuracies = [report.validation_accuracy or 0.0 for report in reports]
+    def _finish_epoch(self) -> None:
+        self.interrupts.check()
+        measured = self._measure()
         with self.interrupts.held():
-            if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+            self.figures.append(measured)
+            if best_epoch(self.figures) == len(self.figures):
                 self.folder.save_best(self.coordinator, self.metadata)
-            self.folder.save(self.coordinator, self.metadata)
-            self.folder.write_metrics(reports)
-        self.console.line(_line(reports[-1], self.options.epochs))
+            self._record()
+
+    def _measure(self) -> Figures:
+        figures = {} if self.validation is None else self._measured("validation", self.validation)
+        if self.test is None:
+            return figures | {"test_loss": None, "test_accuracy": None, "test_images": 0}
+        return figures | self._measured("test", self.test)
+
+    def _measured(self, name: str, data: Dataset) -> Figures:
+        with self.console.progress(f"{name} images", len(data)) as progress:
+            for metrics in self.coordinator.iterate_evaluation(data):
+                progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
+                self.interrupts.check()
+        loss = metrics.loss if math.isfinite(metrics.loss) else None
+        return {f"{name}_loss": loss, f"{name}_accuracy": metrics.accuracy, f"{name}_images": metrics.count}
+
+    def _record(self) -> None:
+        """Write the last line and the checkpoint that belongs to it. The line last: a resumed run repairs the file."""
+        line = self.lines()[-1]
+        self.folder.save(self.coordinator, self.metadata)
+        self.folder.append_metrics(line)
+        self.console.line(_sentence(line, self.options.epochs))
 
     def save(self) -> None:
         """Write a checkpoint now."""
         with self.interrupts.held():
             self.folder.save(self.coordinator, self.metadata)
 
-    def leave(self, number: int) -> int:
-        """After a signal: write a checkpoint, say where it is and how to go on; the program's exit code."""
+    def leave(self) -> int:
+        """After a signal or the time limit: write a checkpoint, say how to continue; the program's exit code."""
         self.save()
-        coordinator = self.coordinator
-        done = f"{coordinator.epoch} epochs and {coordinator.cursor:,} images, step {coordinator.step:,}"
-        print(
-            f"parallel-lenet: {'interrupted' if number == signal.SIGINT else 'terminated'} after {done}; the "
-            f"checkpoint is {self.folder.path / LAST}; go on with: {_command()} --resume "
-            f"{shlex.quote(str(self.folder.path))}",
-            file=sys.stderr,
-            flush=True,
+        coordinator, number = self.coordinator, self.interrupts.number
+        done = f"{count(coordinator.epoch, 'epoch')} and {count(coordinator.cursor, 'image')}"
+        if number is None:
+            why = "--max-time has passed"
+        else:
+            why = "interrupted" if number == signal.SIGINT else f"terminated by {signal.Signals(number).name}"
+        folder = self.folder.path
+        write(
+            sys.stderr,
+            f"parallel-lenet: {why} after {done}, step {coordinator.step:,}; the checkpoint is {folder / LAST}; "
+            f"continue with: {_command()} --resume {shlex.quote(str(folder))}",
         )
-        return 128 + number
+        return TIMED_OUT if number is None else 128 + number
 
     def drop(self) -> None:
         """End the workers and remove half-written files now, for a program that doesn't close anything any more."""
@@ -122,19 +178,37 @@ class Training:
         self.console.restore()
 
 
+def best_epoch(figures: list[Figures]) -> int | None:
+    """The epoch, counted from 1, with the lowest validation loss, the first of equals; None without such losses."""
+    losses = [
+        (loss, epoch) for epoch, each in enumerate(figures, 1) if (loss := each.get("validation_loss")) is not None
+    ]
+    return min(losses)[1] if losses else None
+
+
 def _command() -> str:
     """How this program was called, up to its options."""
+    if Path(sys.argv[0]).stem not in ("train", "__main__", "parallel-lenet"):  # A program that calls `main`.
+        return shlex.join([sys.executable, "-m", "parallel_lenet", "train"])
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if len(words) == 2 and Path(words[1]).stem == "parallel-lenet":
         words = words[1:]  # The installed command, which names its interpreter itself.
     return shlex.join([*words, *(word for word in sys.argv[1:2] if word == "train")])
 
 
-def _line(report: EpochReport, epochs: int) -> str:
-    assert report.validation_accuracy is not None
-    return (
-        f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}  "
-        f"train loss {report.train_loss:.4f}, {report.train_accuracy:.2%}  "
-        f"test loss {report.validation_loss:.4f}, {report.validation_accuracy:.2%}  "
-        f"{report.seconds:.2f} s, {report.images_per_second:,.0f} images/s"
-    )
+def _line(report: EpochReport, figures: Figures) -> dict[str, Any]:
+    measured = ("validation_loss", "validation_accuracy")  # By the command line itself, and only with --validation.
+    return {name: value for name, value in asdict(report).items() if name not in measured} | figures
+
+
+def _sentence(line: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"]
+    for name in ("train", "validation", "test"):
+        if line.get(f"{name}_accuracy") is not None:
+            parts.append(f"{name} loss {decimals(line[f'{name}_loss'])}, {line[f'{name}_accuracy']:.2%}")
+    return "  ".join([*parts, f"{line['seconds']:.2f} s, {line['images_per_second']:,.0f} images/s"])
+
+
+def decimals(loss: float | None) -> str:
+    """A loss for people; one that is None was NaN or infinite."""
+    return "not finite" if loss is None else f"{loss:.4f}"

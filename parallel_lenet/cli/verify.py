@@ -6,7 +6,6 @@ have the same SHA-256.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -185,7 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
     train, _ = load()
     proof = Proof(model, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
-    network.say_if_compiling(model, console)
+    network.compile_first(proof.coordinator(engine="serial"), train, console)
     runs: list[dict[str, Any]] = []
     with console.warnings_as_notes():
         for what, way in proof.ways().items():
@@ -196,7 +195,9 @@ def run(arguments: argparse.Namespace) -> int:
         entry["equal"] = entry["sha256"] == runs[0]["sha256"]
     passed = all(entry["equal"] for entry in runs)
     if arguments.json:
-        print(json.dumps({"passed": passed, "kernel": model.kernel, "numpy": np.__version__, "runs": runs}))
+        settings = {"kernel": model.kernel, "engine": name, "cluster_address": address, "workers": workers.count}
+        settings |= {"steps": arguments.steps, "batch_size": arguments.batch_size}
+        console.result({"passed": passed, **settings, "numpy": np.__version__, "runs": runs})
     else:
         rows = [
             (e["what"], e["sha256"][:16] + "...", f"{e['seconds']:.1f} s", "ok" if e["equal"] else "DIFFERENT")

@@ -1,0 +1,68 @@
+"""Configuration files: the options of training as TOML, as runs write them and users do."""
+
+import argparse
+import sys
+import tomllib
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet.cli.options import OPTIONS, UsageError, dashed, shown, stored
+
+LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
+
+
+def encode(text: str) -> bytes:
+    """The text as UTF-8, and the bytes of file names that are not UTF-8 as they are."""
+    return text.encode("utf-8", sys.getfilesystemencodeerrors())
+
+
+def read(file: str) -> dict[str, Any]:
+    """The options in a TOML file, which is read once and may be a pipe; UsageError for what flags would not allow."""
+    path = Path(file)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > LARGEST:
+        raise UsageError(f"--config {path}: is longer than {LARGEST:,} bytes")
+    try:
+        table = tomllib.loads(content.decode("utf-8-sig", sys.getfilesystemencodeerrors()))
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits.
+        raise UsageError(f"--config {path}: is not TOML: {_sentence(error)}") from None
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in OPTIONS:
+            allowed = ", ".join(map(dashed, OPTIONS))
+            raise UsageError(f"--config {path}: unknown option {shown(key)}; allowed are {allowed}")
+        if name in values:
+            raise UsageError(f"--config {path}: names {dashed(name)} twice")
+        where = f"--config {path}: {dashed(name)}"
+        if name == "cluster_address":  # Whoever answers there runs code here.
+            raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
+        values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)
+    return values
+
+
+def _sentence(error: BaseException) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _checked(where: str, value: Any, option: Field[Any]) -> Any:
+    kind, parse, choices = (option.metadata[name] for name in ("kind", "parse", "choices"))
+    try:
+        if kind is float and type(value) is int:
+            value = float(value)
+        if parse is not kind and type(value) is str:
+            value = parse(value)
+    except OverflowError:
+        raise UsageError(f"{where} is too large: {shown(value)}") from None
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{where} {error}") from None
+    if type(value) is not kind:
+        raise UsageError(f"{where} must be of type {kind.__name__}, not {shown(value)}")
+    if choices and value not in choices:
+        raise UsageError(f"{where} must be one of {', '.join(choices)}, not {shown(value)}")
+    return value
