@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -21,7 +22,7 @@ from test_engines import FEW, alive, at, computed, expected, holding, one_each, 
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, pairs, shards
-from parallel_lenet.engines import schedule
+from parallel_lenet.engines import process, schedule
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
 from parallel_lenet.engines.serial import SerialEngine
@@ -533,6 +534,40 @@ def test_interrupts_at_any_time_lose_nothing(undisturbed: Trained) -> None:
         assert coordinator.epoch == 3
         assert coordinator.parameters_sha256() == undisturbed[0]
     assert caught > 2
+
+
+def test_signals_that_the_program_handles_disturb_nothing(undisturbed: Trained) -> None:
+    """Thousands of them, while workers start, compute and are killed."""
+    caught = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: caught.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        assert train(ProcessesEngine(2)) == undisturbed
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(caught) > 100
+
+
+def test_a_handler_that_raises_while_a_worker_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    def start(*arguments: Any) -> "subprocess.Popen[bytes]":
+        started = original(*arguments)
+        signal.raise_signal(signal.SIGALRM)
+        return started
+
+    original = process.start
+    monkeypatch.setattr(process, "start", start)
+    handler = signal.signal(signal.SIGALRM, stop)
+    before = children()
+    try:
+        with pytest.raises(TimeoutError), ProcessesEngine(2) as engine:
+            engine.open(Scripted(), [FEW], at(0))
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert children() == before
 
 
 def test_a_second_interrupt_while_closing_leaves_nothing(tmp_path: Path) -> None:

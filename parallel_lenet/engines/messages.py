@@ -4,6 +4,7 @@ First comes one `Setup`, pickled. Then tasks one way and answers the other, a fe
 order; arrays stay in shared memory.
 """
 
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -95,6 +96,7 @@ class Channel:
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
+        self._process = os.getpid()
         self.outbox = bytearray()
         self._inbox = bytearray()
 
@@ -113,9 +115,10 @@ class Channel:
             return
 
     def close(self) -> None:
-        """Hang up, also if a process that was forked from this one has a copy of the socket."""
-        with suppress(OSError):  # The other end has been closed.
-            self.socket.shutdown(socket.SHUT_RDWR)
+        """Hang up, also if a process that was forked from this one has a copy of the socket: closing that does not."""
+        if os.getpid() == self._process:
+            with suppress(OSError):  # The other end has been closed.
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def receive(self) -> list[bytes]:

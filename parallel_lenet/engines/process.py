@@ -132,23 +132,22 @@ def _signal_name(number: int) -> str:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let signals wait until the block is done, lest their handlers raise in the middle of it.
+    """Delay signals until the block is done, so that no handler of the program raises inside it.
 
     Python runs handlers in the main thread only: in any other there is nothing to do.
     """
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     waiting: list[int] = []
     try:
-        for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, lambda caught, _: waiting.append(caught))
+        for number in handlers:
+            signal.signal(number, lambda caught, _: waiting.append(caught))
         yield
     finally:
         for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, handler)
+            signal.signal(number, handler)
     for caught in waiting:
         signal.raise_signal(caught)
 
