@@ -6,6 +6,8 @@ from typing import Any, TypeVar, cast
 import numba
 from numpy.typing import NDArray
 
+from parallel_lenet import jit_cache
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -17,10 +19,10 @@ def compiled(function: Function, exact: bool = False) -> Function:
     # Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning (neither nnan nor ninf).
     fastmath: set[str] = set() if exact else {"reassoc", "contract", "nsz", "arcp"}
     options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "nogil": True}
-    try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # Neither this folder nor the user's cache folder can be written: compile in every process.
-        return cast(Function, numba.njit(**options)(function))
+    dispatcher = numba.njit(**options)(function)
+    if hasattr(dispatcher, "py_func"):  # Not if NUMBA_DISABLE_JIT is set.
+        jit_cache.keep(dispatcher)
+    return cast(Function, dispatcher)
 
 
 def own(x: NDArray[Any]) -> NDArray[Any]:

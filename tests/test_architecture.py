@@ -57,6 +57,7 @@ ORDER = (
     "optimizers",
     "compiled_adam",
     "jit",
+    "jit_cache",
     "schedules",
     "batching",
     "datasets",
@@ -75,7 +76,7 @@ ORDER = (
 )
 
 # A program, and what needs numba.
-NOT_IMPORTED = ("__main__", "compiled_adam", "jit", "kernels.compiled")
+NOT_IMPORTED = ("__main__", "compiled_adam", "jit", "jit_cache", "kernels.compiled")
 
 # What may be imported within a function, and why.
 LATE = {

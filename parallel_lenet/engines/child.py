@@ -6,6 +6,7 @@ script again, which then needs ``if __name__ == "__main__"``.
 
 import ctypes
 import io
+import logging
 import os
 import pickle
 import signal
@@ -131,5 +132,6 @@ def main() -> None:
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
     # The coordinator looks for what comes of it, and tells where: a warning from every worker tells less.
     np.seterr(over="ignore", invalid="ignore", divide="ignore")
+    logging.getLogger("parallel_lenet").setLevel(logging.ERROR)  # The coordinator's process logs the same, once.
     with suppress(EOFError, OSError):  # The coordinator has hung up, or is gone.
         _serve(Channel(_socket(descriptor)))
