@@ -28,10 +28,15 @@ ORDER = (
     "reports",
     "checkpoint",
     "engines.cluster",
+    "engines.cluster_answers",
     "engines.cluster_ray",
+    "engines.cluster_dask",
     "engines.cluster_backends",
+    "engines.cluster_limits",
+    "engines.cluster_guard",
     "engines.processes",
     "engines.cluster_task",
+    "engines.cluster_versions",
     "engines.pairs",
     "engines.child",
     "engines.process",
@@ -96,9 +101,11 @@ LATE = {
     ("engines.cluster_backends", "joblib"),  # The same.
     ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
     ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
-    ("engines.cluster_backends", "dask"),  # An extra.
-    ("engines.cluster_backends", "dask.distributed"),  # An extra.
+    ("engines.cluster_dask", "dask"),  # An extra.
+    ("engines.cluster_dask", "dask.distributed"),  # An extra.
+    ("engines.cluster_dask", "cryptography"),  # An extra.
     ("engines.cluster_ray", "ray"),  # An extra.
+    ("engines.cluster_ray", "ray._private"),  # An extra.
     ("engines.cluster_ray", "ray.util.joblib"),  # An extra.
 }
 EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "distributed", "ray")

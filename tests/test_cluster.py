@@ -406,8 +406,7 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
         try:
             dask_cluster.scale(3)
             dask_cluster.wait_for_workers(3)
-            assert computed(engine, at(0), work) == wanted
-            assert engine.n_workers == 3
+            assert wait_until(lambda: computed(engine, at(0), work) == wanted and engine.n_workers == 3, 10)
             assert wait_until(
                 lambda: computed(engine, at(0), work) == wanted and len(list(tmp_path.iterdir())) == 3, 10
             )
@@ -429,7 +428,7 @@ if __name__ == "__main__":
 
 def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr("parallel_lenet.engines.cluster_backends.CONNECT", 2.0)
+    monkeypatch.setattr("parallel_lenet.engines.cluster_dask.CONNECT", 2.0)
     script = tmp_path / "scheduler.py"
     script.write_text(SCHEDULER)
     process = subprocess.Popen(

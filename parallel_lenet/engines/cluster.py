@@ -18,7 +18,7 @@ What joblib does when something goes wrong, and what we do about it:
 import pickle
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import ceil
 from types import TracebackType
@@ -29,9 +29,12 @@ from parallel_lenet.checks import whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
-from parallel_lenet.engines.cluster_backends import Backend, Dask, Loky, Threads
+from parallel_lenet.engines.cluster_answers import check
+from parallel_lenet.engines.cluster_backends import Backend, Loky, Threads
+from parallel_lenet.engines.cluster_dask import Dask
+from parallel_lenet.engines.cluster_limits import START, UnansweredError, answers, left, limited
 from parallel_lenet.engines.cluster_ray import Ray
-from parallel_lenet.engines.cluster_task import Answer, Blob, Result, Setup, Task, compute, forget, hold, pack
+from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, forget, hold, pack
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.serial import blas
@@ -194,7 +197,8 @@ class Cluster:
             missing = False
             try:
                 with blas().limit(limits=1):  # For tasks in this process; a worker's has its own.
-                    for answer in self._call(groups, blob):
+                    for returned in self._call(groups, blob):
+                        answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
                         received += answer.nbytes
                         missing |= not answer.results
                         for result in answer.results:
@@ -203,6 +207,11 @@ class Cluster:
                         if answer.results:
                             busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
                             self._shard_seconds = answer.seconds / len(answer.results)
+                if not missing and len(_wanted(task.shards, done)) == len(wanted):
+                    raise RuntimeError("no results")
+            except WorkerError:
+                self.close()
+                raise
             except Exception as error:
                 self._discard()
                 failures, clean = failures + 1, False
@@ -216,24 +225,49 @@ class Cluster:
             self._compare(time.perf_counter() - start, max(busy.values()))
         return done, Traffic(sent, received)
 
-    def _call(self, tasks: Sequence[Task], blob: Blob | None) -> Iterator[Answer]:
+    def _call(self, tasks: Sequence[Task], blob: Blob | None) -> Iterable[object]:
         """One call of joblib's, on the `Parallel` that we have as long as nothing goes wrong."""
         from joblib import delayed  # Late: 0.1 s.
 
+        backend = self._backend
+
+        def start() -> Any:
+            return backend.parallel(self.n_workers, self.timeout).__enter__()
+
+        def call() -> Iterable[object]:
+            results: Iterable[object] = parallel(delayed(compute)(task, blob) for task in tasks)
+            return results
+
         if self._parallel is None:
-            self._parallel = self._backend.parallel(self.n_workers, self.timeout).__enter__()
-        answers: Iterator[Answer] = self._parallel(delayed(compute)(task, blob) for task in tasks)
-        return answers
+            self._parallel = limited(START, "starting its workers", start) if backend.remote else start()
+        parallel = self._parallel
+        return answers(call, self._look, self.timeout) if backend.remote else call()
+
+    def _look(self) -> None:
+        """Warn of workers that were given up. Raises ConnectionError or UnansweredError if waiting is of no use."""
+        while self._backend.lost:
+            warnings.warn(
+                f"{self._backend.lost.pop()}: others compute its shards, and the result is not affected",
+                WorkerWarning,
+                stacklevel=2,
+            )
+        if self._backend.gone():
+            raise ConnectionError("it doesn't answer")
+        if stuck := self._backend.stuck():
+            raise UnansweredError(stuck)
 
     def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
         """Say that it will be tried again, or raise WorkerError."""
         late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
         what, missing = f"no result within {self.timeout:g} s" if late else _described(error), _count(wanted)
         if not self._backend.running():
-            self._end(wanted, None if late else error)
+            self._end(wanted, None if late or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
             raise WorkerError(f"{missing} shards could not be computed in {self.max_tries} tries: {what}") from error
+        if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
+            self._backend.stop()  # What is stopped, but not dead, would only hold up the next try too.
+            self._backend.start(self.n_workers)
         warnings.warn(
             f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} shards are computed again, and "
             "the result is not affected",
@@ -270,8 +304,11 @@ class Cluster:
         """Throw the `Parallel` away, and the pool behind it."""
         parallel, self._parallel = self._parallel, None
         if parallel is not None:
-            with suppress(Exception):  # Of a pool that has lost its cluster.
-                parallel.__exit__(None, None, None)
+            if self._backend.remote:
+                left(lambda: parallel.__exit__(None, None, None))
+            else:
+                with suppress(Exception):
+                    parallel.__exit__(None, None, None)
 
     def _leave(self) -> None:
         """Forget what was open; the cluster and joblib's pool stay."""

@@ -1,20 +1,12 @@
-"""The clusters that joblib can use: how each is started or joined, and left."""
+"""How a cluster that joblib can use is started or joined, and left; and the two that need no cluster library."""
 
-import os
 import re
-import shutil
-import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 from parallel_lenet import optional
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster_task import forget
-
-CONNECT = 30.0  # Seconds to find a scheduler, and a first worker there.
-LEAVE = 5.0  # Seconds for a cluster's last files to go.
 
 
 class Backend(ABC):
@@ -25,6 +17,8 @@ class Backend(ABC):
     """What an extra installs."""
     returns = "generator_unordered"
     """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
+    remote = False
+    """Whether a call may hang, for a cluster that is gone or stopped."""
     addresses, example = re.compile("(?!)"), ""
     """What an address looks like; none does where there is no cluster to join."""
 
@@ -34,6 +28,8 @@ class Backend(ABC):
         if address is not None and not (isinstance(address, str) and self.addresses.fullmatch(address)):
             raise ValueError(f"a {self.name} cluster's address is one like {self.example}, not {address!r}")
         self.address = address
+        self.lost: list[str] = []
+        """Workers that were given up since someone looked, each as a sentence."""
 
     def require(self) -> None:
         """Raises ExtraError if the library is missing or does not work."""
@@ -59,6 +55,10 @@ class Backend(ABC):
     def gone(self) -> bool:
         """Whether a call would only hang."""
         return False
+
+    def stuck(self) -> str:
+        """Why the call under way will never end, "" as far as is known: the cluster is to be started anew."""
+        return ""
 
     def forget(self, key: str) -> None:
         """Have no worker that goes on after us hold this setup."""
@@ -109,100 +109,17 @@ class Loky(Threads):
         getattr(executor, "terminate", executor.shutdown)(kill_workers=True)
 
 
-class Dask(Backend):
-    """A Dask cluster."""
-
-    name = "dask"
-    module = "distributed"
-    addresses, example = re.compile(r"(\w+://)?[^/]+:\d+"), "tcp://HOST:8786"
-    _cluster: Any = None
-    _client: Any = None
-    _folder = ""
-
-    def start(self, n_workers: int | None) -> int:
-        """Of one thread each where we start them; where we don't, every thread is a worker."""
-        if self._client is None:
-            if self.address is None:
-                hint = (
-                    ". A program that starts one begins again in each of its workers: what starts it must stand under "
-                    '`if __name__ == "__main__":`'
-                )
-                joined(self, lambda: self._local(n_workers), hint)
-            joined(self, self._join)
-        return n_workers or self.count()
-
-    def _local(self, n_workers: int | None) -> None:
-        """Start a cluster of this machine."""
-        from dask import config  # Late: an extra.
-        from dask.distributed import LocalCluster
-
-        self._folder = tempfile.mkdtemp(prefix="parallel-lenet-dask-")
-        # Dask's own changes of the environment would reach this program too, and have every large array take new pages
-        # from the system: im2col takes three times as long so.
-        own = {"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": self._folder}
-        with config.set(own):
-            self._cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                host="127.0.0.1",  # Whoever can reach a scheduler can run programs there.
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # Any free port: 8787 may be taken.
-            )
-
-    def _join(self) -> None:
-        from dask.distributed import Client  # Late: an extra.
-
-        self._client = Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
-        self._client.wait_for_workers(1, timeout=CONNECT)
-        # An error of a task that its worker or the scheduler can't even read never gets through joblib; these do.
-        self._client.run(forget, "")
-        self._client.run_on_scheduler(forget, "")
-
-    def stop(self) -> None:
-        """The client first: it would try to find the scheduler again."""
-        client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
-        if client is not None:
-            client.close()
-        if cluster is not None:
-            cluster.close()
-        remove(self)
-
-    def count(self) -> int:
-        """All threads of all workers."""
-        return max(1, sum(map(int, self._client.nthreads().values())))
-
-    def running(self) -> bool:
-        """Whether the scheduler answers."""
-        return self._client is not None and self._client.status == "running"
-
-    def forget(self, key: str) -> None:
-        """On the workers of a cluster that isn't ours."""
-        if self._cluster is None and self.running():
-            self._client.run(forget, key, on_error="ignore")
-
-    def arguments(self) -> dict[str, Any]:
-        """Our client, and how long to wait if all workers are gone."""
-        return {"client": self._client, "wait_for_workers_timeout": CONNECT}
-
-
 def joined(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
-    """Start or join a cluster; WorkerError, with a ``hint``, and nothing left running, where that fails."""
+    """Start or join a cluster; WorkerError, with a ``hint``, and nothing left running, if that fails."""
     try:
         join()
     except Exception as error:
-        address = backend.address
         backend.stop()
-        if address is None:
+        if isinstance(error, WorkerError):
+            raise
+        if backend.address is None:
             failed = f"a {backend.name.capitalize()} cluster of our own couldn't start"
         else:
-            failed = f"no {backend.name} cluster with a worker at {address}"
+            failed = f"no {backend.name} cluster with a worker at {backend.address}"
+            hint = ""
         raise WorkerError(f"{failed}: {str(error).rstrip('.')}{hint}") from error
-
-
-def remove(backend: Any) -> None:
-    """Again and again for a while: processes that are about to end may still write there."""
-    folder, backend._folder = backend._folder, ""
-    end = time.monotonic() + LEAVE
-    while os.path.isdir(folder) and time.monotonic() < end:
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.05)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines.cluster_versions import versions
 from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import blas
@@ -39,8 +40,6 @@ class Setup:
 
     model: Model
     datasets: tuple[Dataset, ...]
-    numpy: str = np.__version__
-    """The coordinator's: another may add up a product in another order."""
 
 
 # Not a tuple: joblib's Ray backend puts every argument of 100 bytes or more, by sys.getsizeof, into Ray's object store
@@ -57,6 +56,8 @@ class Task:
     """Each with its number in the step."""
     gradients: bool
     """Whether they are wanted, or the metrics alone."""
+    versions: dict[str, str] = field(default_factory=versions)
+    """The coordinator's: a worker with others computes nothing."""
 
     @property
     def nbytes(self) -> int:
@@ -83,7 +84,9 @@ class Answer:
     seconds: float
     """What the computation took."""
     results: Sequence[Result]
-    """Empty where the worker hasn't got the setup; it ends with the first failure."""
+    """Empty if the worker does not have the setup, or has other versions; it ends with the first failure."""
+    versions: dict[str, str] = field(default_factory=versions)
+    """The worker's."""
 
     @property
     def nbytes(self) -> int:
@@ -128,11 +131,6 @@ def _unpack(key: str, blob: Blob) -> Setup:
     # each have their own. Dask, Ray and loky start their workers with one BLAS thread too, unless told otherwise.
     blas().limit(limits=1)
     setup: Setup = pickle.loads(blob.data)
-    if setup.numpy != np.__version__:
-        raise RuntimeError(
-            f"a worker on {socket.gethostname()} has NumPy {np.__version__}, and the coordinator {setup.numpy}: "
-            "results would not be the same to the last bit"
-        )
     for data in setup.datasets:
         read_only(data.inputs)
         read_only(data.targets)
@@ -150,6 +148,8 @@ def compute(task: Task, blob: Blob | None) -> Answer:
     """
     worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     results: list[Result] = []
+    if task.versions != versions():  # Before anything of the coordinator's is unpickled.
+        return Answer(worker, 0.0, results)
     setup = _own.get(task.key) or _sent.get(task.key)
     if setup is None and blob is None:
         return Answer(worker, 0.0, results)

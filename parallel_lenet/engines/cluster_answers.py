@@ -1,0 +1,91 @@
+"""What comes back from a cluster is checked before it is used: a wrong answer is an error that names the worker."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from parallel_lenet.batching import Shard
+from parallel_lenet.engines import WorkerError
+from parallel_lenet.engines.cluster_task import Answer, Result, Task
+from parallel_lenet.engines.cluster_versions import difference
+from parallel_lenet.model import ShardMetrics
+
+
+def check(answer: object, tasks: Sequence[Task], *, had_setup: bool, cluster: str) -> Answer:
+    """The answer, if it can be that to one of the tasks of a call, or a late one to an earlier step.
+
+    Losses and gradients may hold NaN and infinity: a model that diverges gives them, and the coordinator looks at the
+    sums. Raises WorkerError for another version of what decides the bits, and for anything else that is wrong.
+    """
+    if type(answer) is not Answer:
+        raise WorkerError(f"a worker of the {cluster} cluster returned {_kind(answer)}, not an Answer")
+    worker = getattr(answer, "worker", "(without a name)")
+    other = difference(f"{worker} of the {cluster} cluster", getattr(answer, "versions", None))
+    wrong = other or _wrong(answer, tasks, had_setup)
+    if wrong is not None:
+        raise WorkerError(wrong if other else f"worker {worker} of the {cluster} cluster returned {wrong}")
+    return answer
+
+
+def _wrong(answer: Answer, tasks: Sequence[Task], had_setup: bool) -> str | None:
+    """What is wrong with an answer, None if nothing is."""
+    if type(answer.worker) is not str:
+        return f"{_kind(answer.worker)} as its name, not a string"
+    if type(answer.seconds) is not float or not 0 <= answer.seconds < math.inf:
+        return f"{answer.seconds!r} as the seconds it took"
+    if type(answer.results) is not list or not all(type(result) is Result for result in answer.results):
+        return "results that are not a list of Result"
+    if not answer.results:
+        return "no results, although it was sent the model and the data" if had_setup else None
+    first = answer.results[0]
+    version = tasks[0].version
+    if not all(type(result.version) is int and result.version == first.version for result in answer.results):
+        return f"results of the steps {[result.version for result in answer.results]} in one answer"
+    if first.version < version:
+        return None  # Late: no one takes it.
+    task = next((task for task in tasks if task.shards[0][0] == first.shard), None)
+    if task is None or first.version > version:
+        return f"a result of step {first.version!r}, shard {first.shard!r}, for which it was not asked"
+    numbers = [number for number, _ in task.shards]
+    got = [result.shard for result in answer.results]
+    if got != (numbers[: len(got)] if answer.results[-1].failure else numbers):
+        return f"results of the shards {got}, not of {numbers}"
+    for result, (number, shard) in zip(answer.results, task.shards, strict=False):
+        last = result is answer.results[-1]
+        wrong = _wrong_result(result, shard, task) if not result.failure else _wrong_failure(result, last)
+        if wrong is not None:
+            return f"for shard {number} {wrong}"
+    return None
+
+
+def _wrong_result(result: Result, shard: Shard, task: Task) -> str | None:
+    metrics, gradient, n = result.metrics, result.gradient, len(shard.rows)
+    if type(metrics) is not ShardMetrics:
+        return f"metrics that are {_kind(metrics)}"
+    if type(metrics.loss_sum) is not float:
+        return f"a loss that is {_kind(metrics.loss_sum)}, not a float"
+    if type(metrics.count) is not int or metrics.count != n:
+        return f"a count of {metrics.count!r}, not {n}"
+    if type(metrics.correct) is not int or not 0 <= metrics.correct <= n:
+        return f"{metrics.correct!r} correct answers, not 0 to {n}"
+    if not task.gradients:
+        return None if gradient is None else "a gradient that nobody asked for"
+    if type(gradient) is not np.ndarray:
+        return f"{_kind(gradient)} as its gradient, not an array"
+    if gradient.dtype != task.parameters.dtype or gradient.shape != task.parameters.shape:
+        return (
+            f"a gradient of {gradient.dtype} and shape {gradient.shape}, not of {task.parameters.dtype} and shape "
+            f"{task.parameters.shape}"
+        )
+    return None
+
+
+def _wrong_failure(result: Result, last: bool) -> str | None:
+    if type(result.failure) is not bytes:
+        return f"{_kind(result.failure)} as its exception, not bytes"
+    return None if last else "an exception, and results after it"
+
+
+def _kind(value: object) -> str:
+    return f"an object of type {type(value).__name__}"

@@ -1,0 +1,144 @@
+"""Time limits for calls to a cluster library.
+
+Dask and Ray wait for ever, or for many minutes, for a process that is stopped but not dead. So every call to them runs
+in a daemon thread, which is left behind after its time limit.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
+
+from parallel_lenet.engines.cluster_guard import LEAVE
+
+START = 60.0  # Seconds for a cluster of our own, or for its workers, to start.
+CONNECT = 30.0  # Seconds to join a running cluster, and to find a first worker there.
+SILENT = 30.0  # Seconds without an answer, or without a sign of life of a worker, after which it counts as lost.
+LOOK_EVERY = 1.0  # Seconds between two questions.
+
+Value = TypeVar("Value")
+Outcome: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
+
+
+class UnansweredError(TimeoutError):
+    """A call to a cluster library did not return within its time limit."""
+
+
+def limited(seconds: float, what: str, call: Callable[[], Value]) -> Value:
+    """The result of ``call``, or its exception. Raises UnansweredError if it takes longer than ``seconds``."""
+    outcome: Outcome = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((call(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="cluster call").start()
+    value: Value = _received(outcome, seconds, what)
+    return value
+
+
+def left(call: Callable[[], object]) -> bool:
+    """Whether ``call``, which leaves a cluster that may be gone, ended within LEAVE seconds without an exception."""
+    try:
+        limited(LEAVE, "leaving", call)
+    except Exception:
+        return False
+    return True
+
+
+def answers(call: Callable[[], Iterable[Value]], look: Callable[[], None], seconds: float) -> Iterator[Value]:
+    """What ``call`` yields, in a thread of its own.
+
+    Raises what ``call`` raises, what ``look`` raises, which is called every second, and TimeoutError if nothing comes
+    for ``seconds``.
+    """
+    received: Outcome = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            for value in call():
+                received.put((value, None))
+            received.put((None, StopIteration()))
+        except BaseException as error:
+            received.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="cluster call").start()
+    waited = 0.0
+    while True:
+        try:
+            value, error = received.get(timeout=min(LOOK_EVERY, seconds))
+        except queue.Empty:
+            waited += min(LOOK_EVERY, seconds)
+            look()
+            if waited >= seconds:
+                raise TimeoutError from None
+            continue
+        waited = 0.0
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+        yield value
+
+
+def _received(outcome: Outcome, seconds: float, what: str) -> Any:
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise UnansweredError(f"{what} took longer than {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return value
+
+
+class Watch:
+    """Joins a cluster, then asks it for a sign of life every second, in a thread of its own that may hang.
+
+    ``silent`` is how long there has been no answer. A second thread counts its seconds: they do not pass while this
+    program is stopped itself, or the computer sleeps.
+    """
+
+    def __init__(self) -> None:
+        self.silent = 0.0
+        self.left = threading.Event()
+
+    def begin(
+        self, join: Callable[[], None], ask: Callable[[], object], undo: Callable[[], None], limit: float
+    ) -> None:
+        """Run ``join`` and a first ``ask``, then go on asking. Raises what they raise, and UnansweredError.
+
+        The thread that ran ``join`` lives as long as the cluster: the kernel kills Ray's processes with the thread
+        that started them. ``undo`` runs in it if ``join`` returned after ``leave``.
+        """
+        joined: Outcome = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                join()
+                ask()
+            except BaseException as error:
+                joined.put((None, error))
+                return
+            joined.put((None, None))
+            if self.left.is_set():
+                undo()
+            while not self.left.wait(LOOK_EVERY):
+                try:
+                    ask()
+                except Exception:  # Of any kind: it depends on what is gone.
+                    continue
+                self.silent = 0.0
+
+        threading.Thread(target=run, daemon=True, name="cluster watch").start()
+        _received(joined, limit, "joining it")
+        threading.Thread(target=self._count, daemon=True, name="cluster clock").start()
+
+    def _count(self) -> None:
+        while not self.left.wait(LOOK_EVERY):
+            self.silent += LOOK_EVERY
+
+    def leave(self) -> None:
+        """Stop asking."""
+        self.left.set()

@@ -1,0 +1,46 @@
+"""What decides the bits of a result, and so has to be the same on every machine of a cluster."""
+
+import hashlib
+import platform
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@cache
+def versions() -> dict[str, str]:
+    """By name: the versions of Python, NumPy, Numba and this package, and a hash of this package's source files."""
+    try:
+        numba = version("numba")
+    except PackageNotFoundError:
+        numba = "(not installed)"
+    source = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py"), key=lambda file: file.relative_to(PACKAGE).as_posix()):
+        text = file.read_bytes().replace(b"\r\n", b"\n")  # Git may have written it for Windows.
+        source.update(f"{file.relative_to(PACKAGE).as_posix()} {len(text)}\n".encode() + text)
+    return {
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "Numba": numba,
+        "parallel_lenet": sys.modules["parallel_lenet"].__version__,
+        "the source of parallel_lenet": f"with SHA-256 {source.hexdigest()[:16]}",
+    }
+
+
+def difference(worker: str, theirs: object) -> str | None:
+    """A sentence that names the first difference between a worker's versions and ours, None if there is none."""
+    ours = versions()
+    if not isinstance(theirs, dict):
+        return f"worker {worker} has another version of parallel_lenet, and the coordinator {ours['parallel_lenet']}"
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            return (
+                f"worker {worker} has {name} {theirs.get(name)}, and the coordinator {value}: results would not be the "
+                "same to the last bit; install the same on every machine"
+            )
+    return None
