@@ -5,28 +5,32 @@ pairs; divide once by the number of samples; update. The cut and the order of th
 so neither does any bit of the result.
 """
 
+import logging
 import math
 import os
+import threading
 import time
-import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import checkpoint, finite
-from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards, split
+from parallel_lenet.batching import Shard, default_shard_size, epoch_order, pairs, shards, split
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.engines import Engine
+from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes import ProcessesEngine
-from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
+from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
@@ -34,18 +38,23 @@ from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.state import TrainingState, pack, unpack, user_metadata
+from parallel_lenet.turns import Turns
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
 
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
-DATASETS_HELD = 3  # By workers: one each to train, validate and test on.
+SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
+
+_log = logging.getLogger("parallel_lenet")
 
 
 class Coordinator:
     """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
 
-    - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib.
+    - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
+      environment variable ``PARALLEL_LENET_WORKERS`` says, or else -1. No more start than a batch has shards:
+      `n_workers` is how many there are, and `workers_note` says why they are fewer.
     - ``batch_size``: samples a step, over all workers together.
     - ``shard_size``: samples a worker gets at a time; by default what the model prefers for this batch size. Results
       depend on it in their last bits (it decides which gradients are added first), and not on the workers.
@@ -69,7 +78,7 @@ class Coordinator:
         model: Model,
         optimizer: Optimizer,
         *,
-        n_workers: int = -1,
+        n_workers: int | None = None,
         batch_size: int = 128,
         shard_size: int | None = None,
         engine: str | Engine = "processes",
@@ -97,15 +106,17 @@ class Coordinator:
             raise ValueError(f"on_nan must be stop or skip, not {on_nan!r}")
         self.on_nan = on_nan
         step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
-        self.engine = _engine(engine, n_workers, step_timeout, whole("max_tries", max_tries, 1))
-        shards_a_batch = -(-self.batch_size // self.shard_size)
-        if shards_a_batch < self.engine.n_workers:
-            warnings.warn(
-                f"a batch of {self.batch_size} makes {shards_a_batch} shard{'s' * (shards_a_batch > 1)} of "
-                f"{self.shard_size}, so only {shards_a_batch} of {self.engine.n_workers} workers have work at a time: "
-                "choose a smaller shard_size or a larger batch_size",
-                stacklevel=2,
-            )
+        self._limit = -(-self.batch_size // self.shard_size) if isinstance(engine, str) else None
+        self.workers_note: str | None = None
+        """Why some of the workers that were asked for don't run, or have no work; None if all have."""
+        self.engine = _engine(
+            engine,
+            lambda: self._limited(count_workers(n_workers).count),
+            step_timeout,
+            whole("max_tries", max_tries, 1),
+        )
+        if not isinstance(engine, str):
+            self._limited(self.engine.n_workers)
         if parameters is None:
             parameters = model.initial_parameters(generator(self.seed))
         if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
@@ -116,11 +127,28 @@ class Coordinator:
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._warm = False
         self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
+        self._turns = Turns()
+        self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
+        self._guard = threading.Lock()  # Of `_calls`.
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are."""
+        """How many workers there are: those that were asked for, but no more than a batch has shards."""
         return self.engine.n_workers
+
+    def _limited(self, asked: int) -> int:
+        """How many of so many workers to start; says so if they are fewer, or if some have no work."""
+        shards_a_batch = -(-self.batch_size // self.shard_size)
+        self.workers_note = None
+        if shards_a_batch < asked:
+            many = f"{shards_a_batch} shard{'s' * (shards_a_batch > 1)}"
+            self.workers_note = (
+                f"{shards_a_batch} of {asked} workers {'run' if self._limit else 'have work'}: a batch of "
+                f"{self.batch_size} makes {many} of {self.shard_size}; a smaller shard_size or a larger batch_size "
+                "makes more"
+            )
+            _log.info(self.workers_note)
+        return asked if self._limit is None else min(asked, self._limit)
 
     @property
     def parameters(self) -> Vector:
@@ -182,31 +210,71 @@ class Coordinator:
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
+        if isinstance(epochs, np.ndarray | list | tuple):
+            raise TypeError(
+                f"epochs must be a whole number, not {type(epochs).__name__}: inputs and targets are passed as one "
+                "pair, fit((inputs, targets), epochs)"
+            )
+        epochs = whole("epochs", epochs, 0)
         data: tuple[Dataset, ...] = (self._checked(train),)
         if isinstance(validation, float | int | np.floating | np.integer):
             data = split(data[0], validation, self.seed)
         elif validation is not None:
             data = (*data, self._checked(validation))
-        return self._iterate(self.epoch + whole("epochs", epochs, 0), data)
+        call = self._claim("train")
+        try:
+            call.begin(self._turns.run("fit or iterate", lambda: self.engine.open(self.model, data, self.parameters)))
+            if epochs:
+                self._require_same_data(call)
+        except BaseException:
+            self._calls.discard(call)
+            raise
+        return self._iterate(self.epoch + epochs, call)
 
-    def _iterate(self, last: int, data: tuple[Dataset, ...]) -> Iterator[StepReport | EpochReport]:
-        train = data[0]
-        if self.epoch < last:
-            self.warm_up(train)
-        while self.epoch < last:
-            order = epoch_order(self.seed, self.epoch, len(train))
-            for rows in batches(order[self._state.cursor :], self.batch_size):
-                self._open(data)  # Each time: the loop we yield to may evaluate other data in between.
-                yield self._step(train, rows)
-            self._open(data)
-            yield self._finish_epoch(data)
+    def _iterate(self, last: int, call: "_Call") -> Iterator[StepReport | EpochReport]:
+        try:
+            while self.epoch < last:
+                call.thread = threading.current_thread()
+                yield self._turns.run("a step", lambda: self._advance(call))
+        finally:
+            self._calls.discard(call)
 
-    def _step(self, train: Dataset, rows: NDArray[np.int64]) -> StepReport:
+    def _advance(self, call: "_Call") -> StepReport | EpochReport:
+        """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
+        self._warm_up(*call.context.datasets[0])
+        self.engine.start(call.context)
+        self._require_same_data(call)
+        order = call.order(self.seed, self.epoch)
+        rows = order[self.cursor : self.cursor + self.batch_size]
+        return self._step(call, rows) if len(rows) else self._finish_epoch(call)
+
+    def _require_same_data(self, call: "_Call") -> None:
+        """DatasetError if an epoch is unfinished that was begun with other data than the call's."""
+        begun = self._state.data
+        if begun is None or begun is call.data:
+            return
+        if not begun.same(call.data):
+            raise DatasetError(
+                f"epoch {self.epoch + 1} is unfinished, with {self.cursor:,} samples done, and was begun with other "
+                f"data: {described(begun.fingerprint())}, not {described(call.data.fingerprint())}; continue with "
+                "those, or call restart_epoch() to begin it again with these"
+            )
+        self._state = replace(self._state, data=call.data)
+
+    def restart_epoch(self) -> None:
+        """Begin the current epoch again, on whatever data come next: forget which samples of it are done.
+
+        Parameters and optimizer stay as they are; what the unfinished epoch has reported is dropped.
+        """
+        with self._alone("begin the epoch again"):
+            state = self._state
+            self._state = TrainingState(state.parameters, state.optimizer, epoch=state.epoch, history=state.history)
+
+    def _step(self, call: "_Call", rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        dataset = self._index(train)
-        metrics, gradient = self._mean_gradient(pairs(rows, self.shard_size, dataset))
+        metrics, gradient = self._mean_gradient(call.context, pairs(rows, self.shard_size))
         norm, bad = None, None
         if finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
@@ -216,8 +284,8 @@ class Coordinator:
             if not np.isfinite(parameters).all():
                 bad = finite.after_update(optimizer.step, self.model.layout, parameters)
         else:
-            work = shards(rows, self.shard_size, dataset)
-            again = self.engine.gradients(self.parameters, work)
+            work = shards(rows, self.shard_size)
+            again = self.engine.gradients(call.context, self.parameters, work)
             bad = finite.trace(self.step + 1, self.model.layout, again, len(work))
         if bad is not None:
             if self.on_nan == "stop":
@@ -232,6 +300,7 @@ class Coordinator:
             sums=state.sums if bad else state.sums + metrics,
             seconds=state.seconds + seconds,
             history=state.history,
+            data=call.data,
         )
         return StepReport(
             epoch=state.epoch + 1,
@@ -244,10 +313,10 @@ class Coordinator:
             skipped=None if bad is None else str(bad),
         )
 
-    def _mean_gradient(self, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
+    def _mean_gradient(self, context: Context, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
         """The sums over pairs of shards, added in order, the gradient divided once by the number of samples."""
         total, metrics = self._total, ShardMetrics()
-        for result in self.engine.gradients(self.parameters, work):
+        for result in self.engine.gradients(context, self.parameters, work):
             if metrics.count:
                 with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
                     total += result.gradient
@@ -257,13 +326,13 @@ class Coordinator:
         total /= metrics.count
         return metrics, total
 
-    def _finish_epoch(self, data: tuple[Dataset, ...]) -> EpochReport:
+    def _finish_epoch(self, call: "_Call") -> EpochReport:
         state = self._state
         if not state.sums.count:
             raise NonFiniteError(f"epoch {state.epoch + 1}: every step was skipped for NaN or infinity", self.step)
         report = self.epoch_report()
-        if len(data) > 1:
-            result = self._evaluate(data[1])
+        if len(call.context.datasets) > 1:
+            result = self._evaluate(call.context, 1)
             report = replace(report, validation_loss=result.loss, validation_accuracy=result.accuracy)
         self._state = TrainingState(
             state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report)
@@ -285,25 +354,44 @@ class Coordinator:
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice."""
         dataset = self._checked(data)
-        self._open((dataset,))
-        return self._evaluate(dataset)
+        return self._turns.run("evaluate", lambda: self._evaluate_now(dataset))
+
+    def _evaluate_now(self, dataset: Dataset) -> Metrics:
+        with self.engine.open(self.model, (dataset,), self.parameters) as context:
+            self.engine.start(context)
+            return self._evaluate(context, 0)
 
     def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
-        """As ``evaluate``, but hands you the metrics so far after each shard; the last ones are the result."""
-        dataset = _dataset(data)
-        self._open((dataset,))
-        return self._iterate_evaluation(dataset)
+        """As ``evaluate``, but hands you the metrics so far every tenth of a second or so; the last are the result.
 
-    def _evaluate(self, dataset: Dataset) -> Metrics:
-        *_, result = self._iterate_evaluation(dataset)
-        return result
+        All are of the parameters as they are when it is called.
+        """
+        dataset, parameters = self._checked(data), self.parameters
+        context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters))
+        return self._iterate_evaluation(context, parameters)
 
-    def _iterate_evaluation(self, dataset: Dataset) -> Iterator[Metrics]:
-        sums = ShardMetrics()
-        work = shards(np.arange(len(dataset)), self.shard_size, self._index(dataset))
-        for metrics in self.engine.metrics(self.parameters, work):
+    def _iterate_evaluation(self, context: Context, parameters: Vector) -> Iterator[Metrics]:
+        with context:
+            self._turns.run("evaluate", lambda: self.engine.start(context))
+            work = shards(np.arange(len(context.datasets[0].inputs)), self.shard_size)
+            sums, at_once = ShardMetrics(), self.n_workers
+            while work:
+                some, work = work[:at_once], work[at_once:]
+                start = time.perf_counter()
+                sums = self._turns.run("evaluate", lambda: self._sums(context, parameters, some, sums))  # noqa: B023
+                if time.perf_counter() - start < SECONDS_BETWEEN / 2:
+                    at_once *= 2
+                yield _metrics(sums)
+
+    def _evaluate(self, context: Context, dataset: int) -> Metrics:
+        work = shards(np.arange(len(context.datasets[dataset].inputs)), self.shard_size, dataset)
+        return _metrics(self._sums(context, self.parameters, work, ShardMetrics()))
+
+    def _sums(self, context: Context, parameters: Vector, work: list[Shard], sums: ShardMetrics) -> ShardMetrics:
+        """Those so far, and those of these shards."""
+        for metrics in self.engine.metrics(context, parameters, work):
             sums += metrics
-            yield Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
+        return sums
 
     def warm_up(self, data: Data) -> None:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
@@ -311,12 +399,15 @@ class Coordinator:
         `fit` and `iterate` begin with it, so that the seconds they report are those of training. Calls the model's
         optional ``warm_up(parameters, inputs, targets)`` with one sample.
         """
+        dataset = _dataset(data)
+        self._turns.run("warm_up", lambda: self._warm_up(dataset.inputs, dataset.targets))
+
+    def _warm_up(self, inputs: Array, targets: Array) -> None:
         if self._warm:
             return
-        dataset = _dataset(data)
         if hasattr(self.model, "warm_up"):
-            with blas().limit(limits=1):
-                self.model.warm_up(self.parameters, dataset.inputs[:1].copy(), dataset.targets[:1].copy())
+            with one_blas_thread():
+                self.model.warm_up(self.parameters, inputs[:1].copy(), targets[:1].copy())
         if getattr(self.optimizer, "compiled", False):
             self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self._state.optimizer)
         self._warm = True
@@ -326,7 +417,7 @@ class Coordinator:
         if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
             what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
             raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
-        with blas().limit(limits=1):
+        with one_blas_thread():
             return self.model.predict(self.parameters, inputs)
 
     def _checked(self, data: Data) -> Dataset:
@@ -340,26 +431,35 @@ class Coordinator:
                 raise DatasetError(f"{dataset.name}: {error}") from error
         return dataset
 
-    def _open(self, data: tuple[Dataset, ...]) -> None:
-        """Have workers that hold our model and these datasets; those that are running, if they do.
+    def _claim(self, what: str) -> "_Call":
+        """Note that this thread is about to change the state; RuntimeError if another one is in the middle of it."""
+        mine = _Call()
+        with self._guard:
+            for call in self._calls:
+                if call.thread is not mine.thread and call.thread.is_alive():
+                    raise RuntimeError(
+                        f"can't {what} now: this coordinator is used by another thread, {call.thread.name}, which "
+                        "trains, loads or closes; wait until that has ended"
+                    )
+            self._calls.add(mine)
+        return mine
 
-        New ones also hold what the old ones held, so that a loop over steps can evaluate other data.
-        """
-        opened = self.engine.datasets if self.engine.model is self.model else ()
-        if not all(any(dataset is each for each in opened) for dataset in data):
-            others = [each for each in opened if not any(each is dataset for dataset in data)]
-            self.engine.open(self.model, (*data, *others)[:DATASETS_HELD], self.parameters)
-
-    def _index(self, dataset: Dataset) -> int:
-        """Which of the engine's datasets it is."""
-        return next(i for i, opened in enumerate(self.engine.datasets) if opened is dataset)
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Do something that must not happen while another thread trains."""
+        mine = self._claim(what)
+        try:
+            yield
+        finally:
+            self._calls.discard(mine)
 
     def resize(self, n_workers: int) -> None:
         """Go on with another number of workers, counted as in the constructor, from the next step on.
 
         The result stays the same. ValueError where the engine can't have so many.
         """
-        self.engine.resize(count_workers(n_workers).count)
+        count = self._limited(count_workers(n_workers).count)
+        self._turns.run("resize", lambda: self.engine.resize(count))
 
     def worker_pids(self) -> list[int]:
         """The worker processes that run now; none where the engine has no processes of its own."""
@@ -385,7 +485,8 @@ class Coordinator:
                 raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
         state = unpack(path, arrays, described, self.model, self._state)
         user = user_metadata(path, described)
-        self._state = state
+        with self._alone("load"):
+            self._state = state
         return user
 
     def _settings(self) -> dict[str, Any]:
@@ -398,8 +499,20 @@ class Coordinator:
         }
 
     def close(self) -> None:
-        """End the workers; a later call starts new ones."""
-        self.engine.close()
+        """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
+
+        RuntimeError while another thread trains: that has to end first.
+        """
+        with self._alone("close"):
+            if self._state.data is not None:
+                self._state.data.release()
+            self._turns.run("close", self.engine.close)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Coordinator cannot be copied or pickled, since it holds workers: save(path) writes its state, and load("
+            "path) of another Coordinator takes it over"
+        )
 
     def __enter__(self) -> Self:
         """The coordinator itself."""
@@ -425,15 +538,40 @@ def _dataset(data: Data) -> Dataset:
     return Dataset(*data)
 
 
-def _engine(engine: str | Engine, n_workers: int, step_timeout: float | None, max_tries: int) -> Engine:
+def _metrics(sums: ShardMetrics) -> Metrics:
+    return Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
+
+
+class _Call:
+    """What one thread is in the middle of; for a call of ``fit`` or ``iterate``, with its data."""
+
+    context: Context
+    data: EpochData
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def begin(self, context: Context) -> None:
+        """Train with this."""
+        self.context = context
+        self.data = EpochData(context.datasets[0], holder=context)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The order of the samples in an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(seed, epoch, len(self.context.datasets[0].inputs))
+        return self._order[1]
+
+
+def _engine(engine: str | Engine, workers: Callable[[], int], step_timeout: float | None, max_tries: int) -> Engine:
     if not isinstance(engine, str):
-        _require("engine", engine, ("open", "gradients", "metrics", "resize", "close"))
+        _require("engine", engine, ("open", "start", "gradients", "metrics", "resize", "close"))
         return engine
-    workers = count_workers(n_workers).count
     if engine == "processes":
-        return ProcessesEngine(workers, step_timeout=step_timeout, max_tries=max_tries)
+        return ProcessesEngine(workers(), step_timeout=step_timeout, max_tries=max_tries)
     if engine == "serial":
         return SerialEngine()
     if engine in BACKENDS:
-        return Cluster(engine, n_workers=workers, timeout=step_timeout or TIMEOUT, max_tries=max_tries)
+        return Cluster(engine, n_workers=workers(), timeout=step_timeout or TIMEOUT, max_tries=max_tries)
     raise ValueError(f"unknown engine {engine!r}: choose processes, serial, {', '.join(BACKENDS)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from parallel_lenet.checks import whole
 from parallel_lenet.limits import cpu_quota
 
+WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
 MOST = 1024  # Processes on one machine: a slip of the finger shouldn't end it.
 
 
@@ -34,8 +35,26 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
-def count_workers(n_workers: int) -> WorkerCount:
-    """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0."""
+def default_workers() -> int:
+    """What counts if no number is given: that in ``PARALLEL_LENET_WORKERS``, or else -1."""
+    text = os.environ.get(WORKERS_VARIABLE) or "-1"
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{WORKERS_VARIABLE} must be a whole number such as 4 or -1, not {text!r}") from None
+
+
+def count_workers(n_workers: int | None) -> WorkerCount:
+    """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0.
+
+    None is `default_workers`.
+    """
+    if n_workers is None:
+        asked = default_workers()
+        try:
+            return count_workers(asked)
+        except ValueError as error:
+            raise ValueError(f"{WORKERS_VARIABLE}: {error}") from None
     n_workers = whole("the number of workers", n_workers)
     if n_workers == 0:
         raise ValueError(

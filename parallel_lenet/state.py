@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.checks import whole
+from parallel_lenet.fingerprint import EpochData
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Vector
@@ -33,6 +34,8 @@ class TrainingState:
     """Of the current epoch so far."""
     seconds: float = 0.0
     history: tuple[EpochReport, ...] = ()
+    data: EpochData | None = None
+    """What the current epoch is trained on; None before its first step."""
 
 
 def pack(state: TrainingState, model: Model) -> tuple[Arrays, dict[str, Any]]:
@@ -48,6 +51,7 @@ def pack(state: TrainingState, model: Model) -> tuple[Arrays, dict[str, Any]]:
         "sums": astuple(state.sums),
         "seconds": state.seconds,
         "history": [asdict(report) for report in state.history],
+        "data": None if state.data is None else state.data.fingerprint(),
     }
 
 
@@ -73,6 +77,7 @@ def unpack(
             ShardMetrics(*described["sums"]),
             float(described["seconds"]),
             tuple(EpochReport(**report) for report in described["history"]),
+            EpochData(None, described.get("data")) if described["cursor"] else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error

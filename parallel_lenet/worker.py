@@ -1,17 +1,25 @@
 """What a worker does with a shard, wherever it runs: a pure function of (model, parameters, shard)."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.datasets import Dataset
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
 
+class Samples(NamedTuple):
+    """The arrays of a dataset that was checked before, read-only."""
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+
+
 def shard_gradient(
-    model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector
+    model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard, gradient: Vector
 ) -> ShardMetrics:
     """Forward and backward on the shard's samples: the loss, and in ``gradient`` its gradient, both summed."""
     first, *rest = shard.halves()
@@ -24,13 +32,13 @@ def shard_gradient(
     return metrics
 
 
-def shard_metrics(model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard) -> ShardMetrics:
+def shard_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard) -> ShardMetrics:
     """Forward only: the loss, summed, and how many samples were right."""
     return _compute(model, datasets, parameters, shard, None)
 
 
 def _compute(
-    model: Model, datasets: Sequence[Dataset], parameters: Vector, shard: Shard, gradient: Vector | None
+    model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard, gradient: Vector | None
 ) -> ShardMetrics:
     data = datasets[shard.dataset]
     n = len(shard.rows)

@@ -26,6 +26,7 @@ ORDER = (
     "finite",
     "state",
     "reports",
+    "turns",
     "checkpoint",
     "engines.cluster",
     "engines.cluster_answers",
@@ -46,6 +47,7 @@ ORDER = (
     "engines.failures",
     "engines.serial",
     "engines.imports",
+    "engines.snapshots",
     "engines.memory",
     "engines",
     "worker",
@@ -70,6 +72,7 @@ ORDER = (
     "datasets.downloads",
     "datasets.idx",
     "datasets.dataset",
+    "fingerprint",
     "parameters",
     "random",
     "arithmetic",
@@ -91,6 +94,7 @@ LATE = {
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.
     ("engines.imports", "cloudpickle"),  # The same.
+    ("engines.messages", "fcntl"),  # Not on Windows.
     ("engines.failures", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.
@@ -100,7 +104,7 @@ LATE = {
     ("engines.cluster", "joblib"),  # 0.1 s.
     ("engines.cluster_backends", "joblib"),  # The same.
     ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
-    ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same.
     ("engines.cluster_dask", "dask"),  # An extra.
     ("engines.cluster_dask", "dask.distributed"),  # An extra.
     ("engines.cluster_dask", "cryptography"),  # An extra.

@@ -23,15 +23,16 @@ import pytest
 from conftest import Run, _files, children, environment, wait_until
 from models import ModelError, Once, Recorded, Scripted, Threads
 from numpy.testing import assert_array_equal
-from test_engines import FEW, MANY, TROUBLE, at, computed, expected, one_each, scripted
+from test_engines import FEW, MANY, TROUBLE, Opened, at, computed, expected, one_each, scripted
 
 from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
 from parallel_lenet.batching import Shard, pairs, shards
 from parallel_lenet.engines import WorkerWarning, cluster
 from parallel_lenet.engines.cluster import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
 from parallel_lenet.engines.cluster_ray import short_folder
-from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, forget, hold
+from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, dumps, forget, hold
 from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.worker import Samples
 
 pytestmark = [
     # Small steps on a local cluster never pay; one test looks for the warning.
@@ -106,19 +107,16 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def opened(engine: Cluster) -> Cluster:
+def opened(engine: Cluster) -> Opened:
     """What one test does to it must not trouble the next."""
-    datasets = (FEW, MANY, TROUBLE)
-    if engine.datasets != datasets:
-        engine.open(Scripted(), datasets, at(0))
-    return engine
+    return Opened(engine, Scripted(), (FEW, MANY, TROUBLE), at(0))
 
 
 # The contract.
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(opened: Cluster, size: int) -> None:
+def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(opened: Opened, size: int) -> None:
     work = shards(np.arange(64)[::-1], size, 1)
     wanted = expected(Scripted(), opened.datasets, at(size), work)
     assert computed(opened, at(size), work) == wanted
@@ -127,7 +125,7 @@ def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(
     assert computed(opened, at(size), work) == expected(Scripted(), opened.datasets, at(size), work)
 
 
-def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: Cluster) -> None:
+def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: Opened) -> None:
     assert list(opened.gradients(at(0), [])) == []
     for step in range(3):
         next(opened.gradients(at(step), one_each(FEW)))
@@ -135,7 +133,7 @@ def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: C
     assert computed(opened, at(9), work) == expected(Scripted(), opened.datasets, at(9), work)
 
 
-def test_a_gradient_and_what_the_model_gets_are_read_only(opened: Cluster) -> None:
+def test_a_gradient_and_what_the_model_gets_are_read_only(opened: Opened) -> None:
     for result in opened.gradients(at(0), one_each(FEW)):
         with pytest.raises(ValueError, match="read-only"):
             result.gradient[0] = 0
@@ -147,7 +145,7 @@ def test_a_gradient_and_what_the_model_gets_are_read_only(opened: Cluster) -> No
     assert_array_equal(TROUBLE.inputs, before)
 
 
-def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_traceback(opened: Cluster) -> None:
+def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_traceback(opened: Opened) -> None:
     for _ in range(3):
         results = opened.gradients(at(0), one_each(TROUBLE, 2)[:4])
         next(results), next(results)
@@ -162,7 +160,7 @@ def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_trac
 
 @pytest.mark.parametrize(("row", "kind"), [(6, models.UnpicklableError), (7, models.OneWayError)])
 def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
-    opened: Cluster, row: int, kind: type[Exception]
+    opened: Opened, row: int, kind: type[Exception]
 ) -> None:
     with pytest.raises((kind, RuntimeError)) as caught:
         list(opened.metrics(at(0), [Shard(np.array([row]), 2)]))
@@ -183,35 +181,33 @@ def test_training_gives_the_bits_of_the_serial_engine(engine: Cluster, digits: D
 
 def test_blas_has_one_thread_in_a_task_and_what_it_had_behind_it(engine: Cluster) -> None:
     before = [library["num_threads"] for library in blas().info()]
-    engine.open(Threads(), (FEW,), at(0))
-    assert {metrics.loss_sum for metrics in engine.metrics(at(0), one_each(FEW))} <= {1.0}
+    opened = Opened(engine, Threads(), (FEW,), at(0))
+    assert {metrics.loss_sum for metrics in opened.metrics(at(0), one_each(FEW))} <= {1.0}
     assert [library["num_threads"] for library in blas().info()] == before
 
 
 def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error(engine: Cluster) -> None:
-    engine.open(models.FailsToUnpickle(), (FEW,), at(0))
-    if engine._backend.name != "threading":  # There nothing is pickled.
-        with pytest.raises(ModelError, match="it can't be made here"):
-            list(engine.metrics(at(0), one_each(FEW)))
+    opened = Opened(engine, models.FailsToUnpickle(), (FEW,), at(0))
+    with pytest.raises(ModelError, match="it can't be made here"):
+        list(opened.metrics(at(0), one_each(FEW)))
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_it_can_be_opened_again_resized_and_closed_twice(backend: Any) -> None:
     with Cluster(backend, n_workers=2) as engine:
         for data, workers in ((FEW, 3), (MANY, 1), (FEW, 2)):
-            engine.open(Scripted(), (data,), at(0))
+            opened = Opened(engine, Scripted(), (data,), at(0))
             engine.resize(workers)
             assert engine.n_workers == workers
             work = shards(np.arange(len(data)), 3)
-            assert computed(engine, at(1), work) == expected(Scripted(), (data,), at(1), work)
-        results = engine.metrics(at(0), one_each(FEW))
+            assert computed(opened, at(1), work) == expected(Scripted(), (data,), at(1), work)
+        results = opened.metrics(at(0), one_each(FEW))
         next(results)
         engine.close()
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(RuntimeError, match="its engine was closed"):
             next(results)
-    assert engine.datasets == ()
-    with pytest.raises(RuntimeError, match="closed"):
-        list(engine.metrics(at(0), one_each(FEW)))
+    with pytest.raises(RuntimeError, match="its engine was closed"):
+        list(opened.metrics(at(0), one_each(FEW)))
 
 
 # What goes over the wire.
@@ -226,30 +222,30 @@ def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
     model = lenet5(kernel="im2col")
     parameters = model.initial_parameters(np.random.default_rng(0))
     work = shards(np.arange(128), 32)
-    engine.open(model, (digits,), parameters)
+    opened = Opened(engine, model, (digits,), parameters)
     sent = []
     for _ in range(5):
-        list(engine.gradients(parameters, work))
+        list(opened.gradients(parameters, work))
         sent.append(engine.bytes_a_step.sent)
     least, data = 2 * parameters.nbytes + 128 * 8, digits.inputs.nbytes + digits.targets.nbytes
     assert (sent[0] > least + data) == (engine._backend.name != "threading")  # A thread has the data already.
     assert sent[-1] == least, sent  # By then every worker has met a first task, and has the data.
     assert engine.bytes_a_step.received == len(work) * parameters.nbytes
-    list(engine.metrics(parameters, work))
+    list(opened.metrics(parameters, work))
     assert engine.bytes_a_step == (least, 0)
 
 
 def test_a_task_is_too_small_for_rays_object_store_that_would_keep_it() -> None:
-    assert sys.getsizeof(Task(1, "0" * 64, np.zeros(100), [(0, Shard(np.arange(100)))], True)) < 100
+    assert sys.getsizeof(Task(1, "0" * 64, "0" * 20, np.zeros(100), [(0, Shard(np.arange(100)))], True)) < 100
 
 
 def test_parameters_changed_in_place_are_not_stale_in_workers(engine: Cluster) -> None:
     model = Scripted(size=300_000)  # 1.2 MB: joblib would map it into a file, once.
     parameters = model.initial_parameters(np.random.default_rng(0))
-    engine.open(model, (FEW,), parameters)
+    opened = Opened(engine, model, (FEW,), parameters)
     for _ in range(3):
         work = shards(np.arange(7), 4)
-        assert computed(engine, parameters, work) == expected(model, (FEW,), parameters, work)
+        assert computed(opened, parameters, work) == expected(model, (FEW,), parameters, work)
         parameters += 1
 
 
@@ -259,8 +255,8 @@ def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
     moved = np.empty(parameters.nbytes + 1, np.uint8)[1:].view(np.float32)
     moved[:] = parameters
     assert not moved.flags.aligned
-    hold("a key", Setup(model, (FEW,)))
-    results = compute(Task(1, "a key", moved, list(enumerate(work)), True), None).results
+    hold("a key", Setup(dumps(model), (Samples(FEW.inputs, FEW.targets),)), model)
+    results = compute(Task(1, "a key", "a context", moved, list(enumerate(work)), True), None).results
     forget("a key")
     got = [(result.metrics, result.gradient.tobytes()) for result in results if result.gradient is not None]
     assert got == expected(model, (FEW,), parameters, work)
@@ -271,8 +267,8 @@ def test_a_step_with_more_gradients_than_are_held_at_once_comes_in_several_calls
     model = Scripted(size=size)
     parameters = np.zeros(size, np.float32)
     with Cluster("threading", n_workers=2) as engine:
-        engine.open(model, (MANY,), parameters)
-        results = engine.gradients(parameters, one_each(MANY)[:20])
+        opened = Opened(engine, model, (MANY,), parameters)
+        results = opened.gradients(parameters, one_each(MANY)[:20])
         next(results)
         assert engine.bytes_a_step.received <= BYTES_HELD
         parameters[:] = 1  # Not those of this step.
@@ -290,8 +286,8 @@ def once(value: float) -> Dataset:
 
 def survives(engine: Cluster, model: Scripted, data: Dataset) -> None:
     work = one_each(data)
-    engine.open(model, (data,), at(0))
-    results = computed(engine, at(0), work)
+    opened = Opened(engine, model, (data,), at(0))
+    results = computed(opened, at(0), work)
     assert Path(model.folder, "done").exists()
     assert results == expected(model, (data,), at(0), work)
 
@@ -330,8 +326,8 @@ def test_a_killed_dask_worker(allowed: int, dask_cluster: Any, tmp_path: Path) -
 
 def test_a_call_that_takes_too_long_is_made_again_with_another_parallel(tmp_path: Path) -> None:
     with Cluster("threading", n_workers=2, timeout=0.5) as engine:
-        engine.open(Scripted(), (FEW,), at(0))
-        list(engine.metrics(at(0), one_each(FEW)))
+        opened = Opened(engine, Scripted(), (FEW,), at(0))
+        list(opened.metrics(at(0), one_each(FEW)))
         before = engine._parallel
         with pytest.warns(WorkerWarning, match="no result within 0.5 s"):
             survives(engine, Once(folder=str(tmp_path)), once(1.5))
@@ -371,10 +367,10 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
             yield from self.late
 
     with Cluster("threading", n_workers=2) as engine:
-        engine.open(Scripted(), (FEW,), at(0))
+        opened = Opened(engine, Scripted(), (FEW,), at(0))
         monkeypatch.setattr(engine._backend, "parallel", lambda workers, timeout: Stub())
         with pytest.warns(WorkerWarning, match=r"OSError: it broke\): 3 shards"):
-            results = computed(engine, at(0), one_each(FEW))
+            results = computed(opened, at(0), one_each(FEW))
         assert results == expected(Scripted(), (FEW,), at(0), one_each(FEW))
         assert len(made) == 2
 
@@ -382,14 +378,15 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
 def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
     data = scripted((models.NOTHING, 0), (models.EXIT, 3), (models.NOTHING, 0))
     with Cluster("loky", n_workers=2, timeout=SECONDS) as engine:
-        engine.open(Scripted(), (data,), at(0))
+        opened = Opened(engine, Scripted(), (data,), at(0))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with pytest.raises(WorkerError) as error:
-                list(engine.metrics(at(0), one_each(data)))
+                list(opened.metrics(at(0), one_each(data)))
         assert "could not be computed in 3 tries: TerminatedWorkerError" in str(error.value)
         assert len([warning for warning in caught if warning.category is WorkerWarning]) == 2
-        assert engine.datasets == ()
+        with pytest.raises(RuntimeError, match="its engine was closed"):
+            engine.start(opened.context)
 
 
 def test_a_worker_added_in_the_middle_of_a_run_takes_part(
@@ -399,16 +396,16 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     model, work = Recorded(folder=str(tmp_path)), one_each(FEW)
     with Cluster("dask", address=dask_cluster.scheduler_address, timeout=SECONDS) as engine:
         assert engine.n_workers == 2
-        engine.open(model, (FEW,), at(0))
+        opened = Opened(engine, model, (FEW,), at(0))
         wanted = expected(Scripted(), (FEW,), at(0), work)
-        assert computed(engine, at(0), work) == wanted
+        assert computed(opened, at(0), work) == wanted
         before = len(list(tmp_path.iterdir()))
         try:
             dask_cluster.scale(3)
             dask_cluster.wait_for_workers(3)
-            assert wait_until(lambda: computed(engine, at(0), work) == wanted and engine.n_workers == 3, 10)
+            assert wait_until(lambda: computed(opened, at(0), work) == wanted and engine.n_workers == 3, 10)
             assert wait_until(
-                lambda: computed(engine, at(0), work) == wanted and len(list(tmp_path.iterdir())) == 3, 10
+                lambda: computed(opened, at(0), work) == wanted and len(list(tmp_path.iterdir())) == 3, 10
             )
             assert before <= 2
         finally:
@@ -447,17 +444,18 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
             model = lenet5(kernel="im2col")  # These workers can't see the models beside the tests.
             data = Dataset(np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.uint8))
             parameters = model.initial_parameters(np.random.default_rng(0))
-            engine.open(model, (data,), parameters)
-            list(engine.metrics(parameters, one_each(data)))
+            opened = Opened(engine, model, (data,), parameters)
+            list(opened.metrics(parameters, one_each(data)))
             process.kill()
             process.wait()
             start = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", WorkerWarning)
                 with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 shards to compute"):
-                    list(engine.metrics(parameters, one_each(data)))
+                    list(opened.metrics(parameters, one_each(data)))
             assert time.monotonic() - start < 30
-            assert engine.datasets == ()
+            with pytest.raises(RuntimeError, match="its engine was closed"):
+                engine.start(opened.context)
         with pytest.raises(WorkerError, match=f"no dask cluster with a worker at {address}"):
             Cluster("dask", address=address)
     finally:
@@ -563,17 +561,17 @@ def test_a_model_of_a_program_travels(run: Run, tmp_path: Path) -> None:
 def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> None:
     with Cluster("threading", n_workers=2) as engine, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine.open(Scripted(), (FEW,), at(0))
+        opened = Opened(engine, Scripted(), (FEW,), at(0))
         for _ in range(STEPS_MEASURED * 3):
-            list(engine.gradients(at(0), one_each(FEW)))
+            list(opened.gradients(at(0), one_each(FEW)))
         (message,) = [str(warning.message) for warning in caught if warning.category is ClusterWarning]
         assert message.startswith("a step takes ")
         assert "ms, of which its busiest worker computes" in message
         slow = scripted(*[(models.SLEEP, 50)] * 2)
-        engine.open(Scripted(), (slow,), at(0))
+        opened = Opened(engine, Scripted(), (slow,), at(0))
         engine._measured.clear()
         for _ in range(STEPS_MEASURED + 1):
-            list(engine.gradients(at(0), one_each(slow)))
+            list(opened.gradients(at(0), one_each(slow)))
         assert len([warning for warning in caught if warning.category is ClusterWarning]) == 1
 
 
@@ -618,7 +616,7 @@ try:
 except WorkerError as error:
     print(str(error).partition(" already")[0].split(" at ")[0])
 try:
-    Cluster("ray", n_workers=3).open(serial.model, (data,), serial.parameters)
+    Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=3)).evaluate(data)
 except WorkerError as error:
     print(error)
 both[0].close()

@@ -30,7 +30,8 @@ from parallel_lenet import (
     load_dataset,
 )
 from parallel_lenet.batching import epoch_order, split
-from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.optimizers import clip_by_global_norm
 
 # 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
@@ -93,7 +94,7 @@ def test_a_step_is_the_gradient_of_the_whole_batch_whatever_its_shards(digits: D
     report = next(coordinator.iterate(digits))
     rows = epoch_order(3, 0, 150)[:56]
     gradient = np.empty_like(before)
-    with blas().limit(limits=1):  # Not for the bits: two threads on a busy machine wait for each other.
+    with one_blas_thread():  # Not for the bits: two threads on a busy machine wait for each other.
         sums = model.loss_and_gradient(before, digits.inputs[rows], digits.targets[rows], gradient)
     assert isinstance(report, StepReport)
     assert (report.count, report.accuracy) == (56, sums.correct / 56)
@@ -314,9 +315,15 @@ def test_an_exception_of_the_model_leaves_the_last_finished_step(leaves_nothing:
             with pytest.raises(ModelError, match="value 9"):
                 coordinator.fit(data)
             assert coordinator.step == 2
-            coordinator.fit(good)  # The bad sample's turn is still to come.
+            with pytest.raises(ModelError, match="value 9"):
+                coordinator.fit(data)
+            assert coordinator.step == 2
             reference = serial(Scripted(), Momentum(), batch_size=10, shard_size=3)
-            reference.fit(good)
+            for each in (coordinator, reference):
+                for _ in itertools.islice(each.iterate(data), 2 - each.step):
+                    pass
+                each.restart_epoch()
+                each.fit(good)
             assert coordinator.parameters_sha256() == reference.parameters_sha256()
 
 
@@ -406,7 +413,7 @@ def test_what_is_no_model_or_optimizer_is_named(arguments: Any, message: str) ->
 
 
 def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> None:
-    with pytest.raises(TypeError, match="the engine must be an object with open, gradients, metrics, resize, close"):
+    with pytest.raises(TypeError, match="the engine must be an object with open, start, gradients, metrics, "):
         Coordinator(Softmax(), SGD(), engine=3)  # type: ignore[arg-type]
     coordinator = serial()
     for data in (None, digits.inputs, (digits.inputs,)):
@@ -468,11 +475,30 @@ def test_initial_parameters_that_do_not_fit_the_layout_are_refused(start: Array)
         serial(Wrong())
 
 
-def test_too_few_shards_for_the_workers_are_warned_of_with_the_options_to_change() -> None:
-    with pytest.warns(
-        UserWarning, match=r"2 shards of 32, so only 2 of 3 workers.*smaller shard_size or a larger batch"
-    ):
-        Coordinator(Softmax(), SGD(), n_workers=3, batch_size=64, shard_size=32)
+def test_no_more_workers_start_than_a_batch_has_shards_and_that_is_noted_not_warned_of(
+    digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="parallel_lenet")
+    with Coordinator(Softmax(), SGD(), n_workers=50, batch_size=64, shard_size=32) as coordinator:
+        assert coordinator.n_workers == 2
+        note = (
+            "2 of 50 workers run: a batch of 64 makes 2 shards of 32; a smaller shard_size or a larger batch_size "
+            "makes more"
+        )
+        assert coordinator.workers_note == note
+        assert caplog.messages == [note]
+        coordinator.evaluate(digits)  # It has 5 shards.
+        assert len(coordinator.worker_pids()) == 2
+        coordinator.resize(1)
+        assert (coordinator.n_workers, coordinator.workers_note) == (1, None)
+        coordinator.resize(3)
+        assert (coordinator.n_workers, coordinator.workers_note) == (2, note.replace("50", "3"))
+        coordinator.fit(digits)
+        assert len(coordinator.worker_pids()) == 2
+    mine = Coordinator(Softmax(), SGD(), engine=ProcessesEngine(3), batch_size=64, shard_size=32)
+    assert mine.n_workers == 3
+    assert mine.workers_note is not None
+    assert mine.workers_note.startswith("2 of 3 workers have work: ")
 
 
 # And what else users rely on.

@@ -63,7 +63,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, workers: int, shards: int) -> None:
         for number in range(workers):
             self.add(number)
-            self.schedule.ready(self.schedule.workers[-1])
+            self.schedule.opened(self.schedule.workers[-1], self.now)
         self.start_step(shards)
         self.assign()
 
@@ -134,9 +134,17 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ready(self, data: st.DataObject) -> None:
         if worker := self.some(data, ready=False):
-            self.schedule.ready(worker)
+            self.schedule.opened(worker, self.now)
             self.failed_starts.clear()
             self.assign()
+
+    @precondition(lambda self: self.steps > 5)
+    @rule(data=st.data())
+    def take_over(self, data: st.DataObject) -> None:
+        """A worker is given a context to open, whatever it is doing."""
+        if worker := self.some(data, ready=True):
+            worker.opening += 1
+            worker.since = self.now
 
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
@@ -173,7 +181,7 @@ class Machine(RuleBasedStateMachine):
         if worker := self.some(data):
             self.bury(worker)
             if replaced and not self.schedule.workers[-1].ready:  # Soon, before anything else happens.
-                self.schedule.ready(self.schedule.workers[-1])
+                self.schedule.opened(self.schedule.workers[-1], self.now)
                 self.failed_starts.clear()
             self.assign()
 
@@ -237,7 +245,7 @@ class Machine(RuleBasedStateMachine):
         """Though all others are stopped, or hang, and no one kills them."""
         worker = data.draw(st.sampled_from(self.schedule.workers))
         if not worker.ready:
-            self.schedule.ready(worker)
+            self.schedule.opened(worker, self.now)
             self.failed_starts.clear()
         for _ in range(10 * (self.shards + ROWS)):
             self.now += 2 * SLOW  # No shard here takes more than a second.

@@ -19,9 +19,10 @@ from numpy.testing import assert_array_equal
 
 from parallel_lenet import Dataset, Engine, Model, lenet5
 from parallel_lenet.batching import Shard, pairs, shards
+from parallel_lenet.engines import ShardGradient
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
-from parallel_lenet.engines.serial import SerialEngine, blas
+from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.model import ShardMetrics
 from parallel_lenet.worker import shard_gradient
 
@@ -58,8 +59,24 @@ def at(step: int, model: Scripted | None = None) -> Array:
 Result = tuple[ShardMetrics, bytes]
 
 
-def computed(engine: Engine, parameters: Array, work: Sequence[Shard]) -> list[Result]:
-    return [(result.metrics, result.gradient.tobytes()) for result in engine.gradients(parameters, work)]
+class Opened:
+    """An engine, and one context of it."""
+
+    def __init__(self, engine: Engine, model: Model, datasets: Sequence[Dataset], parameters: Array) -> None:
+        self.engine = engine
+        self.datasets = datasets
+        self.context = engine.open(model, datasets, parameters)
+        engine.start(self.context)
+
+    def gradients(self, parameters: Array, work: Sequence[Shard]) -> Iterator[ShardGradient]:
+        return self.engine.gradients(self.context, parameters, work)
+
+    def metrics(self, parameters: Array, work: Sequence[Shard]) -> Iterator[ShardMetrics]:
+        return self.engine.metrics(self.context, parameters, work)
+
+
+def computed(opened: Opened, parameters: Array, work: Sequence[Shard]) -> list[Result]:
+    return [(result.metrics, result.gradient.tobytes()) for result in opened.gradients(parameters, work)]
 
 
 def expected(model: Model, datasets: Sequence[Dataset], parameters: Array, work: Sequence[Shard]) -> list[Result]:
@@ -67,7 +84,7 @@ def expected(model: Model, datasets: Sequence[Dataset], parameters: Array, work:
     results = []
     for shard in work:
         gradient = np.full_like(parameters, np.nan)
-        with blas().limit(limits=1):
+        with one_blas_thread():
             metrics = shard_gradient(model, datasets, parameters, shard, gradient)
         results.append((metrics, gradient.tobytes()))
     return results
@@ -90,23 +107,29 @@ DATASETS = (FEW, MANY, SLOW_FIRST, UNEVEN, TROUBLE)
 
 
 @pytest.fixture(scope="module", params=ENGINES.values(), ids=ENGINES.keys())
-def opened(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
     """An engine that many tests share: what one does to it must not trouble the next."""
     with request.param() as engine:
-        engine.open(Scripted(), DATASETS, at(0))
-        yield engine
+        yield Opened(engine, Scripted(), DATASETS, at(0))
 
 
 # The contract, on an open engine.
 
 
-def test_it_knows_what_it_is_open_with(opened: Engine) -> None:
-    assert len(opened.datasets) == len(DATASETS)
-    assert all(a is b for a, b in zip(opened.datasets, DATASETS, strict=True))
+def test_a_context_has_copies_of_the_data_which_are_read_only_and_those_of_all_with_equal_data(opened: Opened) -> None:
+    assert len(opened.context.datasets) == len(DATASETS)
+    again = opened.engine.open(Scripted(), DATASETS[::-1], at(0)).datasets[::-1]
+    for mine, second, theirs in zip(opened.context.datasets, again, DATASETS, strict=True):
+        assert_array_equal(mine.inputs, theirs.inputs)
+        assert_array_equal(mine.targets, theirs.targets)
+        assert not np.shares_memory(mine.inputs, theirs.inputs)
+        assert not mine.inputs.flags.writeable
+        assert mine.inputs is second.inputs
+        assert mine.targets is second.targets
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 64])
-def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Engine, size: int) -> None:
+def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Opened, size: int) -> None:
     work = shards(np.arange(64)[::-1], size, 1)
     wanted = expected(Scripted(), DATASETS, at(size), work)
     assert computed(opened, at(size), work) == wanted
@@ -115,7 +138,7 @@ def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Engine,
 
 @pytest.mark.parametrize(("samples", "size"), [(1, 1), (2, 1), (5, 1), (50, 1), (64, 1), (50, 4), (64, 30)])
 def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_second(
-    opened: Engine, samples: int, size: int
+    opened: Opened, samples: int, size: int
 ) -> None:
     rows = np.arange(64)[::-1][:samples]
     single = iter(expected(Scripted(), DATASETS, at(3), shards(rows, size, 1)))
@@ -131,23 +154,23 @@ def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_seco
 
 
 @pytest.mark.parametrize("dataset", [2, 3], ids=["the first is slowest", "all differ"])
-def test_results_come_in_shard_order_whatever_was_done_first(opened: Engine, dataset: int) -> None:
+def test_results_come_in_shard_order_whatever_was_done_first(opened: Opened, dataset: int) -> None:
     work = one_each(DATASETS[dataset], dataset)
     assert len(DATASETS[2]) > ROWS * 3
     assert computed(opened, at(1), work) == expected(Scripted(), DATASETS, at(1), work)
 
 
-def test_one_step_may_use_several_datasets(opened: Engine) -> None:
+def test_one_step_may_use_several_datasets(opened: Opened) -> None:
     work = [shard for pair in zip(one_each(FEW, 0), shards(np.arange(64), 9, 1), strict=False) for shard in pair]
     assert computed(opened, at(2), work) == expected(Scripted(), DATASETS, at(2), work)
 
 
-def test_no_shards_give_no_results(opened: Engine) -> None:
+def test_no_shards_give_no_results(opened: Opened) -> None:
     assert list(opened.gradients(at(0), [])) == []
     assert list(opened.metrics(at(0), [])) == []
 
 
-def test_results_are_lazy_and_valid_until_the_next_is_asked_for(opened: Engine) -> None:
+def test_results_are_lazy_and_valid_until_the_next_is_asked_for(opened: Opened) -> None:
     work = one_each(FEW)
     wanted = expected(Scripted(), DATASETS, at(3), work)
     results = opened.gradients(at(3), work)
@@ -159,13 +182,13 @@ def test_results_are_lazy_and_valid_until_the_next_is_asked_for(opened: Engine) 
     assert next(results, None) is None
 
 
-def test_a_gradient_is_read_only(opened: Engine) -> None:
+def test_a_gradient_is_read_only(opened: Opened) -> None:
     for result in opened.gradients(at(0), one_each(FEW)):
         with pytest.raises(ValueError, match="read-only"):
             result.gradient[0] = 0
 
 
-def test_steps_dropped_half_way_leave_nothing_in_the_next(opened: Engine) -> None:
+def test_steps_dropped_half_way_leave_nothing_in_the_next(opened: Opened) -> None:
     rng = np.random.default_rng(5)
     for step in range(40):
         dataset = int(rng.choice([0, 1, 1, 1, 2]))
@@ -181,7 +204,7 @@ def test_steps_dropped_half_way_leave_nothing_in_the_next(opened: Engine) -> Non
     assert computed(opened, at(1000), work) == expected(Scripted(), DATASETS, at(1000), work)
 
 
-def test_iterators_left_alive_neither_block_later_steps_nor_mix_with_them(opened: Engine) -> None:
+def test_iterators_left_alive_neither_block_later_steps_nor_mix_with_them(opened: Opened) -> None:
     work = one_each(MANY, 1)
     alive = []
     for step in range(ROWS * 3 + 1):  # More than there are rows to hold on to.
@@ -198,13 +221,13 @@ def test_iterators_left_alive_neither_block_later_steps_nor_mix_with_them(opened
             assert late.gradient.tobytes() == expected(Scripted(), DATASETS, at(step), work[1:2])[0][1]
 
 
-def test_an_exception_of_the_model_is_raised_as_itself_and_the_engine_stays_usable(opened: Engine) -> None:
+def test_an_exception_of_the_model_is_raised_as_itself_and_the_engine_stays_usable(opened: Opened) -> None:
     for ask in (opened.gradients, opened.metrics):
         for _ in range(ROWS + 1):  # A row lost each time would be noticed.
             with pytest.raises(ModelError) as caught:
                 list(ask(at(0), one_each(TROUBLE, 4)[:4]))
             assert str(caught.value) == "value 1"
-            if isinstance(opened, ProcessesEngine):
+            if isinstance(opened.engine, ProcessesEngine):
                 (note,) = caught.value.__notes__
                 assert note.startswith("In worker ")
                 assert 'raise ModelError(f"value {value:g}")' in note
@@ -212,7 +235,7 @@ def test_an_exception_of_the_model_is_raised_as_itself_and_the_engine_stays_usab
         assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
 
 
-def test_the_exception_is_that_of_the_first_shard_that_fails_and_comes_in_its_turn(opened: Engine) -> None:
+def test_the_exception_is_that_of_the_first_shard_that_fails_and_comes_in_its_turn(opened: Opened) -> None:
     for _ in range(5):
         results = opened.metrics(at(0), one_each(TROUBLE, 4)[1:4])  # Slow, fails, fails.
         next(results)
@@ -222,7 +245,7 @@ def test_the_exception_is_that_of_the_first_shard_that_fails_and_comes_in_its_tu
 
 @pytest.mark.parametrize(("row", "kind"), [(6, models.UnpicklableError), (7, models.OneWayError)])
 def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
-    opened: Engine, row: int, kind: type[Exception]
+    opened: Opened, row: int, kind: type[Exception]
 ) -> None:
     with pytest.raises((kind, RuntimeError)) as caught:
         list(opened.metrics(at(0), [Shard(np.array([row]), 4)]))
@@ -231,7 +254,7 @@ def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
     assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
 
 
-def test_a_model_that_writes_to_the_parameters_is_refused(opened: Engine) -> None:
+def test_a_model_that_writes_to_the_parameters_is_refused(opened: Opened) -> None:
     parameters = at(0)
     with pytest.raises(ValueError, match="read-only"):
         list(opened.metrics(parameters, [Shard(np.array([4]), 4)]))
@@ -239,7 +262,7 @@ def test_a_model_that_writes_to_the_parameters_is_refused(opened: Engine) -> Non
     assert parameters.flags.writeable
 
 
-def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(opened: Engine) -> None:
+def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(opened: Opened) -> None:
     before = TROUBLE.inputs.copy()
     work = [Shard(np.array([5, 0]), 4)]
     first, second = list(opened.metrics(at(0), work)), list(opened.metrics(at(0), work))
@@ -248,7 +271,7 @@ def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(opened: Engi
 
 
 @pytest.mark.parametrize("shard", [Shard(np.array([7])), Shard(np.array([0]), 5)], ids=["sample", "dataset"])
-def test_a_shard_of_samples_that_do_not_exist_is_an_index_error(opened: Engine, shard: Shard) -> None:
+def test_a_shard_of_samples_that_do_not_exist_is_an_index_error(opened: Opened, shard: Shard) -> None:
     with pytest.raises(IndexError):
         list(opened.metrics(at(0), [shard]))
 
@@ -264,8 +287,8 @@ def test_lenet5_gives_the_same_bits_in_every_engine(
     parameters = model.initial_parameters(np.random.default_rng(0))
     work = shards(np.arange(150), 32)
     with make() as engine:
-        engine.open(model, [digits], parameters)
-        assert computed(engine, parameters, work) == expected(model, [digits], parameters, work)
+        opened = Opened(engine, model, [digits], parameters)
+        assert computed(opened, parameters, work) == expected(model, [digits], parameters, work)
 
 
 @pytest.mark.parametrize("make", [SerialEngine, lambda: ProcessesEngine(2)], ids=["serial", "processes"])
@@ -274,31 +297,37 @@ def test_it_can_be_closed_twice_opened_again_with_another_model_and_left_by_an_e
 ) -> None:
     engine = make()
     engine.close()
-    with pytest.raises(RuntimeError, match="the engine is closed: open it first"):
-        next(engine.gradients(at(0), one_each(FEW)))
+    opened = []
     for model in (Scripted(), Scripted(size=3, dtype="float64"), Scripted(size=1000)):
-        engine.open(model, [FEW], at(0, model))
+        opened.append(Opened(engine, model, [FEW], at(0, model)))
         work = one_each(FEW)
-        results = engine.gradients(at(1, model), work)
+        results = opened[-1].gradients(at(1, model), work)
         next(results)
-        got = computed(engine, at(2, model), work)
+        got = computed(opened[-1], at(2, model), work)
         assert got == expected(model, [FEW], at(2, model), work)
         assert len(got[0][1]) == model.size * np.dtype(model.dtype).itemsize
+    small = Scripted(size=3, dtype="float64")
+    assert computed(opened[1], at(3, small), work) == expected(small, [FEW], at(3, small), work)
+    opened[1].context.close()
+    opened[1].context.close()
+    for late in (opened[1].gradients, opened[1].metrics):
+        with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed"):
+            next(late(at(0, small), one_each(FEW)))
     engine.close()
     engine.close()
-    assert engine.datasets == ()
-    with pytest.raises(RuntimeError, match="the engine is closed: open it first"):
-        list(engine.metrics(at(0), one_each(FEW)))
+    with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed"):
+        list(opened[2].metrics(at(0, model), one_each(FEW)))
 
     def leave() -> None:
         with engine:
-            engine.open(Scripted(), [FEW], at(0))
-            next(engine.gradients(at(0), one_each(FEW)))
+            opened.append(Opened(engine, Scripted(), [FEW], at(0)))
+            next(opened[-1].gradients(at(0), one_each(FEW)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         leave()
-    assert engine.datasets == ()
+    with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed"):
+        next(opened[-1].gradients(at(0), one_each(FEW)))
 
 
 # Processes only. What happens when they are lost is in test_worker_death.py.
@@ -309,17 +338,17 @@ def holding(folder: Path) -> list[int]:
 
 
 def usable(engine: ProcessesEngine) -> bool:
-    """Whether it can be opened again, and computes."""
-    engine.open(Scripted(), [FEW], at(0))
+    """Whether it computes."""
+    opened = Opened(engine, Scripted(), [FEW], at(0))
     work = one_each(FEW)
-    return computed(engine, at(1), work) == expected(Scripted(), [FEW], at(1), work)
+    return computed(opened, at(1), work) == expected(Scripted(), [FEW], at(1), work)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity as on Linux")
 def test_as_many_workers_as_cores_get_one_each_and_fewer_may_use_all() -> None:
     usable = os.sched_getaffinity(0)
     with ProcessesEngine(len(usable)) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        Opened(engine, Scripted(), [FEW], at(0))
         for workers in (len(usable), len(usable) + 1, len(usable)):
             engine.resize(workers)
             cores = [os.sched_getaffinity(pid) for pid in engine.worker_pids()]
@@ -332,10 +361,11 @@ def test_as_many_workers_as_cores_get_one_each_and_fewer_may_use_all() -> None:
 
 def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error_and_leaves_nothing(leaves_nothing: None) -> None:
     engine = ProcessesEngine(2)
-    with pytest.raises(ModelError, match="it can't be made here") as caught:
-        engine.open(models.FailsToUnpickle(), [FEW], at(0))
-    assert "_refuse" in caught.value.__notes__[0]
-    assert engine.datasets == ()
+    with engine:
+        with pytest.raises(ModelError, match="it can't be made here") as caught:
+            Opened(engine, models.FailsToUnpickle(), [FEW], at(0))
+        assert "_refuse" in caught.value.__notes__[0]
+        assert usable(engine)
 
 
 def test_a_model_that_cannot_be_pickled_is_an_error_here_and_leaves_nothing(leaves_nothing: None) -> None:
@@ -347,8 +377,8 @@ def test_a_model_that_cannot_be_pickled_is_an_error_here_and_leaves_nothing(leav
 
 def test_an_engine_that_nobody_closed_ends_its_workers_when_it_is_garbage(leaves_nothing: None) -> None:
     engine = ProcessesEngine(1)
-    engine.open(Scripted(), [FEW], at(0))
-    results = engine.gradients(at(0), one_each(FEW))
+    opened = Opened(engine, Scripted(), [FEW], at(0))
+    results = opened.gradients(at(0), one_each(FEW))
     next(results)
     del engine, results
     gc.collect()

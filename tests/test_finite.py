@@ -95,6 +95,7 @@ def test_it_stops_with_the_step_the_shard_and_the_layer(
         assert (caught.value.step, caught.value.shard, caught.value.layer) == (3, shard, layer)
         assert isinstance(caught.value, ArithmeticError)
         assert (c.step, c.cursor) == (2, 20)  # The step before; and it stays usable.
+        c.restart_epoch()
         c.fit(data())
         assert c.epoch == 1
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import children, environment, wait_until
 from models import Scripted
-from test_engines import FEW, alive, at, computed, expected, holding, one_each, scripted, usable
+from test_engines import FEW, Opened, alive, at, computed, expected, holding, one_each, scripted, usable
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, pairs, shards
@@ -167,12 +167,12 @@ def test_lenet_trains_to_the_same_bits_while_workers_are_killed(digits: Dataset,
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_killed_while_idle_is_replaced_with_a_warning(victim: int) -> None:
     with ProcessesEngine(2) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
         kill([pids[victim]])
         work = one_each(FEW)
         with pytest.warns(WorkerWarning) as caught:
-            results = [computed(engine, at(0), work) for _ in range(3)]
+            results = [computed(opened, at(0), work) for _ in range(3)]
         assert results == [expected(Scripted(), [FEW], at(0), work)] * 3
         (warning,) = caught
         ending = rf"worker {victim} (process {pids[victim]}) was killed by SIGKILL while "
@@ -187,21 +187,21 @@ def test_survivors_go_on_while_a_replacement_starts(tmp_path: Path) -> None:
     data = scripted((models.DIE_AT_FIRST, 1), *[(models.SLEEP, 3)] * 30)
     work = one_each(data)
     with ProcessesEngine(2) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         start = time.monotonic()
         with pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing shard 0: another"):
-            results = [result.metrics for result in engine.gradients(at(0), work)]
+            results = [result.metrics for result in opened.gradients(at(0), work)]
         assert time.monotonic() - start < 3
-        assert results == list(engine.metrics(at(0), work))
+        assert results == list(opened.metrics(at(0), work))
 
 
 @unwarned
 def test_a_result_stays_valid_though_its_worker_is_dead() -> None:
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         wanted = expected(Scripted(), [FEW], at(0), one_each(FEW))
         got = []
-        for result in engine.gradients(at(0), one_each(FEW)):
+        for result in opened.gradients(at(0), one_each(FEW)):
             kill(engine.worker_pids())
             time.sleep(0.02)
             got.append((result.metrics, result.gradient.tobytes()))
@@ -215,17 +215,17 @@ def test_workers_killed_while_starting_are_replaced() -> None:
             once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before))),
             pytest.warns(WorkerWarning) as caught,
         ):
-            engine.open(Scripted(), [FEW], at(0))
+            opened = Opened(engine, Scripted(), [FEW], at(0))
         assert len(caught) == 2
         assert all("was killed by SIGKILL while starting" in str(warning.message) for warning in caught)
-        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+        assert computed(opened, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
 
 
 @unwarned
 def test_a_model_that_kills_a_worker_when_it_is_unpickled_is_tried_again(tmp_path: Path) -> None:
     with ProcessesEngine(2) as engine:
-        engine.open(models.DiesUnpickling(folder=str(tmp_path), deaths=2), [FEW], at(0))
-        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+        opened = Opened(engine, models.DiesUnpickling(folder=str(tmp_path), deaths=2), [FEW], at(0))
+        assert computed(opened, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
     assert len(list(tmp_path.glob("*.died"))) == 2
 
 
@@ -238,8 +238,7 @@ def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_
             match=r"^3 workers in a row have ended before they were ready, the last of which, worker \d "
             r"\(process \d+\) was killed by SIGKILL while starting$",
         ):
-            engine.open(model, [FEW], at(0))
-        assert engine.datasets == ()
+            Opened(engine, model, [FEW], at(0))
         assert usable(engine)
 
 
@@ -252,8 +251,8 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
     data = scripted((models.NOTHING, 0), *[(models.NOTHING, i) for i in range(11)], (action, 9), (models.NOTHING, 1))
     work = [Shard(np.array([0])), Shard(np.arange(2, 13)), Shard(np.array([13]))]
     with ProcessesEngine(2) as engine:
-        engine.open(Scripted(), [data], at(0))
-        results = engine.metrics(at(0), work)
+        opened = Opened(engine, Scripted(), [data], at(0))
+        results = opened.metrics(at(0), work)
         next(results)
         with pytest.raises(WorkerError) as caught:
             next(results)
@@ -264,15 +263,15 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
         )
         assert message.endswith(f"{ending} while computing shard 1")
         work = [work[0], work[2]]
-        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+        assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
 @unwarned
 def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
     data = scripted(*[(models.EXIT if index == 6 else models.NOTHING, index) for index in range(9)])
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [data], at(0))
-        results = engine.gradients(at(0), pairs(np.arange(9), 2))
+        opened = Opened(engine, Scripted(), [data], at(0))
+        results = opened.gradients(at(0), pairs(np.arange(9), 2))
         next(results)
         with pytest.raises(
             WorkerError,
@@ -281,26 +280,26 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
         ):
             next(results)
         work = pairs(np.array([8, 0, 1]), 1)
-        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+        assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
 @unwarned
 def test_the_tries_are_those_that_were_asked_for_and_count_for_one_step_only(tmp_path: Path) -> None:
     data = scripted((models.DIE_AT_FIRST, 3))
     with ProcessesEngine(1, max_tries=2) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         with pytest.raises(WorkerError, match="has ended 2 workers"):
-            list(engine.metrics(at(0), one_each(data)))
-        assert len(list(engine.metrics(at(0), one_each(data)))) == 1  # After a third death.
+            list(opened.metrics(at(0), one_each(data)))
+        assert len(list(opened.metrics(at(0), one_each(data)))) == 1  # After a third death.
 
 
 def test_a_model_that_leaves_is_no_death_but_its_own_exception() -> None:
     data = scripted((models.LEAVE, 4))
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [data], at(0))
+        opened = Opened(engine, Scripted(), [data], at(0))
         pids = engine.worker_pids()
         with pytest.raises(SystemExit) as caught:
-            list(engine.metrics(at(0), one_each(data)))
+            list(opened.metrics(at(0), one_each(data)))
         assert caught.value.code == 4
         assert engine.worker_pids() == pids
 
@@ -317,21 +316,21 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
     assert len(work) > 3 * ROWS
     wanted = expected(Scripted(), [TRAIN], at(1), work)
     with ProcessesEngine(3) as engine:
-        engine.open(Scripted(), [TRAIN], at(0))
+        opened = Opened(engine, Scripted(), [TRAIN], at(0))
         pids = engine.worker_pids()
         for frozen in (pids[:1], pids[1:]):
-            results = engine.gradients(at(1), work)
+            results = opened.gradients(at(1), work)
             assert next(results).metrics == wanted[0][0]
             kill(frozen, signal.SIGSTOP)
             assert wait_until(lambda: all(map(stopped, frozen)), 10)  # noqa: B023
             start = time.monotonic()
             rest = [(result.metrics, result.gradient.tobytes()) for result in results]
             assert rest == wanted[1:]
-            assert computed(engine, at(1), work) == wanted  # What is left of the step before is still unanswered.
+            assert computed(opened, at(1), work) == wanted  # What is left of the step before is still unanswered.
             assert time.monotonic() - start < 10
             kill(frozen, signal.SIGCONT)
             for _ in range(2):
-                assert computed(engine, at(1), work) == wanted
+                assert computed(opened, at(1), work) == wanted
         assert engine.worker_pids() == pids
 
 
@@ -339,25 +338,25 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
     rows = np.zeros(100_000, np.int64)  # 0.8 MB: more than any socket takes.
     work = [Shard(rows[:4])] + [Shard(rows)] * 4
     with ProcessesEngine(2) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
         kill(pids[:1], signal.SIGSTOP)
         assert wait_until(lambda: stopped(pids[0]), 10)
-        counts = [metrics.count for metrics in engine.metrics(at(0), work[:3])]
+        counts = [metrics.count for metrics in opened.metrics(at(0), work[:3])]
         assert counts == [4, 100_000, 100_000]
         kill(pids[:1], signal.SIGCONT)
-        assert [metrics.count for metrics in engine.metrics(at(0), work)] == [4] + [100_000] * 4
+        assert [metrics.count for metrics in opened.metrics(at(0), work)] == [4] + [100_000] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stopped_worker_is_replaced_after_the_timeout(workers: int) -> None:
     work = one_each(FEW)
     with ProcessesEngine(workers, step_timeout=0.5) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
         kill(pids, signal.SIGSTOP)
         with pytest.warns(WorkerWarning) as caught:
-            assert computed(engine, at(0), work) == expected(Scripted(), [FEW], at(0), work)
+            assert computed(opened, at(0), work) == expected(Scripted(), [FEW], at(0), work)
         assert len(caught) == workers
         assert "was killed because it took longer than the step_timeout of 0.5 s while computing shard" in str(
             caught[0].message
@@ -371,33 +370,33 @@ def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: 
     before = children()
     with ProcessesEngine(2, step_timeout=0.5) as engine:
         with once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before)[:1], signal.SIGSTOP)):
-            engine.open(Scripted(), [FEW], at(0))
-        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+            opened = Opened(engine, Scripted(), [FEW], at(0))
+        assert computed(opened, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
 
 
 @unwarned
 def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.SLEEP_NATIVE, 3600), (models.NOTHING, 0))
     with ProcessesEngine(2, step_timeout=0.5, max_tries=2) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         start = time.monotonic()
         with pytest.raises(
             WorkerError,
             match=r"^shard 1 \(samples 1 of dataset 0\) has ended 2 workers, the last of which, .* was killed because "
             r"it took longer than the step_timeout of 0.5 s while computing shard 1$",
         ):
-            list(engine.gradients(at(0), one_each(data)))
+            list(opened.gradients(at(0), one_each(data)))
         assert time.monotonic() - start < 20
         work = [Shard(np.array([2])), Shard(np.array([0]))]
-        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+        assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
 def test_a_timeout_does_not_count_while_no_one_asks() -> None:
     work = one_each(FEW)
     with ProcessesEngine(2, step_timeout=0.3) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
-        results = engine.gradients(at(0), work)
+        results = opened.gradients(at(0), work)
         for metrics, _ in expected(Scripted(), [FEW], at(0), work)[:2]:
             assert next(results).metrics == metrics
             time.sleep(0.5)
@@ -445,9 +444,9 @@ def test_resizing_between_steps_changes_nothing(undisturbed: Trained) -> None:
 def test_resizing_in_the_middle_of_a_step_loses_nothing() -> None:
     work = one_each(TRAIN)
     with ProcessesEngine(3) as engine:
-        engine.open(Scripted(), [TRAIN], at(0))
+        opened = Opened(engine, Scripted(), [TRAIN], at(0))
         got = []
-        for index, result in enumerate(engine.gradients(at(1), work)):
+        for index, result in enumerate(opened.gradients(at(1), work)):
             got.append((result.metrics, result.gradient.tobytes()))
             if index % 10 == 5:
                 engine.resize(1 + index % 3)
@@ -457,15 +456,16 @@ def test_resizing_in_the_middle_of_a_step_loses_nothing() -> None:
 def test_shrinking_does_not_wait_for_a_shard_that_nobody_wants(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.HOLD, 3600), (models.HOLD, 3600), (models.NOTHING, 1))
     with ProcessesEngine(3) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
-        next(engine.gradients(at(0), one_each(data)))
+        opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
+        results = opened.gradients(at(0), one_each(data))
+        next(results)
         assert wait_until(lambda: len(holding(tmp_path)) == 2, 10)
         start = time.monotonic()
         engine.resize(1)
         engine.resize(2)
         assert time.monotonic() - start < 5
         work = [Shard(np.array([3])), Shard(np.array([0]))]
-        assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+        assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
 def test_a_closed_engine_can_be_resized() -> None:
@@ -473,20 +473,20 @@ def test_a_closed_engine_can_be_resized() -> None:
     engine.resize(2)
     assert engine.worker_pids() == []
     with engine:
-        engine.open(Scripted(), [FEW], at(0))
+        Opened(engine, Scripted(), [FEW], at(0))
         assert len(engine.worker_pids()) == 2
 
 
 def test_a_number_of_workers_that_cannot_be_is_refused() -> None:
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         for value in (0, -1, 1.5, True, "2"):
             message = f"^n_workers must be a whole number of at least 1, not {value!r}$"
             with pytest.raises(ValueError, match=message):
                 ProcessesEngine(value)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match=message):
                 engine.resize(value)  # type: ignore[arg-type]
-            assert len(list(engine.metrics(at(0), one_each(FEW)))) == 7
+            assert len(list(opened.metrics(at(0), one_each(FEW)))) == 7
 
 
 # Interrupts.
@@ -500,19 +500,19 @@ def interrupt_soon() -> None:
 def test_an_interrupt_while_waiting_leaves_the_engine_usable_at_once(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.HOLD, 3600))
     with ProcessesEngine(2) as engine:
-        engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+        opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         pids = engine.worker_pids()
         for _ in range(2):
             with (
                 once(lambda: bool(holding(tmp_path)), interrupt_soon),
                 pytest.raises(KeyboardInterrupt),
             ):
-                list(engine.gradients(at(0), one_each(data)))
+                list(opened.gradients(at(0), one_each(data)))
             for file in tmp_path.glob("*.holds"):
                 file.unlink()
             work = one_each(data)[:1] * 5
             with warnings.catch_warnings(action="error"):
-                assert computed(engine, at(1), work) == expected(Scripted(), [data], at(1), work)
+                assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
         assert set(pids) & set(engine.worker_pids()) or len(engine.worker_pids()) == 2
 
 
@@ -573,7 +573,7 @@ def test_a_handler_that_raises_while_a_worker_starts_leaves_no_process(monkeypat
 def test_a_second_interrupt_while_closing_leaves_nothing(tmp_path: Path) -> None:
     data = scripted((models.HOLD, 3600), (models.NOTHING, 0))
     engine = ProcessesEngine(2)
-    engine.open(Scripted(folder=str(tmp_path)), [data], at(0))
+    Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
     pids = engine.worker_pids()
     kill(pids, signal.SIGSTOP)  # Then hanging up is not enough, and closing waits.
     timers = [threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]) for delay in (0.2, 0.25)]
@@ -626,12 +626,14 @@ else:
 
 def test_workers_stay_when_the_thread_that_started_them_ends() -> None:
     with ProcessesEngine(2) as engine:
-        thread = threading.Thread(target=engine.open, args=(Scripted(), [FEW], at(0)))
+        contexts: list[Opened] = []
+        thread = threading.Thread(target=lambda: contexts.append(Opened(engine, Scripted(), [FEW], at(0))))
         thread.start()
         thread.join()
+        (opened,) = contexts
         pids = engine.worker_pids()
         time.sleep(0.5)
-        assert computed(engine, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
+        assert computed(opened, at(1), one_each(FEW)) == expected(Scripted(), [FEW], at(1), one_each(FEW))
         assert engine.worker_pids() == pids
 
 
@@ -640,10 +642,10 @@ def test_all_workers_at_once_many_times_over_are_only_a_delay() -> None:
     wanted = expected(Scripted(), [TRAIN], at(1), work)
     with warnings.catch_warnings(), ProcessesEngine(2) as engine:
         warnings.simplefilter("ignore", WorkerWarning)
-        engine.open(Scripted(), [TRAIN], at(0))
+        opened = Opened(engine, Scripted(), [TRAIN], at(0))
         for _ in range(3):
             got = []
-            for result in engine.gradients(at(1), work):
+            for result in opened.gradients(at(1), work):
                 got.append((result.metrics, result.gradient.tobytes()))
                 if len(got) == 10:
                     start = time.monotonic()

@@ -4,7 +4,6 @@ A checkpoint's checksum shows that it is not damaged, not who wrote it. So where
 it writes (`NEVER`) are never taken from one.
 """
 
-import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from parallel_lenet.cli import network
 from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.fingerprint import arrays_sha256
 from parallel_lenet.model import Sequential
 from parallel_lenet.state import checked_parameters
 
@@ -66,11 +66,8 @@ def describe(options: TrainOptions, described: network.Recipe, train: Dataset, t
 
 def fingerprint(train: Dataset, test: Dataset) -> dict[str, Any]:
     """Sizes, and a hash of all inputs and targets: about 0.1 s for MNIST."""
-    digest = hashlib.sha256()
-    for array in (train.inputs, train.targets, test.inputs, test.targets):
-        digest.update(f"{array.dtype.str} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return {"train": len(train), "test": len(test), "sha256": digest.hexdigest()}
+    digest = arrays_sha256(train.inputs, train.targets, test.inputs, test.targets)
+    return {"train": len(train), "test": len(test), "sha256": digest}
 
 
 def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:

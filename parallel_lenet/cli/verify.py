@@ -26,7 +26,7 @@ from parallel_lenet.cli.console import Console, count
 from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
-from parallel_lenet.engines import Engine, ShardGradient
+from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Sequential, ShardMetrics
@@ -40,11 +40,11 @@ HELP = "prove here that workers, their order, their death and a resume change no
 class Backwards(SerialEngine):
     """Computes the shards last to first; and yields them in shard order, as every engine has to."""
 
-    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """All are computed before the first is yielded."""
         computed = [
             ShardGradient(result.metrics, result.gradient.copy())
-            for result in super().gradients(parameters, shards[::-1])
+            for result in super().gradients(context, parameters, shards[::-1])
         ]
         return iter(computed[::-1])
 

@@ -1,25 +1,33 @@
 """The engine contract: where shards are computed. Implemented by `serial`, `processes` and `cluster`.
 
-An engine moves work and results; it never averages and knows nothing of epochs. Every engine gives the same
-container, order and errors:
+An engine moves work and results; it never averages and knows nothing of epochs. Every call of the coordinator opens a
+*context*: the model and the datasets as they are then. Whatever happens to them later, the call computes with those,
+and a worker computes with a copy of the model that this context alone uses. So what a model writes to itself lasts as
+long as the call, at most, and never reaches the caller's model. Several contexts may be open at a time.
 
-- ``gradients`` and ``metrics`` are lazy iterators, one result a shard, *in shard order*, whatever order they were
+Every engine gives the same container, order and errors:
+
+- ``gradients`` and ``metrics`` are lazy iterators, one result per shard, *in shard order*, whatever order they were
   computed in. So the coordinator can add the first gradients while the last are being computed; `cluster` alone
   collects those of a call first. A shard with a ``cut`` is two: its gradient is that of the first plus that of the
   second, as `worker.shard_gradient` computes it.
-- An exception of the model is raised as itself, with the worker's traceback as a note where it was another process.
-- A worker that is lost is replaced, with a WorkerWarning; what can't be computed for that raises WorkerError.
+- An exception of the model is raised as itself, with the worker's traceback as a note if it was another process.
+- A worker that is lost is replaced, with a WorkerWarning; what cannot be computed for that raises WorkerError.
 - Dropping an iterator half way is allowed; the engine stays usable.
+
+An engine is used by one thread at a time. Only contexts may be closed, or dropped, by any thread.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, NoReturn, Protocol, Self
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
+from parallel_lenet.worker import Samples
 
 
 class WorkerError(RuntimeError):
@@ -38,28 +46,65 @@ class ShardGradient(NamedTuple):
     """Summed over the samples; read-only, and valid until the next result is asked for."""
 
 
+class Context:
+    """The model and the data of one call. Dropping it closes it."""
+
+    def __init__(self, number: int, datasets: tuple[Samples, ...], closing: deque[int]) -> None:
+        self.number = number
+        self.datasets = datasets
+        """Copies, read-only. The same arrays in all contexts that are open with equal data; none in a closed one."""
+        self.closed = False
+        self._closing = closing
+
+    def close(self) -> None:
+        """Let the engine free what it holds, when it is used next. A second call does nothing."""
+        if not self.closed:
+            self.closed = True
+            self.datasets = ()
+            self._closing.append(self.number)
+
+    __del__ = close
+
+    def __enter__(self) -> Self:
+        """The context itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def refuse_copy(engine: object) -> NoReturn:
+    """TypeError: an engine cannot be copied or pickled."""
+    raise TypeError(
+        f"a {type(engine).__name__} cannot be copied or pickled, since it holds workers: create another one instead"
+    )
+
+
 class Engine(Protocol):
     """Where workers run; a context manager that closes itself."""
 
     n_workers: int
-    model: Model | None
-    datasets: tuple[Dataset, ...]
-    """What it is open with; None and empty when it is closed."""
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
-        """Make ready to compute shards of these datasets with vectors like ``parameters``; closes what was open."""
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+        """Take model and datasets as they are now, to compute with vectors like ``parameters``."""
 
-    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
-        """The gradient of each shard at ``parameters``, in shard order."""
+    def start(self, context: Context) -> None:
+        """Start the workers that are missing, and wait until they are ready: ``gradients`` would do it too."""
 
-    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+        """The gradient of each shard at ``parameters``, in shard order. RuntimeError if the context is closed."""
+
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Loss and correct answers of each shard at ``parameters``, in shard order."""
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from the next step on; the results stay the same. ValueError if it can't."""
 
     def close(self) -> None:
-        """End all workers and free what they shared; a second call does nothing."""
+        """End all workers, close all contexts and free what they held; a second call does nothing."""
 
     def __enter__(self) -> Self:
         """The engine itself."""

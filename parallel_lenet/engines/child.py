@@ -7,6 +7,7 @@ script again, which then needs ``if __name__ == "__main__"``.
 import ctypes
 import io
 import logging
+import mmap
 import os
 import pickle
 import signal
@@ -14,47 +15,96 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
-from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.imports import unpickle_model
-from parallel_lenet.engines.memory import read_only, take, view
-from parallel_lenet.engines.messages import FAILED, GRADIENT, READY, RESULT, SKIPPED, Answer, Channel, Setup, Task
+from parallel_lenet.engines.memory import Place, read_only, take, view
+from parallel_lenet.engines.messages import (
+    CONTEXTS,
+    FAILED,
+    GRADIENT,
+    READY,
+    REFUSED,
+    RESULT,
+    SKIPPED,
+    Answer,
+    Channel,
+    Closing,
+    Opening,
+    Setup,
+    Task,
+)
 from parallel_lenet.engines.start import GUARD
-from parallel_lenet.model import Model
-from parallel_lenet.worker import shard_gradient, shard_metrics
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
 COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")  # Signals.
+
+
+class _Context(NamedTuple):
+    """The model and the data of one of the coordinator's calls."""
+
+    model: Model
+    datasets: tuple[Samples, ...]
+    written: set[int]
+    """The rows of gradients that this model has written to."""
 
 
 class _Worker:
     def __init__(self, setup: Setup) -> None:
         shared, own = take(*setup.shared), take(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
-        self.datasets = [
-            Dataset(read_only(view(shared, inputs)), read_only(view(shared, targets)))
-            for inputs, targets in setup.datasets
-        ]
         self.gradients = view(own, setup.gradients)
-        self.gradients[:] = np.nan  # What a model forgets to write is noticed.
         self.wanted = read_only(view(own, setup.wanted))
-        self.model: Model = unpickle_model(setup.model)
+        self.memory: dict[int, mmap.mmap] = {}
+        self.contexts: dict[int, _Context] = {}
+
+    def take(self, message: Opening | Closing, descriptors: deque[int]) -> Answer | None:
+        """Open or close contexts."""
+        if isinstance(message, Closing):
+            for context in message.contexts:
+                self.contexts.pop(context, None)
+            for number in message.memory:
+                self.memory.pop(number, None)
+            return None
+        try:
+            handles = [
+                each.handle if isinstance(each.handle, str) else descriptors.popleft() for each in message.memory
+            ]
+            for each, handle in zip(message.memory, handles, strict=True):
+                self.memory[each.number] = take(handle, each.size, each.read_only)
+            datasets = tuple(
+                Samples(self._array(*inputs), self._array(*targets)) for inputs, targets in message.datasets
+            )
+            self.contexts[message.context] = _Context(unpickle_model(message.model), datasets, set())
+        except Exception as error:
+            return Answer(REFUSED, ShardMetrics(count=message.context), failure=failure(error))
+        return Answer(READY)
+
+    def _array(self, number: int, place: Place) -> NDArray[Any]:
+        return read_only(view(self.memory[number], place))
 
     def answer(self, task: Task) -> Answer:
         if self.wanted[task.row] != task.stamp:
             return Answer(SKIPPED)
         start = time.perf_counter()
         try:
+            model, datasets, written = self.contexts[task.context]
             if task.kind == GRADIENT:
                 gradient = self.gradients[task.row]
-                metrics = shard_gradient(self.model, self.datasets, self.parameters, task.shard, gradient)
+                if task.row not in written:
+                    written.add(task.row)
+                    gradient[:] = np.nan  # What a model forgets to write is noticed.
+                metrics = shard_gradient(model, datasets, self.parameters, task.shard, gradient)
             else:
-                metrics = shard_metrics(self.model, self.datasets, self.parameters, task.shard)
+                metrics = shard_metrics(model, datasets, self.parameters, task.shard)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             return Answer(FAILED, failure=failure(error))
         return Answer(RESULT, metrics, time.perf_counter() - start)
@@ -102,20 +152,19 @@ def _signals() -> None:
 
 
 def _serve(channel: Channel) -> NoReturn:
-    """Answer the first message, which sets up, and then each task; EOFError or OSError when the socket closes."""
+    """Answer the first message, which sets up, and then each other; EOFError or OSError when the socket closes."""
     worker = None
     while True:
-        for message in channel.receive():
+        for message in channel.receive(descriptors=True):
+            answer: Answer | None = Answer(READY)
             if worker is None:
-                try:
-                    worker = _Worker(pickle.loads(message))
-                except Exception as error:
-                    answer = Answer(FAILED, failure=failure(error))
-                else:
-                    answer = Answer(READY)
+                worker = _Worker(pickle.loads(message))
+            elif message[0] == CONTEXTS:
+                answer = worker.take(pickle.loads(message[1:]), channel.descriptors)
             else:
                 answer = worker.answer(Task.unpack(message))
-            channel.send(answer.pack())
+            if answer is not None:
+                channel.send(answer.pack())
 
 
 def main() -> None:

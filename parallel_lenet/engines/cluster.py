@@ -15,7 +15,10 @@ What joblib does when something goes wrong, and what we do about it:
 - *A lost worker costs the call.* What was stamped before is kept, the rest is asked for again.
 """
 
+import copy
+import hashlib
 import pickle
+import secrets
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,16 +31,17 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.checks import whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
+from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.cluster_answers import check
 from parallel_lenet.engines.cluster_backends import Backend, Loky, Threads
 from parallel_lenet.engines.cluster_dask import Dask
 from parallel_lenet.engines.cluster_limits import START, UnansweredError, answers, left, limited
 from parallel_lenet.engines.cluster_ray import Ray
-from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, forget, hold, pack
+from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.pairs import join, spread
-from parallel_lenet.engines.serial import blas
+from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
@@ -94,14 +98,16 @@ class Cluster:
             raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
         self.timeout = timeout
         self.max_tries = whole("max_tries", max_tries, 1)
-        self.model: Model | None = None
-        self.datasets: tuple[Dataset, ...] = ()
         self.bytes_a_step = Traffic(0, 0)
         """Of the last step; the first also sends the datasets."""
         self._backend = BACKENDS[backend](address)
         self._backend.require()
         self._parallel: Any = None
-        self._setup: tuple[str, Blob] | None = None
+        self._abandoned = False  # Whether tasks in threads of this process may still read what was closed.
+        self._snapshots: Snapshots[None] = Snapshots(Private, quiet=lambda: not self._abandoned)
+        self._setups: dict[int, tuple[str, Setup]] = {}
+        """Of the contexts that are open, by number: their keys and contents."""
+        self._name = secrets.token_hex(8)
         self._version = 0
         self._shard_seconds = 0.0
         self._measured: list[tuple[float, float]] = []  # Of each step: all of it, and what the busiest worker computed.
@@ -111,16 +117,28 @@ class Cluster:
             self._follows = address is not None
         self.n_workers = whole("n_workers", n_workers, 1)
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
-        """Start or join the cluster; the workers get model and datasets with their first task."""
-        self._leave()
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+        """The workers get model and datasets with their first task, unless they have the same from an earlier call."""
+        pickled = dumps(model)
         try:
-            setup = Setup(model, tuple(datasets))
-            key, blob = pack(setup)
+            own = copy.deepcopy(model)  # For threads.
+        except Exception:  # The tasks, if there are any in this process, raise it.
+            own = None
+        context = self._snapshots.open(None, datasets, parameters)
+        for number in self._setups.keys() - {opened.number for opened in self._snapshots.live()}:
+            forget(self._setups.pop(number)[0])
+        # An array with the same number is the same array: no need to hash the data.
+        numbers = [stored.number for stored in self._snapshots.get(context).arrays]
+        key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + pickled).hexdigest()}"
+        self._setups[context.number] = key, Setup(pickled, context.datasets)
+        hold(*self._setups[context.number], own)
+        return context
+
+    def start(self, context: Context) -> None:
+        """Start or join the cluster."""
+        self._snapshots.get(context)
+        try:
             self._backend.start(self.n_workers)
-            hold(key, setup)  # For threads.
-            self._setup, self._shard_seconds = (key, blob), 0.0
-            self.model, self.datasets = model, setup.datasets
         except BaseException:
             self.close()
             raise
@@ -131,46 +149,47 @@ class Cluster:
         self._discard()
         if self._backend.address is None:
             self._backend.stop()
-            if self.datasets:
+            if self._setups:
                 self._backend.start(n_workers)
 
-    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Computed a few hundred megabytes of gradients at a time."""
         work = spread(shards, self.n_workers)
         results = (
             ShardGradient(result.metrics, read_only(result.gradient))
-            for result in self._results(parameters, work, True)
+            for result in self._results(context, parameters, work, True)
             if result.gradient is not None  # Always, but that is for us to know.
         )
         return join(shards, work, results)
 
-    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``."""
-        for result in self._results(parameters, shards, False):
+        for result in self._results(context, parameters, shards, False):
             yield result.metrics
 
-    def _results(self, parameters: Vector, shards: Sequence[Shard], gradients: bool) -> Iterator[Result]:
+    def _results(
+        self, context: Context, parameters: Vector, shards: Sequence[Shard], gradients: bool
+    ) -> Iterator[Result]:
         """Call after call, each yielded in shard order before the next is made."""
-        if self._setup is None:
-            raise RuntimeError("the engine is closed: open it first")
+        self.start(context)
         self._version += 1
-        version, setup = self._version, self._setup
+        version = self._version
+        key, setup = self._setups[context.number]
         parameters = parameters.copy()
         self._follow()
         at_once = max(self.n_workers * TASKS_A_WORKER, BYTES_HELD // max(1, parameters.nbytes))
         sent = received = 0
         for start in range(0, len(shards), at_once):
             numbered = list(enumerate(shards))[start : start + at_once]
-            task = Task(version, setup[0], parameters, numbered, gradients)
-            done, traffic = self._complete(task)
+            task = Task(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
+            done, traffic = self._complete(task, setup)
             sent, received = sent + traffic.sent, received + traffic.received
             self.bytes_a_step = Traffic(sent, received)
             for number, _ in numbered:
                 if done[number].failure:
                     _raise(done[number])
                 yield done.pop(number)
-                if self._setup is not setup:
-                    raise RuntimeError("the engine has been closed or begun another step: these results are gone")
+                self._snapshots.get(context)
 
     def _follow(self) -> None:
         """Look, now and then, whether workers have come or gone, if we are to use all there are."""
@@ -180,9 +199,8 @@ class Cluster:
                 self.n_workers = count
                 self._discard()
 
-    def _complete(self, task: Task) -> tuple[dict[int, Result], Traffic]:
+    def _complete(self, task: Task, setup: Setup) -> tuple[dict[int, Result], Traffic]:
         """The results of all the task's shards, or of all up to the first that the model fails on."""
-        assert self._setup is not None
         done: dict[int, Result] = {}
         failures, sent, received, blob = 0, 0, 0, None
         start, busy, clean = time.perf_counter(), dict[str, float](), True
@@ -190,13 +208,13 @@ class Cluster:
             if self._backend.gone():
                 self._end(wanted)
             groups = [
-                Task(task.version, task.key, task.parameters, group, task.gradients)
+                Task(task.version, task.key, task.context, task.parameters, group, task.gradients)
                 for group in grouped(wanted, len(wanted) * self._shard_seconds, self.n_workers)
             ]
             sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
             missing = False
             try:
-                with blas().limit(limits=1):  # For tasks in this process; a worker's has its own.
+                with one_blas_thread():  # For tasks in this process; a worker's has its own.
                     for returned in self._call(groups, blob):
                         answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
                         received += answer.nbytes
@@ -213,14 +231,16 @@ class Cluster:
                 self.close()
                 raise
             except Exception as error:
+                self._abandoned = True
                 self._discard()
                 failures, clean = failures + 1, False
                 self._retry(error, failures, _wanted(task.shards, done))
             except BaseException:  # An interrupt.
+                self._abandoned = True
                 self._discard()
                 raise
             if missing:
-                blob, clean = self._setup[1], False
+                blob, clean = pack(setup), False
         if clean and task.gradients:
             self._compare(time.perf_counter() - start, max(busy.values()))
         return done, Traffic(sent, received)
@@ -310,18 +330,18 @@ class Cluster:
                 with suppress(Exception):
                     parallel.__exit__(None, None, None)
 
-    def _leave(self) -> None:
-        """Forget what was open; the cluster and joblib's pool stay."""
-        setup, self._setup, self.model, self.datasets = self._setup, None, None, ()
-        if setup is not None:
-            forget(setup[0])
-            self._backend.forget(setup[0])
-
     def close(self) -> None:
         """Leave the cluster, or end it if it is ours."""
         self._discard()
-        self._leave()
+        for key, _ in self._setups.values():
+            forget(key)
+        self._setups.clear()
+        self._backend.forget(self._name)
+        self._snapshots.clear()
         self._backend.stop()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     def __enter__(self) -> Self:
         """The engine itself."""

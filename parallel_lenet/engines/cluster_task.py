@@ -1,11 +1,12 @@
 """What a worker of a cluster does with a task, and what the coordinator's side and it say to each other.
 
-Model and datasets, the *setup*, travel to a worker process once. A task names its setup by a hash of the contents; a
+Model and datasets, the *setup*, travel to a worker process once. A task names its setup by a key of its own; a
 worker that hasn't got it says so, and is sent the shards again with the setup beside them. So it doesn't matter how a
-worker came to be there, with the cluster, later, or in place of one that died, nor which cluster it is.
+worker came to be there, with the cluster, later, or in place of one that died, nor which cluster it is. Each thread
+that computes makes a model of its own for each context.
 """
 
-import hashlib
+import copy
 import os
 import pickle
 import socket
@@ -20,26 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.cluster_versions import versions
 from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
-from parallel_lenet.worker import shard_gradient, shard_metrics
+from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 
-SETUPS_KEPT = 2  # A worker may serve two coordinators, but must not gather the datasets of all it ever had.
+# A worker may serve two coordinators, or the calls of one in turn, but must not gather the datasets of all it ever had.
+SETUPS_KEPT = 3
 
 Blob = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every task of an open engine needs."""
+    """What every task of a context needs."""
 
-    model: Model
-    datasets: tuple[Dataset, ...]
+    model: bytes
+    """By cloudpickle, so that a class defined in a script travels whole."""
+    datasets: tuple[Samples, ...]
 
 
 # Not a tuple: joblib's Ray backend puts every argument of 100 bytes or more, by sys.getsizeof, into Ray's object store
@@ -51,6 +53,8 @@ class Task:
     version: int
     key: str
     """Of the setup."""
+    context: str
+    """Unique."""
     parameters: Vector
     shards: Sequence[tuple[int, Shard]]
     """Each with its number in the step."""
@@ -94,35 +98,45 @@ class Answer:
         return sum(result.gradient.nbytes for result in self.results if result.gradient is not None)
 
 
-_own: dict[str, Setup] = {}
+_own: dict[str, tuple[Setup, Model | None]] = {}
+_models = threading.local()
+"""The thread's own models, by context, the last few."""
 _holders = Counter[str]()
 _sent: OrderedDict[str, Setup] = OrderedDict()
 _lock = threading.Lock()
 
 
-def pack(setup: Setup) -> tuple[str, Blob]:
-    """A setup's key and its bytes: by cloudpickle, so that a class defined in a script travels whole."""
+def dumps(value: object) -> bytes:
+    """By cloudpickle."""
     from joblib.externals.loky.backend.reduction import dumps  # Late: 0.1 s.
 
-    blob = np.frombuffer(dumps(setup), np.uint8)
-    return hashlib.sha256(blob.data).hexdigest(), blob
+    return bytes(dumps(value))
 
 
-def hold(key: str, setup: Setup) -> None:
-    """Have a setup ready in the coordinator's process, for tasks that joblib runs there."""
+def pack(setup: Setup) -> Blob:
+    """A setup's bytes, to send."""
+    return np.frombuffer(dumps(setup), np.uint8)
+
+
+def hold(key: str, setup: Setup, model: Model | None) -> None:
+    """Have a setup ready in the coordinator's process, for tasks that joblib runs there.
+
+    There the model is copied, not unpickled: that would change its class, if that is one of the program's own.
+    """
     with _lock:
-        _own[key] = setup
+        _own[key] = setup, model
         _holders[key] += 1
 
 
 def forget(key: str) -> None:
-    """Hold it no longer in this process, unless another engine here does."""
+    """Hold it no longer in this process, unless another engine here does; a worker, none whose key begins so."""
     with _lock:
         _holders[key] -= 1
         if _holders[key] <= 0:
             del _holders[key]
             _own.pop(key, None)
-            _sent.pop(key, None)
+            for sent in [sent for sent in _sent if key and sent.startswith(key)]:
+                del _sent[sent]
 
 
 def _unpack(key: str, blob: Blob) -> Setup:
@@ -141,6 +155,17 @@ def _unpack(key: str, blob: Blob) -> Setup:
     return setup
 
 
+def _model(task: Task, setup: Setup) -> Model:
+    """The model that this thread has made for the context."""
+    held: OrderedDict[str, Model] = _models.__dict__.setdefault("held", OrderedDict())
+    if task.context not in held:
+        own = _own.get(task.key, (setup, None))[1]
+        held[task.context] = pickle.loads(setup.model) if own is None else copy.deepcopy(own)
+        while len(held) > SETUPS_KEPT:
+            held.popitem(last=False)
+    return held[task.context]
+
+
 def compute(task: Task, blob: Blob | None) -> Answer:
     """Each shard of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
 
@@ -150,7 +175,7 @@ def compute(task: Task, blob: Blob | None) -> Answer:
     results: list[Result] = []
     if task.versions != versions():  # Before anything of the coordinator's is unpickled.
         return Answer(worker, 0.0, results)
-    setup = _own.get(task.key) or _sent.get(task.key)
+    setup = _own[task.key][0] if task.key in _own else _sent.get(task.key)
     if setup is None and blob is None:
         return Answer(worker, 0.0, results)
     # A copy: what comes out of a message may lie at any address, and NumPy adds unaligned numbers in another order.
@@ -162,10 +187,11 @@ def compute(task: Task, blob: Blob | None) -> Answer:
             if setup is None and blob is not None:
                 setup = _unpack(task.key, blob)
             assert setup is not None
+            model = _model(task, setup)
             if gradient is None:
-                metrics = shard_metrics(setup.model, setup.datasets, parameters, shard)
+                metrics = shard_metrics(model, setup.datasets, parameters, shard)
             else:
-                metrics = shard_gradient(setup.model, setup.datasets, parameters, shard, gradient)
+                metrics = shard_gradient(model, setup.datasets, parameters, shard, gradient)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             if isinstance(error, KeyboardInterrupt) and task.key in _own:
                 raise  # This is the coordinator's program.

@@ -160,5 +160,9 @@ def unpickle_model(message: bytes) -> Model:
     _files.files = imports.files
     if _files not in sys.meta_path:
         sys.meta_path.insert(0, _files)
+    # Cloudpickle would know again a class that has come before, and change it to what it is now. But a context that is
+    # still open has to keep the class as it was.
+    for name in ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle"):
+        getattr(sys.modules.get(name), "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).clear()
     unpickled: Model = _Unpickler(io.BytesIO(model)).load()
     return unpickled

@@ -91,19 +91,24 @@ def _anonymous_file(size: int) -> int:
     return descriptor
 
 
-def attach(handle: int | str, size: int) -> mmap.mmap:
-    """Map a block by its handle."""
+def block_of(size: int) -> SharedBlock:
+    """A block of so many bytes, as one array."""
+    return SharedBlock([((size,), np.dtype(np.uint8))])
+
+
+def attach(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
+    """Map a block by its handle, or a file that is only read."""
     if isinstance(handle, str):
         if sys.platform == "win32":
             return mmap.mmap(-1, size, tagname=handle)
         raise ValueError("named blocks exist on Windows only")
-    return mmap.mmap(handle, size)
+    return mmap.mmap(handle, size, access=mmap.ACCESS_READ if only_read else mmap.ACCESS_WRITE)
 
 
-def take(handle: int | str, size: int) -> mmap.mmap:
+def take(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
     """Map a block whose handle this process was given, and close the handle, which its own processes would inherit."""
     try:
-        return attach(handle, size)
+        return attach(handle, size, only_read)
     finally:
         if isinstance(handle, int):
             os.close(handle)

@@ -1,12 +1,15 @@
 """What the coordinator's process and a worker say to each other, over a socket that only these two hold.
 
 First comes one `Setup`, pickled. Then tasks one way and answers the other, a few packed numbers each, in the same
-order; arrays stay in shared memory.
+order; and between the tasks, pickled, which contexts the worker has to open and to close. Arrays stay in shared memory.
 """
 
 import os
+import pickle
 import socket
 import struct
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,30 +20,65 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.engines.memory import Place
 from parallel_lenet.model import ShardMetrics
 
-GRADIENT, METRICS = 0, 1  # kinds of task
-READY, RESULT, FAILED, SKIPPED = 0, 1, 2, 3  # kinds of answer
+GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # kinds of message to a worker
+READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # kinds of answer
 
 _LENGTH = struct.Struct("<Q")
-_TASK = struct.Struct("<BQIII")
+_TASK = struct.Struct("<BQQIII")
 _ANSWER = struct.Struct("<Bdqqd")
 _READ = 1 << 16  # Bytes read at a time: more messages than ever wait.
+_DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # The same, for what comes along.
 
 
 @dataclass(frozen=True)
 class Setup:
     """All that a worker needs before its first task."""
 
-    model: bytes
-    """The model, by cloudpickle: a class defined in a script or notebook travels whole."""
     shared: tuple[int | str, int]
-    """Handle and size of the block with parameters and datasets."""
+    """Handle and size of the block with the parameters."""
     parameters: Place
-    datasets: tuple[tuple[Place, Place], ...]
     own: tuple[int | str, int]
     """Handle and size of the block with this worker's gradients."""
     gradients: Place
     wanted: Place
     """For each row of the gradients the stamp of the task to compute, which may change its mind."""
+
+
+class Memory(NamedTuple):
+    """Memory for a worker to map: a block, or a file."""
+
+    number: int
+    handle: int | str
+    """A name; or any number if a descriptor comes along with the message, which then is the next one."""
+    size: int
+    read_only: bool
+
+
+class Opening(NamedTuple):
+    """A context to open, answered with READY, or REFUSED and the context's number as the metrics' count."""
+
+    context: int
+    model: bytes
+    """The model, by cloudpickle: a class defined in a script or notebook travels whole."""
+    memory: tuple[Memory, ...]
+    """What the worker does not have yet."""
+    datasets: tuple[tuple[tuple[int, Place], tuple[int, Place]], ...]
+    """For each, in which memory and where the inputs and the targets lie."""
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return bytes([CONTEXTS]) + pickle.dumps(self)
+
+
+class Closing(NamedTuple):
+    """Contexts and memory that are not needed any more; it is not answered."""
+
+    contexts: tuple[int, ...]
+    memory: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
 class Task(NamedTuple):
@@ -49,6 +87,7 @@ class Task(NamedTuple):
     kind: int
     stamp: int
     """Of the step; the worker skips the task where another stands in ``wanted``."""
+    context: int
     row: int
     """Of the worker's gradients, to write."""
     shard: Shard
@@ -56,13 +95,13 @@ class Task(NamedTuple):
     def pack(self) -> bytes:
         """As bytes."""
         rows, dataset, cut = self.shard
-        return _TASK.pack(self.kind, self.stamp, self.row, dataset, cut) + rows.tobytes()
+        return _TASK.pack(self.kind, self.stamp, self.context, self.row, dataset, cut) + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "Task":
         """From bytes."""
-        kind, stamp, row, dataset, cut = _TASK.unpack_from(message)
-        return cls(kind, stamp, row, Shard(np.frombuffer(message, np.int64, offset=_TASK.size), dataset, cut))
+        kind, stamp, context, row, dataset, cut = _TASK.unpack_from(message)
+        return cls(kind, stamp, context, row, Shard(np.frombuffer(message, np.int64, offset=_TASK.size), dataset, cut))
 
 
 class Answer(NamedTuple):
@@ -87,8 +126,15 @@ class Answer(NamedTuple):
         return cls(kind, ShardMetrics(loss_sum, correct, count), seconds, message[_ANSWER.size :])
 
 
+def _copy(descriptor: int) -> int:
+    """Of a descriptor, not among the first three even if they are free."""
+    import fcntl  # Lazily: Windows does not have it, nor descriptors to send.
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
 class Channel:
-    """Messages over a stream socket, each behind its length.
+    """Messages over a stream socket, each behind its length; descriptors may come along with one.
 
     Over a socket that doesn't block, neither does this: a process that has been stopped reads nothing, and must not
     stop the other one. What the socket won't take waits in ``outbox`` for `flush`.
@@ -97,22 +143,31 @@ class Channel:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self._process = os.getpid()
-        self.outbox = bytearray()
+        self.outbox = deque[tuple[bytearray, list[int]]]()
+        self.descriptors = deque[int]()
+        """Received, and not yet used."""
         self._inbox = bytearray()
 
-    def send(self, message: bytes) -> None:
-        """Send one message, or what a socket that does not block takes of it; OSError if the other end is closed."""
-        self.outbox += _LENGTH.pack(len(message)) + message
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send one message, or as much of it as goes; OSError if the other end is closed."""
+        # Copies of the descriptors: the message may wait for longer than the originals are open.
+        copies = [_copy(descriptor) for descriptor in descriptors]
+        self.outbox.append((bytearray(_LENGTH.pack(len(message)) + message), copies))
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits: all of it, or what a socket that does not block takes."""
-        try:
-            while self.outbox:
-                sent = self.socket.send(self.outbox)
-                del self.outbox[:sent]
-        except BlockingIOError:
-            return
+        """Send what waits, or as much of it as goes."""
+        while self.outbox:
+            data, descriptors = self.outbox[0]
+            try:
+                sent = socket.send_fds(self.socket, [data], descriptors) if descriptors else self.socket.send(data)
+            except BlockingIOError:
+                return
+            while descriptors:
+                os.close(descriptors.pop())
+            del data[:sent]
+            if not data:
+                self.outbox.popleft()
 
     def close(self) -> None:
         """Hang up, also if a process that was forked from this one has a copy of the socket: closing that does not."""
@@ -120,11 +175,23 @@ class Channel:
             with suppress(OSError):  # The other end has been closed.
                 self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+        for _, descriptors in self.outbox:
+            while descriptors:
+                os.close(descriptors.pop())
+        self.outbox.clear()
 
-    def receive(self) -> list[bytes]:
-        """The messages that are here, once something is; EOFError or OSError where the other end is closed."""
+    def receive(self, descriptors: bool = False) -> list[bytes]:
+        """The messages that are here, once something is; EOFError or OSError if the other end is closed.
+
+        ``descriptors`` says whether any may come along.
+        """
         try:
-            data = self.socket.recv(_READ)
+            if descriptors and _DESCRIPTORS:
+                data, extra, _, _ = self.socket.recvmsg(_READ, _DESCRIPTORS, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+                for _, _, packed in extra:
+                    self.descriptors += struct.unpack(f"{len(packed) // 4}i", packed[: len(packed) // 4 * 4])
+            else:
+                data = self.socket.recv(_READ)
         except BlockingIOError:
             return []
         if not data:

@@ -12,15 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
 
 from parallel_lenet.descriptors import above_standard
-from parallel_lenet.engines.memory import SharedBlock, read_only
-from parallel_lenet.engines.messages import Answer, Channel, Setup
+from parallel_lenet.engines.memory import Place, SharedBlock, read_only
+from parallel_lenet.engines.messages import Answer, Channel, Closing, Memory, Opening, Setup
 from parallel_lenet.engines.schedule import ROWS, Worker
+from parallel_lenet.engines.snapshots import Mapped, Open, Stored
 from parallel_lenet.engines.start import start
 
 GRACE = 1.0  # Seconds that processes get to end by themselves.
@@ -32,7 +33,7 @@ class Process(Worker):
     The block stays mapped for as long as anyone holds one of its rows, even when the process is gone.
     """
 
-    def __init__(self, number: int, model: bytes, shared: SharedBlock, now: float) -> None:
+    def __init__(self, number: int, shared: SharedBlock, now: float) -> None:
         parameters = shared.arrays[0]
         self.block = SharedBlock([((ROWS, parameters.size), parameters.dtype), ((ROWS,), np.dtype(np.int64))])
         super().__init__(number, self.block.arrays[1], now)
@@ -49,17 +50,42 @@ class Process(Worker):
                     self.block.close()
                     raise
         setup = Setup(
-            model=model,
             shared=(shared.handle, shared.size),
             parameters=shared.places[0],
-            datasets=tuple(zip(shared.places[1::2], shared.places[2::2], strict=True)),
             own=(self.block.handle, self.block.size),
             gradients=self.block.places[0],
             wanted=self.block.places[1],
         )
         self.dismissed = False
         self._killed_for = ""
+        self._held: set[int] = set()  # Which memory of contexts it has.
         self.send(pickle.dumps(setup))
+
+    def open(self, context: Open[bytes]) -> None:
+        """Have it take over a context; until it has, it gets no tasks."""
+        new = {stored.number: stored for stored in context.arrays if stored.number not in self._held}
+        self._held |= new.keys()
+        opening = Opening(
+            context.number,
+            context.model,
+            tuple(
+                Memory(stored.number, stored.memory.handle, stored.memory.size, isinstance(stored.memory, Mapped))
+                for stored in new.values()
+            ),
+            tuple(
+                (_place(inputs), _place(targets))
+                for inputs, targets in zip(context.arrays[::2], context.arrays[1::2], strict=True)
+            ),
+        )
+        self.opening += 1
+        self.send(opening.pack(), [each.memory.handle for each in new.values() if isinstance(each.memory.handle, int)])
+
+    def close(self, contexts: Sequence[int], held: set[int]) -> None:
+        """Have it forget contexts, and the memory that the engine doesn't hold any more."""
+        gone = self._held - held
+        if contexts or gone:
+            self._held &= held
+            self.send(Closing(tuple(contexts), tuple(gone)).pack())
 
     def place(self, n_workers: int) -> None:
         """Have the process run on a core of its own if there are as many workers as cores, and else on any.
@@ -79,10 +105,10 @@ class Process(Worker):
         """For people."""
         return f"worker {self.number} (process {self.process.pid})"
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send what the socket takes; `Channel.outbox` has the rest."""
         with suppress(OSError):  # It has died. Answers that it sent before may still be read, and then its end.
-            self.channel.send(message)
+            self.channel.send(message, descriptors)
 
     def flush(self) -> None:
         """Send more of what waits."""
@@ -121,6 +147,11 @@ class Process(Worker):
         if self._killed_for:
             how = f"was killed because {self._killed_for}"
         return f"{self.name} {how} while {doing}"
+
+
+def _place(stored: Stored) -> tuple[int, Place]:
+    """Where an array lies, for a worker."""
+    return stored.number, (stored.offset, stored.array.shape, stored.array.dtype.str)
 
 
 def _signal_name(number: int) -> str:

@@ -1,8 +1,10 @@
 """Worker processes on this machine, with shared memory: the default engine.
 
-Datasets (as stored) and parameters lie in a block that all workers map; each worker writes its gradients into rows of a
-block of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. `schedule`
-decides who computes what and says what follows from each event; here are the events, all of them from one `select`:
+Datasets (as stored) and parameters lie in blocks that all workers map; each worker writes its gradients into rows of a
+block of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. A context goes
+to every worker once: the model pickled, and the descriptors of blocks that are new to it; one that starts later gets
+all that are open. `schedule` decides who computes what and says what follows from each event; here are the events, all
+of them from one `select`:
 
 - *An answer* goes to the schedule. The model's own exception is raised once all shards before it have been yielded: so
   it is always the same one.
@@ -30,13 +32,14 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.checks import whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
-from parallel_lenet.engines import ShardGradient, WorkerError, WorkerWarning
+from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.imports import import_path, pickle_model
-from parallel_lenet.engines.memory import SharedBlock
-from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, RESULT, SKIPPED, Answer, Task
+from parallel_lenet.engines.memory import SharedBlock, block_of
+from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, REFUSED, RESULT, SKIPPED, Answer, Task
 from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.process import GRACE, Process, end_all, uninterrupted
 from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
+from parallel_lenet.engines.snapshots import Open, Snapshots
 from parallel_lenet.engines.start import interpreter
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
@@ -54,10 +57,32 @@ def _raise(worker: Process, answer: Answer) -> NoReturn:
     raise error
 
 
-def _end(workers: list[Process], blocks: list[SharedBlock]) -> None:
-    end_all(workers)
-    while blocks:
-        blocks.pop().close()
+class _Resources:
+    """What has to be given back: an object of its own, so that nothing the finalizer holds holds the engine."""
+
+    def __init__(self, workers: list[Process]) -> None:
+        self.workers = workers
+        self.shared: SharedBlock | None = None
+        """With the parameters."""
+        self.selector: selectors.BaseSelector | None = None
+        self.snapshots: Snapshots[bytes] = Snapshots(
+            block_of, quiet=lambda: not any(worker.copies for worker in workers), maps=True
+        )
+
+    def end_workers(self) -> None:
+        """And give back what they alone need."""
+        if self.selector is not None:
+            self.selector.close()
+            self.selector = None
+        end_all(self.workers)
+        if self.shared is not None:
+            self.shared.close()
+            self.shared = None
+
+    def end(self) -> None:
+        """Give back everything."""
+        self.end_workers()
+        self.snapshots.clear()
 
 
 class ProcessesEngine:
@@ -77,42 +102,78 @@ class ProcessesEngine:
         self.n_workers = whole("n_workers", n_workers, 1)
         self.max_tries = whole("max_tries", max_tries, 1)
         self.step_timeout = step_timeout
-        self.model: Model | None = None
-        self.datasets: tuple[Dataset, ...] = ()
-        self._model = b""
+        self._context: Open[bytes] | None = None
         self._kind = GRADIENT
         self._shards: Sequence[Shard] = ()
         self._parameters: Vector = np.empty(0)
         self._schedule = Schedule[Process](max_tries, step_timeout)
         self._workers = self._schedule.workers
-        self._blocks: list[SharedBlock] = []
+        self._resources = _Resources(self._workers)
+        self._snapshots = self._resources.snapshots
+        self._refused: dict[int, tuple[Process, Answer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
         import_path()  # What relative entries mean now.
-        with above_standard():
-            self._selector = selectors.DefaultSelector()
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
-        self._finalizer = weakref.finalize(self, _end, self._workers, self._blocks)
+        self._finalizer = weakref.finalize(self, self._resources.end)
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
-        """Start the workers and wait until each has the model."""
-        self.close()
-        interpreter()
-        arrays = [parameters, *(array for data in datasets for array in (data.inputs, data.targets))]
-        try:
-            self._model = pickle_model(model)
-            shared = SharedBlock([(array.shape, array.dtype) for array in arrays])
-            self._blocks.append(shared)
-            for copy, array in zip(shared.arrays, arrays, strict=True):
-                copy[...] = array
-            self._parameters = shared.arrays[0]
-            for number in range(self.n_workers):
-                self._start(number)
-            while not all(worker.ready for worker in self._workers):
-                self._wait()
-            self.model, self.datasets = model, tuple(datasets)
-        except BaseException:
-            self.close()
-            raise
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+        """The workers that run get it at once, and no one waits for them."""
+        self._settle()
+        context = self._snapshots.open(pickle_model(model), datasets, parameters)
+        opened = self._snapshots.get(context)
+        if self._fits(opened):
+            try:
+                for worker in self._workers:
+                    self._give(worker, opened)
+            except BaseException:
+                self._end_workers()
+                raise
+        return context
+
+    def start(self, context: Context) -> None:
+        """Start workers if there are none, or none for this model's parameters, and wait until each is ready."""
+        opened = self._snapshots.get(context)
+        if not self._workers or not self._fits(opened):
+            self._end_workers()
+            interpreter()
+            try:
+                with above_standard():
+                    self._resources.selector = selectors.DefaultSelector()
+                self._resources.shared = SharedBlock([(opened.shape, opened.dtype)])
+                (self._parameters,) = self._resources.shared.arrays
+                for number in range(self.n_workers):
+                    self._start(number)
+                while not all(worker.ready for worker in self._workers):
+                    self._wait()
+            except BaseException:
+                self._end_workers()
+                raise
+        self._check(opened)
+
+    def _fits(self, opened: Open[bytes]) -> bool:
+        """Whether the workers' memory is made for such parameters."""
+        return self._parameters.shape == opened.shape and self._parameters.dtype == opened.dtype
+
+    def _check(self, opened: Open[bytes]) -> None:
+        """Raise what a worker raised when it took over this context."""
+        if opened.number in self._refused:
+            _raise(*self._refused[opened.number])
+
+    def _settle(self) -> None:
+        """Take in the answers that are here, and have the workers forget the contexts that were closed."""
+        if self._workers:
+            self._handle(self._selector.select(0))
+        ended = [opened.number for opened in self._snapshots.sweep()]
+        for number in ended:
+            self._refused.pop(number, None)
+        for worker in self._workers:
+            worker.close(ended, self._snapshots.held())
+            self._watch(worker)
+
+    @property
+    def _selector(self) -> selectors.BaseSelector:
+        assert self._resources.selector is not None
+        return self._resources.selector
 
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that are alive, starting ones included."""
@@ -121,7 +182,7 @@ class ProcessesEngine:
     def resize(self, n_workers: int) -> None:
         """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
         self.n_workers = whole("n_workers", n_workers, 1)
-        if not self.datasets:
+        if not self._workers:
             return
         try:
             leaving = [worker for worker in self._workers if worker.number >= n_workers]
@@ -135,45 +196,54 @@ class ProcessesEngine:
             for number in set(range(n_workers)) - {worker.number for worker in self._workers}:
                 self._start(number)
         except BaseException:
-            self.close()
+            self._end_workers()
             raise
 
-    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """The gradients are views of the workers' memory, but where two workers have computed half of one each."""
         work = spread(shards, self.n_workers)
         results = (
             ShardGradient(held.answer.metrics, held.worker.rows[held.row])
-            for held in self._results(GRADIENT, parameters, work)
+            for held in self._results(GRADIENT, context, parameters, work)
         )
         return join(shards, work, results)
 
-    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``, but nothing is written."""
-        for held in self._results(METRICS, parameters, shards):
+        for held in self._results(METRICS, context, parameters, shards):
             yield held.answer.metrics
 
-    def _results(self, kind: int, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Held[Process]]:
+    def _results(
+        self, kind: int, context: Context, parameters: Vector, shards: Sequence[Shard]
+    ) -> Iterator[Held[Process]]:
         """Hand out, receive, and yield in order."""
-        if not self.datasets:
-            raise RuntimeError("the engine is closed: open it first")
+        self.start(context)
+        opened = self._snapshots.get(context)
         schedule = self._schedule
         stamp = schedule.begin(len(shards))
-        self._kind, self._shards = kind, shards
+        self._kind = kind
+        self._context = opened
+        self._shards = shards
         self._parameters[:] = parameters
-        for index in range(len(shards)):
-            if schedule.waiting:
-                self._handle()
-            while index not in schedule.held:
-                self._wait()
-            held = schedule.held[index]
-            if isinstance(held.answer, GivenUp):
-                raise WorkerError(self._given_up(index, held.answer))
-            if held.answer.kind == FAILED:
-                _raise(held.worker, held.answer)
-            yield held
-            if schedule.stamp != stamp:
-                raise RuntimeError("the engine has been closed or begun another step: these results are gone")
-            schedule.release(index)
+        try:
+            for index in range(len(shards)):
+                if schedule.waiting:
+                    self._handle()
+                while index not in schedule.held:
+                    self._check(opened)
+                    self._wait()
+                held = schedule.held[index]
+                if isinstance(held.answer, GivenUp):
+                    raise WorkerError(self._given_up(index, held.answer))
+                if held.answer.kind == FAILED:
+                    _raise(held.worker, held.answer)
+                yield held
+                if schedule.stamp != stamp:
+                    raise RuntimeError("the engine has been closed or begun another step: these results are gone")
+                schedule.release(index)
+        finally:
+            if schedule.stamp == stamp:
+                schedule.begin(0)  # Whatever is left of it is given up.
 
     def _given_up(self, index: int, answer: GivenUp) -> str:
         shard = self._shards[index]
@@ -223,12 +293,18 @@ class ProcessesEngine:
                 for worker in self._schedule.overdue(now):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
             for worker, copy in self._schedule.assign(now):
-                worker.send(Task(self._kind, copy.stamp, copy.row, self._shards[copy.shard]).pack())
-                if worker.channel.outbox:
-                    self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
+                assert self._context is not None
+                task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._shards[copy.shard])
+                worker.send(task.pack())
+                self._watch(worker)
         except BaseException:
-            self.close()
+            self._end_workers()
             raise
+
+    def _watch(self, worker: Process) -> None:
+        """Send the rest when there is room for it."""
+        if worker.channel.outbox:
+            self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
 
     def _flush(self, worker: Process) -> None:
         worker.flush()
@@ -243,10 +319,10 @@ class ProcessesEngine:
             self._replace(worker)
             return
         for answer in answers:
-            if answer.kind == READY:
-                self._schedule.ready(worker)
-            elif not worker.ready:
-                _raise(worker, answer)
+            if answer.kind in (READY, REFUSED):
+                self._schedule.opened(worker, now)
+                if answer.kind == REFUSED:
+                    self._refused[answer.metrics.count] = worker, answer
             elif answer.kind == SKIPPED:
                 self._schedule.answer(worker, None, now)
             else:
@@ -269,21 +345,40 @@ class ProcessesEngine:
 
     def _start(self, number: int) -> None:
         with uninterrupted():  # No process that isn't listed.
-            worker = Process(number, self._model, self._blocks[0], time.monotonic())
+            assert self._resources.shared is not None
+            worker = Process(number, self._resources.shared, time.monotonic())
             worker.place(self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
+        for opened in self._snapshots.live():
+            if self._fits(opened):
+                self._give(worker, opened)
+
+    def _give(self, worker: Process, opened: Open[bytes]) -> None:
+        """Have a worker take over a context."""
+        if worker.ready:
+            worker.since = time.monotonic()
+        worker.open(opened)
+        self._watch(worker)
+
+    def _end_workers(self) -> None:
+        """What is open stays so: the next call starts other workers."""
+        with uninterrupted():
+            self._resources.end_workers()
+            self._schedule.reset()
+            self._refused.clear()
+            self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
+            self._shards = ()
+            self._context = None
 
     def close(self) -> None:
         """End the workers and free the memory."""
         with uninterrupted():
-            for key in list(self._selector.get_map().values()):
-                self._selector.unregister(key.fileobj)
-            _end(self._workers, self._blocks)
-            self._schedule.reset()
-            self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
-            self._shards = ()
-            self.model, self.datasets = None, ()
+            self._end_workers()
+            self._resources.end()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     def __enter__(self) -> Self:
         """The engine itself."""

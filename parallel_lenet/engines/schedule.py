@@ -1,8 +1,8 @@
 """Which worker computes which shard: decisions only, without processes, sockets or a clock, to be checked by reading.
 
-A *worker* is **starting** until it says that it is ready; then **idle**, or **busy** while copies of shards that it was
-given are unanswered; and **gone** when it has died or been let go. It computes its copies in the order it was given
-them, each into a row of memory of its own, and answers each.
+A *worker* is **starting** until it says that it is ready, and again while it takes over a new context; then **idle**,
+or **busy** while copies of shards that it was given are unanswered; and **gone** when it has died or been let go. It
+computes its copies in the order it was given them, each into a row of memory of its own, and answers each.
 
 A *shard* of the step is **waiting**; **out** while a worker has a copy that is still wanted, or several workers have;
 **held** when the first of its answers is here; **yielded** when its turn has come and its row has been read.
@@ -71,12 +71,18 @@ class Worker:
         self.number = number
         self.wanted = wanted
         """For each row the stamp of the copy to compute into it, or 0; the worker looks before it begins one."""
-        self.ready = False
+        self.opening = 1
+        """What it hasn't said it is ready with: starting, and contexts that it was given to open."""
         self.since = now
         """When it began what it is doing: starting, or its first unanswered copy."""
         self.copies: list[Copy] = []
         """Unanswered, in the order it was given them: it can only be computing the first."""
         self.free = list(range(ROWS))
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be given shards."""
+        return self.opening == 0
 
 
 W = TypeVar("W", bound=Worker)
@@ -146,10 +152,12 @@ class Schedule(Generic[W]):
         self._seconds = self._usual = 0.0
         self._due = math.inf
 
-    def ready(self, worker: W) -> None:
-        """It has started."""
-        worker.ready = True
-        self._failed_starts.clear()
+    def opened(self, worker: W, now: float) -> None:
+        """It has started, or taken over a context."""
+        worker.opening -= 1
+        worker.since = now
+        if worker.ready:
+            self._failed_starts.clear()
 
     def assign(self, now: float) -> list[tuple[W, Copy]]:
         """What to give to whom now."""
@@ -271,7 +279,7 @@ class Schedule(Generic[W]):
         return late
 
     def _deadline(self, worker: W) -> float:
-        if not worker.ready:
+        if not worker.ready:  # It may be importing and compiling what a new model needs.
             return worker.since + max(self.step_timeout, START)
         return worker.since + self.step_timeout if worker.copies else math.inf
 

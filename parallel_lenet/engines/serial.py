@@ -1,17 +1,21 @@
 """In this process, one shard after the other: the engine to debug a model with, and the yardstick for the others."""
 
+import copy
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.engines import ShardGradient
+from parallel_lenet.engines import Context, ShardGradient, refuse_copy
 from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import shard_gradient, shard_metrics
@@ -19,11 +23,33 @@ from parallel_lenet.worker import shard_gradient, shard_metrics
 
 @cache
 def blas() -> ThreadpoolController:
-    """The BLAS that NumPy loaded. ``blas().limit(limits=1)`` holds it at one thread for a while.
+    """The BLAS that NumPy loaded."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+_lock = threading.Lock()
+_inside = 0  # How many blocks of `one_blas_thread` are being run.
+_limiter: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS at one thread; the last of several threads that do so puts the number back to what it was.
 
     A matrix product on two threads may differ from that on one in its last bits, and workers have one.
     """
-    return ThreadpoolController().select(user_api="blas")
+    global _inside, _limiter
+    with _lock:
+        if _inside == 0:
+            _limiter = blas().limit(limits=1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limiter.restore_original_limits()
 
 
 class SerialEngine:
@@ -32,46 +58,48 @@ class SerialEngine:
     n_workers = 1
 
     def __init__(self) -> None:
-        self.model: Model | None = None
-        self.datasets: tuple[Dataset, ...] = ()
+        self._snapshots: Snapshots[tuple[Model, Vector]] = Snapshots(Private, quiet=lambda: True)
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> None:
-        """Keep what the shards need; ``parameters`` gives the gradients' size and type."""
-        self.model = model
-        self._gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
-        self.datasets = tuple(datasets)
+    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+        """Copies of both. Unlike unpickling, copying in this process leaves the model's class alone."""
+        gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
+        return self._snapshots.open((copy.deepcopy(model), gradient), datasets, parameters)
 
-    def gradients(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def start(self, context: Context) -> None:
+        """The caller is ready."""
+        self._snapshots.get(context)
+
+    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Each gradient is computed when it is asked for, into the same buffer."""
-        model = self._opened()
-        frozen, result = read_only(parameters.view()), read_only(self._gradient.view())
+        model, gradient = self._snapshots.get(context).model
+        frozen, result = read_only(parameters.view()), read_only(gradient.view())
         for shard in shards:
-            with blas().limit(limits=1):
-                metrics = shard_gradient(model, self.datasets, frozen, shard, self._gradient)
+            self._snapshots.get(context)
+            with one_blas_thread():
+                metrics = shard_gradient(model, context.datasets, frozen, shard, gradient)
             yield ShardGradient(metrics, result)
 
-    def metrics(self, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Each is computed when it is asked for."""
-        model = self._opened()
+        model, _ = self._snapshots.get(context).model
         frozen = read_only(parameters.view())
         for shard in shards:
-            with blas().limit(limits=1):
-                metrics = shard_metrics(model, self.datasets, frozen, shard)
+            self._snapshots.get(context)
+            with one_blas_thread():
+                metrics = shard_metrics(model, context.datasets, frozen, shard)
             yield metrics
 
-    def _opened(self) -> Model:
-        if self.model is None:
-            raise RuntimeError("the engine is closed: open it first")
-        return self.model
-
     def resize(self, n_workers: int) -> None:
-        """There is one of us."""
+        """The serial engine has exactly one worker: ValueError for any other number."""
         if n_workers != 1:
             raise ValueError(f"the serial engine has 1 worker, the caller, and can't have {n_workers!r}")
 
     def close(self) -> None:
-        """Forget model and data."""
-        self.model, self.datasets = None, ()
+        """Forget models and data."""
+        self._snapshots.clear()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     def __enter__(self) -> Self:
         """The engine itself."""

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.common import Report, alternate
 from parallel_lenet import Layout, ShardMetrics, load_dataset
 from parallel_lenet.batching import pairs
-from parallel_lenet.engines import Engine
+from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
@@ -48,15 +48,15 @@ def measure(arguments: argparse.Namespace) -> Report:
         **{f"processes, {n} worker{'s' * (n > 1)}": ProcessesEngine(n) for n in (1, 2)},
     }
 
-    def step(engine: Engine) -> None:
+    def step(engine: Engine, context: Context) -> None:
         total = np.zeros_like(parameters)
-        for result in engine.gradients(parameters, work):
+        for result in engine.gradients(context, parameters, work):
             total += result.gradient
 
-    for engine in engines.values():
-        engine.open(model, [train], parameters)
     try:
-        steps = {name: partial(step, engine) for name, engine in engines.items()}
+        steps = {
+            name: partial(step, engine, engine.open(model, [train], parameters)) for name, engine in engines.items()
+        }
         ms = {name: seconds * 1e3 for name, seconds in alternate(steps, 20 * arguments.rounds).items()}
     finally:
         for engine in engines.values():

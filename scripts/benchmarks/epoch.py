@@ -27,7 +27,6 @@ def epoch_seconds(
         engine=engine,
     )
     with coordinator:
-        coordinator.engine.open(coordinator.model, (warm_up, data), coordinator.parameters)
         coordinator.fit(warm_up)
         return coordinator.fit(data).epochs[-1].seconds
 

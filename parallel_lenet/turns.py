@@ -1,0 +1,54 @@
+"""Threads that use one coordinator take turns: first come, first served."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class _Turn:
+    """Someone's place in the queue."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        """Held until the turn has ended, or has been given up."""
+        self.before: _Turn | None = None
+        """Whom it still waits for."""
+
+
+class Turns:
+    """Runs one function at a time, in the order of the calls, so that nobody waits for ever.
+
+    The locks are held by ``with`` alone, without a context manager of our own around them: an interrupt may strike
+    anywhere in Python code, but not between a lock and its release.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._last = _Turn()
+        self._owner = 0
+
+    def run(self, what: str, function: Callable[[], T]) -> T:
+        """The function's result; ``what`` names the call.
+
+        RuntimeError if this thread is in the middle of another turn, as a signal handler or a model that calls its
+        coordinator can be: it would wait for itself.
+        """
+        me = threading.get_ident()
+        if self._owner == me:
+            raise RuntimeError(
+                f"{what} was called in the middle of another call of this coordinator, by the same thread"
+            )
+        mine = _Turn()
+        with mine.lock:
+            with self._guard:
+                mine.before, self._last = self._last, mine
+            while mine.before is not None:
+                with mine.before.lock:  # If this waiting is interrupted, the next in the queue waits for `before`.
+                    mine.before = mine.before.before
+            try:
+                self._owner = me
+                return function()
+            finally:
+                self._owner = 0
