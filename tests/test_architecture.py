@@ -70,6 +70,7 @@ ORDER = (
     "datasets",
     "datasets.bundled",
     "datasets.downloads",
+    "datasets.folder",
     "datasets.idx",
     "datasets.dataset",
     "fingerprint",

@@ -10,7 +10,7 @@ import pytest
 from parallel_lenet import datasets
 from parallel_lenet.datasets import NAMES, DatasetError, load
 from parallel_lenet.datasets.bundled import mnist_5k
-from parallel_lenet.datasets.idx import read_folder
+from parallel_lenet.datasets.folder import read_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = ROOT / "parallel_lenet" / "datasets" / "mnist_5k.npz"
@@ -64,7 +64,7 @@ def test_load_gives_the_bundled_digits_by_default() -> None:
 
 
 def test_a_folder_wins_over_the_name(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=re.escape(f"{tmp_path}: holds no train-images-idx3-ubyte or")):
+    with pytest.raises(DatasetError, match=re.escape(f"{tmp_path}: holds no train-images-idx3-ubyte; expected")):
         load("mnist-5k", data_dir=tmp_path)
 
 

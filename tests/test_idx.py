@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from parallel_lenet.datasets import DatasetError
-from parallel_lenet.datasets.idx import MAX_CLASSES, TYPES, read_folder, read_idx
+from parallel_lenet.datasets.idx import TYPES, read_idx
 
 CODES = {np.dtype(name).newbyteorder("="): code for code, name in TYPES.items()}
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
@@ -169,7 +169,10 @@ def test_several_gzip_members_are_one_stream() -> None:
         (header(0x08, (2, 3)) + b"abcde", r"its header says \(2, 3\) uint8, 6 bytes of values, but 5 follow"),
         (header(0x08, (2, 3)) + b"abcdefg", r"its header says \(2, 3\) uint8, 6 bytes of values, but 7 follow"),
         (header(0x08, (2**16,) * 4) + b"a", r"18446744073709551616 bytes of values, but 1 follow"),
-        (packed(header(0x08, (2**32 - 1,))), "more than [0-9]+ bytes of gzip can hold"),
+        (
+            packed(header(0x08, (2**32 - 1,))),
+            "but [0-9]+ bytes of gzip may unpack to 100000000 at most; unpack it with gunzip",
+        ),
         (packed(header(0x08, (2, 3)) + b"abcde"), "truncated; .* but 5 follow"),
         (packed(header(0x08, (2, 3)) + b"abcdefg"), "but more follow"),
         (packed(idx(IMAGES))[:-1], r"corrupt gzip data \(it is cut off\)"),
@@ -187,7 +190,7 @@ def test_what_is_wrong_is_said(content: bytes, reason: str) -> None:
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="missing: can't be read: No such file"):
+    with pytest.raises(DatasetError, match="missing: cannot be read: No such file"):
         read_idx(tmp_path / "missing")
     with pytest.raises(DatasetError, match="not a regular file"):
         read_idx(tmp_path)
@@ -198,120 +201,3 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DatasetError, match="pipe: not a regular file"):
         read_idx(tmp_path / "pipe")
-
-
-@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may read everything")
-def test_permission_denied(tmp_path: Path) -> None:
-    write_folder(tmp_path)
-    (tmp_path / "t10k-labels-idx1-ubyte").chmod(0)
-    with pytest.raises(DatasetError, match="t10k-labels-idx1-ubyte: can't be read: Permission denied"):
-        read_folder(tmp_path)
-    tmp_path.chmod(0)
-    try:
-        with pytest.raises(DatasetError, match="can't be read as a folder: Permission denied"):
-            read_folder(tmp_path)
-    finally:
-        tmp_path.chmod(0o700)
-
-
-def write_folder(folder: Path, **changed: NDArray[Any]) -> None:
-    """Write four good files, or others for those named."""
-    parts = {"train_images": IMAGES, "train_labels": LABELS, "t10k_images": IMAGES, "t10k_labels": LABELS} | changed
-    for part, array in parts.items():
-        (folder / f"{part.replace('_', '-')}-idx{3 if 'images' in part else 1}-ubyte").write_bytes(idx(array))
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    write_folder(tmp_path, t10k_images=IMAGES[:1] + 100, t10k_labels=LABELS[1:])
-    train, test = read_folder(str(tmp_path))
-    assert np.array_equal(train.inputs, IMAGES)
-    assert np.array_equal(test.inputs, IMAGES[:1] + 100)
-    assert train.targets.tolist() == [0, 1]
-    assert test.targets.tolist() == [1]
-    assert test.targets.dtype == np.int64
-
-
-@pytest.mark.parametrize("spelling", ["-idx{}-ubyte", ".idx{}-ubyte"])
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("rank", [3, 4])
-def test_spellings(tmp_path: Path, spelling: str, suffix: str, zipped: bool, rank: int) -> None:
-    write_folder(tmp_path)
-    for path in list(tmp_path.iterdir()):
-        role = path.name.split("-idx")[0]
-        content = path.read_bytes()
-        name = role + spelling.format(rank if role.endswith("images") else 1) + suffix
-        path.unlink()
-        (tmp_path / name).write_bytes(gzip.compress(content) if zipped else content)
-    assert np.array_equal(read_folder(tmp_path)[1].inputs, IMAGES)
-
-
-def test_plain_is_preferred_over_gz(tmp_path: Path) -> None:
-    write_folder(tmp_path)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"never read")
-    assert np.array_equal(read_folder(tmp_path)[0].inputs, IMAGES)
-
-
-def test_colour_and_single_channel_images(tmp_path: Path) -> None:
-    colour = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
-    write_folder(tmp_path, train_images=colour, t10k_images=colour)
-    inputs = read_folder(tmp_path)[0].inputs
-    assert inputs.shape == (2, 3, 4, 5)
-    assert inputs.flags.c_contiguous
-    assert np.array_equal(inputs[:, 2], colour[..., 2])
-    write_folder(tmp_path, train_images=IMAGES[..., None], t10k_images=IMAGES)
-    inputs = read_folder(tmp_path)[0].inputs
-    assert np.array_equal(inputs, IMAGES)
-    assert inputs.flags.c_contiguous
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32])
-def test_labels_of_any_integer_type(tmp_path: Path, dtype: type) -> None:
-    write_folder(tmp_path, train_labels=np.array([100, 3]).astype(dtype))
-    train, _ = read_folder(tmp_path)
-    assert train.targets.tolist() == [100, 3]
-    assert train.targets.dtype == np.int64
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_float_images(tmp_path: Path, dtype: type) -> None:
-    write_folder(tmp_path, train_images=IMAGES.astype(dtype), t10k_images=IMAGES.astype(dtype))
-    train, _ = read_folder(tmp_path)
-    assert train.inputs.dtype == dtype
-    assert np.array_equal(train.inputs, IMAGES)
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"train_labels": LABELS[:1]}, "train-labels-idx1-ubyte: 1 labels for the 2 images of .*train-images"),
-        ({"t10k_images": IMAGES[:1]}, "t10k-labels-idx1-ubyte: 2 labels for the 1 images of .*t10k-images"),
-        ({"t10k_images": IMAGES[:, 1:]}, r"t10k-images-idx3-ubyte: images are \(2, 4\) uint8, those of .* \(3, 4\)"),
-        ({"t10k_images": IMAGES / 255}, "t10k-images-idx3-ubyte: images are .* float64, those of .* uint8"),
-        ({"t10k_labels": LABELS + 1}, "t10k-labels-idx1-ubyte: label 2 is out of range; .* names classes 0 to 1"),
-        ({"t10k_labels": np.array([0, -1], np.int8)}, "t10k-labels-idx1-ubyte: label -1 is out of range"),
-        ({"train_labels": np.array([0, MAX_CLASSES], np.int32)}, "train-labels.*: label 1000000 is out of range"),
-        ({"train_labels": LABELS.astype(np.float32)}, "train-labels.*: labels are .* float32; allowed are integers"),
-        ({"train_labels": LABELS[:, None]}, r"train-labels.*: labels are \(2, 1\) uint8; allowed are integers in one"),
-        ({"train_images": IMAGES.astype(np.int16)}, "train-images.*: pixels are int16; allowed are uint8"),
-        ({"train_images": IMAGES[0]}, r"train-images.*: images are \(3, 4\); allowed are \(n, h, w\)"),
-        ({"train_images": IMAGES[..., None].repeat(2, 3)}, r"train-images.*: images are \(2, 3, 4, 2\); allowed"),
-        ({"t10k_images": IMAGES * np.float32(np.nan)}, "t10k-images.*: pixels hold NaN or infinity"),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path: Path, changed: dict[str, NDArray[Any]], reason: str) -> None:
-    write_folder(tmp_path, **changed)
-    with pytest.raises(DatasetError, match=reason) as caught:
-        read_folder(tmp_path)
-    assert str(caught.value).startswith(str(tmp_path))
-
-
-def test_folders_that_are_no_folders(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="missing: can't be read as a folder: No such file"):
-        read_folder(tmp_path / "missing")
-    write_folder(tmp_path)
-    with pytest.raises(DatasetError, match="ubyte: can't be read as a folder: Not a directory"):
-        read_folder(tmp_path / "train-images-idx3-ubyte")
-    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DatasetError, match=r"holds no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"):
-        read_folder(tmp_path)

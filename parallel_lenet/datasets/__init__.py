@@ -5,7 +5,7 @@ import os
 from parallel_lenet.datasets.bundled import mnist_5k
 from parallel_lenet.datasets.dataset import Dataset, DatasetError
 from parallel_lenet.datasets.downloads import download
-from parallel_lenet.datasets.idx import read_folder
+from parallel_lenet.datasets.folder import read_folder
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "load"]
 

@@ -37,8 +37,8 @@ class Dataset:
                 raise DatasetError(f"{self.name}: {what} must be numbers, not {array.dtype}")
             if array.ndim == 0 or len(array) == 0:
                 raise DatasetError(f"{self.name}: {what} hold no samples (shape {array.shape})")
-            if array.dtype.kind == "f" and not _is_finite(array):
-                bad = next(i for i, row in enumerate(array) if not _is_finite(row))
+            if array.dtype.kind == "f" and not is_finite(array):
+                bad = next(i for i, row in enumerate(array) if not is_finite(row))
                 raise DatasetError(f"{self.name}: {what} of sample {bad} hold NaN or infinity; all must be finite")
         if len(self.inputs) != len(self.targets):
             raise DatasetError(f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets")
@@ -79,7 +79,7 @@ def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
         yield array[start : start + rows]
 
 
-def _is_finite(array: NDArray[Any]) -> bool:
+def is_finite(array: NDArray[Any]) -> bool:
     """Whether there is no NaN and no infinity: both show in the extremes, which take no memory to find."""
     with np.errstate(invalid="ignore"):
         return array.size == 0 or (math.isfinite(array.min()) and math.isfinite(array.max()))

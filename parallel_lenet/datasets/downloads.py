@@ -11,14 +11,9 @@ from urllib.parse import urlsplit
 
 from parallel_lenet import optional
 from parallel_lenet.datasets.dataset import Dataset, DatasetError
-from parallel_lenet.datasets.idx import read_files
+from parallel_lenet.datasets.folder import NAMES, read_files
 
-FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
+FILES = tuple(f"{name}.gz" for name in NAMES)
 # Seconds to wait for a connection, and then for each next piece of data.
 TIMEOUT = (10.0, 30.0)
 

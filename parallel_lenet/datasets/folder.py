@@ -1,0 +1,182 @@
+"""A folder of four IDX files: finds them under the names that they come with, and checks that they fit each other."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.datasets.dataset import PART, Dataset, DatasetError, is_finite
+from parallel_lenet.datasets.idx import read_idx
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+# With anything in front of it, such as "emnist-balanced-"; "test" for "t10k"; ".gz" at the end or in the middle.
+NAME = re.compile(
+    r"(?P<set>[^.].*[-_. ])?(?P<part>train|t10k|test)[-_. ](?P<what>images|labels)"
+    r"(?P<inner>[-.]gz)?[-_. ]idx[134]([-_. ]ubyte)?(?P<outer>[-.]gz)?",
+    re.IGNORECASE,
+)
+# Each class costs a row of the model. Beyond this they are most likely 32-bit labels stored little-endian: 1 is 2**24.
+MAX_CLASSES = 1_000_000
+SHOWN = 12  # Names in an error.
+
+
+@dataclass
+class _Set:
+    """The files of one data set: for each of `NAMES` the path that is read, and how good a match it is."""
+
+    files: dict[str, tuple[tuple[Any, ...], Path]] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.files[name][1] for name in NAMES if name in self.files]
+
+
+def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
+    """Return the training and the test part of a folder that holds four IDX files.
+
+    They are named as MNIST's: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
+    ``t10k-labels-idx1-ubyte``, with or without ``.gz``. Also understood are ``.idx3`` for ``-idx3``, ``idx4`` for
+    images in colour, ``test`` for ``t10k``, capital letters, something in front such as ``emnist-balanced-``, and a
+    folder of such a name around the file. If a file is there twice, a plain one is read rather than a gzipped one.
+
+    If the folder holds several data sets, the one with nothing in front of its names is read; if there is none,
+    ``directory`` may end with the name of one, as in ``FOLDER/emnist-letters``. EMNIST's images, which are stored with
+    rows and columns swapped, are turned upright. What the files may hold: see `read_files`.
+    """
+    directory = os.fspath(directory)
+    parent, wanted = os.path.split(os.path.normpath(directory))
+    inside = not os.path.exists(directory) and os.path.isdir(parent)
+    try:
+        entries = sorted(os.scandir(parent if inside else directory), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DatasetError(f"{directory}: cannot be read as a folder: {error.strerror or error}") from error
+    sets = _sets(entries)
+    complete = [name for name, found in sets.items() if len(found.paths) == len(NAMES)]
+    if inside and wanted.lower() not in complete:
+        raise DatasetError(f"{directory}: cannot be read as a folder: No such file or directory")
+    if inside:
+        chosen = wanted.lower()
+    elif "" in complete or len(complete) == 1:
+        chosen = "" if "" in complete else complete[0]
+    elif complete:
+        raise DatasetError(
+            f"{directory}: holds several data sets, {', '.join(complete)}; choose one, such as "
+            f"{os.path.join(directory, complete[0])}"
+        )
+    else:
+        best = max(sets.values(), key=lambda found: len(found.paths), default=_Set())
+        missing = next(name for name in NAMES if name not in best.files)
+        there = [entry.name for entry in entries if re.search("idx|ubyte", entry.name, re.IGNORECASE)]
+        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        raise DatasetError(
+            f"{directory}: holds no {missing}; expected are the four files {', '.join(NAMES)}, each with or without "
+            f".gz; of such names it has {', '.join(there[:SHOWN]) or 'none'}{more}"
+        )
+    return read_files(sets[chosen].paths, directory, upright=not chosen.startswith("emnist"))
+
+
+def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _Set]:
+    """The data sets among these files and folders, by what stands in front of their names."""
+    sets: dict[str, _Set] = {}
+    for entry in entries:
+        match = NAME.fullmatch(entry.name)
+        path = None if match is None else _file(entry)
+        if match is None or path is None:
+            continue
+        part = "train" if match["part"].lower() == "train" else "t10k"
+        name = next(name for name in NAMES if name.startswith(f"{part}-{match['what'].lower()}"))
+        zipped = bool(match["inner"] or match["outer"])
+        # Files before what is in folders, plain before gzipped, then whichever is most like MNIST's name.
+        rank = (not entry.is_file(), zipped, match["part"].lower() == "test", entry.name != name, entry.name)
+        files = sets.setdefault((match["set"] or "").lower().strip("-_. "), _Set()).files
+        files[name] = min(files.get(name, (rank, path)), (rank, path))
+    return sets
+
+
+def _file(entry: os.DirEntry[str]) -> Path | None:
+    """The regular file that the entry is, or that it has in it as a folder: of the same name, or the only one."""
+    if entry.is_file():
+        return Path(entry.path)
+    if not entry.is_dir():
+        return None
+    try:
+        inner = [each for each in os.scandir(entry.path) if each.is_file() and not each.name.startswith(".")]
+    except OSError:
+        return None
+    same = [each for each in inner if each.name == entry.name]
+    found = same or inner
+    return Path(found[0].path) if len(found) == 1 else None
+
+
+def read_files(paths: list[Path], name: str, upright: bool = True) -> tuple[Dataset, Dataset]:
+    """Return the training and the test part held by four IDX files, given in the order of `NAMES`.
+
+    Images are of any IDX type: ``(n, h, w)``, ``(n, h, w, 1)``, which becomes ``(n, h, w)``, or ``(n, h, w, 3)``,
+    colours last, which becomes ``(n, 3, h, w)``. Labels are integers of any IDX type from 0 on, and become int64; if
+    they start at 1 they stay as they are, and the data's name says that class 0 is unused. ``upright=False`` swaps the
+    images' rows and columns. Raises DatasetError if a file is not like this, if images and labels differ in number,
+    training and test images in size or type, or if a test label is of a class that no training label reaches.
+    """
+    train_images, test_images = _read_images(paths[0], upright), _read_images(paths[2], upright)
+    train_labels, test_labels = _read_labels(paths[1]), _read_labels(paths[3])
+    for images, labels, where in ((train_images, train_labels, 0), (test_images, test_labels, 2)):
+        if len(images) != len(labels):
+            raise DatasetError(
+                f"{paths[where + 1]}: {len(labels)} labels for the {len(images)} images of {paths[where]}"
+            )
+    if (train_images.shape[1:], train_images.dtype) != (test_images.shape[1:], test_images.dtype):
+        raise DatasetError(
+            f"{paths[2]}: images are {test_images.shape[1:]} {test_images.dtype}, "
+            f"those of {paths[0]} {train_images.shape[1:]} {train_images.dtype}; both must be the same"
+        )
+    if test_labels.max() > train_labels.max():
+        raise DatasetError(
+            f"{paths[3]}: label {test_labels.max()} is out of range; {paths[1]} names classes 0 to {train_labels.max()}"
+        )
+    remarks = [] if upright else ["EMNIST's images turned upright"]
+    if train_labels.min() == 1 and test_labels.min() > 0:
+        remarks.append(f"labels 1 to {train_labels.max()}, class 0 is unused")
+    end = f" ({'; '.join(remarks)})" if remarks else ""
+    train, test = (
+        Dataset(train_images, train_labels, f"{name} train{end}"),
+        Dataset(test_images, test_labels, f"{name} test{end}"),
+    )
+    return train, test
+
+
+def _read_images(path: Path, upright: bool) -> NDArray[Any]:
+    images = read_idx(path)
+    if images.dtype.kind == "f" and not is_finite(images):
+        raise DatasetError(f"{path}: pixels hold NaN or infinity; all must be finite")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim == 3:
+        return images if upright else _rearranged(images, (0, 2, 1))
+    if images.ndim == 4 and images.shape[3] == 3:
+        return _rearranged(images, (0, 3, 1, 2) if upright else (0, 3, 2, 1))
+    raise DatasetError(f"{path}: images are {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3)")
+
+
+def _rearranged(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """The images with other axes, contiguous, in the same memory: a copy would double it. A mapped file is copied."""
+    values = np.array(images) if isinstance(images, np.memmap) else images
+    rows = values.reshape(len(images), -1)
+    together = max(1, PART // rows.shape[1])
+    for start in range(0, len(images), together):
+        some = slice(start, start + together)
+        rows[some] = values[some].transpose(axes).reshape(len(rows[some]), -1).copy()
+    return rows.reshape([images.shape[axis] for axis in axes])
+
+
+def _read_labels(path: Path) -> NDArray[np.int64]:
+    labels = read_idx(path)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DatasetError(f"{path}: labels are {labels.shape} {labels.dtype}; allowed are integers in one dimension")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < MAX_CLASSES:
+            raise DatasetError(f"{path}: label {label} is out of range; allowed are 0 to {MAX_CLASSES - 1}")
+    return labels.astype(np.int64)
