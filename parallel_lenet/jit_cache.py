@@ -7,7 +7,9 @@ and written again; what cannot be written is compiled by each process. The first
 import hashlib
 import io
 import logging
+import os
 import pickle
+import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -141,6 +143,8 @@ class _Files(caching.IndexDataCacheFile):
 
 
 def _read(path: str) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # To open a pipe would wait for its writer.
+        raise OSError(0, "not a regular file")
     content = Path(path).read_bytes()
     if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
         raise OSError(0, "it is damaged")

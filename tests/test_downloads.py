@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -41,10 +42,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(10)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        if behaviour != "endless":
+            self.send_header("Content-Length", str(len(content)))
         if behaviour == "encoded":
             self.send_header("Content-Encoding", "gzip" if "gzip" in self.headers["Accept-Encoding"] else "identity")
         self.end_headers()
+        if behaviour == "endless":
+            while not self.server.stopping.is_set():
+                self.wfile.write(bytes(1 << 16))
         if behaviour == "wrong":
             content = content[:-1] + b"!"
         self.wfile.write(content[: len(content) // 2] if behaviour in ("cut", "stalled") else content)
@@ -69,7 +74,9 @@ class Server(ThreadingHTTPServer):
     def source(self, *behaviours: str, checksums: tuple[str, ...] = SHA256) -> Source:
         """Make a source with one mirror a behaviour."""
         a, b, c, d = checksums
-        return Source("tiny", tuple(f"http://127.0.0.1:{self.server_port}/{how}/" for how in behaviours), (a, b, c, d))
+        return Source(
+            "tiny", tuple(f"http://127.0.0.1:{self.server_port}/{how}/" for how in behaviours), (a, b, c, d), 1000
+        )
 
     def stop(self) -> None:
         """Close the port; may be called again."""
@@ -119,7 +126,7 @@ def test_poochs_logger_is_silent_and_left_as_it_was(server: Server, monkeypatch:
     assert (logger.level, list(logger.filters), list(logger.handlers)) == before
 
 
-@pytest.mark.parametrize("bad", ["forbidden", "wrong", "cut", "silent", "stalled"])
+@pytest.mark.parametrize("bad", ["forbidden", "wrong", "cut", "silent", "stalled", "endless"])
 def test_a_bad_mirror_is_passed_over(server: Server, cache: Path, bad: str) -> None:
     fetch(server.source(bad, "good"), timeout=(1, 0.2))
     assert files_in(cache) == CONTENTS
@@ -143,6 +150,7 @@ def test_a_file_is_not_unpacked_on_the_way(server: Server, cache: Path) -> None:
     [
         ("forbidden", "HTTP 403"),
         ("wrong", "wrong checksum"),
+        ("endless", "larger than 1000 bytes"),
         ("cut", "connection cut"),
         ("silent", "timed out"),
         ("stalled", "timed out"),
@@ -153,7 +161,7 @@ def test_all_mirrors_fail(server: Server, cache: Path, bad: str, reason: str) ->
     with pytest.raises(DatasetError) as caught:
         fetch(server.source(bad, "forbidden"), timeout=(1, 0.2))
     assert str(caught.value) == (
-        f"tiny can't be downloaded, train-images-idx3-ubyte.gz failed at {host}: {reason}, {host}: HTTP 403; "
+        f"tiny cannot be downloaded, train-images-idx3-ubyte.gz failed at {host}: {reason}, {host}: HTTP 403; "
         "give --data-dir DIR with its four IDX files, or use --dataset mnist-5k, the bundled digits"
     )
     assert files_in(cache) == {}
@@ -205,8 +213,31 @@ def test_many_at_the_same_time(server: Server, cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(server: Server, cache: Path) -> None:
     cache.write_bytes(b"a file where the folder should be")
-    with pytest.raises(DatasetError, match=r"tiny/train-images.*: can't be read or saved: .*; set PARALLEL_"):
+    with pytest.raises(DatasetError, match=r"tiny/train-images.*: cannot be read or saved: .*; set PARALLEL_"):
         fetch(server.source("good"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_cache_is_not_waited_for(server: Server, cache: Path) -> None:
+    cache.mkdir()
+    os.mkfifo(cache / FILES[0])
+    with pytest.raises(DatasetError, match=r"tiny/train-images.*: not a regular file"):
+        fetch(server.source("good"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("", "^there is no home folder"), ("~/data", "^PARALLEL_LENET_DATA is ~/data, but there is no home")],
+)
+def test_no_home_folder(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a user without HOME and without an entry in the list of users."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARALLEL_LENET_DATA", given)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(DatasetError, match=rf"{said}.*; set PARALLEL_LENET_DATA to a folder that can be written$"):
+        load("kmnist")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_pooch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +250,7 @@ def test_without_pooch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(DatasetError, match="'cifar' can't be downloaded; allowed are mnist, fashion-mnist, kmnist"):
+    with pytest.raises(DatasetError, match="'cifar' cannot be downloaded; allowed are mnist, fashion-mnist, kmnist"):
         download("cifar")
 
 

@@ -99,7 +99,7 @@ def test_folders_in_place_of_the_files(folder: Path, caplog: pytest.LogCaptureFi
         file.unlink()
         file.mkdir()
     assert [compute(), compute()] == [0, 0]
-    assert [message.endswith("cannot be used (Is a directory); it is compiled anew") for message in caplog.messages]
+    assert [message.endswith("cannot be used (not a regular file); it is compiled anew") for message in caplog.messages]
     assert len(caplog.messages) == 1
 
 

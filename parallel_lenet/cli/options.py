@@ -67,7 +67,12 @@ class TrainOptions:
     dataset: str = _option(
         str, "mnist-5k", "what to train on; all but mnist-5k are downloaded on first use", choices=NAMES
     )
-    data_dir: str | None = _option(str, None, "a folder of four IDX files, gzipped or not, instead of --dataset")
+    data_dir: str | None = _option(
+        str,
+        None,
+        "a folder of four IDX files instead of --dataset: train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not; EMNIST's names are understood, too",
+    )
     validation: float | None = _option(
         float, None, "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them"
     )

@@ -13,11 +13,16 @@ NAMES = ("mnist-5k", "mnist", "fashion-mnist", "kmnist")
 
 
 def load(name: str = "mnist-5k", data_dir: str | os.PathLike[str] | None = None) -> tuple[Dataset, Dataset]:
-    """Return the training and the test part of a dataset.
+    """Return the training and the test part of a dataset: inputs ``(n, h, w)`` or ``(n, 3, h, w)``, targets ``(n,)``.
 
-    ``data_dir``, a folder of four IDX files, wins over ``name``. ``mnist-5k`` comes with the package; ``mnist``,
-    ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with the ``data`` extra. Raises DatasetError when the
-    name is unknown or the data can't be had or used.
+    ``data_dir``, a folder of four IDX files, takes precedence over ``name``. Its files are called
+    ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``,
+    gzipped or not, or as EMNIST calls its own, whose images are turned upright; ``FOLDER/emnist-letters`` chooses one
+    of several sets. The files have colours last, ``(n, h, w, 3)``; what is returned has them first.
+
+    ``mnist-5k`` comes with the package; ``mnist``, ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with
+    the ``data`` extra. Raises DatasetError if the name is unknown or the data cannot be had or used, and ExtraError, a
+    ModuleNotFoundError, if a library of the extra is missing or does not work.
     """
     if data_dir is not None:
         return read_folder(data_dir)

@@ -1,7 +1,7 @@
 """MNIST and two datasets of its shape, downloaded once, checked against their published checksums, and kept."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import WARNING, Logger
@@ -28,6 +28,8 @@ class Source:
     name: str
     mirrors: tuple[str, ...]
     checksums: tuple[str, str, str, str]
+    most: int
+    """Bytes that no file exceeds: a download ends there."""
 
 
 # MNIST's digests are the SHA-256 of the files first published; of the others, only MD5 digests were published.
@@ -46,6 +48,7 @@ SOURCES = {
                 "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
                 "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
             ),
+            10_000_000,
         ),
         Source(
             "fashion-mnist",
@@ -59,6 +62,7 @@ SOURCES = {
                 "md5:bef4ecab320f06d8554ea6380940ec79",
                 "md5:bb300cfdad3c16e7a12a480ee83cd310",
             ),
+            27_000_000,
         ),
         Source(
             "kmnist",
@@ -69,6 +73,7 @@ SOURCES = {
                 "md5:5c965bf0a639b31b8f53240b1b52f4d7",
                 "md5:7320c461ea6c1c855c0b718fb2a4b134",
             ),
+            20_000_000,
         ),
     )
 }
@@ -77,12 +82,14 @@ SOURCES = {
 def download(name: str) -> tuple[Dataset, Dataset]:
     """Return the training and the test part of ``mnist``, ``fashion-mnist`` or ``kmnist``.
 
-    The first call downloads the dataset's four files into a folder of its name in ``$PARALLEL_LENET_DATA``, or, where
-    that isn't set, in the user's cache folder; later calls need no network. Raises DatasetError when no mirror gives
-    a file, and ExtraError, a ModuleNotFoundError, if pooch or requests (extra ``data``) is missing or does not work.
+    The first call downloads the dataset's four files into a folder of its name in ``$PARALLEL_LENET_DATA``, or, if that
+    is not set, in the user's cache folder; later calls need no network. No file is larger than its source says.
+
+    Raises DatasetError if no mirror gives a file or there is no folder for it, and ExtraError, a ModuleNotFoundError,
+    if pooch or requests (extra ``data``) is missing or does not work.
     """
     if name not in SOURCES:
-        raise DatasetError(f"dataset {name!r} can't be downloaded; allowed are {', '.join(SOURCES)}")
+        raise DatasetError(f"dataset {name!r} cannot be downloaded; allowed are {', '.join(SOURCES)}")
     return fetch(SOURCES[name])
 
 
@@ -94,16 +101,32 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
     """
     purpose = f"downloading {source.name}"
     pooch, requests = optional.load("data", "pooch", purpose), optional.load("data", "requests", purpose)
-    folder = Path(os.environ.get("PARALLEL_LENET_DATA") or pooch.os_cache("parallel-lenet"), source.name).expanduser()
-    # Some servers label .gz files as a compressed transfer; requests would unpack them before the checksum is taken.
-    downloader = pooch.HTTPDownloader(chunk_size=1 << 16, timeout=timeout, headers={"Accept-Encoding": "identity"})
+    folder = _folder(pooch.os_cache) / source.name
+
+    def save(url: str, output: str, _: object) -> None:
+        # Some servers label .gz files as a compressed transfer; requests would unpack them before they are checked.
+        headers = {"Accept-Encoding": "identity"}
+        with (
+            requests.get(url, stream=True, timeout=timeout, headers=headers) as response,
+            open(output, "wb") as file,
+        ):
+            response.raise_for_status()
+            left = source.most
+            for part in response.iter_content(1 << 16):
+                left -= len(part)
+                if left < 0:
+                    raise ValueError(f"larger than {source.most} bytes")
+                file.write(part)
+
     mirrors = list(source.mirrors)
     with _quiet(pooch.get_logger()):
         for file, checksum in zip(FILES, source.checksums, strict=True):
             failures = []
+            if (folder / file).exists() and not (folder / file).is_file():
+                raise DatasetError(f"{folder / file}: not a regular file")
             for mirror in tuple(mirrors):
                 try:
-                    pooch.retrieve(mirror + file, checksum, fname=file, path=folder, downloader=downloader)
+                    pooch.retrieve(mirror + file, checksum, fname=file, path=folder, downloader=save)
                     break
                 # requests' errors are OSErrors, pooch's wrong checksum is a ValueError.
                 except (requests.RequestException, ValueError) as error:
@@ -113,15 +136,27 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
                     mirrors.append(mirror)
                 except OSError as error:
                     raise DatasetError(
-                        f"{folder / file}: can't be read or saved: {error.strerror or error}; "
+                        f"{folder / file}: cannot be read or saved: {error.strerror or error}; "
                         "set PARALLEL_LENET_DATA to a folder that can be written"
                     ) from error
             else:
                 raise DatasetError(
-                    f"{source.name} can't be downloaded, {file} failed at {', '.join(failures)}; give --data-dir DIR "
+                    f"{source.name} cannot be downloaded, {file} failed at {', '.join(failures)}; give --data-dir DIR "
                     "with its four IDX files, or use --dataset mnist-5k, the bundled digits"
                 )
     return read_files([folder / file for file in FILES], source.name)
+
+
+def _folder(cache: Callable[[str], Any]) -> Path:
+    """Where datasets are kept; ``cache`` gives the user's cache folder."""
+    given = os.environ.get("PARALLEL_LENET_DATA")
+    try:
+        return Path(given or cache("parallel-lenet")).expanduser()
+    except RuntimeError as error:
+        where = f"PARALLEL_LENET_DATA is {given}, but there is" if given else "there is"
+        raise DatasetError(
+            f"{where} no home folder to keep downloads in; set PARALLEL_LENET_DATA to a folder that can be written"
+        ) from error
 
 
 @contextmanager
@@ -144,6 +179,8 @@ def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code}"
+    if isinstance(error, ValueError) and str(error).startswith("larger than"):
+        return str(error)
     # A connection that goes silent half way is a ConnectionError whose text says so.
     if "timed out" in str(error).lower():
         return "timed out"
