@@ -1,7 +1,6 @@
 """The options of training: flag, then environment, then configuration file, then default."""
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ SCHEDULES = ("constant", "step", "cosine")
 ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
+LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
 MOST = 10**12  # Of anything counted: beyond it, products of counts would not fit where they are computed.
 # Where code runs, whom to talk to and where to write: said by whoever starts a run, not by the file of another run.
 NOT_WRITTEN = ("engine", "cluster_address", "out")
@@ -38,7 +38,7 @@ def seconds(text: str) -> float:
         value = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
     except (AttributeError, ValueError):
         value = 0.0
-    if not 0 < value < math.inf:
+    if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(
             f"must be a positive duration such as 3600, 90m, 2h or 01:30:00, got {shown(text)}"
         )
@@ -207,8 +207,8 @@ def check(options: TrainOptions) -> None:
             raise UsageError(f"--{dashed(name)} must be {bound}, not {shown(value)}")
     if options.validation is not None and not 0 < options.validation < 1:
         raise UsageError(f"--validation must be a fraction above 0 and below 1, not {options.validation}")
-    if options.max_time is not None and not 0 < options.max_time < math.inf:
-        raise UsageError(f"--max-time must be a positive number of seconds, not {options.max_time}")
+    if options.max_time is not None and not 0 < options.max_time <= LONGEST:
+        raise UsageError(f"--max-time must be positive and at most {LONGEST:,} seconds, not {options.max_time}")
 
 
 def is_of_kind(value: Any, option: Field[Any]) -> bool:

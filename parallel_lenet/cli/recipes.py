@@ -20,32 +20,35 @@ def with_defaults(options: TrainOptions) -> TrainOptions:
 
 
 def total_steps(options: TrainOptions, samples: int) -> int:
-    """How many steps the whole run takes."""
-    steps = -(-samples // options.batch_size) * options.epochs
-    return min(steps, options.max_steps or steps)
+    """How many steps all epochs take: what schedules span. ``--max-steps`` ends a run and leaves its schedule alone."""
+    return -(-samples // options.batch_size) * options.epochs
 
 
-def optimizer(options: TrainOptions, steps: int) -> Optimizer:
-    """What the options, with defaults, name for so many steps; ValueError where a number is out of its range."""
-    rate, decay = options.learning_rate, options.weight_decay
+def schedule(options: TrainOptions, steps: int) -> Schedule:
+    """The learning rates that the options, with defaults, name for so many steps; ValueError for one out of range."""
+    rate = options.learning_rate
     assert rate is not None
-    assert decay is not None
     left = max(1, steps - options.warmup)
     schedules: dict[str, Schedule] = {
         "constant": Constant(rate),
         "step": StepDecay(rate, every=-(-left // 3)),
         "cosine": Cosine(rate, left),
     }
-    schedule = schedules[options.schedule]
-    if options.warmup:
-        schedule = Warmup(schedule, options.warmup)
+    chosen = schedules[options.schedule]
+    return Warmup(chosen, options.warmup) if options.warmup else chosen
+
+
+def optimizer(options: TrainOptions, steps: int) -> Optimizer:
+    """What the options, with defaults, name for so many steps; ValueError where a number is out of its range."""
+    rates, decay = schedule(options, steps), options.weight_decay
+    assert decay is not None
     compiled = options.kernel == "compiled"
     optimizers: dict[str, Optimizer] = {
-        "sgd": SGD(schedule, weight_decay=decay),
-        "momentum": Momentum(schedule, weight_decay=decay),
-        "nesterov": Momentum(schedule, nesterov=True, weight_decay=decay),
-        "rmsprop": RMSprop(schedule, weight_decay=decay),
-        "adam": Adam(schedule, weight_decay=decay, compiled=compiled),
-        "adamw": AdamW(schedule, weight_decay=decay, compiled=compiled),
+        "sgd": SGD(rates, weight_decay=decay),
+        "momentum": Momentum(rates, weight_decay=decay),
+        "nesterov": Momentum(rates, nesterov=True, weight_decay=decay),
+        "rmsprop": RMSprop(rates, weight_decay=decay),
+        "adam": Adam(rates, weight_decay=decay, compiled=compiled),
+        "adamw": AdamW(rates, weight_decay=decay, compiled=compiled),
     }
     return optimizers[options.optimizer]

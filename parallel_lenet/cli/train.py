@@ -193,7 +193,8 @@ def _go_on(training: Training, resumed: Resumed) -> None:
     """Take over the checkpoint, and make the folder as it was when that was written."""
     coordinator, options, before, console = training.coordinator, training.options, resumed.before, training.console
     coordinator.load(resumed.file)
-    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial}
+    # Figures of an unfinished epoch are void if it goes on.
+    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
     training.folder.take(resumed.file)
     training.folder.write_metrics(training.lines())
     for note in resumed.notes:
@@ -208,7 +209,9 @@ def _go_on(training: Training, resumed: Resumed) -> None:
         f"resuming {resumed.folder} after {count(coordinator.epoch, 'epoch')} and "
         f"{count(coordinator.cursor, 'image')}, step {coordinator.step:,}"
     )
-    if options.epochs != before.epochs and options.schedule != "constant":
+    samples = len(training.train)
+    now, then = (recipes.schedule(each, recipes.total_steps(each, samples)) for each in (options, before))
+    if any(now(step) != then(step) for step in range(0, coordinator.step, 1 + coordinator.step // 10_000)):
         console.note(
             f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
             f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"

@@ -66,7 +66,6 @@ class Training:
             self._finish_epoch()
         told = False
         while not self.finished:
-            self.metadata["partial"] = None
             title = f"epoch {coordinator.epoch + 1}/{self.options.epochs}"
             with self.console.progress(title, len(self.train)) as progress:
                 for report in reports:
@@ -188,7 +187,9 @@ def best_epoch(figures: list[Figures]) -> int | None:
 
 def _command() -> str:
     """How this program was called, up to its options."""
-    if Path(sys.argv[0]).stem not in ("train", "__main__", "parallel-lenet"):  # A program that calls `main`.
+    program = Path(sys.argv[0])
+    ours = program.stem in ("train", "parallel-lenet") or program.parts[-2:] == ("parallel_lenet", "__main__.py")
+    if not ours:  # A program that calls `main`.
         return shlex.join([sys.executable, "-m", "parallel_lenet", "train"])
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if len(words) == 2 and Path(words[1]).stem == "parallel-lenet":
