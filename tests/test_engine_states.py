@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
 
     def start_step(self, shards: int) -> None:
         self.steps = 0
-        self.stamp = self.schedule.begin(shards)
+        self.stamp = self.schedule.begin([None] * shards)
         self.shards = shards
         self.next = 0
         self.reading = False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Run
 from models import Scripted
-from test_engines import FEW, at, computed, expected, one_each
+from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet.engines import memory
 from parallel_lenet.engines.memory import SharedBlock
@@ -28,8 +28,8 @@ def test_without_memfd_create_a_file_without_a_name_does(code: int, monkeypatch:
 
     monkeypatch.setattr(os, "memfd_create", refuse)
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [FEW], at(0))
-        assert computed(engine, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
+        assert computed(opened, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
 
 
 def test_more_than_the_system_has_left_is_refused_before_anything_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:

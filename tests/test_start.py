@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Run, children, environment
 from models import Array, Scripted
-from test_engines import FEW, at, computed, expected, one_each
+from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet import WorkerError
 from parallel_lenet.engines import process
@@ -130,10 +130,10 @@ def test_timeouts_for_all_sockets_and_exceptions_of_any_size_change_nothing(seco
     socket.setdefaulttimeout(seconds)
     try:
         with ProcessesEngine(1) as engine:
-            engine.open(FailsAtLength(), [FEW], at(0))
+            opened = Opened(engine, FailsAtLength(), [FEW], at(0))
             (pid,) = engine.worker_pids()
             with pytest.raises(ValueError, match="x") as caught:
-                list(engine.metrics(at(0), one_each(FEW)))
+                list(opened.metrics(at(0), one_each(FEW)))
             assert len(str(caught.value)) == 5_000_000
             used = ticks(pid)
             time.sleep(0.5)
@@ -146,12 +146,12 @@ def test_timeouts_for_all_sockets_and_exceptions_of_any_size_change_nothing(seco
 def test_signals_to_the_whole_job_do_not_end_workers() -> None:
     with ProcessesEngine(2) as engine:
         before = children()
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         started = children() - before
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
             for pid in started:
                 os.kill(pid, number)
-        assert computed(engine, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
+        assert computed(opened, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
         assert set(engine.worker_pids()) == started
 
 
@@ -166,7 +166,7 @@ def test_signals_while_workers_start_do_not_end_them(monkeypatch: pytest.MonkeyP
     original = process.start
     monkeypatch.setattr(process, "start", start)
     with ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
         assert engine.worker_pids() == [started[0].pid]
 
 
@@ -190,8 +190,8 @@ class StartsHelpers(Scripted):
 
 def test_what_a_model_starts_can_be_ended_as_usual() -> None:
     with ProcessesEngine(1) as engine:
-        engine.open(StartsHelpers(), [FEW], at(0))
-        assert next(iter(engine.metrics(at(0), one_each(FEW)))).loss_sum == 2
+        opened = Opened(engine, StartsHelpers(), [FEW], at(0))
+        assert next(iter(opened.metrics(at(0), one_each(FEW)))).loss_sum == 2
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,16 @@ def test_without_an_interpreter_nothing_is_started(
     monkeypatch.setattr(sys, "frozen", frozen, raising=False)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(WorkerError) as caught, ProcessesEngine(2) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
     message = f'worker processes need a Python interpreter, but {reason}: use engine="serial"'
     assert str(caught.value) == message
 
 
 AS_WORKER = """
+from parallel_lenet import SGD, Coordinator, lenet5, load_dataset
 open("{folder}/starts", "a").write("x")
-from parallel_lenet.engines.processes import ProcessesEngine
 try:
-    ProcessesEngine(2).open(None, [], None)
+    Coordinator(lenet5(kernel="im2col"), SGD(0.1), n_workers=2).evaluate(load_dataset()[1])
 except RuntimeError as error:
     open("{folder}/errors", "a").write(str(error) + "\\n")
 """
@@ -236,7 +236,7 @@ def test_a_program_that_is_started_as_a_worker_starts_none(tmp_path: Path, monke
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WorkerError, match="ended with exit code 0 while starting"), ProcessesEngine(1) as engine:
-        engine.open(Scripted(), [FEW], at(0))
+        opened = Opened(engine, Scripted(), [FEW], at(0))
     assert (tmp_path / "starts").read_text() == "xxx"
     errors = (tmp_path / "errors").read_text().splitlines()
     assert len(errors) == 3
@@ -264,7 +264,7 @@ def _inherited(descriptor: int) -> bool:
 
 def test_workers_hash_alike_have_a_group_of_their_own_and_hand_down_no_descriptor() -> None:
     with ProcessesEngine(2) as engine:
-        engine.open(Surroundings(), [FEW], at(0))
-        found = {(metrics.loss_sum, metrics.correct) for metrics in engine.metrics(at(0), one_each(FEW))}
+        opened = Opened(engine, Surroundings(), [FEW], at(0))
+        found = {(metrics.loss_sum, metrics.correct) for metrics in opened.metrics(at(0), one_each(FEW))}
     assert len(found) == 1
     assert found.pop()[1] == 1

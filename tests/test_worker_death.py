@@ -348,6 +348,13 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
         assert [metrics.count for metrics in opened.metrics(at(0), work)] == [4] + [100_000] * 4
 
 
+@pytest.fixture
+def no_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get no more time for their first shards than for others."""
+    monkeypatch.setattr(schedule, "FIRST", 0.0)
+
+
+@pytest.mark.usefixtures("no_first")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stopped_worker_is_replaced_after_the_timeout(workers: int) -> None:
     work = one_each(FEW)
@@ -375,6 +382,7 @@ def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: 
 
 
 @unwarned
+@pytest.mark.usefixtures("no_first")
 def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.SLEEP_NATIVE, 3600), (models.NOTHING, 0))
     with ProcessesEngine(2, step_timeout=0.5, max_tries=2) as engine:
@@ -406,11 +414,12 @@ def test_a_timeout_does_not_count_while_no_one_asks() -> None:
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan")])
 def test_a_timeout_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=r"^step_timeout must be above 0 seconds, or None, not "):
+    with pytest.raises(ValueError, match=r"^step_timeout must be a number above 0, or None, not "):
         ProcessesEngine(1, step_timeout=value)
 
 
 @unwarned
+@pytest.mark.usefixtures("no_first")
 def test_kills_and_stops_together_change_nothing(undisturbed: Trained) -> None:
     engine = ProcessesEngine(3, max_tries=OFTEN, step_timeout=1)
 
@@ -564,7 +573,7 @@ def test_a_handler_that_raises_while_a_worker_starts_leaves_no_process(monkeypat
     before = children()
     try:
         with pytest.raises(TimeoutError), ProcessesEngine(2) as engine:
-            engine.open(Scripted(), [FEW], at(0))
+            opened = Opened(engine, Scripted(), [FEW], at(0))
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert children() == before

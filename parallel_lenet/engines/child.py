@@ -36,7 +36,9 @@ from parallel_lenet.engines.messages import (
     Answer,
     Channel,
     Closing,
+    Memory,
     Opening,
+    Rows,
     Setup,
     Task,
 )
@@ -61,13 +63,16 @@ class _Worker:
     def __init__(self, setup: Setup) -> None:
         shared, own = take(*setup.shared), take(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
-        self.gradients = view(own, setup.gradients)
+        self.gradients: NDArray[Any] = np.empty((0, 0))
         self.wanted = read_only(view(own, setup.wanted))
         self.memory: dict[int, mmap.mmap] = {}
         self.contexts: dict[int, _Context] = {}
 
-    def take(self, message: Opening | Closing, descriptors: deque[int]) -> Answer | None:
-        """Open or close contexts."""
+    def take(self, message: Opening | Closing | Rows, descriptors: deque[int]) -> Answer | None:
+        """Open or close contexts, or use new memory for gradients."""
+        if isinstance(message, Rows):
+            self.gradients = view(_mapped(message.memory, descriptors), message.place)
+            return None
         if isinstance(message, Closing):
             for context in message.contexts:
                 self.contexts.pop(context, None)
@@ -108,6 +113,11 @@ class _Worker:
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             return Answer(FAILED, failure=failure(error))
         return Answer(RESULT, metrics, time.perf_counter() - start)
+
+
+def _mapped(memory: Memory, descriptors: deque[int]) -> mmap.mmap:
+    handle = memory.handle if isinstance(memory.handle, str) else descriptors.popleft()
+    return take(handle, memory.size, memory.read_only)
 
 
 def _leave_with(parent: int) -> None:

@@ -38,10 +38,9 @@ class Setup:
     """Handle and size of the block with the parameters."""
     parameters: Place
     own: tuple[int | str, int]
-    """Handle and size of the block with this worker's gradients."""
-    gradients: Place
+    """Handle and size of a block that only this worker has."""
     wanted: Place
-    """For each row of the gradients the stamp of the task to compute, which may change its mind."""
+    """For each row of gradients the stamp of the task to compute, which may change its mind."""
 
 
 class Memory(NamedTuple):
@@ -75,6 +74,17 @@ class Closing(NamedTuple):
 
     contexts: tuple[int, ...]
     memory: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return bytes([CONTEXTS]) + pickle.dumps(self)
+
+
+class Rows(NamedTuple):
+    """Memory for the worker's gradients, before its first task that has one; it is not answered."""
+
+    memory: Memory
+    place: Place
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -169,11 +179,18 @@ class Channel:
             if not data:
                 self.outbox.popleft()
 
-    def close(self) -> None:
-        """Hang up, also if a process that was forked from this one has a copy of the socket: closing that does not."""
+    def hang_up(self) -> None:
+        """Say that no more will come, whoever else holds either end. What has been received can still be read.
+
+        A process that was forked from this one does not: the socket is its parent's.
+        """
         if os.getpid() == self._process:
             with suppress(OSError):  # The other end has been closed.
                 self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up, and give up the socket."""
+        self.hang_up()
         self.socket.close()
         for _, descriptors in self.outbox:
             while descriptors:

@@ -19,43 +19,46 @@ import numpy as np
 
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import Place, SharedBlock, read_only
-from parallel_lenet.engines.messages import Answer, Channel, Closing, Memory, Opening, Setup
+from parallel_lenet.engines.messages import Answer, Channel, Closing, Memory, Opening, Rows, Setup
 from parallel_lenet.engines.schedule import ROWS, Worker
 from parallel_lenet.engines.snapshots import Mapped, Open, Stored
 from parallel_lenet.engines.start import start
+from parallel_lenet.parameters import Vector
 
 GRACE = 1.0  # Seconds that processes get to end by themselves.
 
 
 class Process(Worker):
-    """A worker with its process, our end of its socket, and a block of memory: rows of gradients, and what is wanted.
+    """A worker with its process, our end of its socket, and memory: what is wanted of it, and rows of gradients.
 
-    The block stays mapped for as long as anyone holds one of its rows, even when the process is gone.
+    The rows stay mapped for as long as anyone holds one of them, even when the process is gone.
     """
 
     def __init__(self, number: int, shared: SharedBlock, now: float) -> None:
-        parameters = shared.arrays[0]
-        self.block = SharedBlock([((ROWS, parameters.size), parameters.dtype), ((ROWS,), np.dtype(np.int64))])
-        super().__init__(number, self.block.arrays[1], now)
-        self.rows = [read_only(row) for row in self.block.arrays[0]]
-        with above_standard():
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            self.channel = Channel(ours)
-            with theirs:
-                try:
-                    self.process = start(theirs, [shared.handle, self.block.handle])
-                except BaseException:
-                    ours.close()
-                    self.block.close()
-                    raise
+        own = SharedBlock([((ROWS,), np.dtype(np.int64))])
+        super().__init__(number, own.arrays[0], now)
+        self.rows: list[Vector] = []
+        """Of gradients, for the coordinator to read: see `give_rows`."""
         setup = Setup(
             shared=(shared.handle, shared.size),
             parameters=shared.places[0],
-            own=(self.block.handle, self.block.size),
-            gradients=self.block.places[0],
-            wanted=self.block.places[1],
+            own=(own.handle, own.size),
+            wanted=own.places[0],
         )
+        try:
+            with above_standard():
+                ours, theirs = socket.socketpair()
+                ours.setblocking(False)
+                self.channel = Channel(ours)
+                with theirs:
+                    try:
+                        self.process = start(theirs, [shared.handle, own.handle])
+                    except BaseException:
+                        self.channel.close()
+                        raise
+                self.sentinel = _sentinel(self.process.pid)
+        finally:
+            own.close()
         self.dismissed = False
         self._killed_for = ""
         self._held: set[int] = set()  # Which memory of contexts it has.
@@ -86,6 +89,15 @@ class Process(Worker):
         if contexts or gone:
             self._held &= held
             self.send(Closing(tuple(contexts), tuple(gone)).pack())
+
+    def give_rows(self, parameters: Vector) -> None:
+        """Let it write gradients of such parameters. Before, it has no memory for them."""
+        if not self.rows:
+            block = SharedBlock([((ROWS, parameters.size), parameters.dtype)])
+            memory = Memory(0, block.handle, block.size, read_only=False)
+            self.send(Rows(memory, block.places[0]).pack(), [block.handle] if isinstance(block.handle, int) else [])
+            block.close()
+            self.rows = [read_only(row) for row in block.arrays[0]]
 
     def place(self, n_workers: int) -> None:
         """Have the process run on a core of its own if there are as many workers as cores, and else on any.
@@ -138,7 +150,9 @@ class Process(Worker):
         """Leave no process behind."""
         self.process.kill()
         self.process.wait()
-        self.block.close()
+        if self.sentinel is not None:
+            os.close(self.sentinel)
+            self.sentinel = None
 
     def ending(self, doing: str) -> str:
         """How the process ended, once it has been waited for, and while ``doing`` what."""
@@ -147,6 +161,19 @@ class Process(Worker):
         if self._killed_for:
             how = f"was killed because {self._killed_for}"
         return f"{self.name} {how} while {doing}"
+
+
+def rows_size(parameters: Vector) -> int:
+    """The bytes of one worker's rows of gradients."""
+    return ROWS * parameters.nbytes
+
+
+def _sentinel(pid: int) -> int | None:
+    """A descriptor that can be read once the process has ended; None if the system has no such thing."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # The kernel is older than 5.3, or a sandbox does not allow it.
+            return os.pidfd_open(pid)
+    return None
 
 
 def _place(stored: Stored) -> tuple[int, Place]:

@@ -10,6 +10,7 @@ of them from one `select`:
   it is always the same one.
 - *The end of a stream* means that a worker has died, after its last answer. Another is started at once, and a
   `WorkerWarning` is issued. It is ready when it says so, through the same `select`: no one waits for it.
+- *The end of a process* ends its stream too, even if a process that the model has started holds that open.
 - *Room in a socket*: what a worker didn't take before goes out. No sending ever blocks.
 - *Time*: a worker that has used up ``step_timeout`` is killed, which ends its stream.
 - *An interrupt* while we wait ends the step, as when its iterator is dropped, and workers that are in the middle of it,
@@ -17,6 +18,7 @@ of them from one `select`:
   that short: the engine is closed.
 """
 
+import os
 import pickle
 import selectors
 import time
@@ -29,21 +31,22 @@ from typing import NoReturn, Self
 import numpy as np
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.imports import import_path, pickle_model
-from parallel_lenet.engines.memory import SharedBlock, block_of
+from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
 from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, REFUSED, RESULT, SKIPPED, Answer, Task
 from parallel_lenet.engines.pairs import join, spread
-from parallel_lenet.engines.process import GRACE, Process, end_all, uninterrupted
+from parallel_lenet.engines.process import GRACE, Process, end_all, rows_size, uninterrupted
 from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
 from parallel_lenet.engines.snapshots import Open, Snapshots
 from parallel_lenet.engines.start import interpreter
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
+POLL = 0.5  # Seconds between looks for processes that have ended, if the system does not tell.
 SAMPLES_NAMED = 8  # In an error: enough to look for what is wrong with them.
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -61,6 +64,8 @@ class _Resources:
     """What has to be given back: an object of its own, so that nothing the finalizer holds holds the engine."""
 
     def __init__(self, workers: list[Process]) -> None:
+        self.process = os.getpid()
+        """That started the workers. In another, forked from it, giving back touches nothing of this one's."""
         self.workers = workers
         self.shared: SharedBlock | None = None
         """With the parameters."""
@@ -89,16 +94,16 @@ class ProcessesEngine:
     """An engine of ``n_workers`` processes. A worker that dies is replaced, and what it was doing done again.
 
     - ``max_tries``: how many workers may die at one shard, or one after the other while they start, before WorkerError.
-    - ``step_timeout``: seconds after which a worker that hasn't answered a shard counts as hung, is killed and
-      replaced; None for never. Results don't depend on it. A worker's first shard may take longer than others, where
-      kernels are compiled or loaded; to start it has a minute at least.
+    - ``step_timeout``: seconds after which a worker that has not answered a shard counts as hung, is killed and
+      replaced; None for never. Results do not depend on it. To start, and for its first shard of a size and kind, in
+      which it may compile, a worker has a minute at least.
 
     ValueError where a value is out of its range.
     """
 
     def __init__(self, n_workers: int, *, max_tries: int = 3, step_timeout: float | None = None) -> None:
-        if step_timeout is not None and not step_timeout > 0:
-            raise ValueError(f"step_timeout must be above 0 seconds, or None, not {step_timeout!r}")
+        if step_timeout is not None:
+            step_timeout = number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
         self.n_workers = whole("n_workers", n_workers, 1)
         self.max_tries = whole("max_tries", max_tries, 1)
         self.step_timeout = step_timeout
@@ -110,6 +115,7 @@ class ProcessesEngine:
         self._workers = self._schedule.workers
         self._resources = _Resources(self._workers)
         self._snapshots = self._resources.snapshots
+        self._rows_given = False  # No worker has memory for gradients before one is asked for.
         self._refused: dict[int, tuple[Process, Answer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
         import_path()  # What relative entries mean now.
@@ -118,6 +124,7 @@ class ProcessesEngine:
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """The workers that run get it at once, and no one waits for them."""
+        self._leave_parents()
         self._settle()
         context = self._snapshots.open(pickle_model(model), datasets, parameters)
         opened = self._snapshots.get(context)
@@ -132,6 +139,7 @@ class ProcessesEngine:
 
     def start(self, context: Context) -> None:
         """Start workers if there are none, or none for this model's parameters, and wait until each is ready."""
+        self._leave_parents()
         opened = self._snapshots.get(context)
         if not self._workers or not self._fits(opened):
             self._end_workers()
@@ -164,8 +172,8 @@ class ProcessesEngine:
         if self._workers:
             self._handle(self._selector.select(0))
         ended = [opened.number for opened in self._snapshots.sweep()]
-        for number in ended:
-            self._refused.pop(number, None)
+        for context in ended:
+            self._refused.pop(context, None)
         for worker in self._workers:
             worker.close(ended, self._snapshots.held())
             self._watch(worker)
@@ -175,20 +183,28 @@ class ProcessesEngine:
         assert self._resources.selector is not None
         return self._resources.selector
 
+    def _leave_parents(self) -> None:
+        """In a process that was forked from the one that started the workers: forget them, and what is open."""
+        if self._resources.process != os.getpid():
+            self.close()
+            self._resources.process = os.getpid()
+
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that are alive, starting ones included."""
+        self._leave_parents()
         return [worker.process.pid for worker in list(self._workers) if worker.process.poll() is None]
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
         self.n_workers = whole("n_workers", n_workers, 1)
+        self._leave_parents()
         if not self._workers:
             return
         try:
             leaving = [worker for worker in self._workers if worker.number >= n_workers]
             with uninterrupted():
                 for worker in leaving:
-                    self._selector.unregister(worker.channel.socket)
+                    self._unwatch(worker)
                     self._schedule.remove(worker)
                 end_all(leaving)
             for worker in self._workers:
@@ -219,8 +235,15 @@ class ProcessesEngine:
         """Hand out, receive, and yield in order."""
         self.start(context)
         opened = self._snapshots.get(context)
+        if kind == GRADIENT and not self._rows_given:
+            require_memory(rows_size(parameters) * self.n_workers)
+            self._rows_given = True
+            for worker in self._workers:
+                worker.give_rows(self._parameters)
+                self._watch(worker)
         schedule = self._schedule
-        stamp = schedule.begin(len(shards))
+        model = hash(opened.model)
+        stamp = schedule.begin([(model, kind, len(shard.rows), shard.cut) for shard in shards])
         self._kind = kind
         self._context = opened
         self._shards = shards
@@ -238,12 +261,14 @@ class ProcessesEngine:
                 if held.answer.kind == FAILED:
                     _raise(held.worker, held.answer)
                 yield held
+                self._leave_parents()
                 if schedule.stamp != stamp:
                     raise RuntimeError("the engine has been closed or begun another step: these results are gone")
                 schedule.release(index)
         finally:
+            self._leave_parents()
             if schedule.stamp == stamp:
-                schedule.begin(0)  # Whatever is left of it is given up.
+                schedule.begin(())  # Whatever is left of it is given up.
 
     def _given_up(self, index: int, answer: GivenUp) -> str:
         shard = self._shards[index]
@@ -264,13 +289,13 @@ class ProcessesEngine:
             return "starting"
         if not worker.copies:
             return "waiting for work"
-        stamp, index, _ = worker.copies[0]
+        stamp, index, *_ = worker.copies[0]
         return f"computing {self._named(index)}" if stamp == self._schedule.stamp else "computing a shard given up"
 
     def _wait(self) -> None:
         """Until something happens, and handle it."""
         try:
-            events = self._selector.select(self._schedule.timeout(time.monotonic()))
+            events = self._selector.select(self._timeout())
         except BaseException:
             for worker in self._workers:
                 if worker.copies:
@@ -280,15 +305,33 @@ class ProcessesEngine:
         while self._warnings:
             warnings.warn(self._warnings.pop(0), WorkerWarning, stacklevel=2)
 
+    def _timeout(self) -> float | None:
+        """Seconds to wait for an event, None for as long as it takes."""
+        timeout = self._schedule.timeout(time.monotonic())
+        if all(worker.sentinel is not None for worker in self._workers):
+            return timeout
+        return POLL if timeout is None else min(timeout, POLL)
+
     def _handle(self, events: _Events = (), waited: bool = False) -> None:
         """Take in what has happened, and hand out what there is to do."""
         try:
             now = time.monotonic()
             for key, mask in events:
+                worker: Process = key.data
+                if worker not in self._workers:  # Replaced for another of these events.
+                    continue
+                if key.fileobj == worker.sentinel:
+                    self._selector.unregister(worker.sentinel)
+                    worker.channel.hang_up()
+                    continue
                 if mask & _WRITE:
-                    self._flush(key.data)
+                    self._flush(worker)
                 if mask & _READ:
-                    self._receive(key.data, now)
+                    self._receive(worker, now)
+            if not events:
+                for worker in self._workers:
+                    if worker.sentinel is None and worker.process.poll() is not None:
+                        worker.channel.hang_up()
             if waited:  # Else there may be answers that nobody has looked at.
                 for worker in self._schedule.overdue(now):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
@@ -305,6 +348,11 @@ class ProcessesEngine:
         """Send the rest when there is room for it."""
         if worker.channel.outbox:
             self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
+
+    def _unwatch(self, worker: Process) -> None:
+        self._selector.unregister(worker.channel.socket)
+        if worker.sentinel is not None and worker.sentinel in self._selector.get_map():
+            self._selector.unregister(worker.sentinel)
 
     def _flush(self, worker: Process) -> None:
         worker.flush()
@@ -330,7 +378,7 @@ class ProcessesEngine:
 
     def _replace(self, worker: Process) -> None:
         """A worker has died: start another."""
-        self._selector.unregister(worker.channel.socket)
+        self._unwatch(worker)
         worker.wait(time.monotonic() + GRACE)
         worker.end()
         ending = worker.ending(self._doing(worker))
@@ -350,6 +398,10 @@ class ProcessesEngine:
             worker.place(self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
+            if worker.sentinel is not None:
+                self._selector.register(worker.sentinel, _READ, worker)
+        if self._rows_given:
+            worker.give_rows(self._parameters)
         for opened in self._snapshots.live():
             if self._fits(opened):
                 self._give(worker, opened)
@@ -367,6 +419,7 @@ class ProcessesEngine:
             self._resources.end_workers()
             self._schedule.reset()
             self._refused.clear()
+            self._rows_given = False
             self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
             self._shards = ()
             self._context = None

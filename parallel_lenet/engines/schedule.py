@@ -23,8 +23,8 @@ what happens     what follows
                  try; after ``max_tries`` it is given up: what is held in its place is `GivenUp`. A worker that dies
                  while starting counts against its number until any worker is ready. What a dead worker has answered
                  stays held: its rows stay mapped.
-`overdue`        A worker that has been computing one shard for ``step_timeout``, or starting for that and for `START`:
-                 whoever asks kills it.
+`overdue`        A worker that has been computing one shard for ``step_timeout``, or starting for that and for `START`,
+                 or computing the first shard of a kind for that and for `FIRST`: whoever asks kills it.
 `remove`         A worker is let go: as `died`, but no try is counted.
 `release`        The held answer has been used: its row is free.
 ===============  =====================================================================================================
@@ -38,19 +38,22 @@ unanswered shard, the one that all held rows are waiting for: so a worker that c
 import heapq
 import math
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 8  # Gradients a worker can hold: two under way, the others waiting for another worker's earlier shard.
+ROWS = 3  # Gradients a worker can hold: two under way, the other waiting for another worker's earlier shard.
 SHORT = 0.02  # Seconds: of shards shorter than this a worker is given the next while it computes one.
 PATIENCE = 0.1  # Seconds a shard may be out before an idle worker computes it too, at least,
 SLOW = 3  # and how many times as long as shards usually take.
 HASTE = (
     0.001  # Seconds more than usual that its worker may be at the one before: less than an answer takes is no delay.
 )
+LONGEST = 86_400.0  # Seconds to wait at once: a system's longest is 24.8 days.
+FIRST = 60.0  # Seconds a worker may take for its first shard of a kind, if there is a timeout: it may compile.
 START = 60.0  # Seconds a worker may take to start, if there is a timeout: imports are slow where everything is.
 
 
@@ -62,6 +65,8 @@ class Copy(NamedTuple):
     shard: int
     row: int
     """Of the worker's memory: where it writes the gradient."""
+    kind: Hashable = None
+    """Shards of one kind take about as long as each other, except for the first, in which a worker may compile."""
 
 
 class Worker:
@@ -78,6 +83,8 @@ class Worker:
         self.copies: list[Copy] = []
         """Unanswered, in the order it was given them: it can only be computing the first."""
         self.free = list(range(ROWS))
+        self.known = set[Hashable]()
+        """The kinds of shards that it has computed."""
 
     @property
     def ready(self) -> bool:
@@ -124,14 +131,15 @@ class Schedule(Generic[W]):
         self.waiting: list[int] = []
         """Shards that no one has, a heap."""
         self._out: dict[int, _Out[W]] = {}
+        self._kinds: Sequence[Hashable] = ()
         self._oldest = 0  # The first shard that isn't answered.
         self._tries = Counter[int]()
         self._failed_starts = Counter[int]()
         self._seconds = self._usual = 0.0
         self._due = math.inf  # When an idle worker will take over a shard that is out.
 
-    def begin(self, shards: int) -> int:
-        """Start a step of so many shards and return its stamp; whatever was left of the one before is given up."""
+    def begin(self, kinds: Sequence[Hashable]) -> int:
+        """Start a step of shards of these kinds and return its stamp; what was left of the one before is given up."""
         self.stamp += 1
         for worker in self.workers:
             used = [copy.row for copy in worker.copies]
@@ -139,7 +147,8 @@ class Schedule(Generic[W]):
                 worker.wanted[row] = 0
             worker.free = [row for row in range(ROWS) if row not in used]
         self.held = {}
-        self.waiting = list(range(shards))
+        self.waiting = list(range(len(kinds)))
+        self._kinds = kinds
         self._out = {}
         self._oldest = 0
         self._tries.clear()
@@ -147,7 +156,7 @@ class Schedule(Generic[W]):
 
     def reset(self) -> None:
         """Forget the step, and all that was learned from the workers there were."""
-        self.begin(0)
+        self.begin(())
         self._failed_starts.clear()
         self._seconds = self._usual = 0.0
         self._due = math.inf
@@ -181,7 +190,7 @@ class Schedule(Generic[W]):
         return len(worker.free) > (shard != self._oldest)
 
     def _give(self, worker: W, shard: int, now: float) -> Copy:
-        copy = Copy(self.stamp, shard, worker.free.pop())
+        copy = Copy(self.stamp, shard, worker.free.pop(), self._kinds[shard])
         if not worker.copies:
             worker.since = now
         worker.copies.append(copy)
@@ -218,6 +227,8 @@ class Schedule(Generic[W]):
     def answer(self, worker: W, answer: Any, now: float, seconds: float | None = None) -> None:
         """A worker has answered its first copy, in so many seconds; ``answer`` is None where it was skipped."""
         copy = worker.copies.pop(0)
+        if answer is not None:
+            worker.known.add(copy.kind)
         worker.since = now
         if seconds is not None:
             # The shorter of the last two, so that one that was held up doesn't count.
@@ -281,11 +292,14 @@ class Schedule(Generic[W]):
     def _deadline(self, worker: W) -> float:
         if not worker.ready:  # It may be importing and compiling what a new model needs.
             return worker.since + max(self.step_timeout, START)
-        return worker.since + self.step_timeout if worker.copies else math.inf
+        if not worker.copies:
+            return math.inf
+        known = worker.copies[0].kind in worker.known
+        return worker.since + (self.step_timeout if known else max(self.step_timeout, FIRST))
 
     def timeout(self, now: float) -> float | None:
         """Seconds until `assign` or `overdue` has something to do even if no one answers; None for never."""
         due = self._due
         if self.step_timeout < math.inf:
             due = min(due, *map(self._deadline, self.workers))
-        return None if due == math.inf else max(0.0, due - now)
+        return None if due == math.inf else min(max(0.0, due - now), LONGEST)
