@@ -166,7 +166,7 @@ def test_signals_while_workers_start_do_not_end_them(monkeypatch: pytest.MonkeyP
     original = process.start
     monkeypatch.setattr(process, "start", start)
     with ProcessesEngine(1) as engine:
-        opened = Opened(engine, Scripted(), [FEW], at(0))
+        Opened(engine, Scripted(), [FEW], at(0))
         assert engine.worker_pids() == [started[0].pid]
 
 
@@ -210,7 +210,7 @@ def test_without_an_interpreter_nothing_is_started(
     monkeypatch.setattr(sys, "frozen", frozen, raising=False)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(WorkerError) as caught, ProcessesEngine(2) as engine:
-        opened = Opened(engine, Scripted(), [FEW], at(0))
+        Opened(engine, Scripted(), [FEW], at(0))
     message = f'worker processes need a Python interpreter, but {reason}: use engine="serial"'
     assert str(caught.value) == message
 
@@ -236,7 +236,7 @@ def test_a_program_that_is_started_as_a_worker_starts_none(tmp_path: Path, monke
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WorkerError, match="ended with exit code 0 while starting"), ProcessesEngine(1) as engine:
-        opened = Opened(engine, Scripted(), [FEW], at(0))
+        Opened(engine, Scripted(), [FEW], at(0))
     assert (tmp_path / "starts").read_text() == "xxx"
     errors = (tmp_path / "errors").read_text().splitlines()
     assert len(errors) == 3

@@ -573,7 +573,7 @@ def test_a_handler_that_raises_while_a_worker_starts_leaves_no_process(monkeypat
     before = children()
     try:
         with pytest.raises(TimeoutError), ProcessesEngine(2) as engine:
-            opened = Opened(engine, Scripted(), [FEW], at(0))
+            Opened(engine, Scripted(), [FEW], at(0))
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert children() == before
