@@ -14,6 +14,7 @@ from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from parallel_lenet.parameters import Layout
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.schedules import Constant, Cosine, StepDecay, Warmup
+from parallel_lenet.trained import TrainedModel, load_model
 
 __all__ = [
     "SGD",
@@ -48,12 +49,14 @@ __all__ = [
     "StepDecay",
     "StepReport",
     "Tanh",
+    "TrainedModel",
     "Warmup",
     "WorkerError",
     "WorkerWarning",
     "__version__",
     "lenet5",
     "load_dataset",
+    "load_model",
 ]
 
 __version__ = "0.1.0"

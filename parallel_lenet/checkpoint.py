@@ -10,8 +10,7 @@ import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parallel_lenet.files import write_atomically
+from parallel_lenet.jsonable import DEEPEST, json_value
 
 Array = NDArray[Any]
 
@@ -30,42 +32,14 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used: the message names the file and what is wrong with it."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file, or leave it as it was: a temporary file beside it, flushed to the disk, then renamed.
-
-    A new file's permissions follow the umask, as with `open`; a replaced one keeps its own. OSError, which names the
-    file, where it can't be written.
-    """
-    try:
-        _write(path, content)
-    except OSError as error:  # Which names the temporary file, or none at all where the disk is full.
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-    try:
-        with temporary.open("xb") as file:
-            if path.exists():
-                shutil.copymode(path, temporary)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # The rename itself is on the disk once the folder is; Windows can't open folders.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write flat float vectors and JSON metadata; OSError where the file can't be written, which leaves the old one."""
-    members = dict(arrays, metadata=np.frombuffer(json.dumps(metadata).encode(), np.uint8))
+    """Write flat float vectors and JSON metadata.
+
+    Raises TypeError or ValueError if JSON can't hold the metadata (see `json_value`), OSError if the file can't be
+    written. Then the old file is left as it was.
+    """
+    text = json.dumps(json_value("metadata", metadata), allow_nan=False)
+    members = dict(arrays, metadata=np.frombuffer(text.encode(), np.uint8))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **members)
     with zipfile.ZipFile(buffer, "a") as archive:
@@ -75,24 +49,48 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Ma
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The vectors (read-only) and the metadata; CheckpointError where the file is missing, damaged or no checkpoint."""
+    """The vectors (read-only) and the metadata; CheckpointError if the file is missing, damaged or not a checkpoint."""
     try:
+        # Asked before opening: to open a pipe waits for its writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CheckpointError(f"{path}: can't be read: it is not a regular file")
         content = Path(path).read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
     if hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
-        raise CheckpointError(f"{path}: is damaged, or no checkpoint: its content doesn't match its checksum")
+        raise CheckpointError(f"{path}: is damaged, or not a checkpoint: its content doesn't match its checksum")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
-        metadata = json.loads(arrays.pop("metadata").tobytes())
+            infos = archive.infolist()
+            if sum(info.file_size for info in infos) > len(content):
+                raise ValueError("its members overlap")
+            arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in infos}
+        metadata = json.loads(arrays.pop("metadata").tobytes(), parse_constant=_no_constant)
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is not a JSON object")
+        _check_depth(metadata)
     except (
         Exception
     ) as error:  # Of a crafted file the parsers raise anything: TokenError, struct.error, RecursionError.
-        raise CheckpointError(f"{path}: is no checkpoint: {error}") from error
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path}: is no checkpoint: its metadata is no JSON object")
+        raise CheckpointError(f"{path}: is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     return arrays, metadata
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"its metadata holds {name}, which is not JSON")
+
+
+def _check_depth(metadata: dict[str, Any]) -> None:
+    level: list[Any] = [metadata]
+    for _ in range(DEEPEST + 2):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError(f"its metadata is nested more than {DEEPEST} deep")
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:

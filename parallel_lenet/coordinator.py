@@ -11,9 +11,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeAlias
 
@@ -23,26 +23,29 @@ from numpy.typing import NDArray
 from parallel_lenet import checkpoint, finite
 from parallel_lenet.batching import Shard, default_shard_size, epoch_order, pairs, shards, split
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
+from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, shown, whole
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.descriptions import differences, joined
 from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError
+from parallel_lenet.jsonable import describe, json_value
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
-from parallel_lenet.state import TrainingState, pack, unpack, user_metadata
+from parallel_lenet.state import TrainingState, check_slots, pack, unpack, user_metadata
 from parallel_lenet.turns import Turns
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
 
+SETTINGS = ("optimizer", "batch_size", "shard_size", "seed", "clip_norm", "kernel")  # That decide how training goes on.
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
 SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
@@ -117,8 +120,11 @@ class Coordinator:
         )
         if not isinstance(engine, str):
             self._limited(self.engine.n_workers)
+        self._random = parameters is None  # Whether to say that predictions are of random parameters.
         if parameters is None:
             parameters = model.initial_parameters(generator(self.seed))
+        if not isinstance(parameters, np.ndarray):
+            raise TypeError(f"parameters must be a NumPy vector, not {type(parameters).__name__}")
         if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
@@ -126,6 +132,7 @@ class Coordinator:
             )
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._warm = False
+        self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
         self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
         self._turns = Turns()
         self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
@@ -221,6 +228,8 @@ class Coordinator:
             data = split(data[0], validation, self.seed)
         elif validation is not None:
             data = (*data, self._checked(validation))
+        if epochs:
+            self._require_same_settings()
         call = self._claim("train")
         try:
             call.begin(self._turns.run("fit or iterate", lambda: self.engine.open(self.model, data, self.parameters)))
@@ -409,14 +418,22 @@ class Coordinator:
             with one_blas_thread():
                 self.model.warm_up(self.parameters, inputs[:1].copy(), targets[:1].copy())
         if getattr(self.optimizer, "compiled", False):
-            self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self._state.optimizer)
+            self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self.optimizer.init(self.parameters))
         self._warm = True
 
     def predict(self, inputs: Array) -> Array:
-        """The model's predictions, one a row of ``inputs``: for a classifier the class labels."""
+        """The model's predictions, one per row of ``inputs``: for a classifier the class labels.
+
+        Before any training, unless the coordinator was given ``parameters``, they are those of random parameters. The
+        logger ``parallel_lenet`` says so once, as a warning. A `Sequential` raises ValueError if images have another
+        size or unit than its own.
+        """
         if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
             what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
             raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
+        if self._random and self.step == 0:
+            self._random = False  # Say it once.
+            _log.warning("predict before any training: the parameters are the random initial ones")
         with one_blas_thread():
             return self.model.predict(self.parameters, inputs)
 
@@ -465,38 +482,80 @@ class Coordinator:
         """The worker processes that run now; none where the engine has no processes of its own."""
         return self.engine.worker_pids() if isinstance(self.engine, ProcessesEngine) else []
 
-    def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` (JSON) of your own.
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` of your own.
 
-        The file is replaced whole or not at all; OSError where it can't be.
+        ``metadata`` is JSON; NumPy's scalars become Python's, NaN and infinity the strings "nan", "inf" and "-inf".
+        The file is replaced whole or not at all. If ``path`` is a symbolic link, its target is replaced.
+
+        Raises TypeError or ValueError if ``metadata`` holds anything else, such as an array, and OSError if the file
+        can't be written. Then the old file is left as it was.
         """
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}")
+        user = json_value("metadata", metadata or {}, depth=1)
         arrays, described = pack(self._state, self.model)
-        checkpoint.save(path, arrays, {**described, **self._settings(), "user": metadata or {}})
+        settings = self._settings() if self._loaded is None else self._loaded.settings
+        checkpoint.save(path, arrays, {**described, "settings": settings, "user": user})
 
-    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Go on from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
+    def load(self, path: str | os.PathLike[str], *, may_differ: Collection[str] = ()) -> dict[str, Any]:
+        """Continue from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
 
-        CheckpointError where the file is damaged or belongs to another model, optimizer, seed, batch or shard size,
-        with which training would not go on as it began.
+        The model must be the one that was saved: its layout and its description are compared. What only matters for
+        training (optimizer, batch_size, shard_size, seed, clip_norm and kernel) is compared when training continues:
+        ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load`` raises
+        CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
+        settings, such as another learning rate, but must keep the same vectors.
+
+        To train the parameters in any other way, begin a new training with them:
+        ``Coordinator(model, optimizer, parameters=load_model(path).parameters)``.
+
+        CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it was.
         """
+        unknown = set(may_differ) - {*SETTINGS} if not isinstance(may_differ, str) else {may_differ}
+        if unknown:
+            raise ValueError(f"may_differ must be a collection of {', '.join(SETTINGS)}, not {shown(may_differ)}")
         arrays, described = checkpoint.load(path)
-        for name, value in self._settings().items():
-            if described.get(name) != value:
-                raise CheckpointError(f"{path}: was saved with {name} {described.get(name)!r}, not {value!r}")
         state = unpack(path, arrays, described, self.model, self._state)
-        user = user_metadata(path, described)
+        settings, user = described.get("settings"), user_metadata(path, described)
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{path}: its metadata is incomplete: settings is {shown(settings)}")
+        loaded = _Loaded(os.fspath(path), settings, frozenset(may_differ))
+        if settings.get("optimizer") == self._settings()["optimizer"]:
+            check_slots(path, state.optimizer, self.optimizer.init(state.parameters))
         with self._alone("load"):
-            self._state = state
+            self._state, self._loaded = state, loaded
         return user
 
     def _settings(self) -> dict[str, Any]:
-        """What has to be the same for training to go on as it began."""
+        """What decides how training continues, as JSON."""
         return {
-            "optimizer": type(self.optimizer).__name__,
-            "seed": self.seed,
+            "optimizer": describe(self.optimizer),
             "batch_size": self.batch_size,
             "shard_size": self.shard_size,
+            "seed": self.seed,
+            "clip_norm": describe(self.clip_norm),
+            "kernel": describe(getattr(self.model, "kernel", None)),
         }
+
+    def _require_same_settings(self) -> None:
+        """CheckpointError if training can't continue as it was when the checkpoint was saved."""
+        loaded = self._loaded
+        if loaded is None:
+            return
+        wrong = [
+            sentence
+            for name, ours in self._settings().items()
+            if name not in loaded.may_differ
+            for sentence in differences({name: loaded.settings.get(name)}, {name: ours}, "this coordinator")
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{loaded.path}: training can't continue: {joined(wrong)}. To train its parameters anew: "
+                "Coordinator(model, optimizer, parameters=load_model(path).parameters)"
+            )
+        check_slots(loaded.path, self._state.optimizer, self.optimizer.init(self.parameters))
+        self._loaded = None
 
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
@@ -523,6 +582,17 @@ class Coordinator:
     ) -> None:
         """Close."""
         self.close()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A checkpoint that a coordinator's state comes from."""
+
+    path: str
+    settings: dict[str, Any]
+    """With which it was trained."""
+    may_differ: frozenset[str]
+    """Settings that may have changed when training continues."""
 
 
 def _require(what: str, value: object, members: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
+from parallel_lenet.jsonable import describe
 from parallel_lenet.layers import Flatten, Images, Layer, Shape
 from parallel_lenet.losses import check_labels, softmax_cross_entropy
 from parallel_lenet.parameters import Layout, Vector
@@ -138,6 +139,15 @@ class Sequential:
     def classes(self) -> int:
         """How many classes the network tells apart."""
         return self.shapes[-1][0]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that decides what the parameters mean, as JSON: the layers and their settings; not the kernel."""
+        return {
+            "images": describe(self.images),
+            "layers": [describe(layer) for layer in self.layers],
+            "dtype": self.dtype,
+        }
 
     @property
     def preferred_shard_size(self) -> int:

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import descriptions
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import shown, whole
 from parallel_lenet.fingerprint import EpochData
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.reports import EpochReport
 
-FORMAT = 1  # Of the metadata in a checkpoint.
+FORMAT = 2  # Of the metadata in a checkpoint.
+SLOT = "optimizer."  # Before the name of an optimizer's vector.
+LARGEST = 2**63  # Count in a checkpoint.
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,10 +44,11 @@ class TrainingState:
 def pack(state: TrainingState, model: Model) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the description that `unpack` turns into the state again."""
     arrays = {"parameters": state.parameters}
-    arrays |= {f"optimizer.{name}": slot for name, slot in state.optimizer.slots.items()}
+    arrays |= {f"{SLOT}{name}": slot for name, slot in state.optimizer.slots.items()}
     return arrays, {
         "format": FORMAT,
         "layout": model.layout.entries,
+        "model": descriptions.of_model(model),
         "step": state.optimizer.step,
         "epoch": state.epoch,
         "cursor": state.cursor,
@@ -58,35 +62,87 @@ def pack(state: TrainingState, model: Model) -> tuple[Arrays, dict[str, Any]]:
 def unpack(
     path: str | os.PathLike[str], arrays: Arrays, described: dict[str, Any], model: Model, like: TrainingState
 ) -> TrainingState:
-    """The state in a loaded checkpoint; CheckpointError unless it is one of this model with arrays like ``like``'s."""
+    """The state in a loaded checkpoint; CheckpointError unless it is one of this model with parameters like ``like``'s.
+
+    Which vectors the optimizer needs is for `check_slots` to say, when training continues.
+    """
     parameters = checked_parameters(path, arrays, described, model)
     if parameters.dtype != like.parameters.dtype:
         raise CheckpointError(f"{path}: holds {parameters.dtype} parameters; this model's are {like.parameters.dtype}")
-    slots = {}
-    for name in like.optimizer.slots:
-        slot = arrays.get(f"optimizer.{name}")
-        if slot is None or slot.shape != parameters.shape or slot.dtype != parameters.dtype:
-            raise CheckpointError(f"{path}: holds no complete state of the optimizer: {name} is missing or of no use")
-        slots[name] = slot
+    slots = {name.removeprefix(SLOT): array for name, array in arrays.items() if name.startswith(SLOT)}
+    for name, slot in slots.items():
+        if slot.shape != parameters.shape or slot.dtype != parameters.dtype:
+            raise CheckpointError(f"{path}: optimizer state is damaged: the shape or dtype of {name} is wrong")
     try:
+        loss_sum, correct, count = described["sums"]
         return TrainingState(
             parameters,
-            OptimizerState(described["step"], slots),
-            whole("epoch", described["epoch"], 0),
-            whole("cursor", described["cursor"], 0),
-            ShardMetrics(*described["sums"]),
-            float(described["seconds"]),
-            tuple(EpochReport(**report) for report in described["history"]),
-            EpochData(None, described.get("data")) if described["cursor"] else None,
+            OptimizerState(_count(described, "step"), slots),
+            _count(described, "epoch"),
+            _count(described, "cursor"),
+            ShardMetrics(_float(loss_sum), whole("sums", correct, 0), whole("sums", count, 0)),
+            _float(described["seconds"]),
+            tuple(_report(report) for report in described["history"]),
+            EpochData(None, _fingerprint(described["data"])) if described["cursor"] else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
 
 
+def check_slots(path: str | os.PathLike[str], found: OptimizerState, wanted: OptimizerState) -> None:
+    """CheckpointError unless the state of the optimizer has the vectors that the optimizer keeps."""
+    for name in sorted(wanted.slots.keys() ^ found.slots.keys()):
+        what = "is missing" if name in wanted.slots else "belongs to another optimizer"
+        raise CheckpointError(f"{path}: optimizer state is incomplete: {name} {what}")
+
+
+def _count(described: dict[str, Any], name: str) -> int:
+    value = whole(name, described[name], 0)
+    if value >= LARGEST:
+        raise ValueError(f"{name} must be below 2**63")
+    return value
+
+
+def _float(value: object) -> float:
+    """A number, or the text that stands for NaN or infinity."""
+    if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
+        raise ValueError(f"{shown(value)} is not a number")
+    return float(value)
+
+
+def _report(values: dict[str, Any]) -> EpochReport:
+    counts = ("epoch", "step")
+    rest = {name: value if value is None else _float(value) for name, value in values.items() if name not in counts}
+    return EpochReport(**{name: _count(values, name) for name in counts}, **rest)  # type: ignore[arg-type]
+
+
+def _fingerprint(values: dict[str, Any]) -> dict[str, Any]:
+    """Of the data that an unfinished epoch was begun with."""
+    _count(values, "samples")
+    if not isinstance(values["sha256"], str) or not all(isinstance(n, int) for n in values["shape"]):
+        raise ValueError(f"data is {shown(values)}")
+    return values
+
+
+def check_format(path: str | os.PathLike[str], described: dict[str, Any]) -> None:
+    """CheckpointError unless the metadata are as this version writes them."""
+    found = described.get("format")
+    if found == 1:
+        raise CheckpointError(
+            f"{path}: was written by an older version, which did not describe the model: its parameters are "
+            f"numpy.load(path)['parameters'], for Coordinator(model, optimizer, parameters=...)"
+        )
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: has format {shown(found)}; this version reads {FORMAT}")
+
+
 def checked_parameters(path: str | os.PathLike[str], arrays: Arrays, described: dict[str, Any], model: Model) -> Vector:
-    """The parameters in a loaded checkpoint; CheckpointError where they are not this model's."""
-    if described.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: has format {described.get('format')!r}; this version reads {FORMAT}")
+    """The parameters in a loaded checkpoint; CheckpointError if they are not this model's."""
+    check_format(path, described)
+    ours = descriptions.of_model(model)
+    if ours is not None and described.get("model") != ours:
+        wrong = descriptions.differences(described.get("model"), ours, "the model")
+        raise CheckpointError(f"{path}: belongs to another network: {descriptions.joined(wrong)}")
     wanted = {name: tuple(shape) for name, shape in model.layout.entries}
     try:
         found = {name: tuple(shape) for name, shape in described["layout"]}
@@ -95,12 +151,14 @@ def checked_parameters(path: str | os.PathLike[str], arrays: Arrays, described: 
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             raise CheckpointError(
-                f"{path}: belongs to another network: {name} is {found.get(name, 'missing')} there and "
-                f"{wanted.get(name, 'missing')} here"
+                f"{path}: belongs to another network: {shown(name)} is {shown(found.get(name, 'missing'))} in the "
+                f"checkpoint, {wanted.get(name, 'missing')} in the model"
             )
     parameters = arrays.get("parameters", np.empty(0))
-    if parameters.shape != (model.layout.size,):
-        raise CheckpointError(f"{path}: holds {parameters.size} parameters; its network has {model.layout.size}")
+    if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
+        raise CheckpointError(
+            f"{path}: holds {parameters.size:,} parameters of {parameters.dtype}; its network has {model.layout.size:,}"
+        )
     return parameters
 
 
@@ -108,5 +166,5 @@ def user_metadata(path: str | os.PathLike[str], described: dict[str, Any]) -> di
     """What whoever saved a loaded checkpoint put beside the training's state; CheckpointError where it is damaged."""
     user = described.get("user")
     if not isinstance(user, dict):
-        raise CheckpointError(f"{path}: its metadata is incomplete: user is {user!r}")
+        raise CheckpointError(f"{path}: its metadata is incomplete: user is {shown(user)}")
     return user

@@ -24,7 +24,9 @@ ORDER = (
     "",  # The public names.
     "coordinator",
     "finite",
+    "trained",
     "state",
+    "descriptions",
     "reports",
     "turns",
     "checkpoint",
@@ -81,6 +83,8 @@ ORDER = (
     "limits",
     "optional",
     "descriptors",
+    "jsonable",
+    "files",
     "checks",
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import environment
+from models import Softmax
 from program import COMMAND, FILES, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, kernels, lenet5
@@ -192,7 +193,11 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate", "missing.npz"], 1, "missing.npz"),
         (["evaluate", "damaged.npz"], 1, "damaged.npz"),
         (["evaluate", "foreign.npz"], 1, "foreign.npz"),
-        (["evaluate", "program.npz"], 1, "program.npz: holds no description of its network, as the train command"),
+        (
+            ["evaluate", "program.npz"],
+            1,
+            "program.npz: can't make its model: it does not describe a network of this package's layers",
+        ),
         (["evaluate", "user.npz"], 1, "user.npz: its metadata is incomplete: user is [1]"),
         (["train", "--chaos", "kill:every=2", "--engine", "serial"], 2, "of --engine processes, not of serial"),
         (["evaluate", "full"], 2, "full is a folder: name a checkpoint, such as full/checkpoint.npz"),
@@ -218,9 +223,12 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
-    checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 1, "layout": []})
-    checkpoint.save(tmp_path / "user.npz", {"parameters": np.zeros(3)}, {"user": [1]})
-    Coordinator(lenet5(kernel="naive"), SGD(), n_workers=1).save(tmp_path / "program.npz")
+    checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 2, "layout": []})
+    network = lenet5(kernel="naive")
+    Coordinator(network, SGD(), n_workers=1).save(tmp_path / "user.npz")
+    arrays, metadata = checkpoint.load(tmp_path / "user.npz")
+    checkpoint.save(tmp_path / "user.npz", arrays, {**metadata, "user": [1]})
+    Coordinator(Softmax(), SGD(), n_workers=1).save(tmp_path / "program.npz")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     assert called(*arguments) == code

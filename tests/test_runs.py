@@ -59,15 +59,15 @@ def test_so_does_any_file_that_cannot_be_written(tmp_path: Path, name: str) -> N
     program = f"""
 import errno, os, sys
 from parallel_lenet import checkpoint
-from parallel_lenet.cli import main
-write, written = checkpoint._write, []
+from parallel_lenet.cli import main, runs
+write, written = checkpoint.write_atomically, []
 def fail(path, content):
     if path.name == {name!r}:
         written.append(path)
     if len(written) == {2 if name == "checkpoint.npz" else 1}:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
     write(path, content)
-checkpoint._write = fail
+checkpoint.write_atomically = runs.write_atomically = fail
 sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "--out", "r"]))
 """
     (tmp_path / "program.py").write_text(program)

@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from parallel_lenet import checkpoint
+from parallel_lenet import checkpoint, kernels
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import engines, network
 from parallel_lenet.cli.console import Console
@@ -14,7 +14,7 @@ from parallel_lenet.cli.runs import LAST
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.optimizers import SGD
-from parallel_lenet.state import checked_parameters, user_metadata
+from parallel_lenet.trained import from_checkpoint
 
 DEFAULT = "mnist-5k"
 HELP = "measure a checkpoint on test images"
@@ -35,21 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         file = os.path.join(arguments.checkpoint, LAST)
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     arrays, described = checkpoint.load(arguments.checkpoint)
-    metadata = user_metadata(arguments.checkpoint, described)
     asked = flags(arguments)
-    dataset, data_dir = _source(arguments.checkpoint, asked, metadata, console)
-    kernel = str(asked.get("kernel") or metadata.get("kernel"))
-    if "network" not in metadata:
-        raise CheckpointError(
-            f"{arguments.checkpoint}: holds no description of its network, as the train command writes it; the program "
-            "that saved it can load it, with Coordinator.load, and evaluate"
-        )
-    try:
-        with console.warnings_as_notes():
-            model = network.build(metadata["network"], kernel)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{arguments.checkpoint}: describes no network of parallel-lenet: {error}") from None
-    parameters = checked_parameters(arguments.checkpoint, arrays, described, model)
+    with console.warnings_as_notes():
+        kernel = kernels.resolve(asked.get("kernel") or _kernel(described))
+        trained = from_checkpoint(arguments.checkpoint, arrays, described, kernel)
+    model, parameters = trained.model, trained.parameters
+    dataset, data_dir = _source(arguments.checkpoint, asked, trained.metadata, console)
     _, test = load(dataset, data_dir)
     network.check(model, test)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
@@ -100,3 +91,10 @@ def _source(
     if not isinstance(dataset, str):
         raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
     return dataset, data_dir
+
+
+def _kernel(described: dict[str, Any]) -> str:
+    """The kernel that a checkpoint was trained with."""
+    settings = described.get("settings")
+    name = settings.get("kernel") if isinstance(settings, dict) else None
+    return name if name in kernels.NAMES else "auto"

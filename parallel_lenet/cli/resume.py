@@ -11,13 +11,10 @@ from typing import Any
 
 from parallel_lenet import checkpoint
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import network
 from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
-from parallel_lenet.model import Sequential
-from parallel_lenet.state import checked_parameters
 
 # What a checkpoint doesn't decide: said anew with each command, or the default.
 NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
@@ -40,7 +37,6 @@ class Resumed:
     """Of the run, with what is free to differ as it is given now."""
     before: TrainOptions
     """Of the run until now."""
-    described: network.Recipe
     data: dict[str, Any]
     """The data's fingerprint."""
     figures: list[Figures]
@@ -50,11 +46,9 @@ class Resumed:
     notes: list[str]
 
 
-def describe(options: TrainOptions, described: network.Recipe, train: Dataset, test: Dataset) -> dict[str, Any]:
+def describe(options: TrainOptions, train: Dataset, test: Dataset) -> dict[str, Any]:
     """What a checkpoint of the command line holds beside the coordinator's own."""
     return {
-        "network": described,
-        "kernel": options.kernel,
         "dataset": options.dataset,
         "data_dir": options.data_dir,
         "options": asdict(options),
@@ -93,7 +87,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         file, metadata = previous, _load(previous)
     user = metadata["user"]
     try:
-        before, described, data = _options(user["options"]), dict(user["network"]), dict(user["data"])
+        before, data = _options(user["options"]), dict(user["data"])
         figures = [_figures(each) for each in user["figures"]]
         partial = None if user["partial"] is None else _figures(user["partial"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -124,7 +118,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     own |= {name: value for name, value in given.items() if name in FREE} | {"out": str(folder)}
     now = replace(before, **own)
     check(now)
-    return Resumed(folder, file, now, before, described, data, figures, partial, notes)
+    return Resumed(folder, file, now, before, data, figures, partial, notes)
 
 
 def local_path(file: Path | str, data_dir: str) -> str:
@@ -151,7 +145,7 @@ def _options(values: Any) -> TrainOptions:
 
 
 def _figures(values: Any) -> Figures:
-    figures = dict(values)
+    figures = {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in dict(values).items()}
     if not all(value is None or type(value) in (int, float) for value in figures.values()):
         raise ValueError(f"figures are {shown(values)}")
     return figures
@@ -179,17 +173,6 @@ def _is_whole(file: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def build(resumed: Resumed) -> Sequential:
-    """The run's network; CheckpointError if it is not described, or not that of the checkpoint's parameters."""
-    try:
-        model = network.build(resumed.described, resumed.options.kernel)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{resumed.file}: describes no network of parallel-lenet: {error}") from None
-    arrays, described = checkpoint.load(resumed.file)
-    checked_parameters(resumed.file, arrays, described, model)  # Before anything of its size is allocated.
-    return model
 
 
 def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:

@@ -8,8 +8,6 @@ write here.
 
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.checkpoint import write_atomically
 from parallel_lenet.cli import config
 from parallel_lenet.cli.console import to_json
 from parallel_lenet.cli.options import UsageError
 from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.files import keep_as, write_atomically
 
 LAST, PREVIOUS, BEST = "checkpoint.npz", "checkpoint.previous.npz", "best.npz"
 CONFIG, METRICS = "config.toml", "metrics.jsonl"
@@ -106,17 +104,8 @@ class RunFolder:
     def _keep(self, name: str, as_name: str) -> None:
         """Give a file one more name, in one move: there is no moment without a file of either name."""
         source = self.path / name
-        if not source.exists():
-            return
-        temporary = self.path / f".{as_name}.{secrets.token_hex(8)}"
-        try:
-            try:
-                os.link(source, temporary)
-            except OSError:  # A file system without links.
-                shutil.copy2(source, temporary)
-            os.replace(temporary, self.path / as_name)
-        finally:
-            temporary.unlink(missing_ok=True)  # Still there after an error, or if both were one file already.
+        if source.exists():
+            keep_as(source, self.path / as_name)
 
 
 def holds_run(folder: str) -> bool:

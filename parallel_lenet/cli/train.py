@@ -28,6 +28,7 @@ from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
 from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
+from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
 
@@ -108,8 +109,11 @@ def _prepare(
     interrupts.check()
     if resumed is not None:
         resume.check_data(resumed, everything, test)
-    described = network.describe(everything) if resumed is None else resumed.described
-    model = network.build(described, options.kernel) if resumed is None else resume.build(resumed)
+    if resumed is None:
+        model, parameters = network.build(network.describe(everything), options.kernel), None
+    else:
+        trained = load_model(resumed.file, options.kernel)
+        model, parameters = trained.model, trained.parameters
     options = recipes.with_defaults(replace(options, kernel=model.kernel))
     network.check(model, test)
     train, validation = everything, None
@@ -125,6 +129,7 @@ def _prepare(
                 shard_size=options.shard_size,
                 engine=engine,
                 seed=options.seed,
+                parameters=parameters,
                 clip_norm=options.clip_norm,
                 on_nan=options.on_nan,
                 step_timeout=options.step_timeout,
@@ -135,7 +140,7 @@ def _prepare(
     stack.callback(coordinator.close)
     stack.callback(faults.end)
     options = replace(options, shard_size=coordinator.shard_size)
-    metadata = resume.describe(options, described, everything, test)
+    metadata = resume.describe(options, everything, test)
     interrupts.check()
     with interrupts.held():
         place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
@@ -192,7 +197,7 @@ def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
 def _go_on(training: Training, resumed: Resumed) -> None:
     """Take over the checkpoint, and make the folder as it was when that was written."""
     coordinator, options, before, console = training.coordinator, training.options, resumed.before, training.console
-    coordinator.load(resumed.file)
+    coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
     # Figures of an unfinished epoch are void if it goes on.
     training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
     training.folder.take(resumed.file)

@@ -1,0 +1,125 @@
+"""Descriptions of networks and settings in a checkpoint: how two of them differ, and a network made from one.
+
+Descriptions from a file are untrusted: only the layers of this package are made from them, every value is checked, and
+nothing is allocated.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from parallel_lenet import layers
+from parallel_lenet.checks import shown
+from parallel_lenet.jsonable import json_value
+from parallel_lenet.model import Model, Sequential
+
+LAYERS: dict[str, type[layers.Layer]] = {
+    kind.__name__: kind
+    for kind in (
+        layers.AvgPool2d,
+        layers.Conv2d,
+        layers.Dense,
+        layers.Flatten,
+        layers.MaxPool2d,
+        layers.ReLU,
+        layers.Tanh,
+    )
+}
+MOST_LAYERS = 1000
+MOST_NUMBERS = 2**28  # That one image becomes in all layers: 1 GiB of float32.
+LARGEST = 2**31  # Whole number in a description from a file.
+SHOWN = 5  # Differences that an error names.
+
+
+def of_model(model: Model) -> Any:
+    """What the model says of itself with its optional member ``description``, as JSON; None if it says nothing."""
+    return json_value("the model's description", getattr(model, "description", None))
+
+
+def written(description: Any) -> str:
+    """A description as an error shows it: ``Tanh(amplitude=1.7159)``."""
+    return text if len(text := _written(description)) <= 200 else f"{text[:197]}..."
+
+
+def _written(description: Any) -> str:
+    if isinstance(description, dict) and isinstance(description.get("class"), str):
+        settings = ", ".join(f"{key}={_written(item)}" for key, item in description.items() if key != "class")
+        return f"{description['class'][:50]!s}({settings})"
+    if isinstance(description, dict) and isinstance(description.get("function"), str):
+        return str(description["function"][:100])
+    return shown(description)
+
+
+def differences(saved: Any, ours: Any, where: str) -> list[str]:
+    """Sentences that say what differs between a checkpoint's description and ours; ``where`` ours is."""
+    if saved is None:
+        return ["the checkpoint does not describe its model"]
+    theirs, mine = _labelled(saved), _labelled(ours)
+    return [
+        f"{label} is {_or_missing(theirs, label)} in the checkpoint, {_or_missing(mine, label)} in {where}"
+        for label in {**mine, **theirs}
+        if (label in theirs, theirs.get(label)) != (label in mine, mine.get(label))
+    ]
+
+
+def joined(sentences: list[str]) -> str:
+    """The first few of them as one."""
+    more = len(sentences) - SHOWN
+    return "; ".join(sentences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _labelled(description: Any) -> dict[str, Any]:
+    """The parts of a description by the names that people know them by."""
+    if not isinstance(description, dict) or "class" in description:
+        return {"the description": description}
+    parts: dict[str, Any] = {}
+    for key, value in description.items():
+        if key == "images" and isinstance(value, dict):
+            parts |= {f"{name} of the images": item for name, item in value.items() if name != "class"}
+        elif key == "layers" and isinstance(value, list):
+            parts |= {f"layer {i}": item for i, item in enumerate(value, start=1)}
+        else:
+            parts[key] = value
+    return parts
+
+
+def _or_missing(parts: dict[str, Any], label: str) -> str:
+    return written(parts[label]) if label in parts else "missing"
+
+
+def build(description: Any, kernel: str = "auto") -> Sequential:
+    """The network that a checkpoint describes, without parameters; ValueError if it is not one of our layers."""
+    if not isinstance(description, dict) or description.keys() != {"images", "layers", "dtype"}:
+        raise ValueError(
+            "it does not describe a network of this package's layers; make the model, and use Coordinator.load"
+        )
+    stack = description["layers"]
+    if not isinstance(stack, list) or len(stack) > MOST_LAYERS:
+        raise ValueError(f"its layers must be a list of at most {MOST_LAYERS:,}")
+    if not isinstance(description["dtype"], str):
+        raise ValueError(f"its dtype must be float32 or float64, not {shown(description['dtype'])}")
+    images = _make({"Images": layers.Images}, description["images"])
+    network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"])
+    if sum(map(math.prod, network.shapes)) > MOST_NUMBERS:
+        raise ValueError(f"one image takes more than {MOST_NUMBERS:,} numbers")
+    return network
+
+
+def _make(kinds: Mapping[str, Callable[..., Any]], description: Any) -> Any:
+    if not isinstance(description, dict) or not isinstance(description.get("class"), str):
+        raise ValueError(f"{shown(description)} is not a layer")
+    kind = kinds.get(description["class"])
+    if kind is None:
+        raise ValueError(f"it has a layer of another program, {shown(description['class'])}: build the model there")
+    settings = {name: value for name, value in description.items() if name != "class"}
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
+    if settings.keys() != fields:
+        raise ValueError(
+            f"{description['class']} must have the settings {sorted(fields)}, not {shown(sorted(settings))}"
+        )
+    for name, value in settings.items():
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, bool | int | float | None) or (isinstance(item, int) and abs(item) >= LARGEST):
+                raise ValueError(f"{description['class']}: {name} can't be {shown(value)}")
+    return kind(**settings)

@@ -1,0 +1,118 @@
+"""Files written whole or not at all. What a file system does not support beside that, such as links, is left out."""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_NAME_MAX = 255  # Bytes of a file's name, on most file systems.
+_PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: no content that we write is to run with another's rights.
+# The disk or the quota is at fault. Any other error of fsync says that the file system does not support it.
+_LOST = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file, or leave it as it was: a temporary file beside it, flushed to the disk, then renamed.
+
+    If ``path`` is a symbolic link, it stays one, and its target is replaced. A new file's permissions follow the umask,
+    as with `open`; a replaced one keeps its own, as far as the file system allows. Raises OSError, which names the
+    file, if it can't be written.
+    """
+    with _naming(path):
+        target = _target(path)
+        before = _permissions(target)
+        temporary = _temporary(target)
+        try:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, before or 0o666)) as file:
+                if before is not None:
+                    with suppress(OSError):
+                        os.chmod(temporary, before)
+                file.write(content)
+                file.flush()
+                _flush_to_disk(file.fileno())
+            _rename(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def keep_as(source: Path, path: Path) -> None:
+    """Give the content of ``source`` another name too, in one move, as `write_atomically` would.
+
+    The two become one file if the file system has links; a later `write_atomically` of either leaves the other alone.
+    """
+    with _naming(path):
+        target = _target(path)
+        temporary = _temporary(target)
+        try:
+            try:
+                os.link(_target(source), temporary)
+            except OSError:
+                write_atomically(path, source.read_bytes())
+            else:
+                _rename(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)  # Still there after an error, and if both were one file already.
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make an OSError name the file, instead of a temporary one, or none at all if the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _target(path: Path) -> Path:
+    """What the path stands for, through symbolic links; OSError if that is there and is not a regular file."""
+    target = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+    return target
+
+
+def _permissions(target: Path) -> int | None:
+    """Those of a file that is there."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & _PERMISSIONS
+    except FileNotFoundError:
+        return None
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside the target that nobody can foresee."""
+    ending = f".{secrets.token_hex(8)}"
+    name = os.fsencode(target.name)[: _NAME_MAX - len(ending) - 1]
+    return target.with_name(f".{os.fsdecode(name)}{ending}")
+
+
+def _flush_to_disk(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in _LOST:
+            raise
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Put the temporary file in the target's place, also on the disk, if the folder can be flushed there."""
+    os.replace(temporary, target)
+    if os.name != "posix":  # Windows can't open folders.
+        return
+    try:
+        folder = os.open(target.parent, os.O_RDONLY)
+    except OSError:  # It may be written but not read.
+        return
+    try:
+        _flush_to_disk(folder)
+    finally:
+        os.close(folder)
