@@ -3,12 +3,13 @@
 import compileall
 import faulthandler
 import gc
+import ipaddress
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,22 @@ def children(pid: int | None = None) -> set[int]:
         if int(fields[1]) == (pid or os.getpid()):
             found.add(int(stat.parent.name))
     return found
+
+
+def listening(pids: Iterable[int]) -> set[tuple[str, int]]:
+    """The addresses and ports of TCP at which these processes take connections."""
+    sockets = {}
+    for family in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # LISTEN.
+                number, _, port = fields[1].partition(":")
+                words = [bytes.fromhex(number[i : i + 8])[::-1] for i in range(0, len(number), 8)]
+                address = ipaddress.ip_address(b"".join(words))
+                mapped = getattr(address, "ipv4_mapped", None)
+                sockets[f"socket:[{fields[9]}]"] = str(mapped or address), int(port, 16)
+    links = {_target(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()}
+    return {place for socket, place in sockets.items() if socket in links}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

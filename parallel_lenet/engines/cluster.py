@@ -241,6 +241,7 @@ class Cluster:
                 raise
             if missing:
                 blob, clean = pack(setup), False
+        self._tell()
         if clean and task.gradients:
             self._compare(time.perf_counter() - start, max(busy.values()))
         return done, Traffic(sent, received)
@@ -264,17 +265,21 @@ class Cluster:
         return answers(call, self._look, self.timeout) if backend.remote else call()
 
     def _look(self) -> None:
-        """Warn of workers that were given up. Raises ConnectionError or UnansweredError if waiting is of no use."""
+        """Raises ConnectionError or UnansweredError if waiting for the call under way is of no use."""
+        self._tell()
+        if self._backend.gone():
+            raise ConnectionError("it doesn't answer")
+        if stuck := self._backend.stuck():
+            raise UnansweredError(stuck)
+
+    def _tell(self) -> None:
+        """Warn of workers that were given up."""
         while self._backend.lost:
             warnings.warn(
                 f"{self._backend.lost.pop()}: others compute its shards, and the result is not affected",
                 WorkerWarning,
                 stacklevel=2,
             )
-        if self._backend.gone():
-            raise ConnectionError("it doesn't answer")
-        if stuck := self._backend.stuck():
-            raise UnansweredError(stuck)
 
     def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
         """Say that it will be tried again, or raise WorkerError."""

@@ -1,0 +1,189 @@
+"""A Dask cluster of our own lets in nobody else; processes that are stopped, not dead, hold nothing up for long."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import _files, children, environment, listening, wait_until
+
+from parallel_lenet import Adam, Coordinator, Dataset, WorkerError, lenet5
+from parallel_lenet.engines import WorkerWarning, cluster_dask, cluster_limits
+from parallel_lenet.engines.cluster import Cluster
+from parallel_lenet.engines.cluster_versions import versions
+
+pytest.importorskip("dask.distributed")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.ClusterWarning"),
+    # Dask leaves sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# What another user can try on each port: a message of Dask's own, plain or with a certificate of the user's own, and a
+# page. It answers with what came back.
+ATTACK = """
+import asyncio, os, sys, urllib.request
+from distributed.comm import connect
+from distributed.security import Security
+
+async def message(port, kind, arguments):
+    comm = await connect(f"{kind}://127.0.0.1:{port}", timeout=2, **arguments)
+    await comm.write({"op": "identity", "reply": True})
+    return await asyncio.wait_for(comm.read(), 2)
+
+def page(port, path):
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2).status
+
+async def attempt(what, answer):
+    try:
+        print("IN", what, await answer)
+    except Exception as error:
+        print("refused", what, type(error).__name__)
+
+async def main():
+    own = Security.temporary().get_connection_args("client")
+    attempts = []
+    for port in sys.argv[1:]:
+        attempts += [attempt("tcp", message(port, "tcp", {})), attempt("tls", message(port, "tls", own))]
+        for path in ("status", "health", "json/counts.json", "info/main/workers.html", "api/v1/get_workers"):
+            attempts.append(attempt(path, asyncio.to_thread(page, port, path)))
+    done, pending = await asyncio.wait(map(asyncio.ensure_future, attempts), timeout=6)
+    print("refused without an answer\\n" * len(pending), end="", flush=True)
+    os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warning(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Training, the time limit of a worker, and closing, with one start of a cluster."""
+    monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
+    before, files = children(), _files()
+    results = set()
+    for engine in ("serial", Cluster("dask", n_workers=2)):
+        with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
+            coordinator.fit(digits)
+            if engine != "serial":
+                nannies = list(engine._backend._cluster.workers.values())
+                ports = listening([os.getpid(), *(nanny.pid for nanny in nannies)])
+                assert len(ports) >= 5  # The scheduler, two nannies and two workers.
+                assert {host for host, _ in ports} == {"127.0.0.1"}
+                _attack(sorted(port for _, port in ports))
+                os.kill(nannies[0].pid, signal.SIGSTOP)
+                with pytest.warns(WorkerWarning, match="the Dask worker tls://.* has given no sign of life for 2 s"):
+                    coordinator.fit(digits)
+                nannies = list(engine._backend._cluster.workers.values())
+                os.kill(nannies[1].pid, signal.SIGSTOP)
+            else:
+                coordinator.fit(digits)
+            results.add(coordinator.parameters_sha256())
+    assert len(results) == 1
+    assert wait_until(lambda: not {nanny.pid for nanny in nannies} & children(), 10)
+    assert _files() <= files
+    assert before <= before | children()
+
+
+def _attack(ports: list[int]) -> None:
+    """As another user, if this is root. As this one otherwise: it has no more than the other to show."""
+    other = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
+    prefix = other if os.geteuid() == 0 and shutil.which("setpriv") else []
+    command = [*prefix, sys.executable, "-c", ATTACK, *map(str, ports)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd="/", env={"HOME": "/nonexistent"})
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 7 * len(ports)
+    assert [line for line in lines if line.startswith("IN")] == []
+
+
+SCHEDULER = """
+import sys, time
+from dask.distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+                      scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}) as cluster:
+        print(cluster.scheduler_address, *(nanny.pid for nanny in cluster.workers.values()), flush=True)
+        time.sleep(100)
+"""
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str], list[int]]]:
+    """A scheduler's address and process, and the process ids of its two workers."""
+    script = tmp_path / "scheduler.py"
+    script.write_text(SCHEDULER)
+    quiet: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, str(script)], env=environment(), **quiet) as process:
+        assert process.stdout is not None
+        address, *pids = process.stdout.readline().split()
+        try:
+            yield address, process, [int(pid) for pid in pids]
+        finally:
+            process.kill()
+            for pid in pids:
+                cluster_dask.kill([int(pid)])
+
+
+def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
+    running: tuple[str, subprocess.Popen[str], list[int]], monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    address, scheduler, pids = running
+    monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
+    monkeypatch.setattr(cluster_dask, "CONNECT", 4.0)
+    monkeypatch.setattr(cluster_limits, "LEAVE", 1.0)
+    results = []
+    for engine in (Cluster("dask", address=address, n_workers=2), "serial"):
+        with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
+            coordinator.fit(digits)
+            if engine != "serial":
+                os.kill(pids[0], signal.SIGSTOP)
+                with pytest.warns(WorkerWarning, match="has given no sign of life for 2 s: others compute its shards"):
+                    coordinator.fit(digits)
+                os.kill(pids[0], signal.SIGCONT)
+            else:
+                coordinator.fit(digits)
+            results.append(coordinator.parameters_sha256())
+            if engine != "serial":
+                scheduler.send_signal(signal.SIGSTOP)
+                with pytest.raises(WorkerError, match=r"cluster is gone, with \d shards to compute: it doesn't answer"):
+                    coordinator.fit(digits)
+    assert results[0] == results[1]
+    with pytest.raises(WorkerError, match=re.escape(f"no dask cluster with a worker at {address}: ")):
+        Cluster("dask", address=address)
+
+
+def test_a_worker_with_another_numpy_is_refused_when_we_join_and_when_it_answers(
+    running: tuple[str, subprocess.Popen[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = running[0]
+    data = Dataset(np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.uint8))
+    theirs = np.__version__
+    with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("dask", address=address)) as coordinator:
+        coordinator.evaluate(data)
+        monkeypatch.setattr(np, "__version__", "1.0.0")
+        versions.cache_clear()
+        try:
+            words = rf"has NumPy {re.escape(theirs)}, and the coordinator 1\.0\.0"
+            with pytest.raises(WorkerError, match=words):
+                coordinator.evaluate(data)
+            with pytest.raises(WorkerError, match=words):
+                Cluster("dask", address=address)
+        finally:
+            versions.cache_clear()
+
+
+def test_without_cryptography_no_cluster_of_our_own_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(ModuleNotFoundError, match="a Dask cluster of our own needs cryptography"):
+        Cluster("dask", n_workers=1)._backend.start(1)
