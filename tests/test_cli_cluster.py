@@ -101,17 +101,21 @@ def test_verify_compares_a_cluster_too() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-def test_an_interrupt_leaves_a_checkpoint_and_no_process(data: str, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
+@pytest.mark.parametrize(("engine", "number", "code"), [("dask", signal.SIGINT, 130), ("ray", signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_no_process(
+    engine: str, number: signal.Signals, code: int, data: str, tmp_path: Path
+) -> None:
+    """Also SIGTERM with Ray, which would take it from the program."""
+    pytest.importorskip(engine)
     out = tmp_path / "run"
-    command = [*COMMAND, "train", "--data-dir", data, "--epochs", "10000", "--engine", "dask", "--out", str(out)]
+    command = [*COMMAND, "train", "--data-dir", data, "--epochs", "10000", "--engine", engine, "--out", str(out)]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         assert wait_until(lambda: (out / "metrics.jsonl").exists(), 60)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = children.read_text().split() if children.exists() else []
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "continue with:" in errors
     assert "Traceback" not in errors
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)

@@ -1,0 +1,153 @@
+"""A Ray of our own: only for us, on this machine alone; the program keeps its signals, and nothing of it is left."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from conftest import environment, listening, wait_until
+
+from parallel_lenet.engines.cluster_guard import Guard, holders, kill, stopped
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+PROGRAM = """
+import os, signal, sys
+from parallel_lenet import *
+train, _ = load_dataset()
+data = Dataset(train.inputs[:150], train.targets[:150])
+def token():
+    return {name: value for name, value in os.environ.items() if "AUTH" in name}
+
+before = signal.getsignal(signal.SIGTERM), token()
+with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) as coordinator:
+    coordinator.fit(data)
+    import ray
+    print(signal.getsignal(signal.SIGTERM) == before[0], ray.get_runtime_context().gcs_address, flush=True)
+    if sys.stdin.readline() == "go on\\n":
+        while True:
+            coordinator.fit(data)
+print(token() == before[1], flush=True)
+"""
+
+# What another user can ask of the control service, with and without the token.
+ASK = """
+import os, sys
+from ray._raylet import GcsClient
+try:
+    print("IN", GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=5)[:1])
+except Exception as error:
+    print("refused", type(error).__name__)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def ask(address: str, **variables: str) -> str:
+    """As another user, if this is root."""
+    other = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
+    prefix = other if os.geteuid() == 0 and shutil.which("setpriv") and not variables else []
+    command = [*prefix, sys.executable, "-c", ASK, address]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd="/", env={"HOME": "/nonexistent", **variables}
+    )
+    return result.stdout.split(" ")[0]
+
+
+@pytest.mark.parametrize("end", ["killed", "closed"])
+def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence_and_nothing_else(end: str) -> None:
+    """Ray ends the program at once when its raylet dies: no one but another process can say so and clean up."""
+    pytest.importorskip("ray")
+    with TemporaryDirectory(prefix="t", dir="/tmp") as outer:  # Short: the names of sockets are.
+        program = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM],
+            env=environment(TMPDIR=outer),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            same, _, address = program.stdout.readline().strip().partition(" ")
+            assert same == "True"  # SIGTERM is still the program's.
+            (folder,) = Path(outer).glob("lenet-ray-*")
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+            pids = holders(str(folder))
+            assert len(pids) >= 6
+            if end == "closed":
+                assert {host for host, _ in listening([program.pid, *pids])} == {"127.0.0.1"}
+                assert ask(address) == "refused"
+                token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+                assert ask(address, **token) == "IN"
+                gcs = [pid for pid in pids if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+                os.kill(gcs[0], signal.SIGSTOP)
+                out, errors = program.communicate("close\n", timeout=60)
+                assert (program.returncode, out, errors) == (0, "True\n", "")
+            else:
+                raylets = [pid for pid in pids if b"/raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+                program.stdin.write("go on\n")
+                program.stdin.flush()
+                kill(raylets)
+                _, errors = program.communicate(timeout=60)
+                assert program.returncode == 1
+                said = [line for line in errors.splitlines() if line.startswith("parallel-lenet")]
+                assert said == [
+                    "parallel-lenet: the program ended without leaving its ray cluster (Ray itself ends a program when "
+                    "Ray's process on its machine dies); what it saved before is whole"
+                ]
+                assert "Traceback" not in errors
+            assert not folder.exists()
+            assert wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), 10)
+
+
+def test_a_guard_ends_stopped_processes_and_removes_their_folder_after_a_program_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    sleeper = "import sys, time; file = open(sys.argv[1], 'w'); print(flush=True); time.sleep(100)"
+    program = f"""
+import os, signal, subprocess, sys
+from parallel_lenet.engines.cluster_guard import Guard
+guard = Guard("dask", {str(folder)!r})
+child = subprocess.Popen([sys.executable, "-c", {sleeper!r}, {str(folder / "file")!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+os.kill(child.pid, signal.SIGSTOP)
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    pid = int(result.stdout)
+    assert not folder.exists()
+    assert wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 10)
+    assert result.stderr == (
+        "parallel-lenet: the program ended without leaving its dask cluster; what it saved before is whole\n"
+    )
+
+
+def test_a_dismissed_guard_leaves_everything_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    guard = Guard("ray", str(tmp_path))
+    guard.dismiss()
+    assert tmp_path.exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_stopped_process_is_known() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as process:
+        assert not stopped(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        assert wait_until(lambda: stopped(process.pid), 10)
+        process.kill()
+    assert not stopped(process.pid)
