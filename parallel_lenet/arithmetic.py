@@ -42,15 +42,21 @@ def half_cosine(part: int, whole: int) -> float:
     return sine * sine if upper else 1 - sine * sine
 
 
-def sum_of_squares(vector: NDArray[np.floating[Any]]) -> float:
-    """``vector[0]^2 + vector[1]^2 + ...`` in float64: the upper half is added to the lower, until one number is left.
+def sum_of(numbers: NDArray[Any]) -> float:
+    """The sum of a float vector, which is overwritten: the upper half is added to the lower, until one number is left.
 
-    Of an odd number of squares, the one in the middle waits for the next round. An overflow gives infinity.
+    Of an odd number of numbers, the one in the middle waits for the next round. An overflow gives infinity.
     """
     with np.errstate(over="ignore", invalid="ignore"):
+        while len(numbers) > 1:
+            left = (len(numbers) + 1) // 2
+            numbers[: len(numbers) - left] += numbers[left:]
+            numbers = numbers[:left]
+    return float(numbers[0]) if len(numbers) else 0.0
+
+
+def sum_of_squares(vector: NDArray[np.floating[Any]]) -> float:
+    """``vector[0]^2 + vector[1]^2 + ...`` in float64, added as in `sum_of`; an overflow gives infinity."""
+    with np.errstate(over="ignore"):
         squares = np.square(vector, dtype=np.float64)
-        while len(squares) > 1:
-            left = (len(squares) + 1) // 2
-            squares[: len(squares) - left] += squares[left:]
-            squares = squares[:left]
-    return float(squares.sum())  # One number, or none.
+    return sum_of(squares)

@@ -63,18 +63,28 @@ def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
 
 
 def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Shard]:
-    """The rows cut into shards; the last one holds what is left. The number of workers has no say in it."""
+    """The rows cut into shards; the last one holds what is left."""
     return [Shard(some, dataset) for some in batches(rows, shard_size)]
 
 
-def pairs(rows: Rows, shard_size: int, dataset: int = 0) -> list[Shard]:
-    """The same shards two by two; the last one may be alone.
+def tasks(rows: Rows, shard_size: int, n_workers: int, dataset: int = 0) -> list[Shard]:
+    """The same shards as they are given out so that all workers finish together.
 
-    A worker that has both adds their gradients, and the coordinator is left with half as many answers and additions.
+    Two neighbours at a time while there are enough for each worker, whose sum takes one answer instead of two; shard by
+    shard in the last round.
     """
-    return [Shard(both, dataset, shard_size if len(both) > shard_size else 0) for both in batches(rows, 2 * shard_size)]
+    pairs = [
+        Shard(both, dataset, cut=shard_size if len(both) > shard_size else 0) for both in batches(rows, 2 * shard_size)
+    ]
+    rounds = len(pairs) // n_workers * n_workers
+    return [*pairs[:rounds], *(half for pair in pairs[rounds:] for half in pair.halves())]
 
 
 def default_shard_size(preferred: int, batch_size: int) -> int:
-    """What the model prefers, but at least two shards a batch, so that two workers have something to do."""
+    """What the model prefers, but at least two shards per batch, so that two workers have something to do."""
     return max(1, min(preferred, -(-batch_size // 2)))
+
+
+def aligned(shard_size: int, leaf: int) -> int:
+    """The size of the largest block of leaves within ``shard_size`` samples: ``leaf * 2^k``, and at least ``leaf``."""
+    return leaf << (max(1, shard_size // leaf).bit_length() - 1)

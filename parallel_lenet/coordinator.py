@@ -1,8 +1,8 @@
 """The coordinator: the only loop. It splits batches, adds and averages gradients, and owns weights and optimizer state.
 
-One step: cut the batch into shards; add the summed gradients of each two neighbours, then, in order, those of all
-pairs; divide once by the number of samples; update. The cut and the order of the additions don't depend on the workers,
-so neither does any bit of the result.
+One step: cut the batch into shards; add their summed gradients along a balanced binary tree (see `tree`); divide once
+by the number of samples; update. The tree depends on the batch alone, so neither workers nor shards of the model's leaf
+or larger change a bit of the result.
 """
 
 import logging
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import checkpoint, finite
-from parallel_lenet.batching import Shard, default_shard_size, epoch_order, pairs, shards, split
+from parallel_lenet.batching import Shard, aligned, default_shard_size, epoch_order, shards, split, tasks
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, shown, whole
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined
-from parallel_lenet.engines import Context, Engine
+from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
@@ -40,6 +40,7 @@ from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.state import TrainingState, check_slots, pack, unpack, user_metadata
+from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import Turns
 
 Array = NDArray[Any]
@@ -58,9 +59,11 @@ class Coordinator:
     - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
       environment variable ``PARALLEL_LENET_WORKERS`` says, or else -1. No more start than a batch has shards:
       `n_workers` is how many there are, and `workers_note` says why they are fewer.
-    - ``batch_size``: samples a step, over all workers together.
-    - ``shard_size``: samples a worker gets at a time; by default what the model prefers for this batch size. Results
-      depend on it in their last bits (it decides which gradients are added first), and not on the workers.
+    - ``batch_size``: samples per step, over all workers together.
+    - ``shard_size``: samples that the model gets at a time; by default what the model prefers for this batch size. If
+      the model has a ``leaf`` (see `Model`), as with the kernels compiled and naive, it is rounded down to a power of
+      two times that and decides no bit of the result. Otherwise it is the leaf: gradients are added shard by shard, so
+      results depend on it in their last bits.
     - ``engine``: "processes"; "serial" (in this process; then there is one worker); "dask", "ray", "loky" or
       "threading" for a `Cluster` that starts and ends with the workers; or an engine of your own, such as a
       `Cluster` at an address.
@@ -101,6 +104,10 @@ class Coordinator:
         self.shard_size = whole(
             "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
         )
+        self.leaf: int | None = getattr(model, "leaf", None)
+        """The model's: see `Model`. None: gradients are added shard by shard."""
+        if self.leaf is not None:
+            self.shard_size = aligned(self.shard_size, whole("the model's leaf", self.leaf, 1))
         self.seed = whole("seed", seed, 0)
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64, not {self.seed}")
@@ -133,7 +140,7 @@ class Coordinator:
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._warm = False
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
-        self._total = np.empty_like(parameters)  # Where gradients are added; the same for all steps.
+        self._held: list[Vector] = []  # Where gradients are added; the same for all steps.
         self._turns = Turns()
         self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
         self._guard = threading.Lock()  # Of `_calls`.
@@ -283,7 +290,7 @@ class Coordinator:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        metrics, gradient = self._mean_gradient(call.context, pairs(rows, self.shard_size))
+        metrics, gradient = self._mean_gradient(call.context, tasks(rows, self.shard_size, self.n_workers))
         norm, bad = None, None
         if finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
@@ -323,17 +330,21 @@ class Coordinator:
         )
 
     def _mean_gradient(self, context: Context, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
-        """The sums over pairs of shards, added in order, the gradient divided once by the number of samples."""
-        total, metrics = self._total, ShardMetrics()
-        for result in self.engine.gradients(context, self.parameters, work):
-            if metrics.count:
-                with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
-                    total += result.gradient
-            else:
-                total[:] = result.gradient
-            metrics += result.metrics
+        """The sums over the shards, added along the tree, the gradient divided once by the number of samples."""
+        sums = TreeSum(_add, self._hold)
+        with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
+            for task, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
+                sums.append(result, len(task.halves()))
+            metrics, total = sums.total()
         total /= metrics.count
         return metrics, total
+
+    def _hold(self, depth: int, result: ShardGradient) -> ShardGradient:
+        """A copy in memory of our own, which waits for the result beside it."""
+        if depth == len(self._held):
+            self._held.append(np.empty_like(self.parameters))
+        np.copyto(self._held[depth], result.gradient)
+        return ShardGradient(result.metrics, self._held[depth])
 
     def _finish_epoch(self, call: "_Call") -> EpochReport:
         state = self._state
@@ -383,24 +394,26 @@ class Coordinator:
         with context:
             self._turns.run("evaluate", lambda: self.engine.start(context))
             work = shards(np.arange(len(context.datasets[0].inputs)), self.shard_size)
-            sums, at_once = ShardMetrics(), self.n_workers
+            sums, at_once = TreeSum[ShardMetrics](), self.n_workers
             while work:
                 some, work = work[:at_once], work[at_once:]
                 start = time.perf_counter()
-                sums = self._turns.run("evaluate", lambda: self._sums(context, parameters, some, sums))  # noqa: B023
+                self._turns.run("evaluate", lambda: self._add_metrics(context, parameters, some, sums))  # noqa: B023
                 if time.perf_counter() - start < SECONDS_BETWEEN / 2:
                     at_once *= 2
-                yield _metrics(sums)
+                yield _metrics(sums.total())
 
     def _evaluate(self, context: Context, dataset: int) -> Metrics:
         work = shards(np.arange(len(context.datasets[dataset].inputs)), self.shard_size, dataset)
-        return _metrics(self._sums(context, self.parameters, work, ShardMetrics()))
+        sums = TreeSum[ShardMetrics]()
+        self._add_metrics(context, self.parameters, work, sums)
+        return _metrics(sums.total())
 
-    def _sums(self, context: Context, parameters: Vector, work: list[Shard], sums: ShardMetrics) -> ShardMetrics:
-        """Those so far, and those of these shards."""
+    def _add_metrics(
+        self, context: Context, parameters: Vector, work: list[Shard], sums: TreeSum[ShardMetrics]
+    ) -> None:
         for metrics in self.engine.metrics(context, parameters, work):
-            sums += metrics
-        return sums
+            sums.append(metrics)
 
     def warm_up(self, data: Data) -> None:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
@@ -532,7 +545,7 @@ class Coordinator:
         return {
             "optimizer": describe(self.optimizer),
             "batch_size": self.batch_size,
-            "shard_size": self.shard_size,
+            "shard_size": self.shard_size if self.leaf is None else None,  # Free if it decides no bit.
             "seed": self.seed,
             "clip_norm": describe(self.clip_norm),
             "kernel": describe(getattr(self.model, "kernel", None)),
@@ -598,6 +611,13 @@ class _Loaded:
 def _require(what: str, value: object, members: tuple[str, ...]) -> None:
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
         raise TypeError(f"the {what} must be an object with {', '.join(members)}, not {value!r}")
+
+
+def _add(left: ShardGradient, right: ShardGradient) -> ShardGradient:
+    """The sum, in the place of the left one."""
+    total = left.gradient
+    total += right.gradient
+    return ShardGradient(left.metrics + right.metrics, total)
 
 
 def _dataset(data: Data) -> Dataset:

@@ -42,13 +42,16 @@ class ShardMetrics:
 class Model(Protocol):
     """What the coordinator trains: any picklable object with this.
 
-    Workers hold copies, so a model carries no parameters; it gets them with each call. Three members are optional:
+    Workers hold copies, so a model carries no parameters; it gets them with each call. Four members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
       starts, in the coordinator's process. It raises ValueError if the model can't mean such data.
     - ``description``: JSON values that decide what the parameters mean, such as the layers' settings. A checkpoint
       holds it, and `Coordinator.load` refuses a checkpoint with another one. Without it only the layout is compared.
     - ``preferred_shard_size``: samples per shard if the user doesn't say.
+    - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
+      ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give, and
+      no bit depends on the shard size. Without it, or if it is None, each shard is a leaf.
     """
 
     @property

@@ -207,6 +207,28 @@ class Softmax:
         return self._scores(parameters, inputs)[1].argmax(axis=1)
 
 
+class ByImage(Softmax):
+    """Computes image by image and adds along the tree, so its leaf is one image."""
+
+    leaf = 1
+    preferred_shard_size = 8
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        sums: list[tuple[ShardMetrics, Array]] = []
+        for i in range(len(inputs)):
+            own = np.empty_like(parameters)
+            m = super().loss_and_gradient(parameters, inputs[i : i + 1], targets[i : i + 1], own)
+            sums.append((ShardMetrics(float(m.loss_sum), int(m.correct), m.count), own))
+        while len(sums) > 1:
+            pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
+            sums = [(p[0][0] + p[1][0], p[0][1] + p[1][1]) if len(p) == 2 else p[0] for p in pairs]
+        if gradient is not None:
+            gradient[:] = sums[0][1]
+        return sums[0][0]
+
+
 @dataclass(frozen=True)
 class Returning(Softmax):
     """Returns what it is told to."""

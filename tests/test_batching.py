@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_lenet import Dataset, DatasetError
-from parallel_lenet.batching import Shard, batches, default_shard_size, epoch_order, pairs, shards, split
+from parallel_lenet.batching import Shard, aligned, batches, default_shard_size, epoch_order, shards, split, tasks
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIZES = st.integers(1, 300)
@@ -67,15 +67,19 @@ def test_shards_cut_a_batch_without_a_gap_or_an_overlap(samples: int, shard_size
     assert {shard.dataset for shard in cut} == {dataset}
 
 
-@given(st.integers(1, 1000), SIZES, st.integers(0, 3))
-def test_pairs_are_the_same_shards_two_by_two(samples: int, shard_size: int, dataset: int) -> None:
+@given(st.integers(1, 1000), SIZES, st.integers(1, 9), st.integers(0, 3))
+def test_tasks_are_the_same_shards_two_by_two_or_one_by_one(
+    samples: int, shard_size: int, n_workers: int, dataset: int
+) -> None:
     rows = epoch_order(0, 0, samples)
-    two_by_two = pairs(rows, shard_size, dataset)
-    single = [half for pair in two_by_two for half in pair.halves()]
+    given_out = tasks(rows, shard_size, n_workers, dataset)
+    single = [half for task in given_out for half in task.halves()]
     assert [shard.rows.tolist() for shard in single] == [s.rows.tolist() for s in shards(rows, shard_size, dataset)]
     assert {shard.dataset for shard in single} == {dataset}
-    assert all(len(pair.halves()) == 2 for pair in two_by_two[:-1])
     assert not any(half.cut for half in single)
+    pairs = [len(task.halves()) == 2 for task in given_out]
+    assert sorted(pairs, reverse=True) == pairs
+    assert pairs.count(False) < 2 * n_workers
 
 
 def test_a_shard_without_a_cut_is_its_only_half() -> None:
@@ -125,3 +129,12 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
 def test_one_sample_cannot_be_split() -> None:
     with pytest.raises(DatasetError, match="ones: 1 sample can't be split"):
         split(Dataset(np.arange(1), np.arange(1), "ones"), 0.5, 0)
+
+
+@given(SIZES, SIZES)
+def test_aligned_shards_are_blocks_of_the_tree(shard_size: int, leaf: int) -> None:
+    size = aligned(shard_size, leaf)
+    leaves = size // leaf
+    assert size % leaf == 0
+    assert leaves & (leaves - 1) == 0
+    assert size == leaf or size <= shard_size < 2 * size

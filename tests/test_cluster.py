@@ -26,7 +26,7 @@ from numpy.testing import assert_array_equal
 from test_engines import FEW, MANY, TROUBLE, Opened, at, computed, expected, one_each, scripted
 
 from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
-from parallel_lenet.batching import Shard, pairs, shards
+from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import WorkerWarning, cluster
 from parallel_lenet.engines.cluster import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
 from parallel_lenet.engines.cluster_ray import short_folder
@@ -121,7 +121,7 @@ def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(
     wanted = expected(Scripted(), opened.datasets, at(size), work)
     assert computed(opened, at(size), work) == wanted
     assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
-    work = pairs(np.arange(64)[::-1], size, 1)
+    work = tasks(np.arange(64)[::-1], size, 1, 1)
     assert computed(opened, at(size), work) == expected(Scripted(), opened.datasets, at(size), work)
 
 

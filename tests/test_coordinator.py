@@ -10,7 +10,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from models import Array, ModelError, Scripted, Softmax
+from models import Array, ByImage, ModelError, Scripted, Softmax
 from numpy.testing import assert_allclose, assert_array_equal
 
 from parallel_lenet import (
@@ -40,6 +40,14 @@ UNEVEN: dict[str, Any] = {"batch_size": 56, "shard_size": 10, "seed": 3}
 
 def serial(model: Any = None, optimizer: Any = None, **changes: Any) -> Coordinator:
     return Coordinator(model or Softmax(), optimizer or Adam(), **{**UNEVEN, "engine": "serial", **changes})
+
+
+class SeveralSerial(SerialEngine):
+    """Computes here what is given out as if there were several workers."""
+
+    def __init__(self, n_workers: int) -> None:
+        super().__init__()
+        self.n_workers = n_workers
 
 
 def small(data: Dataset, n: int) -> Dataset:
@@ -100,6 +108,71 @@ def test_a_step_is_the_gradient_of_the_whole_batch_whatever_its_shards(digits: D
     assert (report.count, report.accuracy) == (56, sums.correct / 56)
     assert_allclose(report.loss, sums.loss_sum / 56, rtol=1e-13)
     assert_allclose(coordinator.parameters, before - 0.5 * gradient / 56, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(("samples", "n_workers"), [(1, 1), (10, 1), (56, 1), (56, 3), (64, 2), (73, 3)])
+def test_gradients_and_losses_of_a_step_are_added_along_the_tree(digits: Dataset, samples: int, n_workers: int) -> None:
+    model, start = Softmax(), np.linspace(-0.01, 0.01, 7850).astype(np.float32)
+
+    def block(rows: Array) -> tuple[float, Array]:
+        """The law: a block is its left half plus its right half, down to the shard of 10."""
+        if len(rows) <= 10:
+            own = np.empty_like(start)
+            metrics = model.loss_and_gradient(start, digits.inputs[rows], digits.targets[rows], own)
+            return float(metrics.loss_sum), own
+        half = 10
+        while 2 * half < len(rows):
+            half *= 2
+        (left_loss, left), (right_loss, right) = block(rows[:half]), block(rows[half:])
+        return left_loss + right_loss, left + right
+
+    with Coordinator(
+        model, SGD(1.0), engine=SeveralSerial(n_workers), batch_size=samples, shard_size=10, parameters=start
+    ) as coordinator:
+        with one_blas_thread():
+            loss, gradient = block(epoch_order(0, 0, 150)[:samples])
+            total, _ = block(np.arange(150))
+        result = coordinator.evaluate(digits)
+        report = next(coordinator.iterate(digits))
+    assert isinstance(report, StepReport)
+    assert report.loss == loss / samples
+    assert result.loss == total / 150
+    assert_array_equal(coordinator.parameters, start - gradient / np.float32(samples))
+
+
+def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Dataset, leaves_nothing: None) -> None:
+    results = set()
+    for shard_size in (None, 1, 2, 8, 15, 64):
+        coordinator = serial(ByImage(), shard_size=shard_size)
+        curve = losses(coordinator.iterate(digits))
+        results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
+    with Coordinator(ByImage(), Adam(), n_workers=3, **{**UNEVEN, "shard_size": 4}) as coordinator:
+        curve = losses(coordinator.iterate(digits))
+        results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
+    assert len(results) == 1
+
+
+def test_shards_of_a_model_with_a_leaf_are_blocks_of_the_tree() -> None:
+    model = ByImage()
+    assert [serial(model, shard_size=size).shard_size for size in (None, 1, 3, 8, 100)] == [8, 1, 2, 8, 64]
+    model.leaf = 12
+    assert [serial(model, shard_size=size).shard_size for size in (1, 12, 23, 24, 100)] == [12, 12, 12, 24, 96]
+    model.leaf = 0
+    with pytest.raises(ValueError, match="the model's leaf must be"):
+        serial(model)
+
+
+def test_a_run_continues_with_another_shard_size_if_it_decides_no_bit(digits: Dataset, tmp_path: Path) -> None:
+    whole, first, second = serial(ByImage()), serial(ByImage(), shard_size=1), serial(ByImage(), shard_size=16)
+    whole.fit(digits, 2)
+    first.fit(digits, 1)
+    first.save(tmp_path / "checkpoint.npz")
+    second.load(tmp_path / "checkpoint.npz")
+    second.fit(digits, 1)
+    assert second.parameters_sha256() == whole.parameters_sha256()
+    serial(Softmax(), shard_size=4).save(tmp_path / "checkpoint.npz")
+    with pytest.raises(CheckpointError, match="shard_size 4, not 8"):
+        serial(Softmax(), shard_size=8).load(tmp_path / "checkpoint.npz")
 
 
 def test_the_last_batch_counts_only_what_is_in_it(digits: Dataset) -> None:

@@ -18,7 +18,7 @@ from models import Array, ModelError, Scripted
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import Dataset, Engine, Model, lenet5
-from parallel_lenet.batching import Shard, pairs, shards
+from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import ShardGradient
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
@@ -143,14 +143,14 @@ def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_seco
     rows = np.arange(64)[::-1][:samples]
     single = iter(expected(Scripted(), DATASETS, at(3), shards(rows, size, 1)))
     wanted = []
-    for pair in pairs(rows, size, 1):
+    for pair in tasks(rows, size, 1, 1):
         metrics, gradient = ShardMetrics(), np.zeros_like(at(3))
         for _ in pair.halves():
             more, added = next(single)
             metrics += more
             gradient += np.frombuffer(added, gradient.dtype)
         wanted.append((metrics, gradient.tobytes()))
-    assert computed(opened, at(3), pairs(rows, size, 1)) == wanted
+    assert computed(opened, at(3), tasks(rows, size, 1, 1)) == wanted
 
 
 @pytest.mark.parametrize("dataset", [2, 3], ids=["the first is slowest", "all differ"])

@@ -21,7 +21,7 @@ from models import Scripted
 from test_engines import FEW, Opened, alive, at, computed, expected, holding, one_each, scripted, usable
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
-from parallel_lenet.batching import Shard, pairs, shards
+from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import process, schedule
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.schedule import ROWS
@@ -271,7 +271,7 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
     data = scripted(*[(models.EXIT if index == 6 else models.NOTHING, index) for index in range(9)])
     with ProcessesEngine(1) as engine:
         opened = Opened(engine, Scripted(), [data], at(0))
-        results = opened.gradients(at(0), pairs(np.arange(9), 2))
+        results = opened.gradients(at(0), tasks(np.arange(9), 2, 1))
         next(results)
         with pytest.raises(
             WorkerError,
@@ -279,7 +279,7 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
             r"worker 0 \(process \d+\) ended with exit code 6 while computing shards 2 and 3$",
         ):
             next(results)
-        work = pairs(np.array([8, 0, 1]), 1)
+        work = tasks(np.array([8, 0, 1]), 1, 1)
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 

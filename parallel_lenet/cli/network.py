@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import pixels
+from parallel_lenet.arithmetic import sum_of
 from parallel_lenet.cli.console import Console
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
@@ -22,8 +23,8 @@ Recipe = dict[str, int | float | list[int] | None]
 def describe(train: Dataset) -> Recipe:
     """What `build` needs for these images: size, channels, classes, their unit, and how to normalise them.
 
-    The sums of whole-number pixels are exact, so the numbers don't depend on the order they are added in. Takes less
-    than half of the images' bytes.
+    The same numbers on every machine: sums of whole-number pixels are exact, others are added in a fixed order. Takes
+    less than half of the images' bytes.
     """
     images = train.inputs
     unit = pixels.recognise(images)
@@ -37,7 +38,7 @@ def describe(train: Dataset) -> Recipe:
         "image_size": list(images.shape[-2:]),
         "mean": (mean - black) / span,
         # A set of blank images has no deviation to divide by.
-        "std": (max(variance, shade * shade) ** 0.5 or 1.0) / span,
+        "std": (math.sqrt(max(variance, shade * shade)) or 1.0) / span,
         "pixel_min": unit.black,
         "pixel_max": unit.white,
     }
@@ -51,9 +52,9 @@ def _moments(images: Array) -> tuple[float, float]:
     sums, squares = [], []
     for part in parts(images, most):
         values = part.astype(np.int64 if exact else np.float64, order="C").ravel()
-        sums.append(values.sum().item())
+        sums.append(values.sum().item() if exact else sum_of(values.copy()))
         np.square(values, out=values)
-        squares.append(values.sum().item())
+        squares.append(values.sum().item() if exact else sum_of(values))
     add = sum if exact else math.fsum
     mean = float(add(sums)) / images.size
     return mean, float(add(squares)) / images.size - mean * mean

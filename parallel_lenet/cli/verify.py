@@ -2,7 +2,7 @@
 
 With one worker and with several, with shards computed in another order and arriving in another order, with workers
 killed in the middle, with a resume from a checkpoint file half way, and with --engine on a cluster: the parameters must
-have the same SHA-256.
+have the same SHA-256. With kernel compiled they must also have the one that is published for this version.
 """
 
 import argparse
@@ -21,16 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cli import engines, network
+from parallel_lenet.cli import engines, network, published
 from parallel_lenet.cli.console import Console, count
-from parallel_lenet.cli.options import UsageError, add_train_options, worker_count
+from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Sequential, ShardMetrics
-from parallel_lenet.optimizers import AdamW
+from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector
 from parallel_lenet.reports import StepReport
 
@@ -56,6 +55,7 @@ class Dawdling:
         self.model = model
         self.layout = model.layout
         self.preferred_shard_size = model.preferred_shard_size
+        self.leaf = getattr(model, "leaf", None)
         self.initial_parameters = model.initial_parameters
         self.predict = model.predict
 
@@ -72,6 +72,7 @@ class Proof:
     """One model, the same steps every time."""
 
     model: Sequential
+    optimizer: Optimizer
     train: Dataset
     steps: int
     batch_size: int
@@ -82,11 +83,9 @@ class Proof:
 
     def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
         """A new one, at the start."""
-        compiled = self.model.kernel == "compiled"
-        optimizer = AdamW(0.004, weight_decay=1.0, compiled=compiled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # That some of the workers have nothing to do is meant.
-            return Coordinator(model or self.model, optimizer, batch_size=self.batch_size, seed=1, **settings)
+            return Coordinator(model or self.model, self.optimizer, batch_size=self.batch_size, **settings)
 
     def run(self, coordinator: Coordinator, each: Callable[[Coordinator], object] | None = None) -> str:
         """The hash after all steps; ``each`` is called after each of them."""
@@ -157,13 +156,14 @@ def _train(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
-    parser.add_argument("--steps", type=int, default=40, help="optimizer steps each way (default: 40)")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
+    steps, size = published.STEPS, TrainOptions().batch_size
+    parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps each way (default: {steps})")
+    parser.add_argument("--batch-size", type=int, default=size, help=f"images per step (default: {size})")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table; exit code 1 where a hash differs."""
+    """Print a table; exit code 1 if a hash differs from the others, or from the published one."""
     for name, least in (("steps", 2), ("batch_size", 1)):
         if getattr(arguments, name) < least:
             option = name.replace("_", "-")
@@ -180,9 +180,9 @@ def run(arguments: argparse.Namespace) -> int:
     probe = engine()  # For the errors that it may raise.
     if not isinstance(probe, str):
         probe.close()
-    model = lenet5(kernel=asked.get("kernel", "auto"))
     train, _ = load()
-    proof = Proof(model, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
+    model, optimizer = published.recipe(train, asked.get("kernel", "auto"), arguments.batch_size)
+    proof = Proof(model, optimizer, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
     network.compile_first(proof.coordinator(engine="serial"), train, console)
     runs: list[dict[str, Any]] = []
@@ -193,11 +193,15 @@ def run(arguments: argparse.Namespace) -> int:
             runs.append({"what": what, "sha256": digest, "seconds": time.perf_counter() - start})
     for entry in runs:
         entry["equal"] = entry["sha256"] == runs[0]["sha256"]
-    passed = all(entry["equal"] for entry in runs)
+    as_published, verdict = published.compare(
+        model.kernel, arguments.steps, arguments.batch_size, str(runs[0]["sha256"])
+    )
+    passed = all(entry["equal"] for entry in runs) and as_published is not False
     if arguments.json:
         settings = {"kernel": model.kernel, "engine": name, "cluster_address": address, "workers": workers.count}
         settings |= {"steps": arguments.steps, "batch_size": arguments.batch_size}
-        console.result({"passed": passed, **settings, "numpy": np.__version__, "runs": runs})
+        settings |= {"numpy": np.__version__, "as_published": as_published, "published_sha256": published.SHA256}
+        console.result({"passed": passed, **settings, "runs": runs})
     else:
         rows = [
             (e["what"], e["sha256"][:16] + "...", f"{e['seconds']:.1f} s", "ok" if e["equal"] else "DIFFERENT")
@@ -205,4 +209,5 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         console.table("SHA-256 of the trained parameters", ("how", "begins with", "time", "the same"), rows)
     console.note(f"{sum(entry['equal'] for entry in runs)} of {len(runs)} ways give the same bits")
+    console.note(verdict)
     return 0 if passed else 1

@@ -39,7 +39,6 @@ from parallel_lenet.engines.cluster_limits import START, UnansweredError, answer
 from parallel_lenet.engines.cluster_ray import Ray
 from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
 from parallel_lenet.engines.memory import read_only
-from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.model import Model, ShardMetrics
@@ -154,13 +153,9 @@ class Cluster:
 
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """Computed a few hundred megabytes of gradients at a time."""
-        work = spread(shards, self.n_workers)
-        results = (
-            ShardGradient(result.metrics, read_only(result.gradient))
-            for result in self._results(context, parameters, work, True)
-            if result.gradient is not None  # Always, but that is for us to know.
-        )
-        return join(shards, work, results)
+        for result in self._results(context, parameters, shards, True):
+            if result.gradient is not None:  # Always, but that is for us to know.
+                yield ShardGradient(result.metrics, read_only(result.gradient))
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``."""

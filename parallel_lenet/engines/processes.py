@@ -38,7 +38,6 @@ from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWa
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
 from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, REFUSED, RESULT, SKIPPED, Answer, Task
-from parallel_lenet.engines.pairs import join, spread
 from parallel_lenet.engines.process import GRACE, Process, end_all, rows_size, uninterrupted
 from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
 from parallel_lenet.engines.snapshots import Open, Snapshots
@@ -216,13 +215,9 @@ class ProcessesEngine:
             raise
 
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
-        """The gradients are views of the workers' memory, but where two workers have computed half of one each."""
-        work = spread(shards, self.n_workers)
-        results = (
-            ShardGradient(held.answer.metrics, held.worker.rows[held.row])
-            for held in self._results(GRADIENT, context, parameters, work)
-        )
-        return join(shards, work, results)
+        """The gradients are views of the workers' memory."""
+        for held in self._results(GRADIENT, context, parameters, shards):
+            yield ShardGradient(held.answer.metrics, held.worker.rows[held.row])
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``, but nothing is written."""

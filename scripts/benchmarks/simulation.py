@@ -31,10 +31,9 @@ from benchmarks.common import Report, alternate, sixty_thousand, steps, works
 from benchmarks.engines import NoOp
 from benchmarks.scaling import Timed, copies, one_worker
 from parallel_lenet import Adam, Coordinator, Dataset, kernels, lenet5
-from parallel_lenet.batching import pairs
+from parallel_lenet.batching import tasks
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines.cluster import Cluster, ClusterWarning, grouped
-from parallel_lenet.engines.pairs import spread
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BATCH_SIZES = (128, 512, 2048, 8192, 65536)
@@ -76,7 +75,7 @@ class Place:
 
 def predict(costs: Costs, workers: int, shards: int, place: Place) -> float:
     """Seconds a step."""
-    pieces = [len(piece.rows) for piece in spread(pairs(np.arange(shards), 1), workers)]  # A row for each shard.
+    pieces = [len(piece.rows) for piece in tasks(np.arange(shards), 1, workers)]  # A row for each shard.
     seconds = [(n * costs.shard + (n - 1) * costs.add) * place.slowdown for n in pieces]
     groups = [sum(group) for group in grouped(seconds, sum(seconds), workers)]
     busy = [0.0] * workers
@@ -139,11 +138,11 @@ def _speedups(costs: Costs, shard_size: int, place: Place) -> dict[int, list[flo
 def _overhead(engine: Cluster, data: Dataset, rounds: int) -> tuple[float, float, float]:
     """Of a call, of a task in it and of a gradient from it: from steps that compute nothing."""
     rows, seconds = [], []
-    for tasks, pieces in ((2, 4), (8, 8), (2, 32)):
-        engine.n_workers = tasks
+    for workers, pieces in ((2, 4), (8, 8), (2, 32)):
+        engine.n_workers = workers
         engine._discard()
         coordinator = Coordinator(NoOp(), Adam(), engine=engine, batch_size=2 * 16 * pieces, shard_size=16)
-        rows.append((1, tasks, pieces))
+        rows.append((1, workers, pieces))
         seconds.append(steps(coordinator, data, 10 * rounds)[0])
     engine.n_workers = 2
     engine._discard()

@@ -1,0 +1,52 @@
+"""The published bits: what the first steps of ``parallel-lenet train`` give with this version, on every machine."""
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from parallel_lenet import __version__, kernels
+from parallel_lenet.cli import network, recipes
+from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.model import Sequential
+from parallel_lenet.optimizers import Optimizer
+from parallel_lenet.optional import ExtraError
+
+SHA256 = "a1fd210fd7f480256263e414cc66c3fcc872955ea5576684d94f7398ab8ef811"
+"""Of the parameters after `STEPS` steps on the bundled digits, with kernel compiled and every other option as it is by
+default. A change that is meant to change bits writes it anew, here and in the README: see CONTRIBUTING."""
+
+STEPS = 50
+MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
+
+
+def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
+    """What ``parallel-lenet train`` trains on these images, and with what."""
+    model = network.build(network.describe(train), kernel)
+    options = recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
+    return model, recipes.optimizer(options, recipes.total_steps(options, len(train)))
+
+
+def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool | None, str]:
+    """Whether a run has the published bits, or None if it was another run; and that in a sentence."""
+    if (steps, batch_size) != (STEPS, TrainOptions().batch_size):
+        return None, f"not compared with the published bits, which are of {STEPS} steps of {TrainOptions().batch_size}"
+    if kernel != "compiled":
+        return None, f"not compared with the published bits, which are of kernel compiled, not {kernel}{_missing()}"
+    if sha256 == SHA256:
+        return True, f"the same bits as published for version {__version__}: SHA-256 {SHA256[:16]}..."
+    here = f"NumPy {np.__version__}, numba {metadata.version('numba')}, {platform.machine()}"
+    return False, (
+        f"not the bits published for version {__version__}: SHA-256 {sha256[:16]}... instead of {SHA256[:16]}...; "
+        f"here: {here}; published: {MADE_WITH}"
+    )
+
+
+def _missing() -> str:
+    """Why the compiled kernel can't be used here, if it can't."""
+    try:
+        kernels.load("compiled")
+    except ExtraError as error:
+        return f": {error}"
+    return ""

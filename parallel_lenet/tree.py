@@ -1,0 +1,59 @@
+r"""The order in which the sums of a batch are added: a balanced binary tree over the samples' positions.
+
+The samples of a batch are cut into *leaves*. A *block* is an aligned run of 2^k leaves, and its sum is the sum of its
+left half plus the sum of its right half; a right half beyond the end of the batch is left out::
+
+    leaf      0   1   2   3   4   5   6
+               \ /     \ /     \ /    |
+                01      23      45     6
+                  \    /         \   /
+                   0123           456
+                       \         /
+                         0123456
+
+So a block's sum doesn't depend on the batch around it, and whoever computes a block may cut it into smaller ones: the
+tree, and with it every bit of the total, stays the same.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Sum = TypeVar("Sum")
+
+
+class TreeSum(Generic[Sum]):
+    """Adds blocks that come in order, each two halves as soon as both are there.
+
+    ``add(left, right)`` returns the sum of two neighbours. ``hold(depth, block)`` is called if a block has to wait for
+    its right neighbour, and returns it in a form that stays; ``depth`` is how many others are waiting. At most
+    log2(leaves) + 1 blocks wait at a time. By default ``add`` is ``left + right``, and blocks stay as they are.
+    """
+
+    def __init__(
+        self,
+        add: Callable[[Sum, Sum], Sum] = operator.add,
+        hold: Callable[[int, Sum], Sum] = lambda depth, block: block,
+    ) -> None:
+        self._add = add
+        self._hold = hold
+        self._waiting: list[tuple[int, Sum]] = []
+        self._end = 0
+
+    def append(self, block: Sum, size: int = 1) -> None:
+        """The next block, of ``size`` leaves: a power of two, also for a last block that is cut off."""
+        self._end += size
+        total = block
+        while self._waiting and self._waiting[-1][0] == size and self._end % (2 * size) == 0:
+            total = self._add(self._waiting.pop()[1], total)
+            size *= 2
+        self._waiting.append((size, self._hold(len(self._waiting), total) if total is block else total))
+
+    def total(self) -> Sum:
+        """The sum of all blocks so far; ValueError if there are none. Ask once if ``add`` writes into its blocks."""
+        if not self._waiting:
+            raise ValueError("there is nothing to add")
+        *rest, (_, total) = self._waiting
+        for _, left in reversed(rest):
+            total = self._add(left, total)
+        return total
