@@ -257,7 +257,8 @@ class Coordinator:
 
     def _advance(self, call: "_Call") -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
-        self._warm_up(*call.context.datasets[0])
+        if not call.context.closed:  # Else `start` says so.
+            self._warm_up(*call.context.datasets[0])
         self.engine.start(call.context)
         self._require_same_data(call)
         order = call.order(self.seed, self.epoch)

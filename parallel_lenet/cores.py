@@ -24,7 +24,8 @@ class WorkerCount:
 def usable_cores() -> int:
     """The cores that this process may use, at least 1: what joblib counts, and the quotas of its control groups.
 
-    joblib knows affinity, LOKY_MAX_CPU_COUNT and the quota of a container, but not those of a group inside.
+    joblib knows affinity, LOKY_MAX_CPU_COUNT and the quota of a container, but not those of a group inside. Inside one
+    of several parallel jobs it is that job's share.
     """
     import joblib  # Lazily: importing it takes 0.1 s, which `import parallel_lenet` needn't pay.
 
@@ -32,7 +33,22 @@ def usable_cores() -> int:
         cores = int(joblib.cpu_count())
     except (OSError, ValueError):  # Containers show /sys files that it can't parse: loky#478, loky#634.
         cores = os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, cpu_quota())))
+    return max(1, math.ceil(min(cores, cpu_quota(), _share())))
+
+
+def _share() -> float:
+    """The cores that are meant for this process if it is a parallel job itself: infinity if it is not.
+
+    In its workers joblib sets the variables that limit the threads of libraries, to cores / jobs. Workers of
+    multiprocessing are daemons, which are not to have processes of their own: joblib gives them one.
+    """
+    from multiprocessing import current_process  # Lazily: with joblib, which imports it.
+
+    process = current_process()
+    if process.name.startswith("LokyProcess"):
+        limits = [value for name, value in os.environ.items() if name.endswith("_NUM_THREADS") and value.isdecimal()]
+        return max(map(int, limits), default=math.inf)
+    return 1 if process.daemon else math.inf
 
 
 def default_workers() -> int:

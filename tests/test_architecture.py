@@ -97,6 +97,7 @@ LATE = {
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
+    ("cores", "multiprocessing"),  # With joblib, which imports it.
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.
     ("engines.imports", "cloudpickle"),  # The same.
     ("engines.messages", "fcntl"),  # Not on Windows.

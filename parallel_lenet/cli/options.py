@@ -9,14 +9,13 @@ from typing import Any
 
 from parallel_lenet import kernels
 from parallel_lenet.cli import toml
-from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
+from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
-WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
 LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
 MOST = 10**12  # Of anything counted: beyond it, products of counts would not fit where they are computed.
 # Where code runs, whom to talk to and where to write: said by whoever starts a run, not by the file of another run.
@@ -224,7 +223,10 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
     if flag is not None:
         asked, origin = flag, "--workers"
     elif os.environ.get(WORKERS_VARIABLE):
-        asked, origin = _whole_number(os.environ[WORKERS_VARIABLE]), WORKERS_VARIABLE
+        try:
+            asked, origin = default_workers(), WORKERS_VARIABLE
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     elif configured is not None:
         asked, origin = configured, "--config"
     else:
@@ -238,10 +240,3 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
     return replace(workers, how=f"{workers.how}: {origin}")
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{WORKERS_VARIABLE} must be a whole number such as 4 or -1, not {text!r}") from None

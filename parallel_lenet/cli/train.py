@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-import warnings
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -120,21 +119,20 @@ def _prepare(
     try:
         if options.validation is not None:
             train, validation = split(everything, options.validation, options.seed)
-        with warnings.catch_warnings(record=True) as advice:
-            coordinator = Coordinator(
-                model,
-                recipes.optimizer(options, recipes.total_steps(options, len(train))),
-                n_workers=workers.count,
-                batch_size=options.batch_size,
-                shard_size=options.shard_size,
-                engine=engine,
-                seed=options.seed,
-                parameters=parameters,
-                clip_norm=options.clip_norm,
-                on_nan=options.on_nan,
-                step_timeout=options.step_timeout,
-                max_tries=options.max_tries,
-            )
+        coordinator = Coordinator(
+            model,
+            recipes.optimizer(options, recipes.total_steps(options, len(train))),
+            n_workers=workers.count,
+            batch_size=options.batch_size,
+            shard_size=options.shard_size,
+            engine=engine,
+            seed=options.seed,
+            parameters=parameters,
+            clip_norm=options.clip_norm,
+            on_nan=options.on_nan,
+            step_timeout=options.step_timeout,
+            max_tries=options.max_tries,
+        )
     except ValueError as error:
         raise as_usage(error) from None
     stack.callback(coordinator.close)
@@ -167,8 +165,8 @@ def _prepare(
     )
     if validation is not None:
         console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")
-    for warning in advice:
-        console.note(f"note: {warning.message}")
+    if coordinator.workers_note is not None:
+        console.note(f"note: {coordinator.workers_note}")
     network.say_unit(model, train, console)
     return training
 

@@ -83,9 +83,7 @@ class Proof:
 
     def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
         """A new one, at the start."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # That some of the workers have nothing to do is meant.
-            return Coordinator(model or self.model, self.optimizer, batch_size=self.batch_size, **settings)
+        return Coordinator(model or self.model, self.optimizer, batch_size=self.batch_size, **settings)
 
     def run(self, coordinator: Coordinator, each: Callable[[Coordinator], object] | None = None) -> str:
         """The hash after all steps; ``each`` is called after each of them."""

@@ -28,8 +28,7 @@ def blas() -> ThreadpoolController:
 
 
 _lock = threading.Lock()
-_inside = 0  # How many blocks of `one_blas_thread` are being run.
-_limiter: Any = None
+_limits: dict[int, tuple[int, Any]] = {}  # How many blocks of `one_blas_thread` are being run, and what puts it back.
 
 
 @contextmanager
@@ -38,18 +37,30 @@ def one_blas_thread() -> Iterator[None]:
 
     A matrix product on two threads may differ from that on one in its last bits, and workers have one.
     """
-    global _inside, _limiter
+    # The number is that of the whole process, save for OpenBLAS over OpenMP: there it is each thread's own.
+    own = any(getattr(library, "threading_layer", "") == "openmp" for library in blas().lib_controllers)
+    key = threading.get_ident() if own else 0
     with _lock:
-        if _inside == 0:
-            _limiter = blas().limit(limits=1)
-        _inside += 1
+        inside, limiter = _limits.get(key, (0, None))
+        _limits[key] = inside + 1, _released().limit(limits=1) if limiter is None else limiter
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limiter.restore_original_limits()
+            inside, limiter = _limits.pop(key)
+            if inside > 1:
+                _limits[key] = inside - 1, limiter
+            else:
+                _released()
+                limiter.restore_original_limits()
+
+
+def _released() -> ThreadpoolController:
+    """BLAS, for whichever thread: threadpoolctl lets only the thread that set a limit first change it, unless told."""
+    for library in blas().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+    return blas()
 
 
 class SerialEngine:
