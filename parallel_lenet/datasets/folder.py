@@ -168,7 +168,7 @@ def _rearranged(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     together = max(1, PART // rows.shape[1])
     for start in range(0, len(images), together):
         some = slice(start, start + together)
-        rows[some] = values[some].transpose(axes).reshape(len(rows[some]), -1).copy()
+        rows[some] = values[some].transpose(axes).reshape(len(rows[some]), -1)  # A copy, or NumPy makes one.
     return rows.reshape([images.shape[axis] for axis in axes])
 
 
