@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-import parallel_lenet
-from parallel_lenet import SGD, CheckpointError, Coordinator, DatasetError, lenet5
+from parallel_lenet import SGD, CheckpointError, Coordinator, DatasetError, lenet5, load_model
 from parallel_lenet.cli import config, main
 from parallel_lenet.cli.options import UsageError
 from parallel_lenet.datasets.folder import NAMES, read_folder
@@ -228,7 +227,8 @@ class Target:
         command += ["--kernel", "im2col", "--engine", "serial", "--optimizer", "sgd", "--quiet", "--out", str(run)]
         with contextlib.redirect_stdout(io.StringIO()):
             assert main(command) == 0
-        return [run / ("config.toml" if kind == "config" else "checkpoint.npz")]
+        names = {"config": "config.toml", "metrics": "metrics.jsonl", "checkpoint": "checkpoint.npz"}
+        return [run / names[kind]]
 
     def read(self, kind: str, file: Path, rng: random.Random) -> None:
         """Read the file in one of the ways that it is read; raises what the library says."""
@@ -236,22 +236,27 @@ class Target:
             read_folder(file.parent)
         elif kind == "config":
             config.read(str(file))
-        elif rng.random() < 0.5:
+        elif kind == "checkpoint" and rng.random() < 0.5:
             with Coordinator(self.model, SGD(), engine="serial", batch_size=4) as coordinator:
                 coordinator.load(file)
-        elif rng.random() < 0.5 and hasattr(parallel_lenet, "load_model"):
-            parallel_lenet.load_model(file, kernel="im2col")
+        elif kind == "checkpoint" and rng.random() < 0.5:
+            load_model(file, kernel="im2col")
         else:
             evaluate = ["evaluate", str(file), "--engine", "serial", "--kernel", "im2col"]
             resume = ["train", "--resume", str(file.parent), "--max-steps", "2", "--quiet"]
             said = io.StringIO()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-                code = main(rng.choice((evaluate, resume)))
+                code = main(rng.choice((evaluate, resume)) if kind == "checkpoint" else resume)
             assert code in (0, 1, 2), code
             assert "Traceback" not in said.getvalue(), said.getvalue()
 
 
-HOSTILE: dict[str, Mutation] = {"idx": hostile_idx, "checkpoint": hostile_checkpoint, "config": hostile_config}
+HOSTILE: dict[str, Mutation] = {
+    "idx": hostile_idx,
+    "checkpoint": hostile_checkpoint,
+    "config": hostile_config,
+    "metrics": damaged,
+}
 
 
 def attack(kind: str, number: int, seed: int) -> list[str]:

@@ -23,7 +23,7 @@ sys.exit(bool(faults))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize(("kind", "number"), [("idx", 100), ("config", 60)])
+@pytest.mark.parametrize(("kind", "number"), [("idx", 100), ("config", 60), ("checkpoint", 60), ("metrics", 10)])
 def test_hostile_files_are_refused_with_a_sentence_and_take_little_memory(
     kind: str, number: int, tmp_path: Path
 ) -> None:
