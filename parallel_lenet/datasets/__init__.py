@@ -18,7 +18,9 @@ def load(name: str = "mnist-5k", data_dir: str | os.PathLike[str] | None = None)
     ``data_dir``, a folder of four IDX files, takes precedence over ``name``. Its files are called
     ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``,
     gzipped or not, or as EMNIST calls its own, whose images are turned upright; ``FOLDER/emnist-letters`` chooses one
-    of several sets. The files have colours last, ``(n, h, w, 3)``; what is returned has them first.
+    of several sets. The files have colours last, ``(n, h, w, 3)``; what is returned has them first. Plain grey images
+    of at least 1 GiB are not read but memory-mapped, so that they need not fit into memory: do not shorten such a file
+    while it is in use, or the program ends with SIGBUS.
 
     ``mnist-5k`` comes with the package; ``mnist``, ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with
     the ``data`` extra. Raises DatasetError if the name is unknown or the data cannot be had or used, and ExtraError, a

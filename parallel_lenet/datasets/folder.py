@@ -47,13 +47,14 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     ``directory`` may end with the name of one, as in ``FOLDER/emnist-letters``. EMNIST's images, which are stored with
     rows and columns swapped, are turned upright. What the files may hold: see `read_files`.
     """
-    directory = os.fspath(directory)
+    directory = os.fsdecode(directory)
     parent, wanted = os.path.split(os.path.normpath(directory))
     inside = not os.path.exists(directory) and os.path.isdir(parent)
     try:
         entries = sorted(os.scandir(parent if inside else directory), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DatasetError(f"{directory}: cannot be read as a folder: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError for a name with a null character.
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{directory}: cannot be read as a folder: {reason}") from error
     sets = _sets(entries)
     complete = [name for name, found in sets.items() if len(found.paths) == len(NAMES)]
     if inside and wanted.lower() not in complete:
@@ -84,32 +85,29 @@ def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _Set]:
     sets: dict[str, _Set] = {}
     for entry in entries:
         match = NAME.fullmatch(entry.name)
-        path = None if match is None else _file(entry)
+        path = None if match is None else _file(Path(entry.path))
         if match is None or path is None:
             continue
         part = "train" if match["part"].lower() == "train" else "t10k"
         name = next(name for name in NAMES if name.startswith(f"{part}-{match['what'].lower()}"))
         zipped = bool(match["inner"] or match["outer"])
         # Files before what is in folders, plain before gzipped, then whichever is most like MNIST's name.
-        rank = (not entry.is_file(), zipped, match["part"].lower() == "test", entry.name != name, entry.name)
+        rank = (path != Path(entry.path), zipped, match["part"].lower() == "test", entry.name != name, entry.name)
         files = sets.setdefault((match["set"] or "").lower().strip("-_. "), _Set()).files
         files[name] = min(files.get(name, (rank, path)), (rank, path))
     return sets
 
 
-def _file(entry: os.DirEntry[str]) -> Path | None:
-    """The regular file that the entry is, or that it has in it as a folder: of the same name, or the only one."""
-    if entry.is_file():
-        return Path(entry.path)
-    if not entry.is_dir():
-        return None
+def _file(path: Path) -> Path | None:
+    """The path if it is a regular file; if it is a folder, the file in it that has its name, or is the only one."""
+    if path.is_file():
+        return path
     try:
-        inner = [each for each in os.scandir(entry.path) if each.is_file() and not each.name.startswith(".")]
-    except OSError:
+        inner = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
+    except OSError:  # Not a folder, or one that may not be read.
         return None
-    same = [each for each in inner if each.name == entry.name]
-    found = same or inner
-    return Path(found[0].path) if len(found) == 1 else None
+    found = [each for each in inner if each.name == path.name] or inner
+    return found[0] if len(found) == 1 else None
 
 
 def read_files(paths: list[Path], name: str, upright: bool = True) -> tuple[Dataset, Dataset]:
