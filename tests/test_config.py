@@ -61,6 +61,16 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
     assert "the fuzz stops here" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "PATIENCE", 0.01)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match=r"pipe: can't be read: nothing came out of the pipe for 0\.01 seconds"):
+        config.read(str(tmp_path / "pipe"))
+    with pytest.raises(UsageError, match=r"/dev/zero: is longer than 1,048,576 bytes"):
+        config.read("/dev/zero")
+
+
 def test_a_thousand_workers_need_more_than_a_files_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

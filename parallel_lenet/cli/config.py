@@ -1,6 +1,8 @@
 """Configuration files: the options of training as TOML, as runs write them and users do."""
 
 import argparse
+import os
+import select
 import sys
 import tomllib
 from dataclasses import Field
@@ -10,6 +12,7 @@ from typing import Any
 from parallel_lenet.cli.options import OPTIONS, UsageError, dashed, shown, stored
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
+PATIENCE = 10  # Seconds for the next bytes of a pipe.
 
 
 def encode(text: str) -> bytes:
@@ -17,12 +20,30 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", sys.getfilesystemencodeerrors())
 
 
+def _from_pipe(path: Path) -> bytes:
+    """What comes out of a pipe, up to one byte too many; TimeoutError if nobody writes to it."""
+    content = b""
+    # Opened without waiting for a writer: there may never be one.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        while len(content) <= LARGEST:
+            if not select.select([pipe], [], [], PATIENCE)[0]:
+                raise TimeoutError(0, f"nothing came out of the pipe for {PATIENCE} seconds")
+            part = pipe.read(LARGEST + 1 - len(content))
+            if not part:
+                break
+            content += part
+    return content
+
+
 def read(file: str) -> dict[str, Any]:
     """The options in a TOML file, which is read once and may be a pipe; UsageError for what flags would not allow."""
     path = Path(file)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
+        if path.is_fifo():
+            content = _from_pipe(path)
+        else:
+            with path.open("rb") as stream:
+                content = stream.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"--config {path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > LARGEST:
