@@ -291,7 +291,8 @@ class Coordinator:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state = self._state
-        metrics, gradient = self._mean_gradient(call.context, tasks(rows, self.shard_size, self.n_workers))
+        work = tasks(rows, self.shard_size, self.n_workers)
+        metrics, gradient, suspects = self._mean_gradient(call.context, work)
         norm, bad = None, None
         if finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
@@ -301,9 +302,7 @@ class Coordinator:
             if not np.isfinite(parameters).all():
                 bad = finite.after_update(optimizer.step, self.model.layout, parameters)
         else:
-            work = shards(rows, self.shard_size)
-            again = self.engine.gradients(call.context, self.parameters, work)
-            bad = finite.trace(self.step + 1, self.model.layout, again, len(work))
+            bad = self._trace(call.context, rows, work, suspects)
         if bad is not None:
             if self.on_nan == "stop":
                 raise bad
@@ -330,15 +329,33 @@ class Coordinator:
             skipped=None if bad is None else str(bad),
         )
 
-    def _mean_gradient(self, context: Context, work: list[Shard]) -> tuple[ShardMetrics, Vector]:
-        """The sums over the shards, added along the tree, the gradient divided once by the number of samples."""
-        sums = TreeSum(_add, self._hold)
+    def _trace(
+        self, context: Context, rows: NDArray[np.int64], work: list[Shard], suspects: list[str]
+    ) -> NonFiniteError:
+        """Compute a step whose sum is not finite again, to find out why."""
+        step, parts = self.step + 1, shards(rows, self.shard_size)
+        bad = finite.trace(step, self.model.layout, self.engine.gradients(context, self.parameters, parts), len(parts))
+        if bad is not None:
+            return bad
+        metrics, gradient, _ = self._mean_gradient(context, work)
+        if finite.is_finite(metrics.loss_sum, gradient):
+            return finite.irreproducible(step, suspects)
+        return finite.overflow(step)
+
+    def _mean_gradient(self, context: Context, work: list[Shard]) -> tuple[ShardMetrics, Vector, list[str]]:
+        """The sums over the shards, added along the tree, the gradient divided once by the number of samples.
+
+        And the workers whose sums are not finite, or all of them if no worker's alone is not.
+        """
+        sums, workers, suspects = TreeSum(_add, self._hold), list[str](), list[str]()
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
             for task, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
+                one = result.metrics.loss_sum + float(np.add.reduce(result.gradient))
+                (workers if math.isfinite(one) else suspects).append(result.worker)
                 sums.append(result, len(task.halves()))
-            metrics, total = sums.total()
+            metrics, total = sums.total()[:2]
         total /= metrics.count
-        return metrics, total
+        return metrics, total, suspects or workers
 
     def _hold(self, depth: int, result: ShardGradient) -> ShardGradient:
         """A copy in memory of our own, which waits for the result beside it."""
@@ -373,11 +390,15 @@ class Coordinator:
         )
 
     def evaluate(self, data: Data) -> Metrics:
-        """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice."""
+        """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice.
+
+        Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would mean nothing.
+        """
         dataset = self._checked(data)
         return self._turns.run("evaluate", lambda: self._evaluate_now(dataset))
 
     def _evaluate_now(self, dataset: Dataset) -> Metrics:
+        finite.require_finite(self.step, self.model.layout, self.parameters)
         with self.engine.open(self.model, (dataset,), self.parameters) as context:
             self.engine.start(context)
             return self._evaluate(context, 0)
@@ -388,6 +409,7 @@ class Coordinator:
         All are of the parameters as they are when it is called.
         """
         dataset, parameters = self._checked(data), self.parameters
+        finite.require_finite(self.step, self.model.layout, parameters)
         context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters))
         return self._iterate_evaluation(context, parameters)
 
@@ -414,6 +436,8 @@ class Coordinator:
         self, context: Context, parameters: Vector, work: list[Shard], sums: TreeSum[ShardMetrics]
     ) -> None:
         for metrics in self.engine.metrics(context, parameters, work):
+            if not math.isfinite(metrics.loss_sum):
+                raise finite.evaluation(self.step, metrics.loss_sum)
             sums.append(metrics)
 
     def warm_up(self, data: Data) -> None:
@@ -440,7 +464,7 @@ class Coordinator:
 
         Before any training, unless the coordinator was given ``parameters``, they are those of random parameters. The
         logger ``parallel_lenet`` says so once, as a warning. A `Sequential` raises ValueError if images have another
-        size or unit than its own.
+        size or unit than its own, NonFiniteError is raised if the parameters hold NaN or infinity.
         """
         if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
             what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
@@ -448,6 +472,7 @@ class Coordinator:
         if self._random and self.step == 0:
             self._random = False  # Say it once.
             _log.warning("predict before any training: the parameters are the random initial ones")
+        finite.require_finite(self.step, self.model.layout, self.parameters)
         with one_blas_thread():
             return self.model.predict(self.parameters, inputs)
 

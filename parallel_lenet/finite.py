@@ -1,11 +1,12 @@
 """Numbers that have gone bad: noticed at every step, and traced back to the shard and the layer they came from.
 
 The check is one pass over the averaged vector, about 10 us for LeNet-5: a NaN or an infinity in any shard stays one in
-the sum. Where it strikes, the shards are computed once more, one by one: they are pure functions, so it strikes again.
+the sum. Then the shards are computed once more, one by one. They are pure functions, so it comes up again; if it does
+not, a worker has computed something else the first time.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def first_layer(layout: Layout, vector: Vector) -> str | None:
     return next((name for name, view in layout.views(vector).items() if not np.isfinite(view).all()), None)
 
 
-def trace(step: int, layout: Layout, results: Iterable[ShardGradient], shards: int) -> NonFiniteError:
-    """The error to raise, from the results of the step's shards computed again."""
+def trace(step: int, layout: Layout, results: Iterable[ShardGradient], shards: int) -> NonFiniteError | None:
+    """The error to raise, from the results of the step's shards computed again; None if all are finite."""
     for number, result in enumerate(results, start=1):
         loss, gradient = result.metrics.loss_sum, result.gradient
         if not is_finite(loss, gradient):
@@ -46,7 +47,38 @@ def trace(step: int, layout: Layout, results: Iterable[ShardGradient], shards: i
             what = f"the gradient of {layer} holds NaN or infinity" if layer else "all gradients are finite"
             where = f"step {step}, shard {number} of {shards}"
             return NonFiniteError(f"{where}: the loss is {loss:g}, and {what}", step, number, layer)
+    return None
+
+
+def overflow(step: int) -> NonFiniteError:
+    """The error to raise if the shards' gradients are finite, and their sum is not, twice."""
     return NonFiniteError(f"step {step}: the shards are finite, but their sum overflows", step)
+
+
+def irreproducible(step: int, workers: Sequence[str]) -> NonFiniteError:
+    """The error to raise if the second computation of a step gives finite numbers."""
+    return NonFiniteError(
+        f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, and "
+        "the second computation of the same shards gave something else, finite numbers: the model is not a pure "
+        "function of its arguments, or a machine computes wrong",
+        step,
+    )
+
+
+def require_finite(step: int, layout: Layout, parameters: Vector) -> None:
+    """Raises NonFiniteError if the parameters are not: a score of NaN is smaller and larger than no other."""
+    if not np.isfinite(parameters).all():
+        layer = first_layer(layout, parameters)
+        raise NonFiniteError(f"the parameters hold NaN or infinity in {layer}: they predict nothing", step, None, layer)
+
+
+def evaluation(step: int, loss: float) -> NonFiniteError:
+    """The error to raise if finite parameters give a loss that is not."""
+    return NonFiniteError(
+        f"after step {step}: the loss on the data to evaluate is {loss:g}: the data hold NaN or infinity, or scores "
+        "overflow; an accuracy would mean nothing",
+        step,
+    )
 
 
 def after_update(step: int, layout: Layout, parameters: Vector) -> NonFiniteError:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,63 @@ def test_skipping_is_part_of_a_runs_configuration(tmp_path: Path) -> None:
     result = json.loads(run(tmp_path, "train", *arguments, "--json", "--out", "r").stdout)
     assert result["steps"] == 1
     assert 'on-nan = "skip"' in (tmp_path / "r" / "config.toml").read_text()
+
+
+class Flaky(Fragile):
+    """Gives NaN in the gradient of one sample the first time that it is computed, whoever computes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        metrics = super().loss_and_gradient(parameters, inputs, targets, gradient)
+        if gradient is not None and (targets == 1).any():
+            done = self.folder / "done"
+            if not done.exists():
+                done.touch()
+                (self.folder / "pid").write_text(str(os.getpid()))
+                gradient[0] = math.nan
+        return metrics
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes", "threading"])
+def test_a_gradient_that_was_bad_only_once_is_said_to_be_irreproducible_with_the_worker_that_computed_it(
+    engine: str, tmp_path: Path
+) -> None:
+    samples = data()
+    targets = samples.targets.copy()
+    targets[epoch_order(0, 0, 40)[13]] = 1
+    model = Flaky(tmp_path)
+    with (
+        Coordinator(model, Adam(), batch_size=12, shard_size=3, engine=engine, n_workers=2) as c,
+        pytest.raises(NonFiniteError) as error,
+    ):
+        c.fit(Dataset(samples.inputs, targets))
+    message = str(error.value)
+    assert message.startswith("step 2: the loss or a gradient from ")
+    assert "the second computation of the same shards gave something else, finite numbers" in message
+    pid = (tmp_path / "pid").read_text()
+    blamed = message.partition(" from ")[2].partition(" held ")[0]
+    if engine == "serial":
+        assert blamed == "this process"
+    else:
+        assert re.search(rf"\b{pid}\b", blamed)
+        assert " and " not in blamed  # Of the two workers, the one.
+    assert c.step == 1
+
+
+@pytest.mark.parametrize("engine", ["serial", "threading"])
+def test_parameters_or_a_loss_that_hold_nan_are_an_error_not_an_accuracy(engine: str) -> None:
+    parameters = np.ones(7, np.float32)
+    parameters[5] = math.nan
+    with coordinator(parameters=parameters, engine=engine, n_workers=2) as c:
+        for call in (c.evaluate, lambda d: list(c.iterate_evaluation(d)), lambda d: c.predict(d.inputs)):
+            with pytest.raises(NonFiniteError, match="the parameters hold NaN or infinity in second: they predict"):
+                call(data())
+    with coordinator(engine=engine, n_workers=2) as c:
+        for call in (c.evaluate, lambda d: list(c.iterate_evaluation(d)), lambda d: c.fit(data(), 1, d)):
+            with pytest.raises(NonFiniteError, match="the loss on the data to evaluate is nan"):
+                call(data((3, NAN_LOSS)))
+        assert c.evaluate(data()).count == 40

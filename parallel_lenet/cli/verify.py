@@ -42,7 +42,7 @@ class Backwards(SerialEngine):
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """All are computed before the first is yielded."""
         computed = [
-            ShardGradient(result.metrics, result.gradient.copy())
+            result._replace(gradient=result.gradient.copy())
             for result in super().gradients(context, parameters, shards[::-1])
         ]
         return iter(computed[::-1])

@@ -44,6 +44,8 @@ class ShardGradient(NamedTuple):
     metrics: ShardMetrics
     gradient: Vector
     """Summed over the samples; read-only, and valid until the next result is asked for."""
+    worker: str = "this process"
+    """Who computed it, for people."""
 
 
 class Context:

@@ -155,7 +155,7 @@ class Cluster:
         """Computed a few hundred megabytes of gradients at a time."""
         for result in self._results(context, parameters, shards, True):
             if result.gradient is not None:  # Always, but that is for us to know.
-                yield ShardGradient(result.metrics, read_only(result.gradient))
+                yield ShardGradient(result.metrics, read_only(result.gradient), f"worker {result.worker}")
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``."""
@@ -216,7 +216,7 @@ class Cluster:
                         missing |= not answer.results
                         for result in answer.results:
                             if result.version == task.version:
-                                done.setdefault(result.shard, result)
+                                done.setdefault(result.shard, result._replace(worker=answer.worker))
                         if answer.results:
                             busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
                             self._shard_seconds = answer.seconds / len(answer.results)

@@ -78,6 +78,8 @@ class Result(NamedTuple):
     gradient: Vector | None = None
     failure: bytes = b""
     """The model's exception and its traceback, pickled, where it raised."""
+    worker: str = ""
+    """Filled in when it has come back."""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ class ProcessesEngine:
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """The gradients are views of the workers' memory."""
         for held in self._results(GRADIENT, context, parameters, shards):
-            yield ShardGradient(held.answer.metrics, held.worker.rows[held.row])
+            yield ShardGradient(held.answer.metrics, held.worker.rows[held.row], held.worker.name)
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``, but nothing is written."""
