@@ -50,7 +50,8 @@ def write(stream: TextIO | None, text: str) -> None:
             print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as error:
         if error.errno != errno.EIO:
-            raise
+            name = "standard output" if stream is sys.stdout else "standard error"
+            raise OSError(error.errno, error.strerror or str(error), name) from error
 
 
 def drop_unread_output() -> None:

@@ -14,7 +14,7 @@ HELP = "check all gradients against finite differences"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     parser.add_argument("--kernel", choices=kernels.NAMES, help="only this one (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the random inputs (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 

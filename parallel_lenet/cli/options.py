@@ -52,10 +52,18 @@ def _option(
     choices: tuple[str, ...] | None = None,
     least: int | None = None,
     parse: Callable[[str], Any] | None = None,
+    metavar: str = "N",
 ) -> Any:
     return field(
         default=default,
-        metadata={"kind": kind, "help": text, "choices": choices, "least": least, "parse": parse or kind},
+        metadata={
+            "kind": kind,
+            "help": text,
+            "choices": choices,
+            "least": least,
+            "parse": parse or kind,
+            "metavar": metavar,
+        },
     )
 
 
@@ -71,9 +79,13 @@ class TrainOptions:
         None,
         "a folder of four IDX files instead of --dataset: train-images-idx3-ubyte, train-labels-idx1-ubyte, "
         "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not; EMNIST's names are understood, too",
+        metavar="FOLDER",
     )
     validation: float | None = _option(
-        float, None, "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them"
+        float,
+        None,
+        "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them",
+        metavar="FRACTION",
     )
     evaluate_on: int | None = _option(
         int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
@@ -92,41 +104,52 @@ class TrainOptions:
         choices=ENGINES,
     )  # fmt: skip
     cluster_address: str | None = _option(
-        str, None, "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here"
+        str,
+        None,
+        "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here",
+        metavar="ADDRESS",
     )
     epochs: int = _option(int, 30, "passes over the training images", least=1)
     batch_size: int = _option(int, 128, "images per step, over all workers together", least=1)
     shard_size: int | None = _option(int, None, "images per task of a worker (default: what suits the kernel)", least=1)
     optimizer: str = _option(str, "adamw", "how a gradient becomes a step", choices=OPTIMIZERS)
     learning_rate: float | None = _option(
-        float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)"
+        float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)", metavar="RATE"
     )
     schedule: str = _option(
         str, "cosine", "learning-rate schedule over all --epochs; step: x0.1 after each third", choices=SCHEDULES
     )
     warmup: int = _option(int, 100, "steps over which the learning rate first rises to its peak", least=0)
     weight_decay: float | None = _option(
-        float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)"
+        float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
     )
     clip_norm: float | None = _option(float, None, "largest norm of the gradient; larger ones are scaled down to it")
     seed: int = _option(int, 0, "decides the initial weights, the order of the images and the validation images")
     on_nan: str = _option(
-        str, "stop", "what to do if a loss or gradient is NaN or infinite; skip: leave out the step", choices=ON_NAN
+        str,
+        "stop",
+        "what to do if a loss or gradient is NaN or infinite; skip: leave out the step",
+        choices=ON_NAN,
+        metavar="X",
     )
     max_steps: int | None = _option(
         int, None, "stop after this many steps in all; the schedule stays that of --epochs", least=1
     )
     max_time: float | None = _option(
-        float, None, "stop in time with a checkpoint: seconds, or 90m, 2h, HH:MM:SS; exit code 124", parse=seconds
+        float,
+        None,
+        "stop in time with a checkpoint: seconds, or 90m, 2h, HH:MM:SS; exit code 124",
+        parse=seconds,
+        metavar="TIME",
     )
     checkpoint_every: int | None = _option(
         int, None, "write a checkpoint every so many steps, not only after each epoch", least=1
     )
     step_timeout: float | None = _option(
-        float, None, "seconds without an answer after which a worker is replaced (default: never)"
+        float, None, "seconds without an answer after which a worker is replaced (default: never)", metavar="SECONDS"
     )
     max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)
-    out: str | None = _option(str, None, "the run's folder (default: runs/<time>)")
+    out: str | None = _option(str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
         """A configuration file that gives the same result again, in a folder of its own, computed on this machine."""
@@ -167,7 +190,7 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
                 f"--{dashed(option.name)}",
                 type=option.metadata["parse"],
                 choices=option.metadata["choices"],
-                metavar=None if option.metadata["choices"] else option.metadata["kind"].__name__.upper(),
+                metavar=None if option.metadata["choices"] else option.metadata["metavar"],
                 default=argparse.SUPPRESS,  # so that an absent flag can be told from one that says the default
                 help=option.metadata["help"] + default,
             )
