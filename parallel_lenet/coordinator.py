@@ -76,6 +76,15 @@ class Coordinator:
     - ``max_tries``: how many workers may be lost over one shard before WorkerError.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
+
+    Each call of `fit`, `iterate` and `evaluate` uses the model and the data as they are when it is called, with every
+    engine. Within the call they are constant, whatever happens to them meanwhile.
+
+    Several threads may use one coordinator. While one trains, `evaluate`, `predict`, `save` and `resize` of others are
+    served between two steps, with the parameters of the last finished step; whatever would disturb it (another `fit`
+    or `iterate`, `load`, `restart_epoch`, `close`) raises RuntimeError at once. Loops over `iterate` in one thread may
+    alternate: each step continues from the state there is.
+
     ValueError where a value is out of its range, TypeError where something is no model, optimizer or engine.
     """
 
@@ -197,6 +206,10 @@ class Coordinator:
         self, train: Data, epochs: int = 1, validation: Data | float | None = None, *, keep_best: bool = False
     ) -> History:
         """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
+
+        An unfinished epoch belongs to the data that it was begun with, also after `load`. Raises DatasetError if
+        ``train`` holds other data: continue with those, or call `restart_epoch` first. Raises RuntimeError while
+        another thread trains.
 
         ``validation`` is evaluated after each epoch: data, or a fraction of ``train``, such as 0.1, which is then left
         out of training. ``seed`` decides which samples those are, so each call with the same data leaves out the same.

@@ -42,7 +42,15 @@ class ShardMetrics:
 class Model(Protocol):
     """What the coordinator trains: any picklable object with this.
 
-    Workers hold copies, so a model carries no parameters; it gets them with each call. Four members are optional:
+    A model carries no parameters; it gets them with each call. Every worker has a copy of the model, made from its
+    pickle (in the coordinator's process: by ``copy.deepcopy``) for each call of the coordinator's ``fit``, ``iterate``
+    or ``evaluate``. So attributes count as they are at the beginning of the call, and what a copy writes to its own
+    lasts for the call, at most, and reaches no other worker. That also holds for a class of a script or notebook. A
+    module that workers import has there the global variables that its file gives it. All workers hash strings alike,
+    by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
+    depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
+
+    Four members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
       starts, in the coordinator's process. It raises ValueError if the model can't mean such data.

@@ -19,7 +19,10 @@ class Dataset:
 
     ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in
     (for other pixels than 0 to 255 see `lenet5`). ``targets`` is ``(n,)``: for classes the integers 0 to k - 1. Neither
-    is ever written to. Arrays that are mapped from a file are read in parts.
+    is ever written to. Each call of a coordinator uses them as they are when it is called: it copies what has changed
+    since the last call, but not an array that is mapped read-only from a file, such as one of
+    ``np.load(file, mmap_mode="r")``; such a file must not change during the call. Arrays that are mapped from a file
+    are read in parts.
 
     Raises DatasetError when there are no samples, the lengths differ, a type isn't numeric or a value isn't finite.
     """
