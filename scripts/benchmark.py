@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--picture {arguments.picture}: there is no such folder")
     if not (arguments.latency_ms >= 0 and arguments.gbit > 0):
         parser.error("--latency-ms must be at least 0 and --gbit above 0")
+    if arguments.picture:
+        picture.library()  # Before minutes of measuring.
     report = measure(arguments)
     if arguments.picture:
         picture.DRAWN[arguments.what](report.results, machine(), arguments.picture)

@@ -277,7 +277,7 @@ def attack(kind: str, number: int, seed: int) -> list[str]:
                 and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             ):
                 path = os.path.abspath(arguments[0])
-                if not path.startswith((str(folder), os.devnull)):
+                if not path.startswith((str(folder), os.devnull)) and "__pycache__" not in path:
                     outside.append(path)
 
         watching = True

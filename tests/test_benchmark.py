@@ -69,6 +69,17 @@ def test_the_simulation_agrees_with_sums_done_by_hand(monkeypatch: pytest.Monkey
     assert predict(free, 4, 8, Place(cores=2)) == 4
 
 
+def test_a_picture_that_cannot_be_drawn_is_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmark import main
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match=r"^--picture needs matplotlib, which is installed but does not work"):
+        main(["peers", "--picture", str(tmp_path / "x.png")])
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     program = """

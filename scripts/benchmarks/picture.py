@@ -8,12 +8,16 @@ from parallel_lenet import optional
 Results = dict[str, Any]
 
 
-def _figure() -> tuple[Any, Any]:
+def library() -> Any:
+    """The library that draws; ends the program with a sentence if it is missing or does not work."""
     try:
-        figures = optional.load("report", "matplotlib", "--picture", "matplotlib.figure")
+        return optional.load("report", "matplotlib", "--picture", "matplotlib.figure")
     except optional.ExtraError as error:
         raise SystemExit(str(error)) from None
-    figure = figures.Figure(figsize=(8, 3.6), layout="constrained")
+
+
+def _figure() -> tuple[Any, Any]:
+    figure = library().Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
