@@ -1,8 +1,10 @@
 """Memory that processes share: where it comes from, and what is said when there is too little."""
 
 import errno
+import gc
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from test_engines import FEW, Opened, at, computed, expected, one_each
 from parallel_lenet.engines import memory
 from parallel_lenet.engines.memory import SharedBlock
 from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.schedule import ROWS
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
@@ -74,6 +77,54 @@ def test_memory_is_reserved_when_a_block_is_made() -> None:
     assert isinstance(block.handle, int)
     assert os.fstat(block.handle).st_blocks * 512 >= 1_000_000
     block.close()
+
+
+def reserved() -> int:
+    """Bytes of all blocks that this process has mapped."""
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:parallel-lenet" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in (fields[0].split("-") for fields in maps))
+
+
+def test_gradients_have_memory_once_they_are_asked_for_and_then_three_per_worker() -> None:
+    model = Scripted(size=1_000_000)
+    with ProcessesEngine(2) as engine:
+        opened = Opened(engine, model, [FEW], at(0, model))
+        list(opened.metrics(at(0, model), one_each(FEW)))
+        assert reserved() < 5_000_000
+        work = one_each(FEW)
+        assert computed(opened, at(0, model), work) == expected(model, [FEW], at(0, model), work)
+        assert 4_000_000 * (1 + 2 * ROWS) <= reserved() < 4_000_000 * (2 + 2 * ROWS)
+    assert ROWS <= 3
+    assert reserved() == 0
+
+
+def test_memory_for_gradients_is_looked_for_before_any_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scripted(size=1_000_000)
+    with ProcessesEngine(2) as engine:
+        opened = Opened(engine, model, [FEW], at(0, model))
+        before = reserved()
+        monkeypatch.setattr(memory, "available_memory", lambda: 23_000_000)  # Enough for one worker.
+        with pytest.raises(OSError, match=r"no room for the 24,000,000 bytes .*: 23,000,000 bytes are left"):
+            next(opened.gradients(at(0, model), one_each(FEW)))
+        assert reserved() == before
+        assert len(list(opened.metrics(at(0, model), one_each(FEW)))) == 7
+
+
+def test_a_dropped_engine_leaves_neither_memory_nor_descriptors_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        before = set(os.listdir("/proc/self/fd"))
+        for how in ("closed", "dropped"):
+            engine = ProcessesEngine(2)
+            opened = Opened(engine, Scripted(), [FEW], at(0))
+            assert len(computed(opened, at(0), one_each(FEW))) == 7
+            if how == "closed":
+                engine.close()
+            del engine, opened
+            assert set(os.listdir("/proc/self/fd")) == before
+            assert reserved() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_block_holds_no_descriptor_after_its_end() -> None:

@@ -1,6 +1,9 @@
 """Real workers, really killed, stopped and hung: the run goes on, and not a bit of its result changes."""
 
 import contextlib
+import gc
+import math
+import multiprocessing
 import os
 import random
 import signal
@@ -17,10 +20,10 @@ import models
 import numpy as np
 import pytest
 from conftest import children, environment, wait_until
-from models import Scripted
+from models import Array, Scripted
 from test_engines import FEW, Opened, alive, at, computed, expected, holding, one_each, scripted, usable
 
-from parallel_lenet import SGD, Coordinator, Dataset, Engine, WorkerError, WorkerWarning, lenet5
+from parallel_lenet import SGD, Coordinator, Dataset, Engine, ShardMetrics, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import process, schedule
 from parallel_lenet.engines.processes import ProcessesEngine
@@ -293,6 +296,45 @@ def test_the_tries_are_those_that_were_asked_for_and_count_for_one_step_only(tmp
         assert len(list(opened.metrics(at(0), one_each(data)))) == 1  # After a third death.
 
 
+class StartsHelper(Scripted):
+    """Forks a process that has all that the worker has, and then works as usual."""
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        file = Path(self.folder, f"{os.getpid()}.helper")
+        if not file.exists():
+            helper = os.fork()
+            if not helper:
+                time.sleep(60)
+                os._exit(0)
+            file.write_text(str(helper))
+        return super().loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+@unwarned
+@pytest.mark.parametrize("told", [True, False], ids=["told by the system", "found out"])
+def test_a_death_is_noticed_though_a_helper_holds_the_workers_socket(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError
+
+    if not told:
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    model = StartsHelper(folder=str(tmp_path))
+    wanted = expected(Scripted(), [FEW], at(0), one_each(FEW))
+    with ProcessesEngine(1) as engine:
+        opened = Opened(engine, model, [FEW], at(0))
+        for _ in range(2):
+            assert computed(opened, at(0), one_each(FEW)) == wanted
+            results = opened.gradients(at(0), one_each(FEW))
+            next(results)
+            kill(engine.worker_pids())
+            assert len(list(results)) == len(FEW) - 1
+    kill([int(file.read_text()) for file in tmp_path.glob("*.helper")])
+
+
 def test_a_model_that_leaves_is_no_death_but_its_own_exception() -> None:
     data = scripted((models.LEAVE, 4))
     with ProcessesEngine(1) as engine:
@@ -397,6 +439,38 @@ def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None
         assert time.monotonic() - start < 20
         work = [Shard(np.array([2])), Shard(np.array([0]))]
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
+
+
+_compiled = set[tuple[bool, int]]()
+"""In a worker: what it has computed."""
+
+
+class Compiles(Scripted):
+    """Takes its time for the first shard of each size and kind, as a model does that is compiled then."""
+
+    def loss_and_gradient(
+        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
+    ) -> ShardMetrics:
+        if (gradient is None, len(inputs)) not in _compiled:
+            _compiled.add((gradient is None, len(inputs)))
+            time.sleep(0.6)
+        return super().loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+def test_a_timeout_leaves_time_to_compile() -> None:
+    work = [Shard(np.arange(4)), Shard(np.arange(4)), Shard(np.arange(2))]
+    with ProcessesEngine(1, step_timeout=0.3) as engine:
+        opened = Opened(engine, Compiles(), [FEW], at(0))
+        assert computed(opened, at(0), work) == expected(Scripted(), [FEW], at(0), work)
+        assert len(list(opened.metrics(at(0), work))) == 3
+        assert len(engine.worker_pids()) == 1
+
+
+@pytest.mark.parametrize("seconds", [30 * 86_400, 1e300, math.inf])
+def test_a_timeout_may_be_longer_than_any_system_waits_at_once(seconds: float) -> None:
+    with ProcessesEngine(1, step_timeout=seconds) as engine:
+        opened = Opened(engine, Scripted(), [FEW], at(0))
+        assert computed(opened, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
 
 
 def test_a_timeout_does_not_count_while_no_one_asks() -> None:
@@ -596,6 +670,50 @@ def test_a_second_interrupt_while_closing_leaves_nothing(tmp_path: Path) -> None
         time.sleep(0.05)
     engine.close()
     assert not alive(pids)
+
+
+# Forks of the coordinator's process.
+
+
+def forked(act: Callable[[], object]) -> None:
+    """Act in a child process, and wait until it has ended; it must end well."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            act()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_process_leaves_its_parents_workers_alone(undisturbed: Trained) -> None:
+    def evaluates() -> None:
+        with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed: begin another"):
+            next(reports)
+        assert coordinator.evaluate(VALIDATION).count == len(VALIDATION)
+        assert not set(coordinator.worker_pids()) & workers
+        coordinator.close()
+
+    def drops() -> None:
+        nonlocal reports
+        del reports
+        gc.collect()
+
+    coordinator = Coordinator(Scripted(), SGD(0.1), n_workers=2, batch_size=20, shard_size=3)
+    with coordinator:
+        reports = coordinator.iterate(TRAIN, 3, VALIDATION)
+        next(reports)
+        workers = set(coordinator.worker_pids())
+        for act in (coordinator.close, evaluates, drops, lambda: coordinator.engine.resize(1)):
+            forked(act)
+            next(reports)
+        process = multiprocessing.get_context("fork").Process(target=coordinator.close)
+        process.start()
+        process.join()
+        for _ in reports:
+            pass
+        assert coordinator.parameters_sha256() == undisturbed[0]
+        assert set(coordinator.worker_pids()) == workers
 
 
 # The coordinator's own death, and its memory.
