@@ -95,7 +95,7 @@ def load(name, path):
     spec.loader.exec_module(module)
     return module
 sys.path.append(os.path.abspath("plugins"))
-models = [load(name, "plugins/inside.py") for name in ("by_path", "tests.inside", "wave")]
+models = [load(name, "plugins/inside.py") for name in ("by_path", "tests.inside", "wave", "no.such.package")]
 made = sys.modules["made"] = types.ModuleType("made")
 exec(open("plugins/inside.py").read(), made.__dict__)
 with open("gone.py", "w") as file:
@@ -106,9 +106,13 @@ sys.path.insert(1, os.path.abspath("elsewhere"))
 import late, twice
 sys.path.remove(os.path.abspath("elsewhere"))
 open("twice.py", "w").write("raise RuntimeError('another module of this name')")
-print([loss(module.Mine()) for module in (*models, made, gone, twice)])
+modules = (*models, made, gone, twice)
+print([loss(module.Mine()) for module in modules])
+with open("random.py", "w") as file:
+    file.write("raise RuntimeError('a file that came later')")
+print(loss(models[0].Mine()))
 """
-    assert run("-c", PROGRAM + program).stdout == f"{[1.0] * 6}\n"
+    assert run("-c", PROGRAM + program).stdout == f"{[1.0] * 7}\n1.0\n"
 
 
 def test_what_cannot_be_imported_is_one_sentence_that_names_module_and_class() -> None:

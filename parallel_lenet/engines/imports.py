@@ -82,9 +82,43 @@ def _found(name: str, file: str, path: Sequence[str]) -> bool:
     return (os.path.dirname(folder) if _is_package(file) else folder) in _contents(package).get("__path__", ())
 
 
+def _package_found(name: str, path: Sequence[str]) -> bool:
+    """Whether ``import`` finds the outermost package of the module: pickle needs it for a class of the module."""
+    outermost, dot, _ = name.partition(".")
+    return not dot or outermost in sys.modules or PathFinder.find_spec(outermost, path) is not None
+
+
 def _imports() -> tuple[Imports, list[str]]:
     """How workers import, and the modules that they cannot import at all, since no file holds them."""
     path = import_path()
+    state = _State(path, [_changed(entry) for entry in path], list(sys.modules), list(map(id, sys.modules.values())))
+    if not _last or _last[0] != state or not all(map(os.path.exists, _last[1].files.values())):
+        _last[:] = state, *_search(path)
+    return _last[1], _last[2]
+
+
+class _State(NamedTuple):
+    """What a search for the program's modules depends on."""
+
+    path: list[str]
+    changed: list[int]
+    modules: list[str]
+    identities: list[int]
+
+
+_last: list[Any] = []
+"""The state and the result of the last search: with a thousand modules one takes 15 ms, and every call needs it."""
+
+
+def _changed(entry: str) -> int:
+    """When a file was last added to this folder, or removed, in nanoseconds; 0 if there is no such folder."""
+    try:
+        return os.stat(entry).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _search(path: list[str]) -> tuple[Imports, list[str]]:
     files: dict[str, str] = {}
     without = []
     for name in list(sys.modules):
@@ -94,7 +128,9 @@ def _imports() -> tuple[Imports, list[str]]:
         file = _file(name, contents)
         if file is not None and _found(name, file, path):
             continue
-        if file is not None and os.path.exists(file):
+        if not _package_found(name, path):
+            without.append(name)
+        elif file is not None and os.path.exists(file):
             files[name] = file
         elif file is not None or (contents.get("__spec__") is None and "." not in name):
             without.append(name)
