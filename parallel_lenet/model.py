@@ -50,7 +50,7 @@ class Model(Protocol):
     by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
     depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
 
-    Four members are optional:
+    Five members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
       starts, in the coordinator's process. It raises ValueError if the model can't mean such data.
@@ -60,6 +60,8 @@ class Model(Protocol):
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
       ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give, and
       no bit depends on the shard size. Without it, or if it is None, each shard is a leaf.
+    - ``warm_up(parameters, inputs, targets)`` is called once with one sample, in the coordinator's process, before
+      training and any measurement of time begin: for models that compile.
     """
 
     @property

@@ -806,3 +806,35 @@ def test_an_engine_taken_over_from_another_coordinator_gets_the_new_ones_model(d
         hashes.append((coordinator.parameters_sha256(), fresh.parameters_sha256()))
     assert all(taken == fresh for taken, fresh in hashes)
     assert hashes[0] != hashes[1]
+
+
+def test_a_model_is_warmed_up_once_before_anything_is_measured(digits: Dataset) -> None:
+    calls: list[str] = []
+
+    class Compiles:
+        def __init__(self) -> None:
+            self.model = lenet5(kernel="im2col")
+            self.layout, self.initial_parameters, self.predict = (
+                self.model.layout,
+                self.model.initial_parameters,
+                self.model.predict,
+            )
+
+        def warm_up(self, parameters: Any, inputs: Any, targets: Any) -> None:
+            calls.append(f"warm up {len(inputs)}")
+
+        def loss_and_gradient(self, *arguments: Any) -> Any:
+            calls.append("compute")
+            return self.model.loss_and_gradient(*arguments)
+
+    with Coordinator(Compiles(), SGD(), engine="serial") as coordinator:
+        coordinator.fit(digits, epochs=2)
+    assert calls[0] == "warm up 1"
+    assert set(calls[1:]) == {"compute"}
+
+
+def test_an_evaluation_can_be_followed(digits: Dataset) -> None:
+    with Coordinator(lenet5(kernel="im2col"), SGD(), engine="serial", shard_size=64) as coordinator:
+        metrics = list(coordinator.iterate_evaluation(digits))
+        assert 1 < len(metrics) == len({each.count for each in metrics})
+        assert metrics[-1] == coordinator.evaluate(digits)

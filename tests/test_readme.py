@@ -19,7 +19,7 @@ PROGRAMS = [
 
 
 def test_there_are_two_commands_to_set_up_with() -> None:
-    assert len(re.findall(r"^python3 -m venv .* && .*pip install", README, re.MULTILINE)) == 2
+    assert len(re.findall(r"^python3 -m venv .* && .*pip install -e", README, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,6 +183,28 @@ def test_one_command_line_begins_continues_and_reports_a_run(result: Any, monkey
     Path("mine").mkdir()
     (Path("mine") / "thesis.tex").touch()
     assert "mine exists already" in result(*QUICK, "--out", "mine", "--continue", code=2)["error"]
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "batch-systems.md").read_text(encoding="utf-8")
+
+
+def test_the_line_for_batch_systems_runs_twice(result: Any) -> None:
+    (line,) = re.findall(r"^parallel-lenet train (.*)$", PAGE.partition("```bash")[0], re.MULTILINE)
+    for _ in range(2):
+        words = line.replace("FOLDER", "job").split()
+        assert result(*words, *QUICK, "--epochs", "1")["finished_epochs"] == 1
+
+
+@posix
+@pytest.mark.parametrize(("code", "again"), [(0, ""), (124, "requeue 7"), (138, "requeue 7"), (1, ""), (2, "")])
+def test_the_job_for_slurm_asks_for_another_turn_when_it_was_stopped(code: int, again: str, place: Path) -> None:
+    (script,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    for name, body in (("scontrol", 'echo "$@"'), ("parallel-lenet", f"exit {code}")):
+        (place / name).write_text(f"#!/bin/sh\n{body}\n")
+        (place / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(place)}
+    job = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=20)
+    assert (job.returncode, job.stdout.strip()) == (code, again)
 
 
 def test_more_steps_on_resuming_give_the_bits_of_a_run_that_had_them_from_the_start(result: Any) -> None:
