@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from parallel_lenet.descriptors import above_standard
+
 _NAME_MAX = 255  # Bytes of a file's name, on most file systems.
 _PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: no content that we write is to run with another's rights.
 # The disk or the quota is at fault. Any other error of fsync says that the file system does not support it.
@@ -21,7 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     as with `open`; a replaced one keeps its own, as far as the file system allows. Raises OSError, which names the
     file, if it can't be written.
     """
-    with _naming(path):
+    with _naming(path), above_standard():
         target = _target(path)
         before = _permissions(target)
         temporary = _temporary(target)

@@ -82,9 +82,9 @@ ORDER = (
     "cores",
     "limits",
     "optional",
-    "descriptors",
     "jsonable",
     "files",
+    "descriptors",
     "checks",
 )
 

@@ -175,3 +175,22 @@ def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     with pytest.raises(OSError, match="/dev/null"):
         write_atomically(Path("/dev/null"), b"1")
+
+
+def test_a_file_never_takes_the_descriptor_of_a_closed_standard_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What anyone prints would be written into it."""
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    kept = os.dup(0)
+    os.close(0)
+    try:
+        write_atomically(tmp_path / "file", b"content")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(0)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert flushed
+    assert flushed[0] > 2

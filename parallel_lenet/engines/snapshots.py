@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import Context
 from parallel_lenet.engines.memory import ALIGNMENT, read_only
 from parallel_lenet.parameters import Vector
@@ -103,7 +104,7 @@ class Mapped:
         if region is None or start + array.nbytes > region.end or "w" in region.access:
             return None
         handle = -1
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError), above_standard():
             handle = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
             with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as probe:
                 page = np.frombuffer(probe, np.uint8)
