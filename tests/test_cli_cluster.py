@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
+import shlex
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
-from conftest import environment, wait_until
+from conftest import children, environment, listening, wait_until
 from program import COMMAND, write_idx
 
 OPTIONS = ("--kernel", "im2col", "--batch-size", "32", "--warmup", "0", "--schedule", "constant", "--json")
@@ -44,20 +48,47 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
+    dask = [sys.executable, "-m"]
     quiet = {"cwd": folder, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    place = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    running = [subprocess.Popen([*dask, "scheduler", *place], **quiet)]
+    of_its_own = ["--port", "0", "--scheduler-file", str(file)]
+    running = [subprocess.Popen([*dask, *readme_line("dask scheduler"), *of_its_own], **quiet)]
     try:
         assert wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
         address = str(json.loads(file.read_text())["address"])
-        running.append(subprocess.Popen([*dask, "worker", address, "--nthreads", "3", "--no-dashboard"], **quiet))
+        line = readme_line("dask worker", {"tcp://127.0.0.1:8786": address, "--nworkers -1": "--nworkers 1"})
+        running.append(subprocess.Popen([*dask, *line, "--nthreads", "3"], **quiet))
         yield address
+        pids = {process.pid for process in running}
+        pids |= {child for pid in pids for child in children(pid)}
+        places = listening(pids) if sys.platform.startswith("linux") else set()
+        assert {host for host, _ in places} <= {"127.0.0.1"}  # Where the README says that they listen, and only there.
     finally:
         for process in reversed(running):
             process.send_signal(signal.SIGINT)
         for process in running:
             process.wait(30)
+
+
+def readme_line(begin: str, changes: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The words of a command of the README, for a cluster on this machine."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^({begin} .*?)(?: +#.*)?$", text, re.MULTILINE)
+    for old, new in {"HOST": "127.0.0.1", "WORKER": "127.0.0.1", **changes}.items():
+        assert old in line or old in ("HOST", "WORKER")
+        line = line.replace(old, new)
+    return shlex.split(line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_the_readme_makes_a_token_of_ray_that_others_cannot_read(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`(\(umask 077 && ray\s+get-auth-token --generate\))`", text)
+    variables = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command.replace("\n", " "), shell=True, env=environment(**variables), check=True, timeout=60)
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.read_text()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_a_run_on_a_running_dask_cluster_has_the_same_hash_and_leaves_it_running(
@@ -78,7 +109,9 @@ def test_a_run_begun_on_a_cluster_goes_on_without_it(scheduler: str, data: str, 
     out = str(tmp_path / "run")
     cluster = ("--engine", "dask", "--cluster-address", scheduler)
     call("train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)
-    result = json.loads(call("train", "--resume", out, *TWO, "--engine", "processes", "--json").stdout)
+    resumed = call("train", "--resume", out, *TWO, "--json")  # A file never decides where code runs.
+    assert "give --engine and --cluster-address again to use a cluster" in resumed.stderr
+    result = json.loads(resumed.stdout)
     assert (result["parameters_sha256"], result["engine"], result["epochs"]) == (expected, "processes", 2)
 
 
