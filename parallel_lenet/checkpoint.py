@@ -10,11 +10,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +55,11 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         # Asked before opening: to open a pipe waits for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CheckpointError(f"{path}: can't be read: it is not a regular file")
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read() if _looks_like_one(file) else b""
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
-    if hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
+    if hashlib.sha256(memoryview(content)[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
         raise CheckpointError(f"{path}: is damaged, or not a checkpoint: its content doesn't match its checksum")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -74,6 +76,18 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     ) as error:  # Of a crafted file the parsers raise anything: TokenError, struct.error, RecursionError.
         raise CheckpointError(f"{path}: is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     return arrays, metadata
+
+
+def _looks_like_one(file: BinaryIO) -> bool:
+    """Whether the file has a checkpoint's first and last bytes: another, perhaps of many gigabytes, is not read."""
+    if file.seek(0, os.SEEK_END) < _DIGEST:
+        return False
+    file.seek(-_DIGEST, os.SEEK_END)
+    last = file.read()
+    file.seek(0)
+    first = file.read(4)
+    file.seek(0)
+    return first == b"PK\x03\x04" and re.fullmatch(b"[0-9a-f]{64}", last) is not None
 
 
 def _no_constant(name: str) -> None:

@@ -110,18 +110,22 @@ def _float(value: object) -> float:
     return float(value)
 
 
-def _report(values: dict[str, Any]) -> EpochReport:
+def _report(values: Any) -> EpochReport:
+    if not isinstance(values, dict):
+        raise TypeError(f"history holds {shown(values)}")
     counts = ("epoch", "step")
     rest = {name: value if value is None else _float(value) for name, value in values.items() if name not in counts}
     return EpochReport(**{name: _count(values, name) for name in counts}, **rest)  # type: ignore[arg-type]
 
 
-def _fingerprint(values: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(values: Any) -> dict[str, Any]:
     """Of the data that an unfinished epoch was begun with."""
+    if not isinstance(values, dict):
+        raise TypeError(f"data is {shown(values)}")
     _count(values, "samples")
     if not isinstance(values["sha256"], str) or not all(isinstance(n, int) for n in values["shape"]):
         raise ValueError(f"data is {shown(values)}")
-    return values
+    return dict(values)
 
 
 def check_format(path: str | os.PathLike[str], described: dict[str, Any]) -> None:

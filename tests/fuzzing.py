@@ -223,7 +223,7 @@ class Target:
         if kind == "idx":
             return [self.folder / "data" / name for name in NAMES]
         run = self.folder / "run"
-        command = ["train", "--data-dir", str(self.folder / "data"), "--max-steps", "2", "--batch-size", "4"]
+        command = ["train", "--data-dir", str(self.folder / "data"), "--max-steps", "3", "--batch-size", "4"]
         command += ["--kernel", "im2col", "--engine", "serial", "--optimizer", "sgd", "--quiet", "--out", str(run)]
         with contextlib.redirect_stdout(io.StringIO()):
             assert main(command) == 0
@@ -243,7 +243,7 @@ class Target:
             load_model(file, kernel="im2col")
         else:
             evaluate = ["evaluate", str(file), "--engine", "serial", "--kernel", "im2col"]
-            resume = ["train", "--resume", str(file.parent), "--max-steps", "2", "--quiet"]
+            resume = ["train", "--resume", str(file.parent), "--max-steps", "3", "--quiet"]
             said = io.StringIO()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
                 code = main(rng.choice((evaluate, resume)) if kind == "checkpoint" else resume)

@@ -374,3 +374,11 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
         path.chmod(mode)
         save(path, ARRAYS, {})
         assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_large_file_that_is_not_a_checkpoint_is_not_read(tmp_path: Path) -> None:
+    for start in (b"", b"PK\x03\x04"):
+        (tmp_path / "large.npz").write_bytes(start)
+        os.truncate(tmp_path / "large.npz", 10**12)
+        with pytest.raises(CheckpointError, match="is damaged, or not a checkpoint: its content doesn't match its"):
+            load(tmp_path / "large.npz")
