@@ -91,16 +91,19 @@ def dumps(value: Any) -> str:
     return json.dumps(value)
 
 
+def _place(node: Any, rng: random.Random) -> tuple[Any, Any]:
+    """A part of a JSON value: each part of the whole is as likely as the others, however large they are."""
+    while True:
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.2:
+            return node, key
+        node = node[key]
+
+
 def edited(value: Any, rng: random.Random) -> Any:
     """A JSON value with one part of it replaced, removed, doubled or added."""
-    value, places = copy.deepcopy(value), []
-    stack = [value]
-    while stack:
-        node = stack.pop()
-        items = list(node.items() if isinstance(node, dict) else enumerate(node))
-        places += [(node, key) for key, _ in items]
-        stack += [item for _, item in items if isinstance(item, dict | list) and item]
-    node, key = rng.choice(places)
+    value = copy.deepcopy(value)
+    node, key = _place(value, rng)
     kind = rng.randrange(8)
     if kind == 0:
         del node[key]
@@ -109,7 +112,7 @@ def edited(value: Any, rng: random.Random) -> Any:
     elif kind == 1:
         node[rng.choice(("extra", "class", "", "__class__"))] = Raw(rng.choice(VALUES))
     elif kind == 2:
-        other, place = rng.choice(places)
+        other, place = _place(value, rng)
         node[key] = copy.deepcopy(other[place])
     else:
         node[key] = Raw(rng.choice(VALUES if rng.random() < 0.5 else NUMBERS))

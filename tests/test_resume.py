@@ -1,6 +1,7 @@
 """A run that was stopped, however it was, goes on to the same bits; what doesn't belong to it is refused."""
 
 import json
+import math
 import random
 import shutil
 import signal
@@ -15,7 +16,7 @@ from conftest import environment, wait_until
 from program import FILES, numbers, run, start, train, write_idx
 
 from parallel_lenet import checkpoint
-from parallel_lenet.cli import main
+from parallel_lenet.cli import main, resume
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills, and looks into /proc")
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--epochs", "3", "--checkpoint-every", "3")
@@ -213,3 +214,23 @@ def test_ten_kills_at_random_moments_lose_no_bit(place: Path) -> None:
     assert same(train(place, *arguments, "--engine", "serial"), whole(place))
     assert numbers(folder) == numbers(place / "whole")
     assert {file.name for file in folder.iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"test_images": None},
+        {"test_images": -1},
+        {"test_loss": 10**400},
+        {"test_accuracy": True},
+        {"best": 1.0},
+        "x",
+    ],
+    ids=str,
+)
+def test_figures_of_a_foreign_file_are_checked(wrong: Any) -> None:
+    figures = {"test_loss": "nan", "test_accuracy": 0.5, "test_images": 6}
+    assert math.isnan(resume._figures(figures)["test_loss"])
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        resume._figures({**figures, **wrong} if wrong and isinstance(wrong, dict) else wrong)

@@ -145,9 +145,17 @@ def _options(values: Any) -> TrainOptions:
 
 
 def _figures(values: Any) -> Figures:
-    figures = {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in dict(values).items()}
-    if not all(value is None or type(value) in (int, float) for value in figures.values()):
+    test, validation = ({f"{of}_{what}" for what in ("loss", "accuracy", "images")} for of in ("test", "validation"))
+    found: dict[str, Any] = dict(values)
+    if found.keys() not in (test, test | validation):
         raise ValueError(f"figures are {shown(values)}")
+    figures: Figures = {}
+    for name, value in found.items():
+        number = value is None or value in ("nan", "inf", "-inf") or type(value) in (int, float)
+        count = name.endswith("_images")
+        if not number or (count and not (type(value) is int and 0 <= value < 2**63)):
+            raise ValueError(f"{name} is {shown(value)}")
+        figures[name] = value if count or value is None else float(value)
     return figures
 
 
