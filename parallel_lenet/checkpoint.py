@@ -9,6 +9,7 @@ a view of the bytes that were read.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import stat
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.files import write_atomically
-from parallel_lenet.jsonable import DEEPEST, json_value
+from parallel_lenet.jsonable import json_value
 
 Array = NDArray[Any]
 
@@ -67,10 +68,10 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
             if sum(info.file_size for info in infos) > len(content):
                 raise ValueError("its members overlap")
             arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in infos}
-        metadata = json.loads(arrays.pop("metadata").tobytes(), parse_constant=_no_constant)
+        metadata = json.loads(arrays.pop("metadata").tobytes(), parse_constant=_no_constant, parse_float=_finite)
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is not a JSON object")
-        _check_depth(metadata)
+        json_value("metadata", metadata)  # No deeper nesting and no longer integers than are written.
     except (
         Exception
     ) as error:  # Of a crafted file the parsers raise anything: TokenError, struct.error, RecursionError.
@@ -94,17 +95,11 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"its metadata holds {name}, which is not JSON")
 
 
-def _check_depth(metadata: dict[str, Any]) -> None:
-    level: list[Any] = [metadata]
-    for _ in range(DEEPEST + 2):
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
-        ]
-    if level:
-        raise ValueError(f"its metadata is nested more than {DEEPEST} deep")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"its metadata holds {text[:20]}, which is too large")
+    return value
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:

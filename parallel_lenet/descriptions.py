@@ -45,10 +45,15 @@ def written(description: Any) -> str:
 def _written(description: Any) -> str:
     if isinstance(description, dict) and isinstance(description.get("class"), str):
         settings = ", ".join(f"{key}={_written(item)}" for key, item in description.items() if key != "class")
-        return f"{description['class'][:50]!s}({settings})"
+        return f"{_name(description['class'])}({settings})"
     if isinstance(description, dict) and isinstance(description.get("function"), str):
-        return str(description["function"][:100])
+        return _name(description["function"])
     return shown(description)
+
+
+def _name(text: str) -> str:
+    """A name as it is; any other text as its repr, without control characters."""
+    return text if text.replace(".", "").replace("<", "").replace(">", "").isidentifier() else shown(text)
 
 
 def differences(saved: Any, ours: Any, where: str) -> list[str]:

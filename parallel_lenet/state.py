@@ -18,6 +18,7 @@ from parallel_lenet.reports import EpochReport
 
 FORMAT = 2  # Of the metadata in a checkpoint.
 SLOT = "optimizer."  # Before the name of an optimizer's vector.
+MOST_AXES = 64  # Of an array in NumPy.
 LARGEST = 2**63  # Count in a checkpoint.
 
 Arrays = dict[str, NDArray[Any]]
@@ -80,7 +81,7 @@ def unpack(
             OptimizerState(_count(described, "step"), slots),
             _count(described, "epoch"),
             _count(described, "cursor"),
-            ShardMetrics(_float(loss_sum), whole("sums", correct, 0), whole("sums", count, 0)),
+            ShardMetrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
             _float(described["seconds"]),
             tuple(_report(report) for report in described["history"]),
             EpochData(None, _fingerprint(described["data"])) if described["cursor"] else None,
@@ -97,7 +98,11 @@ def check_slots(path: str | os.PathLike[str], found: OptimizerState, wanted: Opt
 
 
 def _count(described: dict[str, Any], name: str) -> int:
-    value = whole(name, described[name], 0)
+    return _counted(name, described[name])
+
+
+def _counted(name: str, value: object) -> int:
+    value = whole(name, value, 0)
     if value >= LARGEST:
         raise ValueError(f"{name} must be below 2**63")
     return value
@@ -122,8 +127,9 @@ def _fingerprint(values: Any) -> dict[str, Any]:
     """Of the data that an unfinished epoch was begun with."""
     if not isinstance(values, dict):
         raise TypeError(f"data is {shown(values)}")
-    _count(values, "samples")
-    if not isinstance(values["sha256"], str) or not all(isinstance(n, int) for n in values["shape"]):
+    for length in [values["samples"], *values["shape"][:MOST_AXES]]:
+        _counted("data", length)
+    if not isinstance(values["sha256"], str) or len(values["shape"]) > MOST_AXES:
         raise ValueError(f"data is {shown(values)}")
     return dict(values)
 
@@ -146,7 +152,10 @@ def checked_parameters(path: str | os.PathLike[str], arrays: Arrays, described: 
     ours = descriptions.of_model(model)
     if ours is not None and described.get("model") != ours:
         wrong = descriptions.differences(described.get("model"), ours, "the model")
-        raise CheckpointError(f"{path}: belongs to another network: {descriptions.joined(wrong)}")
+        raise CheckpointError(
+            f"{path}: belongs to another network: {descriptions.joined(wrong)}. If it has this package's layers, "
+            "load_model(path).model is the right one"
+        )
     wanted = {name: tuple(shape) for name, shape in model.layout.entries}
     try:
         found = {name: tuple(shape) for name, shape in described["layout"]}

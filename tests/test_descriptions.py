@@ -94,6 +94,7 @@ HOSTILE = [
     change(["layers", 0, "filters"], True),
     change(["layers", 0, "filters"], 10**4000),
     change(["layers", 0, "filters"], 2**31),
+    change(["layers", 0, "kernel_size"], 10**1000),
     change(["layers", 0, "filters"], -1),
     change(["layers", 0, "filters"], 6.0),
     change(["layers", 0, "filters"], [6]),
