@@ -163,8 +163,13 @@ class Sequential:
         }
 
     @property
+    def leaf(self) -> int | None:
+        """From how many images on gradients and losses follow the tree of sums; None: the shard. The kernel's."""
+        return kernels.load(self.kernel).LEAF
+
+    @property
     def preferred_shard_size(self) -> int:
-        """Images a shard, unless the user says otherwise: what the kernel is fastest with."""
+        """Images per shard, unless the user says otherwise: what the kernel is fastest with."""
         return kernels.load(self.kernel).SHARD_SIZE
 
     @cached_property

@@ -338,7 +338,7 @@ def _adam_step(
 def _compiled_adam() -> Any:
     """The module of the compiled update, or None, with a warning in the log, if Numba is missing or does not work."""
     try:
-        return optional.load("fast", "numba", "Adam's compiled step", "parallel_lenet.compiled_adam")
+        return optional.load("fast", "numba", "Adam's compiled step", "parallel_lenet.kernels.compiled.adam")
     except optional.ExtraError as error:
         optional.note_once(f"{error}; until then NumPy computes the step")
         return None

@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 
 from numba.core import config
 
-from parallel_lenet import jit, jit_cache
+from parallel_lenet.kernels.compiled import jit, jit_cache
 
 
 def half(x: float) -> float:

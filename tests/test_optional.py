@@ -92,7 +92,7 @@ def test_auto_is_im2col_if_numba_does_not_work_and_says_why_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "parallel_lenet.kernels.compiled", raising=False)
-    monkeypatch.delitem(sys.modules, "parallel_lenet.jit", raising=False)
+    monkeypatch.delitem(sys.modules, "parallel_lenet.kernels.compiled.jit", raising=False)
     kernels.load.cache_clear()
     optional.note_once.cache_clear()
     with caplog.at_level(logging.WARNING, "parallel_lenet"):

@@ -11,6 +11,14 @@ A kernel module is any module with the functions of `Kernels`. All of them share
 - NaN and infinity go through as in IEEE arithmetic.
 - Functions are pure: equal inputs give equal bits, whichever process computes them.
 
+**What decides bits.** A kernel's `LEAF` is the smallest number of images that the law for sums holds for: what sums
+over images (gradients of parameters, the loss) adds blocks of that many images along a balanced binary tree over their
+positions, ``(0 + 1) + (2 + 3)`` and so on, and a missing right half is left out. With a leaf of 1 the results for the
+two halves of a block of 2^k images add up to the block's, bit by bit, and what is computed for one image doesn't depend
+on the images beside it; so how many images a call gets decides no bit. That holds for `naive` and for `compiled`, whose
+bits are also the same on every machine: IEEE arithmetic in a fixed order, and functions of its own. `im2col` leaves the
+order to BLAS: its leaf is the shard, and its bits depend on the shard size and on NumPy's BLAS.
+
 Convolution is cross-correlation, as everywhere in this field: the window is not flipped (`layers.Conv2d(flip=True)`
 turns the filters for the true convolution). Its output has ``floor((size + 2 * padding - k) / stride) + 1`` rows.
 """
@@ -31,8 +39,11 @@ NAMES = ("naive", "im2col", "compiled")
 class Kernels(Protocol):
     """The functions of a kernel module, for ``f`` filters of ``(c, kh, kw)`` and images ``(c, h, w, n)``."""
 
+    LEAF: int | None
+    """From how many images on sums follow the tree; None if no smaller number than the shard does."""
+
     SHARD_SIZE: int
-    """Images a shard by default: what one call of these kernels should be given at a time."""
+    """Images per shard by default: what one call of these kernels should be given at a time, for speed."""
 
     def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
         """Stored images ``(n, c, h, w)``, centred on a border of 0, times scale, plus shift -> ``out (c, H, W, n)``."""

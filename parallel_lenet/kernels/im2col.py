@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+LEAF = None  # BLAS adds the images of a call in whatever order suits it.
 SHARD_SIZE = 32  # Larger shards leave the cache (columns take 80 KB an image), smaller ones pay more for calls.
 
 

@@ -62,7 +62,8 @@ class FunctionCache(caching.FunctionCache):
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
+        # Other files than the function's own are compiled into it.
+        stamp = (self._impl.locator.get_source_stamp(), _sources())
         self._cache_file: _Files = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def check(self) -> None:
@@ -105,6 +106,16 @@ def _check_room(folder: str) -> None:
 
 def _unwritable(folder: str, error: Exception) -> None:
     _note(f"compiled code cannot be kept in {folder} ({_text(error)}); each process compiles it anew")
+
+
+@cache
+def _sources() -> str:
+    """A digest of all files of this package; of none if they are in an archive."""
+    try:
+        files = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    except OSError:
+        files = []
+    return hashlib.sha256(b"".join(files)).hexdigest()
 
 
 class _Files(caching.IndexDataCacheFile):

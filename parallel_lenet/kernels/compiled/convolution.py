@@ -1,0 +1,252 @@
+"""Convolutions: tiles of outputs, of input errors and of weights, each finished in registers before it is stored.
+
+With the batch last, neighbouring images lie side by side in memory, and so do the columns of an image row. A vector
+therefore holds images (in the forward pass: any neighbours of a row's run of columns and images), and every lane does
+what the simple loop does for its image, in the same order.
+"""
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels.compiled import tiles
+from parallel_lenet.kernels.compiled.jit import own, sized
+from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products
+from parallel_lenet.kernels.compiled.sums import add_rows
+from parallel_lenet.kernels.compiled.vectors import (
+    add_products,
+    add_scaled,
+    load,
+    moved,
+    next_column,
+    plus,
+    store_column,
+    store_lane_sums,
+    zeros,
+)
+
+Array = NDArray[Any]
+
+
+def _windows(x: Array, stride: int, padding: int) -> Array:
+    """``x`` with its border of zeros, so laid out that neighbouring windows see neighbouring pixels.
+
+    With a stride of s, window c's pixel j is the padded row's pixel ``s * c + j``. So the rows are dealt out to s * s
+    pictures, by row and by column, in each of which windows are one pixel apart: ``(s * s * c, height, width, n)``.
+    """
+    if stride == 1 and padding == 0:
+        return own(x)
+    channels, height, width, n = x.shape
+    rows, columns = (-(-(size + 2 * padding) // stride) for size in (height, width))
+    padded = np.zeros((channels, rows * stride, columns * stride, n), x.dtype)
+    padded[:, padding : padding + height, padding : padding + width] = x
+    dealt = padded.reshape(channels, rows, stride, columns, stride, n).transpose(2, 4, 0, 1, 3, 5)
+    return np.ascontiguousarray(dealt).reshape(stride * stride * channels, rows, columns, n)
+
+
+@lru_cache(1000)
+def _starts(shape: tuple[int, ...], kernel: tuple[int, int], stride: int) -> Array:
+    """For each tap (channel, i, j) of a kernel, where in `_windows`' result, taken as flat, the first window has it."""
+    pictures, height, width, n = shape
+    channel, i, j = np.ogrid[: pictures // stride**2, : kernel[0], : kernel[1]]
+    picture = (i % stride * stride + j % stride) * (pictures // stride**2) + channel
+    return np.asarray(((picture * height + i // stride) * width + j // stride) * n).reshape(-1)
+
+
+def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
+    """Forward, every output its bias and then the products of its window, fused, in the order of the kernel::
+
+    y = bias[f]
+    for ch, i, j:
+        y = fma(x[ch, r * stride + i, c * stride + j, image], weight[f, ch, i, j], y)
+    out[f, r, c, image] = y
+    """
+    _, rows, columns, n = out.shape
+    if columns * n < narrowest_run(out.itemsize):
+        result = np.empty((*out.shape[:-1], narrowest_run(out.itemsize)), out.dtype)
+        conv2d(tiles.filled(x, result.shape[-1]), weight, bias, stride, padding, result)
+        out[...] = result[..., -n:]
+        return
+    x = _windows(x, stride, padding)
+    taps = weight[0].size
+    starts = _starts(x.shape, weight.shape[2:], stride)
+    sums_of_products(x, starts, x.shape[2] * n, own(weight), (taps, 1), own(bias), out, rows)
+
+
+def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
+    """The layer gradient, every pixel the sum over the windows that saw it, the rightmost tap first::
+
+        dx = 0
+        for j in reversed(range(kw)):
+            for f, i:
+                if an output (r, c) has this pixel at (i, j) of its window:
+                    dx = fma(dy[f, r, c, image], weight[f, ch, i, j], dx)
+        out[ch, row, column, image] = dx
+
+    With a stride of s, the pixels of every s-th row and column see only every s-th tap: s * s convolutions without one.
+    """
+    n = dy.shape[-1]
+    lanes = tiles.lanes(n, dy.itemsize)
+    if stride == 1 and padding == 0 and n >= lanes:
+        _input_gradient(own(dy), own(weight), out)
+        return
+    _, rows, columns, _ = dy.shape
+    channels, height, width, _ = out.shape
+    errors = own(tiles.filled(dy, lanes))
+    padded = np.zeros((channels, height + 2 * padding, width + 2 * padding, errors.shape[-1]), out.dtype)
+    for a in range(min(stride, weight.shape[2])):
+        for b in range(min(stride, weight.shape[3])):
+            part = own(np.ascontiguousarray(weight[:, :, a::stride, b::stride]))
+            seen = np.empty(
+                (channels, rows + part.shape[2] - 1, columns + part.shape[3] - 1, errors.shape[-1]), out.dtype
+            )
+            _input_gradient(errors, part, seen)
+            pixels = padded[:, a::stride, b::stride]
+            pixels[:, : seen.shape[1], : seen.shape[2]] = seen[:, : pixels.shape[1], : pixels.shape[2]]
+    out[...] = padded[:, padding : padding + height, padding : padding + width, -n:]
+
+
+def _input_gradient(dy: Array, weight: Array, out: Array) -> None:
+    channels, kw = weight.shape[1], weight.shape[3]
+    lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
+    most = 3 if tiles.avx512() else 2
+    rows = most if channels >= most and kw <= 8 else 1
+    _input_gradient_loop(rows, kw, lanes)(dy, weight, out)
+
+
+@cache
+def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Callable[..., None]:
+    """A tile holds some channels' errors for the ``kernel_width`` pixels of a row that one output pixel saw.
+
+    It slides along the row: when an output column has been added, the tile's first column is finished.
+    """
+
+    @sized(tile_rows, kernel_width, lanes)
+    def loop(dy: Array, weight: Array, out: Array) -> None:
+        filters, rows, columns, n = dy.shape
+        channels, height, width, _ = out.shape
+        kernel_height = weight.shape[2]
+        taps = kernel_height * kernel_width
+        for first_channel in range(0, channels, tile_rows):
+            ch = min(first_channel, channels - tile_rows)
+            for row in range(height):
+                first_i, end_i = max(0, row - rows + 1), min(kernel_height, row + 1)
+                for first in range(0, n, lanes):
+                    v = min(first, n - lanes)  # The last vector overlaps the one before.
+                    sums = zeros(dy, tile_rows, kernel_width, lanes)
+                    place = (ch * height + row) * width * n + v
+                    for c in range(columns):
+                        for f in range(filters):
+                            e = ((f * rows + row - first_i) * columns + c) * n + v
+                            w = (f * channels + ch) * taps + first_i * kernel_width
+                            for _ in range(first_i, end_i):
+                                sums = add_scaled(sums, dy, e, 0, weight, w, taps, 1)
+                                e -= columns * n
+                                w += kernel_width
+                        store_column(sums, out, place, height * width * n)
+                        sums = next_column(sums)
+                        place += n
+                    for _ in range(columns, width):
+                        store_column(sums, out, place, height * width * n)
+                        sums = next_column(sums)
+                        place += n
+
+    return loop
+
+
+def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
+    """The kernel gradient, for every image the sum over its outputs in row order; the images along a tree::
+
+        for image:
+            each[image] = 0
+            for r, c:
+                each[image] = fma(dy[f, r, c, image], x[ch, r * stride + i, c * stride + j, image], each[image])
+        dw[f, ch, i, j] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
+
+    The bias gradient adds ``dy[f, r, c, image]`` in the same way.
+    """
+    n = dy.shape[-1]
+    lanes = tiles.lanes(n, dy.itemsize)
+    skipped = max(0, lanes - n)
+    x, dy = _windows(tiles.filled(x, lanes), stride, padding), own(tiles.filled(dy, lanes))
+    if stride == 1:
+        weight_gradient(x, dy, skipped, dw, db)
+        return
+    pictures = x.reshape(stride, stride, dw.shape[1], *x.shape[1:])
+    for a in range(min(stride, dw.shape[2])):
+        for b in range(min(stride, dw.shape[3])):
+            part = np.empty(dw[:, :, a::stride, b::stride].shape, dw.dtype)
+            weight_gradient(pictures[a, b], dy, skipped, part, db)
+            dw[:, :, a::stride, b::stride] = part
+
+
+def weight_gradient(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> None:
+    """With a stride of 1 and no padding; the first images, ``skipped`` of them, don't count."""
+    lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
+    weight_gradient_loop(*gradient_tiles(len(dw), dw.shape[3]), lanes)(x, dy, skipped, dw, db)
+
+
+def gradient_tiles(filters: int, kernel_width: int) -> tuple[int, int, int]:
+    """Filters and taps of a tile of weights, and filters of a tile of biases."""
+    rows = min(filters, 2)
+    taps = tiles.fewest_left_over(kernel_width, (5, 3, 2)) if kernel_width > 1 else 1
+    return rows, taps, 6 if filters >= 6 else rows
+
+
+@cache
+def weight_gradient_loop(tile_rows: int, tile_columns: int, bias_rows: int, lanes: int) -> Callable[..., None]:
+    """A tile holds the gradients of some filters' neighbouring taps, each lane one image's; blocks of images in turn.
+
+    Of the last block, which overlaps the one before, only the lanes of new images count.
+    """
+
+    @sized(tile_rows, tile_columns, bias_rows, lanes)
+    def loop(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> None:
+        filters, rows, columns, n = dy.shape
+        channels, height, width, _ = x.shape
+        kernel_height, kernel_width = dw.shape[2:]
+        taps, plane = channels * kernel_height * kernel_width, rows * columns * n
+        blocks = (n + lanes - 1) // lanes
+        weights = np.empty((blocks, filters * taps), dw.dtype)
+        biases = np.empty((blocks, filters), dw.dtype)
+        for block in range(blocks):
+            v = min(block * lanes, n - lanes)
+            late = block * lanes - v + skipped
+            for first_filter in range(0, filters, tile_rows):
+                f = min(first_filter, filters - tile_rows)
+                for kernel_row in range(channels * kernel_height):
+                    ch, i = kernel_row // kernel_height, kernel_row % kernel_height
+                    for first_tap in range(0, kernel_width, tile_columns):
+                        j = min(first_tap, kernel_width - tile_columns)
+                        sums = zeros(dy, tile_rows, tile_columns, lanes)
+                        e = f * plane + v
+                        for r in range(rows):
+                            s = ((ch * height + r + i) * width + j) * n + v
+                            for _ in range(columns):
+                                sums = add_products(sums, dy, e, plane, x, s, n)
+                                e += n
+                                s += n
+                        if late:
+                            sums = moved(sums, late)
+                        place = (block * filters + f) * taps + kernel_row * kernel_width + j
+                        store_lane_sums(sums, weights, place, taps)
+            for first_filter in range(0, filters, bias_rows):
+                f = min(first_filter, filters - bias_rows)
+                errors = zeros(dy, bias_rows, 1, lanes)
+                for pixel in range(rows * columns):
+                    errors = plus(errors, load(dy, f * plane + pixel * n + v, plane, 0, bias_rows, 1, lanes))
+                if late:
+                    errors = moved(errors, late)
+                store_lane_sums(errors, biases, block * filters + f, 1)
+        add_rows(weights)
+        add_rows(biases)
+        flat = dw.reshape(-1)
+        for k in range(filters * taps):
+            flat[k] = weights[0, k]
+        for f in range(filters):
+            db[f] = biases[0, f]
+
+    return loop

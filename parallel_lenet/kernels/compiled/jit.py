@@ -1,0 +1,47 @@
+"""How loops are compiled here: Numba, with its machine code kept on disk. Imported only where numba is wanted."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels.compiled import jit_cache
+
+DISABLED = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # Numba sets it from the environment.
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, and keep the machine code on disk for the next process.
+
+    Every operation stays as it is written: none is reordered, and none fused, so that all machines compute the same
+    bits.
+    """
+    return sized()(function)
+
+
+def sized(*sizes: int) -> Callable[[Function], Function]:
+    """`compiled`, for a function within another one whose ``sizes`` it uses as constants.
+
+    They become part of its name: Numba keeps machine code by name, and would take one size's for another's.
+    """
+
+    def compile_later(function: Function) -> Function:
+        function.__qualname__ += "".join(f"_{size}" for size in sizes)
+        return _compiled(function)
+
+    return compile_later
+
+
+def _compiled(function: Function) -> Function:
+    dispatcher = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
+    if not DISABLED:
+        jit_cache.keep(dispatcher)
+    return cast(Function, dispatcher)
+
+
+def own(x: NDArray[Any]) -> NDArray[Any]:
+    """``x``, or a copy where it is read-only: to Numba that is another type, for which it would compile once more."""
+    return x if x.flags.writeable else x.copy()

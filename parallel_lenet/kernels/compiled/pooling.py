@@ -1,0 +1,167 @@
+"""Pooling: a vector holds neighbouring images' pixels at one place."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels.compiled import tiles
+from parallel_lenet.kernels.compiled.jit import own, sized
+from parallel_lenet.kernels.compiled.vectors import (
+    larger,
+    load,
+    plus,
+    scaled,
+    store,
+    where_not_taken,
+    where_taken,
+)
+
+Array = NDArray[Any]
+
+
+def _whole(loop: Callable[[int], Callable[..., None]], arrays: tuple[Array, ...], out: Array, *numbers: Any) -> None:
+    """Call with whole vectors of images: a batch that doesn't fill its last one gets images of zeros for that."""
+    n = out.shape[-1]
+    lanes = tiles.lanes(n, out.itemsize)
+    if n % lanes == 0:
+        loop(lanes)(*(own(array) for array in arrays), out, *numbers)
+        return
+    lanes = tiles.lanes(0, out.itemsize)
+    images = -(-n // lanes) * lanes
+    result = np.empty((*out.shape[:-1], images), out.dtype)
+    loop(lanes)(*(own(tiles.filled(array, images)) for array in arrays), result, *numbers)
+    out[...] = result[..., -n:]
+
+
+@cache
+def _share(size: int, dtype: np.dtype[Any]) -> Array:
+    return np.array([1 / (size * size)], dtype)
+
+
+def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
+    """Forward: the window's pixels in row order, added, times 1 / size^2."""
+    _whole(_avg_pool2d, (x,), out, size, stride, _share(size, out.dtype))
+
+
+@cache
+def _avg_pool2d(lanes: int) -> Callable[..., None]:
+    @sized(lanes)
+    def loop(x: Array, out: Array, size: int, stride: int, share: Array) -> None:
+        channels, rows, columns, n = out.shape
+        _, height, width, _ = x.shape
+        for channel in range(channels):
+            for r in range(rows):
+                for c in range(columns):
+                    corner = ((channel * height + r * stride) * width + c * stride) * n
+                    place = ((channel * rows + r) * columns + c) * n
+                    for v in range(0, n, lanes):
+                        total = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        for i in range(size):
+                            for j in range(i == 0, size):
+                                pixel = corner + (i * width + j) * n + v
+                                total = plus(total, load(x, pixel, 0, 0, 1, 1, lanes))
+                        store(scaled(total, share, 0, 0), out, place + v, 0, 0)
+
+    return loop
+
+
+def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
+    """Backward: each error times 1 / size^2, added to all of its window's pixels; the windows in row order."""
+    _whole(_avg_pool2d_gradient, (dy,), out, size, stride, _share(size, out.dtype))
+
+
+@cache
+def _avg_pool2d_gradient(lanes: int) -> Callable[..., None]:
+    @sized(lanes)
+    def loop(dy: Array, out: Array, size: int, stride: int, share: Array) -> None:
+        channels, rows, columns, n = dy.shape
+        _, height, width, _ = out.shape
+        apart = stride >= size  # No two windows share a pixel.
+        if not (apart and rows * size == height and columns * size == width):
+            out[:] = 0
+        for channel in range(channels):
+            for r in range(rows):
+                for c in range(columns):
+                    corner = ((channel * height + r * stride) * width + c * stride) * n
+                    place = ((channel * rows + r) * columns + c) * n
+                    for v in range(0, n, lanes):
+                        error = scaled(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
+                        for i in range(size):
+                            for j in range(size):
+                                pixel = corner + (i * width + j) * n + v
+                                if apart:
+                                    store(error, out, pixel, 0, 0)
+                                else:
+                                    store(plus(load(out, pixel, 0, 0, 1, 1, lanes), error), out, pixel, 0, 0)
+
+    return loop
+
+
+def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
+    """Forward: the largest of the window's pixels, NaN if it holds one."""
+    _whole(_max_pool2d, (x,), out, size, stride)
+
+
+@cache
+def _max_pool2d(lanes: int) -> Callable[..., None]:
+    @sized(lanes)
+    def loop(x: Array, out: Array, size: int, stride: int) -> None:
+        channels, rows, columns, n = out.shape
+        _, height, width, _ = x.shape
+        for channel in range(channels):
+            for r in range(rows):
+                for c in range(columns):
+                    corner = ((channel * height + r * stride) * width + c * stride) * n
+                    place = ((channel * rows + r) * columns + c) * n
+                    for v in range(0, n, lanes):
+                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        for i in range(size):
+                            for j in range(i == 0, size):
+                                pixel = corner + (i * width + j) * n + v
+                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
+                        store(largest, out, place + v, 0, 0)
+
+    return loop
+
+
+def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
+    """Backward: each error to the first pixel of its window, in row order, that is the largest, or NaN.
+
+    Every other pixel of the window gets 0 added.
+    """
+    _whole(_max_pool2d_gradient, (x, dy), out, size, stride)
+
+
+@cache
+def _max_pool2d_gradient(lanes: int) -> Callable[..., None]:
+    """The error waits in its lane for the pixel that it goes to, and is 0 from then on."""
+
+    @sized(lanes)
+    def loop(x: Array, dy: Array, out: Array, size: int, stride: int) -> None:
+        channels, rows, columns, n = dy.shape
+        _, height, width, _ = x.shape
+        out[:] = 0
+        for channel in range(channels):
+            for r in range(rows):
+                for c in range(columns):
+                    corner = ((channel * height + r * stride) * width + c * stride) * n
+                    place = ((channel * rows + r) * columns + c) * n
+                    for v in range(0, n, lanes):
+                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        for i in range(size):
+                            for j in range(i == 0, size):
+                                pixel = corner + (i * width + j) * n + v
+                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
+                        waiting = load(dy, place + v, 0, 0, 1, 1, lanes)
+                        for i in range(size):
+                            for j in range(size):
+                                pixel = corner + (i * width + j) * n + v
+                                here = load(x, pixel, 0, 0, 1, 1, lanes)
+                                error = plus(load(out, pixel, 0, 0, 1, 1, lanes), where_taken(here, largest, waiting))
+                                store(error, out, pixel, 0, 0)
+                                waiting = where_not_taken(here, largest, waiting)
+
+    return loop

@@ -1,0 +1,43 @@
+"""How large a tile of vectors is: what the processor's registers hold. A matter of speed alone, never of bits."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba.core.registry import cpu_target
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels.compiled.jit import DISABLED
+
+Array = NDArray[Any]
+
+NARROW = 32  # Bytes of a vector that AVX2 holds in a register, and SSE and NEON in two.
+
+
+@cache
+def avx512() -> bool:
+    """Whether the loops are compiled for a processor with 32 registers of 64 bytes."""
+    if DISABLED:
+        return False
+    features = cpu_target.target_context.codegen().magic_tuple()[2]
+    return "+avx512f" in features and "+avx512vl" in features
+
+
+def lanes(numbers: int, itemsize: int) -> int:
+    """How many numbers a vector holds, where ``numbers`` lie side by side: the narrow vector if they don't fill one."""
+    wide = 2 * NARROW if avx512() else NARROW
+    return (wide if numbers * itemsize >= wide else NARROW) // itemsize
+
+
+def fewest_left_over(count: int, sizes: tuple[int, ...]) -> int:
+    """The size, at most ``count``, of which whole tiles cover ``count`` with the least excess; the larger of equals."""
+    return max((size for size in sizes if size <= count), key=lambda size: (-(-(-count // size) * size), size))
+
+
+def filled(array: Array, images: int) -> Array:
+    """The array with images of zeros before its own, up to ``images``; itself if it has as many."""
+    if array.shape[-1] >= images:
+        return array
+    result = np.zeros((*array.shape[:-1], images), array.dtype)
+    result[..., images - array.shape[-1] :] = array
+    return result
