@@ -103,6 +103,20 @@ def test_folders_in_place_of_the_files(folder: Path, caplog: pytest.LogCaptureFi
     assert len(caplog.messages) == 1
 
 
+def test_two_processes_that_compile_for_other_types_at_once_keep_apart(folder: Path) -> None:
+    """The second looks at the index before the first has written to it."""
+    first: Any = jit.compiled(half)
+    second: Any = jit.compiled(half)
+    index = second._cache._cache_file
+    before = index._load_index()
+    assert first(3.0) == 1.5
+    load, index._load_index = index._load_index, lambda: before
+    assert second(3) == 1.5
+    index._load_index = load
+    names = {path.name for path in folder.rglob("*.nbc")}
+    assert len(names) == 2
+
+
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 def test_code_that_cannot_be_written_is_compiled_by_each_process(
     folder: Path, caplog: pytest.LogCaptureFixture

@@ -121,6 +121,16 @@ def _sources() -> str:
 class _Files(caching.IndexDataCacheFile):
     """An index, from types and processor to the name of a file with the code, and these files."""
 
+    def save(self, key: Any, data: Any) -> None:
+        """Write the code into a file that is named after the key.
+
+        Numba counts files instead. Two processes that compile for different types at once would take the same name, and
+        one would later run the other's code.
+        """
+        name = f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
+
     def check(self) -> bool:
         """Whether anything is kept. Raises an exception if any of it is damaged."""
         names = set(self._load_index().values())
