@@ -41,7 +41,7 @@ from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
 from parallel_lenet.state import TrainingState, check_slots, pack, unpack, user_metadata
 from parallel_lenet.tree import TreeSum
-from parallel_lenet.turns import Turns
+from parallel_lenet.turns import turns_of
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
@@ -150,7 +150,7 @@ class Coordinator:
         self._warm = False
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
         self._held: list[Vector] = []  # Where gradients are added; the same for all steps.
-        self._turns = Turns()
+        self._turns = turns_of(self.engine)
         self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
         self._guard = threading.Lock()  # Of `_calls`.
 

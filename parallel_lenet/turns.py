@@ -1,6 +1,7 @@
-"""Threads that use one coordinator take turns: first come, first served."""
+"""Threads that use one coordinator, or one engine, take turns: first come, first served."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -52,3 +53,13 @@ class Turns:
                 return function()
             finally:
                 self._owner = 0
+
+
+_turns: weakref.WeakKeyDictionary[object, Turns] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def turns_of(engine: object) -> Turns:
+    """The turns of all coordinators that use this engine."""
+    with _guard:
+        return _turns.setdefault(engine, Turns())

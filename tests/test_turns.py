@@ -15,6 +15,7 @@ from conftest import wait_until
 from models import Array, Scripted, Softmax
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport
+from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import blas, one_blas_thread
 from parallel_lenet.turns import Turns
 
@@ -112,6 +113,19 @@ def test_several_threads_that_evaluate_get_the_right_figures(digits: Dataset) ->
         for (thread, results), metrics in zip(threads, wanted, strict=True):
             thread.join()
             assert results == [[metrics] * 6]
+
+
+def test_coordinators_with_one_engine_train_in_two_threads_without_disturbing_each_other(digits: Dataset) -> None:
+    def train(seed: int, engine: Any) -> str:
+        c = Coordinator(Softmax(), SGD(0.1), engine=engine, batch_size=50, shard_size=10, seed=seed)
+        c.fit(digits, 4)
+        return c.parameters_sha256()
+
+    with ProcessesEngine(2) as engine:
+        trained = [in_thread(lambda seed=seed: train(seed, engine)) for seed in (1, 2)]
+        for seed, (thread, results) in enumerate(trained, 1):
+            thread.join()
+            assert results == [train(seed, "serial")]
 
 
 def test_a_loop_that_another_thread_left_refuses_nothing(digits: Dataset) -> None:

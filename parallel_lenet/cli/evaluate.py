@@ -44,10 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
     _, test = load(dataset, data_dir)
     network.check(model, test)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
-    with (
-        console.warnings_as_notes(),
-        Coordinator(model, SGD(), n_workers=workers.count, engine=engine, parameters=parameters) as coordinator,
-    ):
+    coordinator = Coordinator(
+        model,
+        SGD(),
+        n_workers=workers.count,
+        batch_size=max(128, len(test)),  # So that no worker is left out: there are no more than a batch has shards.
+        engine=engine,
+        parameters=parameters,
+    )
+    with console.warnings_as_notes(), coordinator:
         network.compile_first(coordinator, test, console)
         with console.progress("test images", len(test)) as progress:
             for metrics in coordinator.iterate_evaluation(test):

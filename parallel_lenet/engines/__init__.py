@@ -15,7 +15,7 @@ Every engine gives the same container, order and errors:
 - A worker that is lost is replaced, with a WorkerWarning; what cannot be computed for that raises WorkerError.
 - Dropping an iterator half way is allowed; the engine stays usable.
 
-An engine is used by one thread at a time. Only contexts may be closed, or dropped, by any thread.
+An engine is used by one thread at a time: `turns` sees to that. Only contexts may be closed, or dropped, by any thread.
 """
 
 from collections import deque
