@@ -19,7 +19,7 @@ import pytest
 from conftest import environment
 from program import FILES, write_idx
 
-from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
+from parallel_lenet import SGD, Coordinator, Dataset, checkpoint, lenet5
 from parallel_lenet.cli import evaluate, main, train
 from parallel_lenet.cli.interrupts import ENDING
 from parallel_lenet.cli.runs import RunFolder
@@ -446,6 +446,13 @@ def test_mutated_checkpoints_get_a_run_or_one_sentence(
         assert len(capsys.readouterr().err) < 3000, user
     assert codes[0] > 3
     assert codes[1] > 30
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_pixels_that_cannot_be_normalised_are_named(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Dataset(np.full((20, 12, 12), 1e300) * np.linspace(0, 1, 20)[:, None, None], np.arange(20) % 4, "far")
+    monkeypatch.setattr(train, "load", lambda *_: (data, data))
+    assert "parallel-lenet: far: " in result(*QUICK, "--out", "r", code=1)["error"]
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ from parallel_lenet.cli.resume import Resumed
 from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
 from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import Dataset, load
+from parallel_lenet.datasets import Dataset, DatasetError, load
+from parallel_lenet.model import Sequential
 from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
@@ -109,7 +110,7 @@ def _prepare(
     if resumed is not None:
         resume.check_data(resumed, everything, test)
     if resumed is None:
-        model, parameters = network.build(network.describe(everything), options.kernel), None
+        model, parameters = _network(everything, options.kernel), None
     else:
         trained = load_model(resumed.file, options.kernel)
         model, parameters = trained.model, trained.parameters
@@ -169,6 +170,14 @@ def _prepare(
         console.note(f"note: {coordinator.workers_note}")
     network.say_unit(model, train, console)
     return training
+
+
+def _network(data: Dataset, kernel: str) -> Sequential:
+    """The network for these images; DatasetError if there is none, such as for pixels that can't be normalised."""
+    try:
+        return network.build(network.describe(data), kernel)
+    except ValueError as error:
+        raise DatasetError(f"{data.name}: {error}") from error
 
 
 def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
