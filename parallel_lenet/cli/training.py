@@ -14,7 +14,7 @@ from parallel_lenet.cli import network
 from parallel_lenet.cli.chaos import Chaos
 from parallel_lenet.cli.console import Console, Progress, count, write
 from parallel_lenet.cli.interrupts import Interrupts
-from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli.options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli.resume import Figures
 from parallel_lenet.cli.runs import LAST, RunFolder
 from parallel_lenet.coordinator import Coordinator
@@ -163,9 +163,18 @@ class Training:
         write(
             sys.stderr,
             f"parallel-lenet: {why} after {done}, step {coordinator.step:,}; the checkpoint is {folder / LAST}; "
-            f"continue with: {_command()} --resume {shlex.quote(str(folder))}",
+            f"continue with: {_command()} {shlex.join(self._again())}",
         )
         return TIMED_OUT if number is None else 128 + number
+
+    def _again(self) -> list[str]:
+        """The options that continue the run as it was, which includes what a checkpoint doesn't decide."""
+        options, words = self.options, ["--resume", str(self.folder.path)]
+        for name in ("engine", "cluster_address", "workers"):
+            value = getattr(options, name)
+            if value != OPTIONS[name].default:
+                words += [f"--{dashed(name)}", str(value)]
+        return words
 
     def drop(self) -> None:
         """End the workers and remove half-written files now, for a program that doesn't close anything any more."""

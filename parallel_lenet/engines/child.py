@@ -47,7 +47,7 @@ from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
-COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")  # Signals.
+COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGALRM")  # Signals.
 
 
 class _Context(NamedTuple):
