@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from conftest import environment, listening, wait_until
 
+from parallel_lenet.cli import main
 from parallel_lenet.engines.cluster_guard import Guard, holders, kill, stopped
+from parallel_lenet.engines.cluster_ray import Ray
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -151,3 +153,12 @@ def test_a_stopped_process_is_known() -> None:
         assert wait_until(lambda: stopped(process.pid), 10)
         process.kill()
     assert not stopped(process.pid)
+
+
+def test_the_command_ends_with_its_code_also_if_leaving_ray_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter would crash at its end: a thread of Ray's is still running."""
+    codes: list[int] = []
+    monkeypatch.setattr(Ray, "hung", True)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    assert main(["train", "--engine", "spark"]) == 2
+    assert codes == [2]

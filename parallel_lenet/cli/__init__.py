@@ -11,9 +11,11 @@ Results go to standard output, everything else to standard error. Exit codes:
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import parallel_lenet
@@ -24,6 +26,7 @@ from parallel_lenet.cli.interrupts import Ended, ending_signals_raise
 from parallel_lenet.cli.options import UsageError
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.engines import WorkerError
+from parallel_lenet.engines.cluster_ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
 
@@ -63,12 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_standard_descriptors()
     try:
         with ending_signals_raise():
-            return _run(arguments)
+            code = _run(arguments)
     except Ended as ended:
-        return _failed(f"terminated by {signal.Signals(ended.number).name}", 128 + ended.number)
+        code = _failed(f"terminated by {signal.Signals(ended.number).name}", 128 + ended.number)
     except BrokenPipeError:
         drop_unread_output()
-        return BROKEN_PIPE
+        code = BROKEN_PIPE
+    if Ray.hung:  # Everything is closed but for Ray, which would crash the interpreter at its end.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:

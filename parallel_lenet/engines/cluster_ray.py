@@ -40,6 +40,8 @@ class Ray(Backend):
     _seen_stopped: ClassVar[set[int]] = set()
     """In the last one."""
     _cpus: ClassVar[int] = 1
+    hung: ClassVar[bool] = False
+    """Whether a thread that leaves Ray never came back. The interpreter would crash at its end."""
     _before: ClassVar[dict[str, str | None]] = {}
     """The environment variables that a cluster of our own changes."""
 
@@ -179,6 +181,7 @@ def _shutdown() -> None:
     if not ended and not left(ray.shutdown):
         # The thread that is left behind holds a lock for which Ray's own handler would wait at the program's end.
         atexit.unregister(ray.shutdown)
+        Ray.hung = True
     remove(folder)
     if folder:
         _set(Ray._before)
