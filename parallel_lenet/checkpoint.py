@@ -72,9 +72,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is not a JSON object")
         json_value("metadata", metadata)  # No deeper nesting and no longer integers than are written.
-    except (
-        Exception
-    ) as error:  # Of a crafted file the parsers raise anything: TokenError, struct.error, RecursionError.
+    except Exception as error:  # The parsers raise anything for a crafted file: TokenError, RecursionError, ...
         raise CheckpointError(f"{path}: is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     return arrays, metadata
 
