@@ -176,7 +176,7 @@ MALICE = {
     "object array": lambda: seal({**GOOD, "x.npy": npy(np.array([Trap()], object))}),
     "pickle": lambda: seal({**GOOD, "x.npy": pickle.dumps(Trap())}),
     "pickle for a header": lambda: seal({**GOOD, "x.npy": npy_with_header("__import__('os').mkdir('sprung')")}),
-    "header promises more": lambda: seal({**GOOD, "x.npy": npy_with_header(_header("'<f4'", "(10**12,)"), b"1234")}),
+    "header promises more": lambda: seal({**GOOD, "x.npy": npy_with_header(_header("'<f4'", "(10**11,)"), b"1234")}),
     "header promises much more": lambda: seal(
         {**GOOD, "x.npy": npy_with_header(_header("'<f4'", "(1000000000000,)"), b"1234")}
     ),
@@ -374,9 +374,10 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files without their blocks")
 def test_a_large_file_that_is_not_a_checkpoint_is_not_read(tmp_path: Path) -> None:
     for start in (b"", b"PK\x03\x04"):
         (tmp_path / "large.npz").write_bytes(start)
-        os.truncate(tmp_path / "large.npz", 10**12)
+        os.truncate(tmp_path / "large.npz", 10**11)
         with pytest.raises(CheckpointError, match="is damaged, or not a checkpoint: its content doesn't match its"):
             load(tmp_path / "large.npz")
