@@ -1,17 +1,55 @@
 """The published bits: recomputed, and what `verify` says of others."""
 
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import environment
 
-from parallel_lenet import kernels
+from parallel_lenet import Coordinator, kernels, load_dataset
 from parallel_lenet.cli import published
 from parallel_lenet.cli.options import TrainOptions
 from parallel_lenet.optional import ExtraError
 
 README = Path(__file__).parents[1] / "README.md"
+SAME_BITS = Path(__file__).parents[1] / "scripts" / "same_bits.py"
 SIZE = TrainOptions().batch_size
+
+
+def after(steps: int) -> str:
+    """The SHA-256 of the default run's parameters after so many steps, by the kernel compiled."""
+    pytest.importorskip("numba")
+    train, _ = load_dataset()
+    model, optimizer = published.recipe(train, "compiled", SIZE)
+    with Coordinator(model, optimizer, engine="serial", batch_size=SIZE, seed=TrainOptions().seed) as coordinator:
+        next(report for report in coordinator.iterate(train, 2) if report.step == steps)
+        return coordinator.parameters_sha256()
+
+
+def test_the_default_run_gives_the_published_bits() -> None:
+    # If this fails because bits were meant to change: CONTRIBUTING says where to write the new hash.
+    assert after(published.STEPS) == published.SHA256
+
+
+def test_code_for_another_processor_gives_the_same_bits() -> None:
+    # The rest of what same_bits.py shows takes minutes.
+    expected = after(1)
+    here = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the names of processors are those of x86-64")
+    name = "haswell" if any(level.startswith(("AVX512", "X86_V4")) for level in here) else "nehalem"
+    program = subprocess.run(
+        [sys.executable, str(SAME_BITS), "--print", "--steps", "1"],
+        env=environment(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=""),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert program.stdout == f"{expected}\n", program.stderr
 
 
 def test_the_readme_states_the_published_bits() -> None:

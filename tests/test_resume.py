@@ -60,6 +60,26 @@ def same(result: dict[str, Any], reference: dict[str, Any]) -> bool:
     return all(result[name] == reference[name] for name in names)
 
 
+def test_another_shard_size_may_continue_a_run_if_it_decides_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 40, 10)
+    settings = ("--data-dir", "data", "--batch-size", "16", "--epochs", "1", "--engine", "serial")
+
+    def trained(*arguments: str) -> str:
+        assert main(["train", *arguments, "--json", "--quiet"]) == 0
+        return str(json.loads(capsys.readouterr().out)["parameters_sha256"])
+
+    straight = trained(*settings, "--kernel", "compiled", "--out", "straight")
+    trained(*settings, "--kernel", "compiled", "--shard-size", "4", "--max-steps", "2", "--out", "stopped")
+    assert trained("--resume", "stopped", "--shard-size", "2", "--max-steps", "9") == straight
+    trained(*settings, "--kernel", "im2col", "--shard-size", "4", "--max-steps", "2", "--out", "other")
+    assert main(["train", "--resume", "other", "--shard-size", "2"]) == 2
+    assert "--shard-size 2 disagrees with the run in other, which has 4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [("--engine", "serial"), ("--engine", "processes", "--workers", "3")], ids=" ".join)
 def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
     assert checkpoint.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120

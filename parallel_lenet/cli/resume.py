@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet import checkpoint
+from parallel_lenet import checkpoint, kernels
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
@@ -93,9 +93,10 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
+    free = FREE if kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")  # Then it decides no bit.
     for name, value in given.items():
         old = getattr(before, name)
-        if name not in FREE and value != old and (name, value) != ("kernel", "auto"):
+        if name not in free and value != old and (name, value) != ("kernel", "auto"):
             raise UsageError(
                 f"--{dashed(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"
@@ -115,7 +116,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     if before.data_dir is not None and "data_dir" not in given:
         local_path(file, before.data_dir)
     own: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
-    own |= {name: value for name, value in given.items() if name in FREE} | {"out": str(folder)}
+    own |= {name: value for name, value in given.items() if name in free} | {"out": str(folder)}
     now = replace(before, **own)
     check(now)
     return Resumed(folder, file, now, before, data, figures, partial, notes)
