@@ -17,7 +17,7 @@ from models import Array, Counting, Softmax
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, WorkerWarning
-from parallel_lenet.engines import Context
+from parallel_lenet.engines import Context, schedule
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, Private, Snapshots
@@ -199,6 +199,20 @@ def test_a_stopped_worker_is_given_all_that_it_missed_when_it_goes_on() -> None:
         os.kill(second, signal.SIGCONT)
         assert c.evaluate(constant(8.0, 80)).loss == 8.0
         assert c.worker_pids() == [first, second]
+
+
+@on_linux
+def test_workers_stopped_between_two_calls_are_replaced_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    with coordinator(Counting(), "processes", step_timeout=1.0) as c:
+        assert c.evaluate(constant(1.0)).loss == 1.0
+        pids = c.worker_pids()
+        with monkeypatch.context() as patch:
+            patch.setattr(schedule, "START", 3600.0)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            with pytest.warns(WorkerWarning, match=r"the step_timeout of 1 s while taking over a model and data: "):
+                assert c.evaluate(constant(2.0)).loss == 2.0
+        assert not set(pids) & set(c.worker_pids())
 
 
 def test_a_model_that_cannot_be_made_again_ends_its_own_call_alone() -> None:

@@ -62,6 +62,7 @@ class Process(Worker):
         self.dismissed = False
         self._killed_for = ""
         self._held: set[int] = set()  # Which memory of contexts it has.
+        self._models: set[int] = set()  # Hashes of those it has been given.
         self.send(pickle.dumps(setup))
 
     def open(self, context: Open[bytes]) -> None:
@@ -80,6 +81,9 @@ class Process(Worker):
                 for inputs, targets in zip(context.arrays[::2], context.arrays[1::2], strict=True)
             ),
         )
+        known = hash(context.model) in self._models
+        self._models.add(hash(context.model))
+        self.hurried = known and (self.ready or self.hurried)
         self.opening += 1
         self.send(opening.pack(), [each.memory.handle for each in new.values() if isinstance(each.memory.handle, int)])
 

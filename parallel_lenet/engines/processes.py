@@ -281,7 +281,7 @@ class ProcessesEngine:
     def _doing(self, worker: Process) -> str:
         """What a worker is in the middle of, for people."""
         if not worker.ready:
-            return "starting"
+            return "taking over a model and data" if worker.started else "starting"
         if not worker.copies:
             return "waiting for work"
         stamp, index, *_ = worker.copies[0]

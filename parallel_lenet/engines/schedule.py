@@ -78,6 +78,9 @@ class Worker:
         """For each row the stamp of the copy to compute into it, or 0; the worker looks before it begins one."""
         self.opening = 1
         """What it hasn't said it is ready with: starting, and contexts that it was given to open."""
+        self.started = False
+        self.hurried = False
+        """Whether what it is opening has nothing new to import or compile."""
         self.since = now
         """When it began what it is doing: starting, or its first unanswered copy."""
         self.copies: list[Copy] = []
@@ -164,6 +167,7 @@ class Schedule(Generic[W]):
     def opened(self, worker: W, now: float) -> None:
         """It has started, or taken over a context."""
         worker.opening -= 1
+        worker.started = True
         worker.since = now
         if worker.ready:
             self._failed_starts.clear()
@@ -290,8 +294,8 @@ class Schedule(Generic[W]):
         return late
 
     def _deadline(self, worker: W) -> float:
-        if not worker.ready:  # It may be importing and compiling what a new model needs.
-            return worker.since + max(self.step_timeout, START)
+        if not worker.ready:
+            return worker.since + (self.step_timeout if worker.hurried else max(self.step_timeout, START))
         if not worker.copies:
             return math.inf
         known = worker.copies[0].kind in worker.known
