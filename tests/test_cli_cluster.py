@@ -44,24 +44,24 @@ def expected(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Dask scheduler and a worker of three threads, started as the README says."""
+    """A Dask scheduler and a worker of three threads, started as docs/clusters.md says."""
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
     dask = [sys.executable, "-m"]
     quiet = {"cwd": folder, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     of_its_own = ["--port", "0", "--scheduler-file", str(file)]
-    running = [subprocess.Popen([*dask, *readme_line("dask scheduler"), *of_its_own], **quiet)]
+    running = [subprocess.Popen([*dask, *documented_line("dask scheduler"), *of_its_own], **quiet)]
     try:
         assert wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
         address = str(json.loads(file.read_text())["address"])
-        line = readme_line("dask worker", {"tcp://127.0.0.1:8786": address, "--nworkers -1": "--nworkers 1"})
+        line = documented_line("dask worker", {"tcp://127.0.0.1:8786": address, "--nworkers -1": "--nworkers 1"})
         running.append(subprocess.Popen([*dask, *line, "--nthreads", "3"], **quiet))
         yield address
         pids = {process.pid for process in running}
         pids |= {child for pid in pids for child in children(pid)}
         places = listening(pids) if sys.platform.startswith("linux") else set()
-        assert {host for host, _ in places} <= {"127.0.0.1"}  # Where the README says that they listen, and only there.
+        assert {host for host, _ in places} <= {"127.0.0.1"}  # Where the page says that they listen, and only there.
     finally:
         for process in reversed(running):
             process.send_signal(signal.SIGINT)
@@ -69,9 +69,9 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(30)
 
 
-def readme_line(begin: str, changes: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """The words of a command of the README, for a cluster on this machine."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def documented_line(begin: str, changes: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The words of a command of docs/clusters.md, for a cluster on this machine."""
+    text = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
     (line,) = re.findall(rf"^({begin} .*?)(?: +#.*)?$", text, re.MULTILINE)
     for old, new in {"HOST": "127.0.0.1", "WORKER": "127.0.0.1", **changes}.items():
         assert old in line or old in ("HOST", "WORKER")
@@ -80,9 +80,9 @@ def readme_line(begin: str, changes: Mapping[str, str] = MappingProxyType({})) -
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
-def test_the_readme_makes_a_token_of_ray_that_others_cannot_read(tmp_path: Path) -> None:
+def test_the_documented_command_makes_a_token_of_ray_that_others_cannot_read(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"`(\(umask 077 && ray\s+get-auth-token --generate\))`", text)
     variables = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(command.replace("\n", " "), shell=True, env=environment(**variables), check=True, timeout=60)
