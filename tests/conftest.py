@@ -25,7 +25,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # The files that take longest, longest first.
 LONG = [
-    *("test_cluster", "test_worker_death", "test_cli", "test_cli_cluster", "test_compiled", "test_engines"),
+    *(
+        "test_cluster",
+        "test_cluster_ray",
+        "test_cluster_dask",
+        "test_worker_death",
+        "test_cli",
+        "test_cli_cluster",
+        "test_compiled",
+        "test_engines",
+    ),
     *("test_verify", "test_interrupts", "test_kernels", "test_resume", "test_coordinator", "test_model"),
     *("test_benchmark", "test_gradcheck"),
 ]

@@ -69,10 +69,9 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
-    monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
     before, files = children(), _files()
     results = set()
-    for engine in ("serial", Cluster("dask", n_workers=2)):
+    for engine in (Cluster("dask", n_workers=2), "serial"):
         with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
             coordinator.fit(digits)
             if engine != "serial":
@@ -81,6 +80,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
                 assert len(ports) >= 5  # The scheduler, two nannies and two workers.
                 assert {host for host, _ in ports} == {"127.0.0.1"}
                 _attack(sorted(port for _, port in ports))
+                monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
                 os.kill(nannies[0].pid, signal.SIGSTOP)
                 with pytest.warns(WorkerWarning, match="the Dask worker tls://.* has given no sign of life for 2 s"):
                     coordinator.fit(digits)
