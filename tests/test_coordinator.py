@@ -152,6 +152,16 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
     assert len(results) == 1
 
 
+def test_no_shard_size_changes_a_bit_with_the_kernel_compiled(digits: Dataset) -> None:
+    pytest.importorskip("numba")
+    results = set()
+    for shard_size in (None, 1, 8, 64):
+        coordinator = serial(lenet5(kernel="compiled"), shard_size=shard_size)
+        curve = losses(coordinator.iterate(small(digits, 70)))
+        results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
+    assert len(results) == 1
+
+
 def test_shards_of_a_model_with_a_leaf_are_blocks_of_the_tree() -> None:
     model = ByImage()
     assert [serial(model, shard_size=size).shard_size for size in (None, 1, 3, 8, 100)] == [8, 1, 2, 8, 64]

@@ -23,6 +23,7 @@ from parallel_lenet.model import PREDICTED_AT_ONCE, Sequential, ShardMetrics
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from parallel_lenet.parameters import Layout, sha256
 from parallel_lenet.random import generator
+from parallel_lenet.tree import TreeSum
 
 Array = NDArray[Any]
 
@@ -271,6 +272,31 @@ def test_a_model_is_a_value_that_pickles(lenet: Sequential) -> None:
     after = gradient_of(copy, images(3), labels(3))
     assert before[0] == after[0]
     np.testing.assert_array_equal(before[1], after[1])
+
+
+SMALL = (Conv2d(2, 3), Tanh(), AvgPool2d(), Flatten(), Dense(3))
+
+
+@pytest.mark.parametrize("name", ["naive", "compiled"])
+@given(n=st.integers(1, 40), size=st.sampled_from([1, 2, 4, 8, 16, 32]))
+@settings(max_examples=10, deadline=None)
+def test_a_batch_is_the_sum_of_its_blocks_along_the_tree_bit_by_bit(name: str, n: int, size: int) -> None:
+    if name == "compiled":
+        pytest.importorskip("numba")
+        model = lenet5(kernel=name)
+    else:
+        model, n = Sequential(Images(image_size=(6, 6), size=6), SMALL, kernel=name), min(n, 11)
+    assert model.leaf == 1
+    x, t, parameters = images(n, *model.images.image_size), labels(n, model.classes), fresh(model)
+    whole = np.empty_like(parameters)
+    metrics = model.loss_and_gradient(parameters, x, t, whole)
+    losses, gradients = TreeSum[ShardMetrics](), TreeSum[Array]()
+    for start in range(0, n, size):
+        part = np.empty_like(parameters)
+        losses.append(model.loss_and_gradient(parameters, x[start : start + size], t[start : start + size], part))
+        gradients.append(part)
+    assert losses.total() == metrics
+    assert gradients.total().tobytes() == whole.tobytes()
 
 
 def test_initial_parameters_follow_the_generator(lenet: Sequential) -> None:
