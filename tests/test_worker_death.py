@@ -239,7 +239,7 @@ def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_
         with pytest.raises(
             WorkerError,
             match=r"^3 workers in a row have ended before they were ready, the last of which, worker \d "
-            r"\(process \d+\) was killed by SIGKILL while starting$",
+            r"\(process \d+\) was killed by SIGKILL while taking over a model and data$",
         ):
             Opened(engine, model, [FEW], at(0))
         assert usable(engine)
