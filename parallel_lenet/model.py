@@ -207,10 +207,16 @@ class Sequential:
         self.images.check(inputs)
         check_labels(targets, self.classes, len(inputs))
 
+    @cached_property
+    def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
+        """For each layer, name, place in the vector and shape of its parameters."""
+        shapes, slices = dict(self.layout.entries), self.layout.slices
+        return tuple(tuple((part, slices[name], shapes[name]) for part, name in names.items()) for names in self._names)
+
     def _views(self, vector: Vector) -> list[dict[str, Array]]:
         """For each layer, its own part of the vector by name."""
-        views = self.layout.views(vector)
-        return [{part: views[name] for part, name in names.items()} for names in self._names]
+        self.layout.check(vector)
+        return [{part: vector[place].reshape(shape) for part, place, shape in parts} for parts in self._places]
 
     def _buffers(self, n: int, dtype: np.dtype[Any]) -> _Buffers:
         """Buffers of this thread's own, so that threads can share a model."""

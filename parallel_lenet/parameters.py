@@ -60,10 +60,14 @@ class Layout:
         return slices
 
     def views(self, vector: Vector) -> dict[str, Vector]:
-        """The vector's arrays by name: views, not copies. ValueError where the vector has another size."""
+        """The vector's arrays by name: views, not copies. Raises ValueError if the vector has another size."""
+        self.check(vector)
+        return {name: vector[self.slices[name]].reshape(shape) for name, shape in self.entries}
+
+    def check(self, vector: Vector) -> None:
+        """Raise ValueError if the vector has another size."""
         if vector.shape != (self.size,):
             raise ValueError(f"a parameter vector of this layout has shape ({self.size},), not {vector.shape}")
-        return {name: vector[self.slices[name]].reshape(shape) for name, shape in self.entries}
 
 
 def sha256(vector: Vector) -> str:
