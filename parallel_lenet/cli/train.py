@@ -145,6 +145,8 @@ def _prepare(
         place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
         folder = RunFolder(place)
         stack.callback(folder.close)
+        if resumed is None and holds_run(str(place)):
+            raise UsageError(f"another run began in {place} at the same moment: continue it with --resume {place}")
         shown = _evaluated(test, options.evaluate_on)
         training = Training(
             coordinator, train, validation, shown, options, folder, metadata, console, interrupts, faults
