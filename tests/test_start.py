@@ -16,6 +16,7 @@ from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet import WorkerError
 from parallel_lenet.engines import process
+from parallel_lenet.engines.child import COORDINATORS
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.start import GUARD
 from parallel_lenet.model import ShardMetrics
@@ -148,9 +149,9 @@ def test_signals_to_the_whole_job_do_not_end_workers() -> None:
         before = children()
         opened = Opened(engine, Scripted(), [FEW], at(0))
         started = children() - before
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        for name in COORDINATORS:
             for pid in started:
-                os.kill(pid, number)
+                os.kill(pid, getattr(signal, name))
         assert computed(opened, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
         assert set(engine.worker_pids()) == started
 
