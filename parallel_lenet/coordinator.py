@@ -557,7 +557,8 @@ class Coordinator:
         training (optimizer, batch_size, shard_size, seed, clip_norm and kernel) is compared when training continues:
         ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load`` raises
         CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
-        settings, such as another learning rate, but must keep the same vectors.
+        settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ where it
+        decides no bit. An unfinished epoch continues only on the data that it was begun with.
 
         To train the parameters in any other way, begin a new training with them:
         ``Coordinator(model, optimizer, parameters=load_model(path).parameters)``.
