@@ -73,6 +73,7 @@ class Coordinator:
     - ``on_nan``: what to do where a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
       step, which leaves parameters and optimizer as they are.
     - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; None for ever.
+      A worker's first shard of each size and kind has a minute at least, since it may compile.
     - ``max_tries``: how many workers may be lost over one shard before WorkerError.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
