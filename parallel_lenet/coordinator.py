@@ -46,7 +46,14 @@ from parallel_lenet.turns import turns_of
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
 
-SETTINGS = ("optimizer", "batch_size", "shard_size", "seed", "clip_norm", "kernel")  # That decide how training goes on.
+SETTINGS = (
+    "optimizer",
+    "batch_size",
+    "shard_size",
+    "seed",
+    "clip_norm",
+    "kernel",
+)  # They decide how training continues.
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
 SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
@@ -256,6 +263,7 @@ class Coordinator:
             call.begin(self._turns.run("fit or iterate", lambda: self.engine.open(self.model, data, self.parameters)))
             if epochs:
                 self._require_same_data(call)
+                self._loaded = None
         except BaseException:
             self._calls.discard(call)
             raise
@@ -280,11 +288,19 @@ class Coordinator:
         return self._step(call, rows) if len(rows) else self._finish_epoch(call)
 
     def _require_same_data(self, call: "_Call") -> None:
-        """DatasetError if an epoch is unfinished that was begun with other data than the call's."""
-        begun = self._state.data
+        """Raises DatasetError if an unfinished epoch was begun with other data than the call's.
+
+        And CheckpointError if the state comes from a checkpoint that was trained on other data.
+        """
+        begun, loaded = self._state.data, self._loaded
         if begun is None or begun is call.data:
             return
-        if not begun.same(call.data):
+        if self.cursor == 0 and loaded is not None and "data" not in loaded.may_differ and not begun.same(call.data):
+            raise CheckpointError(
+                f"{loaded.path}: training can't continue: it was trained on {described(begun.fingerprint())}, not on "
+                f"{described(call.data.fingerprint())}. To continue with other data: load(path, may_differ=['data'])"
+            )
+        if self.cursor > 0 and not begun.same(call.data):
             raise DatasetError(
                 f"epoch {self.epoch + 1} is unfinished, with {self.cursor:,} samples done, and was begun with other "
                 f"data: {described(begun.fingerprint())}, not {described(call.data.fingerprint())}; continue with "
@@ -387,7 +403,7 @@ class Coordinator:
             result = self._evaluate(call.context, 1)
             report = replace(report, validation_loss=result.loss, validation_accuracy=result.accuracy)
         self._state = TrainingState(
-            state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report)
+            state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report), data=call.data
         )
         return report
 
@@ -566,9 +582,9 @@ class Coordinator:
 
         CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it was.
         """
-        unknown = set(may_differ) - {*SETTINGS} if not isinstance(may_differ, str) else {may_differ}
-        if unknown:
-            raise ValueError(f"may_differ must be a collection of {', '.join(SETTINGS)}, not {shown(may_differ)}")
+        allowed = (*SETTINGS, "data")
+        if isinstance(may_differ, str) or not set(may_differ) <= set(allowed):
+            raise ValueError(f"may_differ must be a collection of {', '.join(allowed)}, not {shown(may_differ)}")
         arrays, described = checkpoint.load(path)
         state = unpack(path, arrays, described, self.model, self._state)
         settings, user = described.get("settings"), user_metadata(path, described)
@@ -609,7 +625,6 @@ class Coordinator:
                 "Coordinator(model, optimizer, parameters=load_model(path).parameters)"
             )
         check_slots(loaded.path, self._state.optimizer, self.optimizer.init(self.parameters))
-        self._loaded = None
 
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.

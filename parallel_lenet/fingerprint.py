@@ -36,7 +36,7 @@ def arrays_sha256(*arrays: NDArray[Any]) -> str:
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What a checkpoint holds of the data that an unfinished epoch is trained on."""
+    """What a checkpoint holds of the data that were trained on last."""
     return {
         "samples": len(data.inputs),
         "shape": list(data.inputs.shape[1:]),
@@ -54,7 +54,7 @@ def described(found: dict[str, Any] | None) -> str:
 
 
 class EpochData:
-    """The data that an unfinished epoch is trained on: read-only copies, or only their fingerprint."""
+    """The data that were trained on last: read-only copies, or only their fingerprint."""
 
     def __init__(self, data: Data | None, known: dict[str, Any] | None = None, holder: object = None) -> None:
         self._data = data

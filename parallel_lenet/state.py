@@ -39,7 +39,7 @@ class TrainingState:
     seconds: float = 0.0
     history: tuple[EpochReport, ...] = ()
     data: EpochData | None = None
-    """What the current epoch is trained on; None before its first step."""
+    """What the last step was trained on; None before the first one."""
 
 
 def pack(state: TrainingState, model: Model) -> tuple[Arrays, dict[str, Any]]:
@@ -84,7 +84,7 @@ def unpack(
             ShardMetrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
             _float(described["seconds"]),
             tuple(_report(report) for report in described["history"]),
-            EpochData(None, _fingerprint(described["data"])) if described["cursor"] else None,
+            EpochData(None, _fingerprint(described["data"])) if described["cursor"] or described["data"] else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
@@ -124,7 +124,7 @@ def _report(values: Any) -> EpochReport:
 
 
 def _fingerprint(values: Any) -> dict[str, Any]:
-    """Of the data that an unfinished epoch was begun with."""
+    """Of the data that the last step was trained on."""
     if not isinstance(values, dict):
         raise TypeError(f"data is {shown(values)}")
     for length in [values["samples"], *values["shape"][:MOST_AXES]]:

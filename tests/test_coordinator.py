@@ -440,6 +440,25 @@ def test_settings_that_may_differ_continue_with_the_optimizers_memory(tmp_path: 
             other.load(tmp_path / "c.npz", may_differ=wrong)
 
 
+def test_a_loaded_training_continues_with_its_own_data_or_says_so(tmp_path: Path, digits: Dataset) -> None:
+    trained, other, free = serial(), serial(), serial()
+    trained.fit(digits)
+    trained.save(tmp_path / "c.npz")
+    fewer = Dataset(digits.inputs[:90], digits.targets[:90])
+    other.load(tmp_path / "c.npz")
+    other.evaluate(fewer)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"it was trained on 150 samples .*, not on 90 samples .*may_differ="):
+            other.fit(fewer)
+    assert other.step == trained.step
+    other.fit((digits.inputs.copy(), digits.targets))
+    other.fit(fewer)  # It is this program's own decision now.
+    free.load(tmp_path / "c.npz", may_differ=["data"])
+    free.fit(fewer)
+    trained.fit(fewer)
+    assert free.parameters_sha256() == trained.parameters_sha256()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
