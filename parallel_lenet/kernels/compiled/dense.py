@@ -107,7 +107,10 @@ def _weight_gradient_loop(lanes: int) -> Callable[..., None]:
                     store(rows_sum(products), sums, (group * units + o) * lanes, 0, 0)
             add_rows(sums)
             for o in range(units):
-                for k in range(min(lanes, features)):
-                    dw[o, i + k] = sums[0, o * lanes + k]
+                if features >= lanes:
+                    store(load(sums, o * lanes, 0, 0, 1, 1, lanes), dw, o * features + i, 0, 0)
+                else:
+                    for k in range(features):
+                        dw[o, k] = sums[0, o * lanes + k]
 
     return loop
