@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         first = worker.copies[0] if worker.copies else None
         tried = first is not None and worker.wanted[first.row] == self.stamp
         given_up = self.schedule.died(worker, f"death {self.deaths.total()}")
-        if not worker.started:
+        if not worker.served:
             self.failed_starts[worker.number] += 1
             assert given_up == (self.failed_starts[worker.number] >= MAX_TRIES)
             if given_up:  # The engine raises, and closes; a test goes on without the step.

@@ -378,7 +378,7 @@ class ProcessesEngine:
         worker.end()
         ending = worker.ending(self._doing(worker))
         given_up = self._schedule.died(worker, ending)
-        if given_up and not worker.started:
+        if given_up and not worker.served:
             raise WorkerError(
                 f"{self.max_tries} workers in a row have ended before they were ready, the last of which, {ending}"
             )

@@ -79,7 +79,8 @@ class Worker:
         self.opening = 1
         """What it hasn't said it is ready with: starting, and contexts that it was given to open."""
         self.started = False
-        """Whether it has been ready once."""
+        self.served = False
+        """Whether it has been ready for shards once: before, its death counts as a failed start."""
         self.hurried = False
         """Whether what it is opening has nothing new to import or compile."""
         self.since = now
@@ -168,9 +169,10 @@ class Schedule(Generic[W]):
     def opened(self, worker: W, now: float) -> None:
         """It has started, or taken over a context."""
         worker.opening -= 1
+        worker.started = True
         worker.since = now
         if worker.ready:
-            worker.started = True
+            worker.served = True
             self._failed_starts.clear()
 
     def assign(self, now: float) -> list[tuple[W, Copy]]:
@@ -265,7 +267,7 @@ class Schedule(Generic[W]):
         """A worker has died; whether that was one death too many for what it was doing."""
         first = worker.copies[0] if worker.copies else None
         self.remove(worker)
-        if not worker.started:
+        if not worker.served:
             self._failed_starts[worker.number] += 1
             return self._failed_starts[worker.number] >= self.max_tries
         if first is None or not worker.wanted[first.row]:
