@@ -185,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             home = Path(folder, name)
             home.mkdir()
             for case in GROUPS[name](home):
-                console.note(case.what)
                 rows.append((name, case.what, run(case, arguments.steps)))
+                console.note(f"{case.what}: {rows[-1][2][:16]}...")
     different = len({sha256 for _, _, sha256 in rows})
     if arguments.json:
         print(json.dumps({"steps": arguments.steps, "different": different, "runs": rows}))
