@@ -474,7 +474,7 @@ class Coordinator:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
 
         `fit` and `iterate` begin with it, so that the seconds they report are those of training. Calls the model's
-        optional ``warm_up(parameters, inputs, targets)`` with one sample.
+        optional ``warm_up(parameters, inputs, targets)`` with one sample, unless its ``is_compiled()`` is true.
         """
         dataset = _dataset(data)
         self._turns.run("warm_up", lambda: self._warm_up(dataset.inputs, dataset.targets))
@@ -482,7 +482,7 @@ class Coordinator:
     def _warm_up(self, inputs: Array, targets: Array) -> None:
         if self._warm:
             return
-        if hasattr(self.model, "warm_up"):
+        if hasattr(self.model, "warm_up") and not (hasattr(self.model, "is_compiled") and self.model.is_compiled()):
             with one_blas_thread():
                 self.model.warm_up(self.parameters, inputs[:1].copy(), targets[:1].copy())
         if getattr(self.optimizer, "compiled", False):

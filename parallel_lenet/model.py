@@ -60,8 +60,9 @@ class Model(Protocol):
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
       ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give, and
       no bit depends on the shard size. Without it, or if it is None, each shard is a leaf.
-    - ``warm_up(parameters, inputs, targets)`` is called once with one sample, in the coordinator's process, before
-      training and any measurement of time begin: for models that compile.
+    - ``warm_up(parameters, inputs, targets)`` is for models that compile. It is called with one sample, before training
+      and any measurement of time begin: in the coordinator's process, unless ``is_compiled()`` (optional too) is true,
+      and in each worker process. Compiled code that is kept on disk is then compiled once.
     """
 
     @property
@@ -255,10 +256,14 @@ class Sequential:
         return ShardMetrics(loss_sum, correct, len(inputs))
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
-        """Compile the kernel for such samples, if it has to be compiled and is not yet; see `Coordinator.warm_up`."""
-        is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
-        if is_compiled is not None and not is_compiled():
+        """Compile the kernel for such samples, or load what is compiled; see `Model`."""
+        if hasattr(kernels.load(self.kernel), "is_compiled"):
             self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
+
+    def is_compiled(self) -> bool:
+        """Whether the kernel needs no compiling, or is compiled already."""
+        is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
+        return is_compiled is None or bool(is_compiled())
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""

@@ -423,6 +423,30 @@ def test_a_stopped_worker_is_replaced_after_the_timeout(workers: int) -> None:
         assert not set(engine.worker_pids()) & set(pids)
 
 
+class WarmedUp(Scripted):
+    """Cannot compute a shard before it is warmed up, which takes longer than the timeout below."""
+
+    ready = False
+
+    def warm_up(self, parameters: Array, inputs: Array, targets: Array) -> None:
+        time.sleep(0.6)
+        self.ready = len(inputs) == len(targets) == 1
+
+    def loss_and_gradient(self, *arguments: Any) -> ShardMetrics:
+        assert self.ready
+        return super().loss_and_gradient(*arguments)
+
+
+@unwarned
+@pytest.mark.usefixtures("no_first")
+def test_what_a_worker_compiles_before_its_first_shard_does_not_count_as_hanging() -> None:
+    work = one_each(FEW)
+    with ProcessesEngine(2, step_timeout=0.5) as engine:
+        assert computed(Opened(engine, WarmedUp(), [FEW], at(0)), at(0), work) == expected(
+            Scripted(), [FEW], at(0), work
+        )
+
+
 @unwarned
 def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "START", 2.0)

@@ -67,6 +67,8 @@ class _Worker:
         self.wanted = read_only(view(own, setup.wanted))
         self.memory: dict[int, mmap.mmap] = {}
         self.contexts: dict[int, _Context] = {}
+        self.warm = set[bytes]()
+        """The model that was warmed up last, pickled."""
 
     def take(self, message: Opening | Closing | Rows, descriptors: deque[int]) -> Answer | None:
         """Open or close contexts, or use new memory for gradients."""
@@ -88,7 +90,12 @@ class _Worker:
             datasets = tuple(
                 Samples(self._array(*inputs), self._array(*targets)) for inputs, targets in message.datasets
             )
-            self.contexts[message.context] = _Context(unpickle_model(message.model), datasets, set())
+            model = unpickle_model(message.model)
+            if hasattr(model, "warm_up") and message.model not in self.warm:
+                # What is compiled or loaded now does not count as computing a shard.
+                model.warm_up(self.parameters, datasets[0].inputs[:1].copy(), datasets[0].targets[:1].copy())
+                self.warm = {message.model}
+            self.contexts[message.context] = _Context(model, datasets, set())
         except Exception as error:
             return Answer(REFUSED, ShardMetrics(count=message.context), failure=failure(error))
         return Answer(READY)

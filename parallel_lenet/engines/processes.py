@@ -94,8 +94,8 @@ class ProcessesEngine:
 
     - ``max_tries``: how many workers may die at one shard, or one after the other while they start, before WorkerError.
     - ``step_timeout``: seconds after which a worker that has not answered a shard counts as hung, is killed and
-      replaced; None for never. Results do not depend on it. To start, and for its first shard of a size and kind, in
-      which it may compile, a worker has a minute at least.
+      replaced; None for never. Results do not depend on it. A worker has at least a minute to start, in which it calls
+      the model's ``warm_up``, and at least ten seconds for its first shard of a size and kind.
 
     ValueError where a value is out of its range.
     """

@@ -53,7 +53,7 @@ HASTE = (
     0.001  # Seconds more than usual that its worker may be at the one before: less than an answer takes is no delay.
 )
 LONGEST = 86_400.0  # Seconds to wait at once: a system's longest is 24.8 days.
-FIRST = 60.0  # Seconds a worker may take for its first shard of a kind, if there is a timeout: it may compile.
+FIRST = 10.0  # Seconds a worker may take for its first shard of a kind, if there is a timeout: it may load or compile.
 START = 60.0  # Seconds a worker may take to start, if there is a timeout: imports are slow where everything is.
 
 
