@@ -96,6 +96,11 @@ def load(name, path):
     return module
 sys.path.append(os.path.abspath("plugins"))
 models = [load(name, "plugins/inside.py") for name in ("by_path", "tests.inside", "wave", "no.such.package")]
+class Slotted:
+    __slots__ = ()
+    __class__ = types.ModuleType
+sys.modules["slotted"] = Slotted()
+sys.modules["nothing"] = None
 made = sys.modules["made"] = types.ModuleType("made")
 exec(open("plugins/inside.py").read(), made.__dict__)
 with open("gone.py", "w") as file:

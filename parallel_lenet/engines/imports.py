@@ -55,8 +55,11 @@ class Imports(NamedTuple):
 
 def _contents(name: str) -> dict[str, Any]:
     """What a loaded module contains, read without triggering a module that loads lazily."""
-    module = sys.modules.get(name)
-    return object.__getattribute__(module, "__dict__") if isinstance(module, ModuleType) else {}
+    try:
+        contents = object.__getattribute__(sys.modules.get(name), "__dict__")
+    except AttributeError:  # Not every object in sys.modules has one: cffi's libraries, for example.
+        return {}
+    return contents if isinstance(contents, dict) else {}
 
 
 def _file(name: str, contents: dict[str, Any]) -> str | None:
