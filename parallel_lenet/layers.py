@@ -164,17 +164,21 @@ class Images:
             )
         return images.reshape(len(images), *wanted)
 
-    def forward(self, kernels: Kernels, images: Array, y: Array) -> None:
-        """Write ``images`` into ``y (c, h, w, n)``, padded and normalised."""
+    def pixels(self, images: Array, dtype: np.dtype[Any]) -> Array:
+        """The images as `prepare` takes them: ``(n, c, h, w)``, uint8 or of ``dtype``, black 0."""
         images = self.stored(images)
         if images.dtype != np.uint8 or self.pixel_min != 0:
-            images = images.astype(y.dtype)
-            images -= y.dtype.type(self.pixel_min)
+            images = images.astype(dtype)
+            images -= dtype.type(self.pixel_min)
+        return np.ascontiguousarray(images)
+
+    def prepare(self, kernels: Kernels, pixels: Array, y: Array) -> None:
+        """Write the pixels into ``y (c, h, w, n)``, padded and normalised."""
         if self.pixel_max is None:
             scale, shift = 1 / self.std, (self.pixel_min - self.mean) / self.std
         else:
             scale, shift = 1 / ((self.pixel_max - self.pixel_min) * self.std), -self.mean / self.std
-        kernels.prepare_images(np.ascontiguousarray(images), scale, shift, y)
+        kernels.prepare_images(pixels, scale, shift, y)
 
 
 @dataclass(frozen=True)
@@ -364,3 +368,9 @@ class Dense(Layer):
     def parameter_gradient(self, kernels: Kernels, x: Array, dy: Array, gradients: Views) -> None:
         """``dy x^T``, and the sum of ``dy``."""
         kernels.dense_weight_gradient(x, dy, gradients["weight"], gradients["bias"])
+
+
+def only_calls_kernels(layer: object) -> bool:
+    """Whether all that the layer's methods do with arrays is to give them to the kernels' functions."""
+    ours = (Images, Conv2d, AvgPool2d, MaxPool2d, Tanh, ReLU, Flatten, Dense)
+    return type(layer) in ours and not (isinstance(layer, Conv2d) and layer.flip)

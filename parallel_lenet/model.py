@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.jsonable import describe
-from parallel_lenet.layers import Flatten, Images, Layer, Shape
-from parallel_lenet.losses import check_labels, softmax_cross_entropy
+from parallel_lenet.kernels import Kernels
+from parallel_lenet.layers import Flatten, Images, Layer, Shape, only_calls_kernels
+from parallel_lenet.losses import check_labels
 from parallel_lenet.parameters import Layout, Vector
 
 Array = NDArray[Any]
@@ -113,6 +114,8 @@ class _Buffers:
             self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else _aligned((*shape, n), dtype))
             if not reshapes:
                 activated = layer.in_place
+        self.programs: dict[Any, Any] = {}
+        """What the kernels recorded of a pass (None: they can't), by shapes and dtypes of the arrays from outside."""
 
 
 @dataclass(frozen=True)
@@ -228,23 +231,28 @@ class Sequential:
             held[n, dtype] = _Buffers(self, n, dtype)
         return held[n, dtype]
 
-    def _forward(self, parameters: list[dict[str, Array]], inputs: Array, dtype: np.dtype[Any]) -> _Buffers:
-        kernel = kernels.load(self.kernel)
-        buffers = self._buffers(len(inputs), dtype)
+    def _forward(self, kernel: Kernels, buffers: _Buffers, parameters: list[dict[str, Array]], pixels: Array) -> Array:
+        """The scores ``(classes, n)``, one of the buffers."""
         outputs = buffers.outputs
-        self.images.forward(kernel, inputs, outputs[0])
+        self.images.prepare(kernel, pixels, outputs[0])
         for i, (layer, views) in enumerate(zip(self.layers, parameters, strict=True)):
             layer.forward(kernel, views, outputs[i], outputs[i + 1])
-        return buffers
+        return outputs[-1]
 
-    def loss_and_gradient(
-        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
-    ) -> ShardMetrics:
-        """Forward, loss, and layer by layer back: see `Model`."""
-        kernel, own = kernels.load(self.kernel), self._views(parameters)
-        buffers = self._forward(own, inputs, parameters.dtype)
+    def _pass(
+        self,
+        kernel: Kernels,
+        buffers: _Buffers,
+        parameters: Vector,
+        pixels: Array,
+        targets: Array,
+        gradient: Vector | None = None,
+    ) -> tuple[float, int]:
+        """Forward, loss, and layer by layer back: the loss, and how many images were right."""
+        own = self._views(parameters)
+        logits = self._forward(kernel, buffers, own, pixels)
         outputs, errors = buffers.outputs, buffers.errors
-        loss_sum, correct = softmax_cross_entropy(kernel, outputs[-1], targets, errors[-1])
+        sums = kernel.softmax_cross_entropy(logits, targets, errors[-1])
         if gradient is not None:
             gradients = self._views(gradient)
             first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
@@ -253,7 +261,38 @@ class Sequential:
                 layer.parameter_gradient(kernel, x, dy, gradients[i])
                 if i > first:
                     layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
+        return sums
+
+    def loss_and_gradient(
+        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
+    ) -> ShardMetrics:
+        """See `Model`. The first pass over arrays of some shapes may be recorded, and then the record is run."""
+        if gradient is not None and not gradient.flags.c_contiguous:
+            contiguous = np.empty(gradient.shape, gradient.dtype)
+            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous)
+            gradient[:] = contiguous
+            return metrics
+        kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
+        check_labels(targets, self.classes, len(inputs))
+        pixels = self.images.pixels(inputs, parameters.dtype)
+        arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64)]
+        if gradient is not None:
+            if gradient.dtype != parameters.dtype:
+                raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, not {gradient.dtype}")
+            arrays.append(gradient)
+        kind = tuple((array.shape, array.dtype) for array in arrays)
+        if kind not in buffers.programs:
+            buffers.programs[kind] = self._record(kernel, buffers, arrays)
+        program = buffers.programs[kind]
+        loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays)
         return ShardMetrics(loss_sum, correct, len(inputs))
+
+    def _record(self, kernel: Kernels, buffers: _Buffers, arrays: list[Array]) -> Any:
+        """What the kernel makes of a pass over such arrays, so that it takes fewer calls; None if that can't be."""
+        record = getattr(kernel, "record", None)
+        if record is None or not all(map(only_calls_kernels, (self.images, *self.layers))):
+            return None
+        return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
         """Compile the kernel for such samples, or load what is compiled; see `Model`."""
@@ -268,11 +307,11 @@ class Sequential:
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
         self.images.check(inputs)
-        own = self._views(parameters)
-        blocks = [
-            self._forward(own, inputs[start : start + PREDICTED_AT_ONCE], parameters.dtype).outputs[-1].T.copy()
-            for start in range(0, len(inputs), PREDICTED_AT_ONCE)
-        ]
+        own = self._views(np.ascontiguousarray(parameters))
+        kernel, dtype, blocks = kernels.load(self.kernel), parameters.dtype, []
+        for start in range(0, len(inputs), PREDICTED_AT_ONCE):
+            block = self.images.pixels(inputs[start : start + PREDICTED_AT_ONCE], dtype)
+            blocks.append(self._forward(kernel, self._buffers(len(block), dtype), own, block).T.copy())
         return np.concatenate(blocks) if blocks else np.empty((0, self.classes), self.dtype)
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:

@@ -61,6 +61,7 @@ ORDER = (
     "optimizers",
     "kernels.compiled",
     "kernels.compiled.adam",
+    "kernels.compiled.program",
     "kernels.compiled.convolution",
     "kernels.compiled.dense",
     "kernels.compiled.pooling",

@@ -131,7 +131,7 @@ def test_sha256_is_of_the_little_endian_bytes(dtype: str) -> None:
 
 def prepared(layer: Images, stored: Array) -> Array:
     y = np.full((*layer.shape, len(stored)), np.nan)
-    layer.forward(kernels.load("im2col"), stored, y)
+    layer.prepare(kernels.load("im2col"), layer.pixels(stored, y.dtype), y)
     return y
 
 

@@ -12,16 +12,29 @@ A processor loads vectors fastest where they don't straddle two cache lines: arr
 bytes are faster by up to a fifth.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled import convolution, tiles
+from parallel_lenet.kernels.compiled import convolution, elementwise, pooling, tiles
 from parallel_lenet.kernels.compiled.convolution import conv2d, conv2d_input_gradient, conv2d_weight_gradient
-from parallel_lenet.kernels.compiled.dense import dense, dense_input_gradient, dense_weight_gradient
+from parallel_lenet.kernels.compiled.dense import (
+    dense,
+    dense_call,
+    dense_input_gradient,
+    dense_input_gradient_call,
+    dense_weight_gradient,
+    dense_weight_gradient_call,
+)
 from parallel_lenet.kernels.compiled.elementwise import prepare_images, relu, relu_gradient, tanh, tanh_gradient
+from parallel_lenet.kernels.compiled.jit import DISABLED, Call
 from parallel_lenet.kernels.compiled.pooling import avg_pool2d, avg_pool2d_gradient, max_pool2d, max_pool2d_gradient
-from parallel_lenet.kernels.compiled.softmax import softmax_cross_entropy
+from parallel_lenet.kernels.compiled.program import Program, Recorder
+from parallel_lenet.kernels.compiled.softmax import softmax_cross_entropy, softmax_cross_entropy_call
 
 __all__ = [
     "LEAF",
@@ -38,6 +51,7 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_gradient",
     "prepare_images",
+    "record",
     "relu",
     "relu_gradient",
     "softmax_cross_entropy",
@@ -45,8 +59,54 @@ __all__ = [
     "tanh_gradient",
 ]
 
+PLANNERS: dict[str, Callable[..., Call | None]] = {
+    "prepare_images": elementwise.prepare_images_call,
+    "conv2d": convolution.conv2d_call,
+    "conv2d_input_gradient": convolution.conv2d_input_gradient_call,
+    "conv2d_weight_gradient": convolution.conv2d_weight_gradient_call,
+    "avg_pool2d": pooling.avg_pool2d_call,
+    "avg_pool2d_gradient": pooling.avg_pool2d_gradient_call,
+    "max_pool2d": pooling.max_pool2d_call,
+    "max_pool2d_gradient": pooling.max_pool2d_gradient_call,
+    "tanh": elementwise.tanh_call,
+    "tanh_gradient": elementwise.tanh_gradient_call,
+    "relu": elementwise.relu_call,
+    "relu_gradient": elementwise.relu_gradient_call,
+    "dense": dense_call,
+    "dense_input_gradient": dense_input_gradient_call,
+    "dense_weight_gradient": dense_weight_gradient_call,
+}
+"""For each function, which loop does its work and on what: None if no single loop does."""
+
 LEAF = 1
+Array = NDArray[Any]
+
 SHARD_SIZE = 32  # Fewer images pay more for calls, more leave the cache.
+
+
+def record(work: Callable[..., object], arrays: Sequence[Array]) -> Callable[..., tuple[float, int]] | None:
+    """What ``work(kernels, *arrays)`` does, as a function of such arrays that does it in one call.
+
+    ``work`` must leave all that is done with arrays to the functions of ``kernels``, and gives what
+    `softmax_cross_entropy` returns. It runs here once, with a `Recorder`, and nothing is computed. The function takes
+    C-contiguous arrays of the shapes and dtypes of ``arrays``, uses all others again, and runs in one thread at a time.
+    None if one of the functions has to prepare arrays with NumPy for such shapes, or nothing is compiled here.
+    """
+    if DISABLED:
+        return None
+    sums = np.empty(2)
+    planners = PLANNERS | {"softmax_cross_entropy": partial(softmax_cross_entropy_call, sums)}
+    recorder = Recorder(planners)
+    work(recorder, *arrays)
+    if not recorder.complete:
+        return None
+    program = Program(recorder.calls, arrays)
+
+    def run(*arrays: Array) -> tuple[float, int]:
+        program(arrays)
+        return float(sums[0]), int(sums[1])
+
+    return run
 
 
 def is_compiled() -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import own, sized
-from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products
+from parallel_lenet.kernels.compiled.jit import Call, execute, sized
+from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import (
     add_products,
@@ -38,7 +38,7 @@ def _windows(x: Array, stride: int, padding: int) -> Array:
     pictures, by row and by column, in each of which windows are one pixel apart: ``(s * s * c, height, width, n)``.
     """
     if stride == 1 and padding == 0:
-        return own(x)
+        return x
     channels, height, width, n = x.shape
     rows, columns = (-(-(size + 2 * padding) // stride) for size in (height, width))
     padded = np.zeros((channels, rows * stride, columns * stride, n), x.dtype)
@@ -64,16 +64,26 @@ def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out:
         y = fma(x[ch, r * stride + i, c * stride + j, image], weight[f, ch, i, j], y)
     out[f, r, c, image] = y
     """
-    _, rows, columns, n = out.shape
+    _, _, columns, n = out.shape
     if columns * n < narrowest_run(out.itemsize):
         result = np.empty((*out.shape[:-1], narrowest_run(out.itemsize)), out.dtype)
         conv2d(tiles.filled(x, result.shape[-1]), weight, bias, stride, padding, result)
         out[...] = result[..., -n:]
         return
-    x = _windows(x, stride, padding)
-    taps = weight[0].size
-    starts = _starts(x.shape, weight.shape[2:], stride)
-    sums_of_products(x, starts, x.shape[2] * n, own(weight), (taps, 1), own(bias), out, rows)
+    execute(_forward_call(_windows(x, stride, padding), weight, bias, stride, out))
+
+
+def conv2d_call(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> Call | None:
+    """The one call that does it all; None if arrays have to be padded for it."""
+    if stride != 1 or padding != 0 or out.shape[2] * out.shape[3] < narrowest_run(out.itemsize):
+        return None
+    return _forward_call(x, weight, bias, stride, out)
+
+
+def _forward_call(windows: Array, weight: Array, bias: Array, stride: int, out: Array) -> Call:
+    starts = _starts(windows.shape, weight.shape[2:], stride)
+    row_step = windows.shape[2] * windows.shape[3]
+    return sums_of_products_call(windows, starts, row_step, weight, (weight[0].size, 1), bias, out, out.shape[1])
 
 
 def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
@@ -88,33 +98,40 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
 
     With a stride of s, the pixels of every s-th row and column see only every s-th tap: s * s convolutions without one.
     """
-    n = dy.shape[-1]
-    lanes = tiles.lanes(n, dy.itemsize)
-    if stride == 1 and padding == 0 and n >= lanes:
-        _input_gradient(own(dy), own(weight), out)
+    call = conv2d_input_gradient_call(dy, weight, stride, padding, out)
+    if call is not None:
+        execute(call)
         return
-    _, rows, columns, _ = dy.shape
+    _, rows, columns, n = dy.shape
     channels, height, width, _ = out.shape
-    errors = own(tiles.filled(dy, lanes))
+    errors = tiles.filled(dy, tiles.lanes(n, dy.itemsize))
     padded = np.zeros((channels, height + 2 * padding, width + 2 * padding, errors.shape[-1]), out.dtype)
     for a in range(min(stride, weight.shape[2])):
         for b in range(min(stride, weight.shape[3])):
-            part = own(np.ascontiguousarray(weight[:, :, a::stride, b::stride]))
+            part = np.ascontiguousarray(weight[:, :, a::stride, b::stride])
             seen = np.empty(
                 (channels, rows + part.shape[2] - 1, columns + part.shape[3] - 1, errors.shape[-1]), out.dtype
             )
-            _input_gradient(errors, part, seen)
+            execute(_input_gradient_call(errors, part, seen))
             pixels = padded[:, a::stride, b::stride]
             pixels[:, : seen.shape[1], : seen.shape[2]] = seen[:, : pixels.shape[1], : pixels.shape[2]]
     out[...] = padded[:, padding : padding + height, padding : padding + width, -n:]
 
 
-def _input_gradient(dy: Array, weight: Array, out: Array) -> None:
+def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> Call | None:
+    """The one call that does it all; None if arrays have to be padded for it."""
+    n = dy.shape[-1]
+    if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
+        return None
+    return _input_gradient_call(dy, weight, out)
+
+
+def _input_gradient_call(dy: Array, weight: Array, out: Array) -> Call:
     channels, kw = weight.shape[1], weight.shape[3]
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
     most = 3 if tiles.avx512() else 2
     rows = most if channels >= most and kw <= 8 else 1
-    _input_gradient_loop(rows, kw, lanes)(dy, weight, out)
+    return _input_gradient_loop(rows, kw, lanes), (dy, weight, out)
 
 
 @cache
@@ -171,22 +188,30 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
     n = dy.shape[-1]
     lanes = tiles.lanes(n, dy.itemsize)
     skipped = max(0, lanes - n)
-    x, dy = _windows(tiles.filled(x, lanes), stride, padding), own(tiles.filled(dy, lanes))
+    x, dy = _windows(tiles.filled(x, lanes), stride, padding), tiles.filled(dy, lanes)
     if stride == 1:
-        weight_gradient(x, dy, skipped, dw, db)
+        execute(_weight_gradient_call(x, dy, skipped, dw, db))
         return
     pictures = x.reshape(stride, stride, dw.shape[1], *x.shape[1:])
     for a in range(min(stride, dw.shape[2])):
         for b in range(min(stride, dw.shape[3])):
             part = np.empty(dw[:, :, a::stride, b::stride].shape, dw.dtype)
-            weight_gradient(pictures[a, b], dy, skipped, part, db)
+            execute(_weight_gradient_call(pictures[a, b], dy, skipped, part, db))
             dw[:, :, a::stride, b::stride] = part
 
 
-def weight_gradient(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> None:
+def conv2d_weight_gradient_call(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> Call | None:
+    """The one call that does it all; None if arrays have to be padded for it."""
+    n = dy.shape[-1]
+    if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
+        return None
+    return _weight_gradient_call(x, dy, 0, dw, db)
+
+
+def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> Call:
     """With a stride of 1 and no padding; the first images, ``skipped`` of them, don't count."""
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
-    weight_gradient_loop(*gradient_tiles(len(dw), dw.shape[3]), lanes)(x, dy, skipped, dw, db)
+    return weight_gradient_loop(*gradient_tiles(len(dw), dw.shape[3]), lanes), (x, dy, skipped, dw, db)
 
 
 def gradient_tiles(filters: int, kernel_width: int) -> tuple[int, int, int]:

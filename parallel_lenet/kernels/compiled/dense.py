@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import own, sized
-from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products
+from parallel_lenet.kernels.compiled.jit import Call, execute, sized
+from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import load, rows_sum, scaled, store
 
@@ -32,7 +32,18 @@ def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
         y = fma(x[i, image], weight[o, i], y)
     out[o, image] = y
     """
-    _product(own(x), own(weight), (weight.shape[1], 1), own(bias), out)
+    call = dense_call(x, weight, bias, out)
+    if call is not None:
+        execute(call)
+        return
+    filled, result = _narrowest(x, out)
+    dense(filled, weight, bias, result)
+    out[...] = result[:, -x.shape[1] :]
+
+
+def dense_call(x: Array, weight: Array, bias: Array, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill a vector."""
+    return _product_call(x, weight, (weight.shape[1], 1), bias, out)
 
 
 def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
@@ -43,18 +54,31 @@ def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
         dx = fma(dy[o, image], weight[o, i], dx)
     out[i, image] = dx
     """
-    _product(own(dy), own(weight), (1, weight.shape[1]), no_bias(len(out), out.dtype), out)
-
-
-def _product(x: Array, weight: Array, steps: tuple[int, int], bias: Array, out: Array) -> None:
-    n = x.shape[1]
-    lanes = narrowest_run(x.itemsize)
-    if n >= lanes:
-        sums_of_products(x, _starts(len(x), n), 0, weight, steps, bias, out, 1)
+    call = dense_input_gradient_call(dy, weight, out)
+    if call is not None:
+        execute(call)
         return
-    result = np.empty((len(out), lanes), out.dtype)
-    sums_of_products(tiles.filled(x, lanes), _starts(len(x), lanes), 0, weight, steps, bias, result, 1)
-    out[...] = result[:, -n:]
+    filled, result = _narrowest(dy, out)
+    dense_input_gradient(filled, weight, result)
+    out[...] = result[:, -dy.shape[1] :]
+
+
+def dense_input_gradient_call(dy: Array, weight: Array, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill a vector."""
+    return _product_call(dy, weight, (1, weight.shape[1]), no_bias(len(out), out.dtype), out)
+
+
+def _product_call(x: Array, weight: Array, steps: tuple[int, int], bias: Array, out: Array) -> Call | None:
+    n = x.shape[1]
+    if n < narrowest_run(x.itemsize):
+        return None
+    return sums_of_products_call(x, _starts(len(x), n), 0, weight, steps, bias, out, 1)
+
+
+def _narrowest(x: Array, out: Array) -> tuple[Array, Array]:
+    """``x`` with as many images as fill a vector, and room for their results."""
+    lanes = narrowest_run(x.itemsize)
+    return tiles.filled(x, lanes), np.empty((len(out), lanes), out.dtype)
 
 
 def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
@@ -65,8 +89,12 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
     The bias gradient adds ``dy[o, image]`` in the same way.
     """
-    lanes = tiles.lanes(len(x), x.itemsize)
-    _weight_gradient_loop(lanes)(own(x), own(dy), dw, db)
+    execute(dense_weight_gradient_call(x, dy, dw, db))
+
+
+def dense_weight_gradient_call(x: Array, dy: Array, dw: Array, db: Array) -> Call:
+    """The one call that does it all."""
+    return _weight_gradient_loop(tiles.lanes(len(x), x.itemsize)), (x, dy, dw, db)
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled.functions import tanh32, tanh64
-from parallel_lenet.kernels.compiled.jit import compiled, own
+from parallel_lenet.kernels.compiled.jit import Call, compiled, execute
 from parallel_lenet.kernels.compiled.vectors import fma
 
 Array = NDArray[Any]
@@ -17,7 +17,17 @@ Array = NDArray[Any]
 
 def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
     """Every pixel to its place: fma(pixel, scale, shift), all of them of the dtype of out; the border is ``shift``."""
-    _prepare_images(own(images), np.array([scale, shift], out.dtype), out)
+    execute(prepare_images_call(images, scale, shift, out))
+
+
+def prepare_images_call(images: Array, scale: float, shift: float, out: Array) -> Call:
+    """The one call that does it all."""
+    return _prepare_images, (images, np.array([scale, shift], out.dtype), out)
+
+
+def _in_place(x: Array, out: Array) -> bool:
+    """Whether they are the same array, or views of the same numbers."""
+    return bool(x.__array_interface__["data"][0] == out.__array_interface__["data"][0])
 
 
 @compiled
@@ -36,10 +46,19 @@ def _prepare_images(images: Array, factors: Array, out: Array) -> None:
 
 def tanh(x: Array, amplitude: float, out: Array) -> None:
     """Forward: y = amplitude * tanh(x)."""
-    if out is not x:
+    if not _in_place(x, out):
         out[:] = x
-    loop = _tanh32 if out.dtype == np.float32 else _tanh64
-    loop(out.reshape(-1), out.dtype.type(amplitude))
+    execute(_tanh_call(out, amplitude))
+
+
+def tanh_call(x: Array, amplitude: float, out: Array) -> Call | None:
+    """The one call that does it all; None if it is not in place."""
+    return _tanh_call(out, amplitude) if _in_place(x, out) else None
+
+
+def _tanh_call(y: Array, amplitude: float) -> Call:
+    loop = _tanh32 if y.dtype == np.float32 else _tanh64
+    return loop, (y.reshape(-1), y.dtype.type(amplitude))
 
 
 @compiled
@@ -56,10 +75,19 @@ def _tanh64(y: Array, amplitude: Any) -> None:
 
 def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
     """Backward: amplitude * (1 - tanh(x)^2) = amplitude - y^2 / amplitude, times the error."""
-    if out is not dy:
+    if not _in_place(dy, out):
         out[:] = dy
+    execute(_tanh_gradient_call(y, amplitude, out))
+
+
+def tanh_gradient_call(y: Array, dy: Array, amplitude: float, out: Array) -> Call | None:
+    """The one call that does it all; None if it is not in place."""
+    return _tanh_gradient_call(y, amplitude, out) if _in_place(dy, out) else None
+
+
+def _tanh_gradient_call(y: Array, amplitude: float, out: Array) -> Call:
     number = out.dtype.type
-    _tanh_gradient(own(y).reshape(-1), number(amplitude), number(1 / amplitude), out.reshape(-1))
+    return _tanh_gradient, (y.reshape(-1), number(amplitude), number(1 / amplitude), out.reshape(-1))
 
 
 @compiled
@@ -70,9 +98,14 @@ def _tanh_gradient(y: Array, amplitude: Any, inverse: Any, out: Array) -> None:
 
 def relu(x: Array, out: Array) -> None:
     """Forward: y = max(x, 0); NaN stays NaN."""
-    if out is not x:
+    if not _in_place(x, out):
         out[:] = x
-    _relu(out.reshape(-1))
+    execute((_relu, (out.reshape(-1),)))
+
+
+def relu_call(x: Array, out: Array) -> Call | None:
+    """The one call that does it all; None if it is not in place."""
+    return (_relu, (out.reshape(-1),)) if _in_place(x, out) else None
 
 
 @compiled
@@ -84,9 +117,18 @@ def _relu(y: Array) -> None:
 
 def relu_gradient(y: Array, dy: Array, out: Array) -> None:
     """Backward: the error passes where the output is positive."""
-    if out is not dy:
+    if not _in_place(dy, out):
         out[:] = dy
-    _relu_gradient(own(y).reshape(-1), out.reshape(-1))
+    execute(_relu_gradient_call(y, out))
+
+
+def relu_gradient_call(y: Array, dy: Array, out: Array) -> Call | None:
+    """The one call that does it all; None if it is not in place."""
+    return _relu_gradient_call(y, out) if _in_place(dy, out) else None
+
+
+def _relu_gradient_call(y: Array, out: Array) -> Call:
+    return _relu_gradient, (y.reshape(-1), out.reshape(-1))
 
 
 @compiled

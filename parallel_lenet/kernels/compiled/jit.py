@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import jit_cache
@@ -11,6 +12,9 @@ from parallel_lenet.kernels.compiled import jit_cache
 DISABLED = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]  # Numba sets it from the environment.
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+"""A compiled loop and its arguments: C-contiguous arrays and numbers."""
 
 
 def compiled(function: Function) -> Function:
@@ -40,6 +44,12 @@ def _compiled(function: Function) -> Function:
     if not DISABLED:
         jit_cache.keep(dispatcher)
     return cast(Function, dispatcher)
+
+
+def execute(call: Call) -> None:
+    """Call the loop."""
+    loop, arguments = call
+    loop(*(own(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments))
 
 
 def own(x: NDArray[Any]) -> NDArray[Any]:

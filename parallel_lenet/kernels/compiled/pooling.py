@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import own, sized
+from parallel_lenet.kernels.compiled.jit import Call, execute, sized
 from parallel_lenet.kernels.compiled.vectors import (
     larger,
     load,
@@ -22,18 +22,26 @@ from parallel_lenet.kernels.compiled.vectors import (
 Array = NDArray[Any]
 
 
-def _whole(loop: Callable[[int], Callable[..., None]], arrays: tuple[Array, ...], out: Array, *numbers: Any) -> None:
-    """Call with whole vectors of images: a batch that doesn't fill its last one gets images of zeros for that."""
-    n = out.shape[-1]
-    lanes = tiles.lanes(n, out.itemsize)
-    if n % lanes == 0:
-        loop(lanes)(*(own(array) for array in arrays), out, *numbers)
+def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size: int, stride: int, out: Array) -> None:
+    """Make the planner's call; with images of zeros before the others if these don't fill the last vector."""
+    call = planner(*arrays, size, stride, out)
+    if call is not None:
+        execute(call)
         return
-    lanes = tiles.lanes(0, out.itemsize)
+    n, lanes = out.shape[-1], tiles.lanes(0, out.itemsize)
     images = -(-n // lanes) * lanes
     result = np.empty((*out.shape[:-1], images), out.dtype)
-    loop(lanes)(*(own(tiles.filled(array, images)) for array in arrays), result, *numbers)
+    _whole(planner, tuple(tiles.filled(array, images) for array in arrays), size, stride, result)
     out[...] = result[..., -n:]
+
+
+def _call(loop: Callable[[int], Callable[..., None]], out: Array, *arguments: Any) -> Call | None:
+    """The one call that does it all; None if the images don't fill whole vectors."""
+    n = out.shape[-1]
+    for lanes in (tiles.lanes(n, out.itemsize), tiles.lanes(0, out.itemsize)):
+        if n % lanes == 0:
+            return loop(lanes), arguments
+    return None
 
 
 @cache
@@ -43,7 +51,12 @@ def _share(size: int, dtype: np.dtype[Any]) -> Array:
 
 def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: the window's pixels in row order, added, times 1 / size^2."""
-    _whole(_avg_pool2d, (x,), out, size, stride, _share(size, out.dtype))
+    _whole(avg_pool2d_call, (x,), size, stride, out)
+
+
+def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill whole vectors."""
+    return _call(_avg_pool2d, out, x, out, size, stride, _share(size, out.dtype))
 
 
 @cache
@@ -70,7 +83,12 @@ def _avg_pool2d(lanes: int) -> Callable[..., None]:
 
 def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
     """Backward: each error times 1 / size^2, added to all of its window's pixels; the windows in row order."""
-    _whole(_avg_pool2d_gradient, (dy,), out, size, stride, _share(size, out.dtype))
+    _whole(avg_pool2d_gradient_call, (dy,), size, stride, out)
+
+
+def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill whole vectors."""
+    return _call(_avg_pool2d_gradient, out, dy, out, size, stride, _share(size, out.dtype))
 
 
 @cache
@@ -102,7 +120,12 @@ def _avg_pool2d_gradient(lanes: int) -> Callable[..., None]:
 
 def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: the largest of the window's pixels, NaN if it holds one."""
-    _whole(_max_pool2d, (x,), out, size, stride)
+    _whole(max_pool2d_call, (x,), size, stride, out)
+
+
+def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill whole vectors."""
+    return _call(_max_pool2d, out, x, out, size, stride)
 
 
 @cache
@@ -132,7 +155,12 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
     Every other pixel of the window gets 0 added.
     """
-    _whole(_max_pool2d_gradient, (x, dy), out, size, stride)
+    _whole(max_pool2d_gradient_call, (x, dy), size, stride, out)
+
+
+def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: Array) -> Call | None:
+    """The one call that does it all; None if the images don't fill whole vectors."""
+    return _call(_max_pool2d_gradient, out, x, dy, out, size, stride)
 
 
 @cache

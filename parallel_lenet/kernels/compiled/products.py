@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import sized
+from parallel_lenet.kernels.compiled.jit import Call, sized
 from parallel_lenet.kernels.compiled.vectors import add_scaled, spread, store
 
 Array = NDArray[Any]
 
 
-def sums_of_products(
+def sums_of_products_call(
     x: Array,
     starts: Array,
     row_step: int,
@@ -23,8 +23,10 @@ def sums_of_products(
     bias: Array,
     out: Array,
     rows: int,
-) -> None:
-    """Every result a bias plus numbers of ``x`` times weights, added in the order of ``starts``, each product fused::
+) -> Call:
+    """The call that makes every result a bias plus numbers of ``x`` times weights.
+
+    They are added in the order of ``starts``, each product fused::
 
         for f, r, p:                                           # out is (filters, rows, run)
             out[f, r, p] = bias[f]
@@ -37,11 +39,11 @@ def sums_of_products(
     """
     filters = len(bias)
     run = out.size // (filters * rows)
-    _tiled(filters, run, out.itemsize)(x, starts, row_step, weight, *steps, bias, out, filters, rows, run)
+    return _tiled(filters, run, out.itemsize), (x, starts, row_step, weight, *steps, bias, out, filters, rows, run)
 
 
 def narrowest_run(itemsize: int) -> int:
-    """The shortest run that `sums_of_products` can do."""
+    """The shortest run that `sums_of_products_call` can do."""
     return tiles.lanes(0, itemsize)
 
 

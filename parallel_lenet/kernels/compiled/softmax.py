@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled.functions import exp, log
-from parallel_lenet.kernels.compiled.jit import compiled, own
+from parallel_lenet.kernels.compiled.jit import Call, compiled, execute
 from parallel_lenet.kernels.compiled.sums import add_rows
 
 Array = NDArray[Any]
@@ -25,12 +25,18 @@ def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tup
     The losses are added along a tree over the images. ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1;
     ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as wrong.
     """
-    loss_sum, correct = _softmax_cross_entropy(own(logits), own(targets), d_logits)
-    return float(loss_sum), int(correct)
+    sums = np.empty(2)
+    execute(softmax_cross_entropy_call(sums, logits, targets, d_logits))
+    return float(sums[0]), int(sums[1])
+
+
+def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, d_logits: Array) -> Call:
+    """The one call that does it all, and writes the two results into ``sums``."""
+    return _softmax_cross_entropy, (logits, targets, d_logits, sums)
 
 
 @compiled
-def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array, sums: Array) -> None:
     classes, n = logits.shape
     largest, total, losses = np.empty(n), np.zeros(n), np.empty((n, 1))
     exponentials = np.empty((classes, n))
@@ -59,4 +65,4 @@ def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tu
                 first = k
         correct += first == target and total[i] == total[i]
     add_rows(losses)
-    return losses[0, 0], correct
+    sums[0], sums[1] = losses[0, 0], correct

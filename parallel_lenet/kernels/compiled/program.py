@@ -1,0 +1,179 @@
+"""A whole pass over a network as one call of compiled code.
+
+To call a loop from Python takes 1 to 2 us, most of it spent on finding out what its arrays are. A pass has 30 such
+calls, and makes them with the same arrays every time: only the parameters, the gradient and the data lie elsewhere. So
+`record` runs a pass once with a `Recorder` in place of the kernels, which notes the loops and their arguments. The
+`Program` that comes out runs the loops one after another. They are the same loops, so the bits are the same.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, cast
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.core.cgutils import ir  # type: ignore[attr-defined]  # llvmlite's, on which Numba rests.
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+from numpy.typing import NDArray
+
+from parallel_lenet.kernels.compiled.jit import Call, sized
+
+Array = NDArray[Any]
+Kinds = tuple[Any, ...]
+"""Numba's types of a loop's arguments."""
+
+I64 = ir.IntType(64)
+
+
+class Recorder:
+    """Stands in for the kernel module. Its functions only note what they would call; `calls` has the notes.
+
+    ``planners`` say for each kernel function which call does its work; they return None if no single call does. Then
+    ``complete`` is False.
+    """
+
+    def __init__(self, planners: Mapping[str, Callable[..., Call | None]]) -> None:
+        self.calls: list[Call] = []
+        self.complete = True
+        self._planners = planners
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._note, self._planners[name])
+
+    def _note(self, planner: Callable[..., Call | None], *arguments: Any) -> None:
+        call = planner(*arguments)
+        if call is None:
+            self.complete = False
+        else:
+            self.calls.append(call)
+
+
+class Program:
+    """The noted calls, ready to run with other ``external`` arrays of the same shapes and dtypes, C-contiguous."""
+
+    def __init__(self, calls: Sequence[Call], external: Sequence[Array]) -> None:
+        self._arrays = [argument for _, arguments in calls for argument in arguments]  # Kept alive for their addresses.
+        kinds = tuple(tuple(_kind(argument) for argument in arguments) for _, arguments in calls)
+        self._loops = np.array([_address(loop, kind) for (loop, _), kind in zip(calls, kinds, strict=True)], np.int64)
+        slots: list[int] = []
+        moved: list[tuple[int, int, int]] = []
+        starts = [_data(array) for array in external]
+        for argument in self._arrays:
+            if isinstance(argument, np.ndarray):
+                data = _data(argument)
+                for i, (start, array) in enumerate(zip(starts, external, strict=True)):
+                    if start <= data < start + array.nbytes:
+                        moved.append((len(slots), i, data - start))
+                slots.extend((data, *argument.shape))
+            else:
+                slots.append(_bits(argument))
+        self._slots = np.array(slots, np.int64)
+        self._moved = np.array(moved, np.int64).reshape(-1, 3)
+        self._run = _runner(kinds)
+
+    def __call__(self, external: Sequence[Array]) -> None:
+        """Run the loops, one after another."""
+        starts = np.array([_data(array) for array in external], np.int64)
+        self._run(self._loops, self._slots, self._moved, starts)
+
+
+def _data(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _bits(number: Any) -> int:
+    """What is put into a slot for a number: its bits."""
+    if isinstance(number, np.floating):
+        return int(number.view(f"i{number.itemsize}"))
+    return int(number)
+
+
+def _kind(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "C")
+    return numba.typeof(argument)  # type: ignore[no-untyped-call]
+
+
+def _address(loop: Any, kinds: Kinds) -> int:
+    """Where the machine code for arguments of these types begins; it is compiled if it has not been yet."""
+    loop.compile(kinds)
+    code = loop.overloads[kinds]
+    return int(code.library.get_pointer_to_function(code.fndesc.llvm_func_name))
+
+
+_kinds_of: dict[str, tuple[Kinds, ...]] = {}
+"""The arguments of each loop of a program, by the digest that its runner has as a constant.
+
+A closure over the types themselves would be another one in each process, and Numba would not find its code again.
+"""
+
+
+@cache
+def _runner(kinds: tuple[Kinds, ...]) -> Callable[[Array, Array, Array, Array], None]:
+    """A function that calls ``len(kinds)`` loops by their addresses, with the arguments that the slots hold.
+
+    A slot has 8 bytes. A number takes one, an array one for its address and one for each length.
+    """
+    digest = hashlib.sha256(repr(kinds).encode()).hexdigest()
+    _kinds_of[digest] = kinds
+
+    @sized(int(digest[:16], 16))
+    def run(loops: Array, slots: Array, moved: Array, starts: Array) -> None:
+        for k in range(len(moved)):
+            slots[moved[k, 0]] = starts[moved[k, 1]] + moved[k, 2]
+        _call_all(loops, slots, digest)  # type: ignore[call-arg]
+
+    return cast(Callable[[Array, Array, Array, Array], None], run)
+
+
+@intrinsic(prefer_literal=True)
+def _call_all(typing: Any, loops: Any, slots: Any, digest: Any) -> Any:
+    kinds = _kinds_of[digest.literal_value]
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        addresses, values = (
+            context.make_array(kind)(context, builder, argument).data
+            for kind, argument in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        position = 0
+        for i, kind in enumerate(kinds):
+            loop_arguments = []
+            for argument_kind in kind:
+                loop_argument, position = _from_slots(context, builder, argument_kind, values, position)
+                loop_arguments.append(loop_argument)
+            code = context.call_conv.get_function_type(types.none, kind)
+            loop = builder.inttoptr(_at(builder, addresses, i), code.as_pointer())
+            status, _ = context.call_conv.call_function(builder, loop, types.none, kind, loop_arguments)
+            with cgutils.if_unlikely(builder, status.is_error):  # type: ignore[no-untyped-call]  # No memory.
+                context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.void(loops, slots, digest), emit
+
+
+def _at(builder: Any, array: Any, position: int) -> Any:
+    return builder.load(builder.gep(array, [ir.Constant(I64, position)]))
+
+
+def _from_slots(context: Any, builder: Any, kind: Any, slots: Any, position: int) -> tuple[Any, int]:
+    """The argument whose first slot is at ``position``, and the position after its last."""
+    first = _at(builder, slots, position)
+    if isinstance(kind, types.Array):
+        end = position + 1 + kind.ndim
+        shape = [_at(builder, slots, k) for k in range(position + 1, end)]
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        strides = [itemsize]
+        for length in reversed(shape[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(first, array.data.type)
+        populate_array(array, data, shape, strides, itemsize, None)  # type: ignore[no-untyped-call]
+        return array._getvalue(), end
+    if isinstance(kind, types.Float):
+        whole = builder.trunc(first, ir.IntType(kind.bitwidth)) if kind.bitwidth < 64 else first
+        return builder.bitcast(whole, context.get_value_type(kind)), position + 1
+    return first, position + 1
