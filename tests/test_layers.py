@@ -287,7 +287,7 @@ def test_the_kernels_get_images_in_c_order_and_in_native_numbers() -> None:
         def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
             seen.append((images.dtype, images.flags.c_contiguous))
 
-    images, y = np.full((3, 6, 6), 255, np.uint8), np.empty((1, 8, 8, 3), np.float32)
+    layer, images, y = Images(6, size=8), np.full((3, 6, 6), 255, np.uint8), np.empty((1, 8, 8, 3), np.float32)
     for stored in (images, np.asfortranarray(images), images[::-1], images[:, ::-1], images.astype(">f8"), images > 0):
-        Images(6, size=8).forward(Kernels(), stored, y)  # type: ignore[arg-type]
+        layer.prepare(Kernels(), layer.pixels(stored, y.dtype), y)  # type: ignore[arg-type]
     assert seen == [(np.dtype(np.uint8), True)] * 4 + [(np.dtype(np.float32), True)] * 2

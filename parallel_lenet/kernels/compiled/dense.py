@@ -125,17 +125,23 @@ def _weight_gradient_loop(lanes: int) -> Callable[..., None]:
         add_rows(biases)
         for o in range(units):
             db[o] = biases[0, o]
+        whole, single = features >= lanes, groups == 1
         sums = np.empty((groups, units * lanes), x.dtype)
         for first in range(0, width, lanes):
             i = min(first, width - lanes)  # The last vector overlaps the one before.
             for group in range(groups):
                 pixels = load(inputs, group * GROUP * width + i, width, 0, GROUP, 1, lanes)
                 for o in range(units):
-                    products = scaled(pixels, errors, o * images + group * GROUP, 1)
-                    store(rows_sum(products), sums, (group * units + o) * lanes, 0, 0)
+                    total = rows_sum(scaled(pixels, errors, o * images + group * GROUP, 1))
+                    if whole and single:
+                        store(total, dw, o * features + i, 0, 0)
+                    else:
+                        store(total, sums, (group * units + o) * lanes, 0, 0)
+            if whole and single:
+                continue
             add_rows(sums)
             for o in range(units):
-                if features >= lanes:
+                if whole:
                     store(load(sums, o * lanes, 0, 0, 1, 1, lanes), dw, o * features + i, 0, 0)
                 else:
                     for k in range(features):

@@ -1,4 +1,8 @@
-"""Pooling: a vector holds neighbouring images' pixels at one place."""
+"""Pooling: a vector holds neighbouring images' pixels at one place, and a tile those of some windows of a row.
+
+Windows that share no pixel are handled some at a time; the last tile of a row overlaps the one before, and does the
+same work again. Windows that overlap are handled one by one.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +21,7 @@ from parallel_lenet.kernels.compiled.vectors import (
     store,
     where_not_taken,
     where_taken,
+    zeros,
 )
 
 Array = NDArray[Any]
@@ -35,12 +40,15 @@ def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size:
     out[...] = result[..., -n:]
 
 
-def _call(loop: Callable[[int], Callable[..., None]], out: Array, *arguments: Any) -> Call | None:
-    """The one call that does it all; None if the images don't fill whole vectors."""
-    n = out.shape[-1]
-    for lanes in (tiles.lanes(n, out.itemsize), tiles.lanes(0, out.itemsize)):
+def _call(
+    loop: Callable[[int, int], Callable[..., None]], small: Array, size: int, stride: int, *arguments: Any
+) -> Call | None:
+    """The one call that does it all, if the images fill whole vectors; ``small`` has a number for each window."""
+    columns, n = small.shape[2:]
+    at_once = tiles.fewest_left_over(columns, (7, 5)) if columns >= 5 and stride >= size else 1
+    for lanes in (tiles.lanes(n, small.itemsize), tiles.lanes(0, small.itemsize)):
         if n % lanes == 0:
-            return loop(lanes), arguments
+            return loop(at_once, lanes), (*arguments, size, stride)
     return None
 
 
@@ -56,27 +64,28 @@ def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if the images don't fill whole vectors."""
-    return _call(_avg_pool2d, out, x, out, size, stride, _share(size, out.dtype))
+    return _call(_avg_pool2d, out, size, stride, x, out, _share(size, out.dtype))
 
 
 @cache
-def _avg_pool2d(lanes: int) -> Callable[..., None]:
-    @sized(lanes)
-    def loop(x: Array, out: Array, size: int, stride: int, share: Array) -> None:
+def _avg_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
+    @sized(at_once, lanes)
+    def loop(x: Array, out: Array, share: Array, size: int, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
         for channel in range(channels):
             for r in range(rows):
-                for c in range(columns):
+                for first in range(0, columns, at_once):
+                    c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for v in range(0, n, lanes):
-                        total = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        total = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                total = plus(total, load(x, pixel, 0, 0, 1, 1, lanes))
-                        store(scaled(total, share, 0, 0), out, place + v, 0, 0)
+                                total = plus(total, load(x, pixel, 0, stride * n, 1, at_once, lanes))
+                        store(scaled(total, share, 0, 0), out, place + v, 0, n)
 
     return loop
 
@@ -88,13 +97,13 @@ def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
 
 def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if the images don't fill whole vectors."""
-    return _call(_avg_pool2d_gradient, out, dy, out, size, stride, _share(size, out.dtype))
+    return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, _share(size, out.dtype))
 
 
 @cache
-def _avg_pool2d_gradient(lanes: int) -> Callable[..., None]:
-    @sized(lanes)
-    def loop(dy: Array, out: Array, size: int, stride: int, share: Array) -> None:
+def _avg_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
+    @sized(at_once, lanes)
+    def loop(dy: Array, out: Array, share: Array, size: int, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = out.shape
         apart = stride >= size  # No two windows share a pixel.
@@ -102,18 +111,19 @@ def _avg_pool2d_gradient(lanes: int) -> Callable[..., None]:
             out[:] = 0
         for channel in range(channels):
             for r in range(rows):
-                for c in range(columns):
+                for first in range(0, columns, at_once):
+                    c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for v in range(0, n, lanes):
-                        error = scaled(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
+                        error = scaled(load(dy, place + v, 0, n, 1, at_once, lanes), share, 0, 0)
                         for i in range(size):
                             for j in range(size):
                                 pixel = corner + (i * width + j) * n + v
-                                if apart:
-                                    store(error, out, pixel, 0, 0)
-                                else:
-                                    store(plus(load(out, pixel, 0, 0, 1, 1, lanes), error), out, pixel, 0, 0)
+                                total = error
+                                if not apart:
+                                    total = plus(load(out, pixel, 0, stride * n, 1, at_once, lanes), error)
+                                store(total, out, pixel, 0, stride * n)
 
     return loop
 
@@ -125,27 +135,28 @@ def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if the images don't fill whole vectors."""
-    return _call(_max_pool2d, out, x, out, size, stride)
+    return _call(_max_pool2d, out, size, stride, x, out)
 
 
 @cache
-def _max_pool2d(lanes: int) -> Callable[..., None]:
-    @sized(lanes)
+def _max_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
+    @sized(at_once, lanes)
     def loop(x: Array, out: Array, size: int, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
         for channel in range(channels):
             for r in range(rows):
-                for c in range(columns):
+                for first in range(0, columns, at_once):
+                    c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for v in range(0, n, lanes):
-                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
-                        store(largest, out, place + v, 0, 0)
+                                largest = larger(largest, load(x, pixel, 0, stride * n, 1, at_once, lanes))
+                        store(largest, out, place + v, 0, n)
 
     return loop
 
@@ -160,36 +171,40 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
 def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if the images don't fill whole vectors."""
-    return _call(_max_pool2d_gradient, out, x, dy, out, size, stride)
+    return _call(_max_pool2d_gradient, dy, size, stride, x, dy, out)
 
 
 @cache
-def _max_pool2d_gradient(lanes: int) -> Callable[..., None]:
+def _max_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
     """The error waits in its lane for the pixel that it goes to, and is 0 from then on."""
 
-    @sized(lanes)
+    @sized(at_once, lanes)
     def loop(x: Array, dy: Array, out: Array, size: int, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = x.shape
         out[:] = 0
         for channel in range(channels):
             for r in range(rows):
-                for c in range(columns):
+                for first in range(0, columns, at_once):
+                    c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for v in range(0, n, lanes):
-                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
+                        largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
-                        waiting = load(dy, place + v, 0, 0, 1, 1, lanes)
+                                largest = larger(largest, load(x, pixel, 0, stride * n, 1, at_once, lanes))
+                        waiting = load(dy, place + v, 0, n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(size):
                                 pixel = corner + (i * width + j) * n + v
-                                here = load(x, pixel, 0, 0, 1, 1, lanes)
-                                error = plus(load(out, pixel, 0, 0, 1, 1, lanes), where_taken(here, largest, waiting))
-                                store(error, out, pixel, 0, 0)
+                                here = load(x, pixel, 0, stride * n, 1, at_once, lanes)
+                                before = zeros(out, 1, at_once, lanes)
+                                if stride < size:
+                                    before = load(out, pixel, 0, stride * n, 1, at_once, lanes)
+                                error = plus(before, where_taken(here, largest, waiting))
+                                store(error, out, pixel, 0, stride * n)
                                 waiting = where_not_taken(here, largest, waiting)
 
     return loop
