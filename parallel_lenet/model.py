@@ -296,7 +296,9 @@ class Sequential:
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
         """Compile the kernel for such samples, or load what is compiled; see `Model`."""
-        if hasattr(kernels.load(self.kernel), "is_compiled"):
+        kernel = kernels.load(self.kernel)
+        if hasattr(kernel, "is_compiled"):  # What it compiles may depend on the number of images.
+            inputs, targets = (np.repeat(array[:1], kernel.SHARD_SIZE, axis=0) for array in (inputs, targets))
             self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
 
     def is_compiled(self) -> bool:
