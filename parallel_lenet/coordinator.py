@@ -5,6 +5,7 @@ by the number of samples; update. The tree depends on the batch alone, so neithe
 or larger change a bit of the result.
 """
 
+import inspect
 import logging
 import math
 import os
@@ -93,7 +94,10 @@ class Coordinator:
     or `iterate`, `load`, `restart_epoch`, `close`) raises RuntimeError at once. Loops over `iterate` in one thread may
     alternate: each step continues from the state there is.
 
-    ValueError where a value is out of its range, TypeError where something is no model, optimizer or engine.
+    Every attribute is read-only: assigning one raises AttributeError. `resize` changes the number of workers. For
+    another model, optimizer or setting, create another coordinator; ``load(path, may_differ=[...])`` continues with it.
+
+    Raises ValueError if a value is out of its range, TypeError if something is not a model, optimizer or engine.
     """
 
     def __init__(
@@ -134,8 +138,7 @@ class Coordinator:
         self.on_nan = on_nan
         step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
         self._limit = -(-self.batch_size // self.shard_size) if isinstance(engine, str) else None
-        self.workers_note: str | None = None
-        """Why some of the workers that were asked for don't run, or have no work; None if all have."""
+        self._workers_note: str | None = None
         self.engine = _engine(
             engine,
             lambda: self._limited(count_workers(n_workers).count),
@@ -161,6 +164,24 @@ class Coordinator:
         self._turns = turns_of(self.engine)
         self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
         self._guard = threading.Lock()  # Of `_calls`.
+        self._constructed = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raises AttributeError, which says what to do instead: what is assigned would not be checked."""
+        if not name.startswith("_") and hasattr(self, "_constructed"):
+            raise AttributeError(_instead(name))
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Raises AttributeError, as `__setattr__` does."""
+        if not name.startswith("_"):
+            raise AttributeError(_instead(name))
+        object.__delattr__(self, name)
+
+    @property
+    def workers_note(self) -> str | None:
+        """Why some of the workers that were asked for don't run, or have no work; None if all have."""
+        return self._workers_note
 
     @property
     def n_workers(self) -> int:
@@ -170,15 +191,15 @@ class Coordinator:
     def _limited(self, asked: int) -> int:
         """How many of so many workers to start; says so if they are fewer, or if some have no work."""
         shards_a_batch = -(-self.batch_size // self.shard_size)
-        self.workers_note = None
+        self._workers_note = None
         if shards_a_batch < asked:
             many = f"{shards_a_batch} shard{'s' * (shards_a_batch > 1)}"
-            self.workers_note = (
+            self._workers_note = (
                 f"{shards_a_batch} of {asked} workers {'run' if self._limit else 'have work'}: a batch of "
                 f"{self.batch_size} makes {many} of {self.shard_size}; a smaller shard_size or a larger batch_size "
                 "makes more"
             )
-            _log.info(self.workers_note)
+            _log.info(self._workers_note)
         return asked if self._limit is None else min(asked, self._limit)
 
     @property
@@ -667,6 +688,29 @@ class _Loaded:
 def _require(what: str, value: object, members: tuple[str, ...]) -> None:
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
         raise TypeError(f"the {what} must be an object with {', '.join(members)}, not {value!r}")
+
+
+def _instead(name: str) -> str:
+    """What to do instead of assigning an attribute of a coordinator."""
+    settings = inspect.signature(Coordinator).parameters
+    if name == "n_workers":
+        return "n_workers of a Coordinator is read-only: call resize(n_workers) for another number of workers"
+    if name == "model":
+        return "model of a Coordinator is read-only: create another one, Coordinator(model, optimizer)"
+    if name == "parameters":
+        remedy = "create another one, Coordinator(model, optimizer, parameters=...)"
+    elif name == "optimizer":
+        remedy = "create another one, Coordinator(model, optimizer, parameters=coordinator.parameters)"
+    elif name in settings:
+        remedy = f"create another one, Coordinator(model, optimizer, {name}=..., parameters=coordinator.parameters)"
+    elif hasattr(Coordinator, name) or name == "leaf":
+        return f"{name} of a Coordinator is read-only: fit, iterate and load change what it trains"
+    else:
+        return (
+            f"a Coordinator has no attribute {name}: give settings to Coordinator(...), such as batch_size, or to its "
+            "optimizer, such as learning_rate"
+        )
+    return f"{name} of a Coordinator is read-only: {remedy}"
 
 
 def _add(left: ShardGradient, right: ShardGradient) -> ShardGradient:

@@ -21,6 +21,8 @@ from parallel_lenet.checks import FINITE, POSITIVE, number, shown, whole
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.random import uniform
 
+CHANNELS = (1, 2, 3, 4)  # Of images that a hint is given for: grey or colours, with or without transparency.
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Views = Mapping[str, Array]
@@ -87,7 +89,10 @@ def _windows(layer: object, size: int, k: int, stride: int, padding: int = 0) ->
 
 @dataclass(frozen=True)
 class Images:
-    """The first layer: stored images, ``(n, h, w)`` or ``(n, c, h, w)`` of any number type, made ready for the network.
+    """The first layer: stored images of any number type, made ready for the network.
+
+    Images are ``(n, c, h, w)``, channels first, or ``(n, h, w)`` if they have one channel. ``(n, h, w, c)`` is accepted
+    too, unless the height equals the number of channels: then it could be either. Both orders give the same bits.
 
     Each is centred on a ``size`` x ``size`` field of background (larger images keep their size). Pixels from
     ``pixel_min``, the background, to ``pixel_max`` are scaled to 0 to 1, then normalised:
@@ -153,16 +158,19 @@ class Images:
         pixels.check(images, self.unit, self.mean, self.std)
 
     def stored(self, images: Array) -> Array:
-        """The images as ``(n, c, h, w)``; ValueError if they are not of the network's size."""
-        wanted = (self.channels, *self.height_and_width)
-        found = (1, *images.shape[1:]) if images.ndim == 3 else images.shape[1:]
-        if images.ndim not in (3, 4) or found != wanted:
-            channels, height, width = wanted
-            either = f"(n, {height}, {width}) or " if channels == 1 else ""
-            raise ValueError(
-                f"this network takes images of shape {either}(n, {channels}, {height}, {width}), not {images.shape}"
-            )
-        return images.reshape(len(images), *wanted)
+        """A view of the images as ``(n, c, h, w)``; ValueError if they are not of the network's size."""
+        height, width = self.height_and_width
+        channels = self.channels
+        if images.ndim == 3 and channels == 1 and images.shape[1:] == (height, width):
+            return images[:, np.newaxis]
+        if images.shape[1:] == (channels, height, width):
+            return images
+        last = channels != height  # Else (n, h, w, c) could be (n, c, h, w) of another size.
+        if last and images.shape[1:] == (height, width, channels):
+            return np.moveaxis(images, 3, 1)
+        shapes = [f"(n, {height}, {width})"] * (channels == 1) + [f"(n, {channels}, {height}, {width})"]
+        shapes += [f"(n, {height}, {width}, {channels})"] * last
+        raise ValueError(f"this network takes images of shape {' or '.join(shapes)}, not {images.shape}{_hint(images)}")
 
     def pixels(self, images: Array, dtype: np.dtype[Any]) -> Array:
         """The images as `prepare` takes them: ``(n, c, h, w)``, uint8 or of ``dtype``, black 0."""
@@ -179,6 +187,22 @@ class Images:
         else:
             scale, shift = 1 / ((self.pixel_max - self.pixel_min) * self.std), -self.mean / self.std
         kernels.prepare_images(pixels, scale, shift, y)
+
+
+def _hint(images: Array) -> str:
+    """Which network would take these images, as the end of a sentence; "" if they are none."""
+    sizes = images.shape[1:]
+    if 0 in sizes:
+        return ""
+    if images.ndim == 3:
+        channels, height, width = 1, *sizes
+    elif images.ndim == 4 and sizes[0] in CHANNELS:
+        channels, height, width = sizes
+    elif images.ndim == 4 and sizes[2] in CHANNELS:
+        height, width, channels = sizes
+    else:
+        return ": channels come first, (n, c, h, w)" if images.ndim == 4 else ""
+    return f": build it with lenet5(channels={channels}, image_size=({height}, {width})) for such images"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ def lenet5(
 
     An activation follows each layer with parameters but the last; as it stands, for MNIST, there are 61,706 of those.
     Smaller images are centred on 32x32; larger ones keep their size, and the first dense layer grows.
-    ``image_size`` is ``(height, width)``, or one number for both.
+    ``image_size`` is ``(height, width)``, or one number for both. Colour images, ``(n, 3, h, w)`` or ``(n, h, w, 3)``,
+    need ``channels=3``.
 
     ``pixel_min`` and ``pixel_max`` say which numbers stand for black and white in the images: 0 and 255 as stored,
     ``pixel_max=1`` for floats from 0 to 1 and for booleans, 16 for scikit-learn's digits, 65535 for 16 bits, and

@@ -28,7 +28,7 @@ class Unit(NamedTuple):
     def __str__(self) -> str:
         """As an error message names it."""
         if self.white is None:
-            return "pixels as they are, such as standardised ones"
+            return "standardised pixels"
         return f"{self.black:g} to {self.white:g}"
 
     @property
@@ -72,7 +72,8 @@ def check(images: Array, unit: Unit, mean: float, std: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images hold NaN or infinity; all pixels must be finite")
     if not _can_be(images, low, high, unit, mean, std):
-        remedy = f"build it with lenet5({recognise(images).arguments}) for such images, or give it images in its unit"
+        likely = recognise(images)
+        remedy = f"if they are {likely}, build it with lenet5({likely.arguments}); or give it images in its unit"
         if _overshoots(low, high, unit):
             remedy = "clip them to that range"
         raise ValueError(

@@ -50,6 +50,7 @@ ORDER = (
     "engines.imports",
     "engines.snapshots",
     "engines.memory",
+    "engines.copying",
     "engines",
     "worker",
     "gradcheck",

@@ -91,7 +91,7 @@ def test_a_run_recognises_the_unit_records_it_and_refuses_data_in_another(
         "f8": (floats, ""),
         "1": (floats / 255, "float32 from 0 to 1, taken as 0 to 1 (pixel_max=1)"),
         "16": ((images // 16 + (images == 255)).astype(np.uint8), "taken as 0 to 16 (pixel_max=16)"),
-        "s": ((floats - floats.mean()) / floats.std(), "taken as pixels as they are, such as standardised ones"),
+        "s": ((floats - floats.mean()) / floats.std(), "taken as standardised pixels"),
         "-1": (floats / np.float32(127.5) - 1, "taken as -1 to 1 (pixel_min=-1, pixel_max=1)"),
     }
     losses = {}

@@ -869,3 +869,43 @@ def test_an_evaluation_can_be_followed(digits: Dataset) -> None:
         metrics = list(coordinator.iterate_evaluation(digits))
         assert 1 < len(metrics) == len({each.count for each in metrics})
         assert metrics[-1] == coordinator.evaluate(digits)
+
+
+READ_ONLY: dict[str, str] = {
+    "batch_size": r"create another one, Coordinator\(model, optimizer, batch_size=\.\.\., parameters=coordinator\.",
+    "shard_size": r"create another one, .* shard_size=",
+    "seed": "create another one, .* seed=",
+    "clip_norm": "create another one, .* clip_norm=",
+    "on_nan": "create another one, .* on_nan=",
+    "step_timeout": "create another one, .* step_timeout=",
+    "engine": "create another one, .* engine=",
+    "n_workers": r"call resize\(n_workers\)",
+    "model": r"create another one, Coordinator\(model, optimizer\)$",
+    "optimizer": r"create another one, Coordinator\(model, optimizer, parameters=coordinator\.parameters\)$",
+    "parameters": r"create another one, Coordinator\(model, optimizer, parameters=\.\.\.\)$",
+    "leaf": "fit, iterate and load change what it trains",
+    "epoch": "fit, iterate and load",
+    "history": "fit, iterate and load",
+    "workers_note": "fit, iterate and load",
+    "fit": "fit, iterate and load",
+}
+
+
+def test_every_public_attribute_is_read_only_and_the_error_says_what_to_do_instead(digits: Dataset) -> None:
+    with serial() as coordinator:
+        names = {name for name in [*dir(coordinator), *vars(coordinator)] if not name.startswith("_")}
+        for name in names:
+            sentence = f"^{name} of a Coordinator is read-only: {READ_ONLY.get(name, '')}"
+            before = getattr(coordinator, name)
+            with pytest.raises(AttributeError, match=sentence):
+                setattr(coordinator, name, -1)
+            with pytest.raises(AttributeError, match=sentence):
+                delattr(coordinator, name)
+            assert getattr(coordinator, name) is before or getattr(coordinator, name) == before
+        assert names | {"step_timeout"} >= READ_ONLY.keys()
+        with pytest.raises(AttributeError, match=f"^step_timeout of .*{READ_ONLY['step_timeout']}"):
+            coordinator.step_timeout = 1.0  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError, match=r"^a Coordinator has no attribute learning_rate: .* to its optimizer"):
+            coordinator.learning_rate = 5  # type: ignore[attr-defined]
+        coordinator.model.anything = 1  # type: ignore[attr-defined]
+        assert sum(step.count for step in coordinator.iterate(digits) if isinstance(step, StepReport)) == len(digits)

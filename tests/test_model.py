@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -166,15 +167,54 @@ def test_other_types_mean_the_same_pixels(dtype: str) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 27, 28), (4, 3, 28, 28), (28, 28), (784,), (4, 1, 1, 28, 28)])
 def test_images_of_another_shape(shape: tuple[int, ...], lenet: Sequential) -> None:
-    sentence = r"^this network takes images of shape \(n, 28, 28\) or \(n, 1, 28, 28\), not \("
+    sentence = r"^this network takes images of shape \(n, 28, 28\) or \(n, 1, 28, 28\) or \(n, 28, 28, 1\), not \("
     with pytest.raises(ValueError, match=sentence):
         lenet.predict(fresh(lenet), np.zeros(shape, np.uint8))
 
 
 def test_colour_images_of_another_shape() -> None:
     model = lenet5(channels=3, image_size=(32, 30))
-    with pytest.raises(ValueError, match=r"^this network takes images of shape \(n, 3, 32, 30\), not \(4, 32, 30\)$"):
+    shapes = r"\(n, 3, 32, 30\) or \(n, 32, 30, 3\)"
+    with pytest.raises(ValueError, match=rf"^this network takes images of shape {shapes}, not \(4, 32, 30\): build"):
         model.predict(fresh(model), np.zeros((4, 32, 30), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((4, 32, 32), r": build it with lenet5\(channels=1, image_size=\(32, 32\)\) for such images"),
+        ((4, 28, 28, 3), r": build it with lenet5\(channels=3, image_size=\(28, 28\)\) for such images"),
+        ((4, 3, 28, 20), r": build it with lenet5\(channels=3, image_size=\(28, 20\)\) for such images"),
+        ((4, 28, 28, 9), r": channels come first, \(n, c, h, w\)"),
+        ((784,), ""),
+    ],
+)
+def test_images_of_another_shape_are_refused_with_the_network_that_takes_them(
+    shape: tuple[int, ...], hint: str, lenet: Sequential
+) -> None:
+    with pytest.raises(ValueError, match=rf"not {re.escape(str(shape))}{hint}$"):
+        lenet.predict(fresh(lenet), np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_images_with_their_channels_last_give_the_same_bits(channels: int, dtype: str) -> None:
+    model, first = lenet5(channels=channels, image_size=(12, 9)), images(40, channels, 12, 9).astype(dtype)
+    last = np.ascontiguousarray(first.transpose(0, 2, 3, 1))
+    labels, hashes = np.arange(40) % 10, []
+    for data in (first, last):
+        with Coordinator(model, SGD(), engine="serial", batch_size=16) as coordinator:
+            coordinator.fit((data, labels))
+            hashes.append((coordinator.parameters_sha256(), coordinator.evaluate((data, labels)).loss))
+    assert hashes[0] == hashes[1]
+    np.testing.assert_array_equal(*(model.scores(coordinator.parameters, data) for data in (first, last)))
+
+
+def test_channels_last_are_refused_if_they_could_be_channels_first_of_another_size() -> None:
+    model = lenet5(channels=3, image_size=(3, 8))
+    model.predict(fresh(model), np.zeros((2, 3, 3, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"takes images of shape \(n, 3, 3, 8\), not \(2, 3, 8, 3\)"):
+        model.predict(fresh(model), np.zeros((2, 3, 8, 3), np.uint8))
 
 
 # LeNet-5

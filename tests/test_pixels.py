@@ -50,7 +50,7 @@ def test_a_unit_is_recognised_and_every_other_refused(name: str) -> None:
     for other in {other for _, other in IN_UNITS.values()} - {unit}:
         if name == "-1 to 1" and other.white is None:
             continue  # These might be standardised.
-        with pytest.raises(ValueError, match=r"this network takes .*: build it with lenet5\(pixel_m"):
+        with pytest.raises(ValueError, match=r"this network takes .*: if they are .*, build it with lenet5\(pixel_m"):
             check(images, other, 0.0, 1.0)
 
 
@@ -103,7 +103,9 @@ def test_every_call_refuses_another_unit_before_any_worker_starts(name: str, eng
     data = Dataset(images, np.zeros(20, np.int64), "mine")
     with Coordinator(lenet5(image_size=6, kernel="im2col"), SGD(), engine=engine, n_workers=1) as coordinator:
         for call in (coordinator.fit, coordinator.iterate, coordinator.evaluate):
-            with pytest.raises(DatasetError, match=r"^mine: images hold .* takes 0 to 255: build it with lenet5\("):
+            with pytest.raises(
+                DatasetError, match=r"^mine: images hold .* takes 0 to 255: if they are .*, build it with lenet5\("
+            ):
                 call(data)
         with pytest.raises(DatasetError, match=r"^mine: "):
             coordinator.fit(Dataset(stored(), data.targets), validation=data)

@@ -178,7 +178,7 @@ def test_a_worker_killed_while_idle_is_replaced_with_a_warning(victim: int) -> N
             results = [computed(opened, at(0), work) for _ in range(3)]
         assert results == [expected(Scripted(), [FEW], at(0), work)] * 3
         (warning,) = caught
-        ending = rf"worker {victim} (process {pids[victim]}) was killed by SIGKILL while "
+        ending = rf"worker {victim} (pid {pids[victim]}) was killed by SIGKILL while "
         assert str(warning.message).startswith(ending)
         assert str(warning.message).endswith(": another has taken its place, and the result is not affected")
         assert wait_until(lambda: len(engine.worker_pids()) == 2, 10)
@@ -248,8 +248,8 @@ def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_
     with ProcessesEngine(2) as engine:
         with pytest.raises(
             WorkerError,
-            match=r"^3 workers in a row have ended before they were ready, the last of which, worker \d "
-            r"\(process \d+\) was killed by SIGKILL while taking over a model and data$",
+            match=r"^3 workers in a row crashed before being ready; the last one: worker \d "
+            r"\(pid \d+\) was killed by SIGKILL while taking over a model and data$",
         ):
             Opened(engine, model, [FEW], at(0))
         assert usable(engine)
@@ -271,8 +271,7 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
             next(results)
         message = str(caught.value)
         assert message.startswith(
-            "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) has ended 3 workers, "
-            "the last of which, worker "
+            "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) crashed 3 workers; the last one: worker "
         )
         assert message.endswith(f"{ending} while computing shard 1")
         work = [work[0], work[2]]
@@ -288,8 +287,8 @@ def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
         next(results)
         with pytest.raises(
             WorkerError,
-            match=r"^shards 2 and 3 \(samples 4, 5, 6, 7 of dataset 0\) have ended 3 workers, the last of which, "
-            r"worker 0 \(process \d+\) ended with exit code 6 while computing shards 2 and 3$",
+            match=r"^shards 2 and 3 \(samples 4, 5, 6, 7 of dataset 0\) crashed 3 workers; the last one: "
+            r"worker 0 \(pid \d+\) ended with exit code 6 while computing shards 2 and 3$",
         ):
             next(results)
         work = tasks(np.array([8, 0, 1]), 1, 1)
@@ -301,7 +300,7 @@ def test_the_tries_are_those_that_were_asked_for_and_count_for_one_step_only(tmp
     data = scripted((models.DIE_AT_FIRST, 3))
     with ProcessesEngine(1, max_tries=2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
-        with pytest.raises(WorkerError, match="has ended 2 workers"):
+        with pytest.raises(WorkerError, match="crashed 2 workers; the last one: "):
             list(opened.metrics(at(0), one_each(data)))
         assert len(list(opened.metrics(at(0), one_each(data)))) == 1  # After a third death.
 
@@ -466,7 +465,7 @@ def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None
         start = time.monotonic()
         with pytest.raises(
             WorkerError,
-            match=r"^shard 1 \(samples 1 of dataset 0\) has ended 2 workers, the last of which, .* was killed because "
+            match=r"^shard 1 \(samples 1 of dataset 0\) crashed 2 workers; the last one: .* was killed because "
             r"it took longer than the step_timeout of 0.5 s while computing shard 1$",
         ):
             list(opened.gradients(at(0), one_each(data)))

@@ -17,12 +17,13 @@ class DatasetError(ValueError):
 class Dataset:
     """Inputs and their targets, sample by sample.
 
-    ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in
-    (for other pixels than 0 to 255 see `lenet5`). ``targets`` is ``(n,)``: for classes the integers 0 to k - 1. Neither
-    is ever written to. Each call of a coordinator uses them as they are when it is called: it copies what has changed
-    since the last call, but not an array that is mapped read-only from a file, such as one of
-    ``np.load(file, mmap_mode="r")``; such a file must not change during the call. Arrays that are mapped from a file
-    are read in parts.
+    ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in.
+    For channels last, and for other pixels than 0 to 255, see `Images`. ``targets`` is ``(n,)``: for classes the
+    integers 0 to k - 1. Neither is ever written to.
+
+    Each call of a coordinator uses them as they are when it is called: it copies what has changed since the last call,
+    but not an array that is mapped read-only from a file, such as one of ``np.load(file, mmap_mode="r")``. Such a file
+    must not change during the call. Arrays that are mapped from a file are read in parts.
 
     Raises DatasetError when there are no samples, the lengths differ, a type isn't numeric or a value isn't finite.
     """
@@ -34,7 +35,8 @@ class Dataset:
     def __post_init__(self) -> None:
         for what, array in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(array, np.ndarray):
-                raise DatasetError(f"{self.name}: {what} must be a NumPy array, not {type(array).__name__}")
+                as_array = f": np.asarray({what}) makes one" if isinstance(array, list | tuple) else ""
+                raise DatasetError(f"{self.name}: {what} must be a NumPy array, not {type(array).__name__}{as_array}")
             if array.dtype.kind not in "buif":
                 raise DatasetError(f"{self.name}: {what} must be numbers, not {array.dtype}")
             if array.ndim == 0 or len(array) == 0:

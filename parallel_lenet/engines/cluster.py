@@ -38,6 +38,7 @@ from parallel_lenet.engines.cluster_dask import Dask
 from parallel_lenet.engines.cluster_limits import START, UnansweredError, answers, left, limited
 from parallel_lenet.engines.cluster_ray import Ray
 from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
+from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.engines.snapshots import Private, Snapshots
@@ -118,9 +119,9 @@ class Cluster:
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """The workers get model and datasets with their first task, unless they have the same from an earlier call."""
-        pickled = dumps(model)
+        pickled = copied(model, dumps)
         try:
-            own = copy.deepcopy(model)  # For threads.
+            own = copied(model, copy.deepcopy)  # For threads.
         except Exception:  # The tasks, if there are any in this process, raise it.
             own = None
         context = self._snapshots.open(None, datasets, parameters)

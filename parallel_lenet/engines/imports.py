@@ -15,6 +15,7 @@ from importlib.util import spec_from_file_location
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from parallel_lenet.engines.copying import copied
 from parallel_lenet.model import Model
 
 
@@ -150,14 +151,17 @@ def _cloudpickle() -> Any:
 
 
 def pickle_model(model: Model) -> bytes:
-    """The model for `unpickle_model`. Classes and functions that no worker could import travel whole."""
+    """The model for `unpickle_model`. Classes and functions that no worker could import travel whole.
+
+    Raises TypeError, which names the attribute, if the model cannot be pickled.
+    """
     cloudpickle = _cloudpickle()
     imports, without = _imports()
     registered = [sys.modules[name] for name in without]
     try:
         for module in registered:
             cloudpickle.register_pickle_by_value(module)
-        return pickle.dumps((imports, cloudpickle.dumps(model)))
+        return pickle.dumps((imports, copied(model, cloudpickle.dumps)))
     finally:
         for module in registered:
             cloudpickle.unregister_pickle_by_value(module)

@@ -119,7 +119,7 @@ class Process(Worker):
     @property
     def name(self) -> str:
         """For people."""
-        return f"worker {self.number} (process {self.process.pid})"
+        return f"worker {self.number} (pid {self.process.pid})"
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send what the socket takes; `Channel.outbox` has the rest."""

@@ -270,8 +270,11 @@ class ProcessesEngine:
         samples = ", ".join(str(sample) for sample in shard.rows[:SAMPLES_NAMED])
         more = f" and {len(shard.rows) - SAMPLES_NAMED} more" if len(shard.rows) > SAMPLES_NAMED else ""
         named = f"{self._named(index)} (samples {samples}{more} of dataset {shard.dataset})"
-        has = "have" if shard.cut else "has"
-        return f"{named} {has} ended {self.max_tries} workers, the last of which, {answer.ending}"
+        return f"{named} crashed {self._tries()}; the last one: {answer.ending}"
+
+    def _tries(self) -> str:
+        """How many workers may be lost over one shard, for people."""
+        return f"{self.max_tries} worker{'s' * (self.max_tries > 1)}"
 
     def _named(self, index: int) -> str:
         """The shard or shards for people, counted from 0 over the whole step."""
@@ -379,9 +382,7 @@ class ProcessesEngine:
         ending = worker.ending(self._doing(worker))
         given_up = self._schedule.died(worker, ending)
         if given_up and not worker.served:
-            raise WorkerError(
-                f"{self.max_tries} workers in a row have ended before they were ready, the last of which, {ending}"
-            )
+            raise WorkerError(f"{self._tries()} in a row crashed before being ready; the last one: {ending}")
         if not given_up and not worker.dismissed:
             self._warnings.append(f"{ending}: another has taken its place, and the result is not affected")
         self._start(worker.number)

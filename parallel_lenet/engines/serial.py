@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Context, ShardGradient, refuse_copy
+from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.model import Model, ShardMetrics
@@ -74,7 +75,7 @@ class SerialEngine:
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """Copies of both. Unlike unpickling, copying in this process leaves the model's class alone."""
         gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
-        return self._snapshots.open((copy.deepcopy(model), gradient), datasets, parameters)
+        return self._snapshots.open((copied(model, copy.deepcopy), gradient), datasets, parameters)
 
     def start(self, context: Context) -> None:
         """The caller is ready."""
