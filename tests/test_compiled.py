@@ -1,11 +1,13 @@
 """What is particular to the compiled kernels; that they keep the kernels' contract is test_kernels.py's business."""
 
+import io
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -87,30 +89,24 @@ def draw(rng: np.random.Generator, dtype: str, *shapes: tuple[int, ...]) -> Iter
 
 
 @given(
-    kind=st.sampled_from(
-        [((1, 1), "float32"), ((2, 5), "float32"), ((3, 3), "float32"), ((3, 3), "float64")]
-    ),  # Each width is compiled for.
+    kind=st.sampled_from([((2, 5), "float32"), ((3, 3), "float64")]),  # Each width is compiled for.
     stride=st.integers(1, 2),
     padding=st.integers(0, 3),
     extra=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    channels=st.sampled_from([1, 4]),
-    filters=st.sampled_from([1, 7]),
-    n=st.sampled_from([1, 3, 8, 9, 32]),
+    n=st.sampled_from([3, 25]),
     seed=st.integers(0, 2**16),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_convolutions_agree_with_naive_whatever_the_shape(
     kind: tuple[tuple[int, int], str],
     stride: int,
     padding: int,
     extra: tuple[int, int],
-    channels: int,
-    filters: int,
     n: int,
     seed: int,
 ) -> None:
     """Tiles, and what is left over by them."""
-    (kernel_size, dtype), rng = kind, np.random.default_rng(seed)
+    (kernel_size, dtype), rng, channels, filters = kind, np.random.default_rng(seed), 4, 7
     kh, kw = kernel_size
     height, width = (max(1, k - 2 * padding) + more for k, more in zip(kernel_size, extra, strict=True))
     rows, columns = ((size + 2 * padding - k) // stride + 1 for size, k in ((height, kh), (width, kw)))
@@ -223,7 +219,7 @@ def test_tanh_never_leaves_its_amplitude() -> None:
     dtype=st.sampled_from(["float32", "float64"]),
     seed=st.integers(0, 2**16),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_softmax_cross_entropy(classes: int, n: int, scale: float, dtype: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = (rng.standard_normal((classes, n)) * scale).astype(dtype)
@@ -284,7 +280,9 @@ PROCESSORS = {"nehalem": NEHALEM, "haswell": f"{NEHALEM},+avx,+avx2,+fma,+bmi,+b
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for processors of this kind")
 def test_the_bits_are_the_same_on_every_processor(tmp_path: Path) -> None:
     """Compiled for two others, one of them without fused multiply-adds: narrower vectors, other tiles."""
-    wanted, host = run(BITS, environment(tmp_path / "host"))[0].split()
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(BITS, {})
+    wanted, host = printed.getvalue().split()
     for name, features in PROCESSORS.items():
         changes = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
         found, compiled_for = run(BITS, environment(tmp_path / name, **changes))[0].split()

@@ -18,7 +18,7 @@ from parallel_lenet.kernels import naive
 Array = NDArray[Any]
 
 FUNCTIONS = [name for name in vars(kernels.Kernels) if not name.startswith("_") and name not in ("SHARD_SIZE", "LEAF")]
-examples = settings(deadline=None, max_examples=40)  # A compiled function takes seconds at its first call.
+examples = settings(deadline=None, max_examples=20)  # A compiled function takes seconds at its first call.
 
 
 @pytest.fixture(params=[name for name in kernels.NAMES if name != "naive"], scope="module")
@@ -83,9 +83,10 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn, padded: bool = True) -> Case:
-    k = draw(st.sampled_from([1, 2, 3]))
+    # Whatever a compiled loop has as a constant is compiled for: few kinds of kernels, and float64 with one of them.
+    k, dtype = draw(st.sampled_from([(1, "float32"), (2, "float32"), (3, "float32"), (2, "float64")]))
     padding = draw(st.integers(0, 2)) if padded else 0
-    sizes = st.integers(max(1, k - 2 * padding), 9)
+    sizes = st.integers(max(1, k - 2 * padding), 6)
     small = st.integers(1, 4)
     return Case(
         channels=draw(small),
@@ -96,7 +97,7 @@ def cases(draw: st.DrawFn, padded: bool = True) -> Case:
         k=k,
         stride=draw(st.integers(1, 2)),
         padding=padding,
-        dtype=draw(st.sampled_from(["float32", "float64"])),
+        dtype=dtype,
         seed=draw(st.integers(0, 2**16)),
     )
 
@@ -150,7 +151,7 @@ def test_unknown_kernel(name: str) -> None:
 @given(
     case=cases(),
     margins=st.tuples(st.integers(0, 5), st.integers(0, 5)),
-    stored=st.sampled_from(["uint8", "float32", "float64", "int64", "bool"]),
+    stored=st.sampled_from(["uint8", "float64"]),
 )
 @examples
 def test_prepare_images(kernel: Any, case: Case, margins: tuple[int, int], stored: str) -> None:
