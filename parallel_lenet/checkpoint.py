@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.checks import shown
 from parallel_lenet.files import write_atomically
 from parallel_lenet.jsonable import json_value
 
@@ -34,12 +35,20 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used: the message names the file and what is wrong with it."""
 
 
+def checked_path(path: object) -> str:
+    """The path as a string; TypeError if it is not one: a number would name an open file, whatever that is."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', not {shown(path)}")
+    return os.fsdecode(path)
+
+
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Write flat float vectors and JSON metadata.
 
     Raises TypeError or ValueError if JSON can't hold the metadata (see `json_value`), OSError if the file can't be
     written. Then the old file is left as it was.
     """
+    target = Path(checked_path(path))
     text = json.dumps(json_value("metadata", metadata), allow_nan=False)
     members = dict(arrays, metadata=np.frombuffer(text.encode(), np.uint8))
     buffer = io.BytesIO()
@@ -47,11 +56,12 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Ma
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * _DIGEST
     content = buffer.getvalue()[:-_DIGEST]
-    write_atomically(Path(path), content + hashlib.sha256(content).hexdigest().encode())
+    write_atomically(target, content + hashlib.sha256(content).hexdigest().encode())
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """The vectors (read-only) and the metadata; CheckpointError if the file is missing, damaged or not a checkpoint."""
+    path = checked_path(path)
     try:
         # Asked before opening: to open a pipe waits for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):

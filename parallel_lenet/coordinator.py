@@ -15,8 +15,9 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ from parallel_lenet.turns import turns_of
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SETTINGS = (
     "optimizer",
@@ -59,6 +62,24 @@ ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
 SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
 _log = logging.getLogger("parallel_lenet")
+
+
+def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
+    """The method; arguments that it does not have raise TypeError, which says that data are one pair."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name = method.__name__
+            raise TypeError(
+                f"{name}: {error}; inputs and targets are passed as one pair, {name}((inputs, targets))"
+            ) from None
+        return method(*args, **kwargs)
+
+    return checked
 
 
 class Coordinator:
@@ -231,6 +252,7 @@ class Coordinator:
         """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""
         return sha256(self.parameters)
 
+    @_takes_a_pair
     def fit(
         self, train: Data, epochs: int = 1, validation: Data | float | None = None, *, keep_best: bool = False
     ) -> History:
@@ -262,6 +284,7 @@ class Coordinator:
             self._state = best[1]
         return history
 
+    @_takes_a_pair
     def iterate(
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
@@ -440,6 +463,7 @@ class Coordinator:
             images_per_second=sums.count / state.seconds if state.seconds else 0.0,
         )
 
+    @_takes_a_pair
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice.
 
@@ -454,6 +478,7 @@ class Coordinator:
             self.engine.start(context)
             return self._evaluate(context, 0)
 
+    @_takes_a_pair
     def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
         """As ``evaluate``, but hands you the metrics so far every tenth of a second or so; the last are the result.
 
@@ -491,6 +516,7 @@ class Coordinator:
                 raise finite.evaluation(self.step, metrics.loss_sum)
             sums.append(metrics)
 
+    @_takes_a_pair
     def warm_up(self, data: Data) -> None:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
 
@@ -519,6 +545,8 @@ class Coordinator:
         """
         if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
             what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
+            if isinstance(inputs, list | tuple):
+                what += ": np.asarray(inputs) makes one"
             raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
         if self._random and self.step == 0:
             self._random = False  # Say it once.
@@ -598,14 +626,20 @@ class Coordinator:
         settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ where it
         decides no bit. An unfinished epoch continues only on the data that it was begun with.
 
-        To train the parameters in any other way, begin a new training with them:
-        ``Coordinator(model, optimizer, parameters=load_model(path).parameters)``.
+        To train the parameters in any other way, begin a new training with them, after ``load``:
+        ``Coordinator(model, optimizer, parameters=coordinator.parameters)``.
 
-        CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it was.
+        Raises CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it
+        was.
         """
         allowed = (*SETTINGS, "data")
-        if isinstance(may_differ, str) or not set(may_differ) <= set(allowed):
-            raise ValueError(f"may_differ must be a collection of {', '.join(allowed)}, not {shown(may_differ)}")
+        listed = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
+        if not listed or not all(name in allowed for name in may_differ):
+            example = may_differ if may_differ in allowed else "optimizer"
+            raise ValueError(
+                f'may_differ must be a list of settings, such as ["{example}"], not {shown(may_differ)}; the settings '
+                f"are {', '.join(allowed)}"
+            )
         arrays, described = checkpoint.load(path)
         state = unpack(path, arrays, described, self.model, self._state)
         settings, user = described.get("settings"), user_metadata(path, described)
@@ -634,18 +668,31 @@ class Coordinator:
         loaded = self._loaded
         if loaded is None:
             return
-        wrong = [
-            sentence
+        wrong = {
+            name: differences({name: loaded.settings.get(name)}, {name: ours}, "this coordinator")
             for name, ours in self._settings().items()
-            if name not in loaded.may_differ
-            for sentence in differences({name: loaded.settings.get(name)}, {name: ours}, "this coordinator")
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"{loaded.path}: training can't continue: {joined(wrong)}. To train its parameters anew: "
-                "Coordinator(model, optimizer, parameters=load_model(path).parameters)"
+            if loaded.settings.get(name) != ours
+        }
+        kept, needed = (
+            ", ".join(sorted(state.slots)) or "nothing"
+            for state in (self._state.optimizer, self.optimizer.init(self.parameters))
+        )
+        refused = wrong.keys() - loaded.may_differ
+        if kept == needed:
+            names = [f'"{name}"' for name in (*SETTINGS, "data") if name in refused | loaded.may_differ]
+            remedy = f"To continue with this coordinator's: load(path, may_differ=[{', '.join(names)}])"
+        else:
+            refused |= {"optimizer"}
+            remedy = (
+                f"This coordinator's optimizer remembers {needed}, the checkpoint's {kept}: it can't take over from it"
             )
-        check_slots(loaded.path, self._state.optimizer, self.optimizer.init(self.parameters))
+        if refused:
+            sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]
+            raise CheckpointError(
+                f"{loaded.path}: training can't continue: {joined(sentences)}. {remedy}. To begin a new training with "
+                "the parameters that this coordinator has loaded: Coordinator(model, optimizer, "
+                "parameters=coordinator.parameters)"
+            )
 
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.

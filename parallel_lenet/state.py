@@ -65,7 +65,7 @@ def unpack(
 ) -> TrainingState:
     """The state in a loaded checkpoint; CheckpointError unless it is one of this model with parameters like ``like``'s.
 
-    Which vectors the optimizer needs is for `check_slots` to say, when training continues.
+    Which vectors the optimizer needs, `check_slots` says.
     """
     parameters = checked_parameters(path, arrays, described, model)
     if parameters.dtype != like.parameters.dtype:

@@ -1,6 +1,7 @@
 """The coordinator's promises: the same bits whatever computes them, exact numbers, and nothing lost when it stops."""
 
 import itertools
+import json
 import math
 import re
 import signal
@@ -28,6 +29,7 @@ from parallel_lenet import (
     StepReport,
     lenet5,
     load_dataset,
+    load_model,
 )
 from parallel_lenet.batching import epoch_order, split
 from parallel_lenet.engines.processes import ProcessesEngine
@@ -401,10 +403,17 @@ def test_other_settings_predict_evaluate_and_save_but_do_not_continue(
         with pytest.raises(CheckpointError, match="training can't continue: ") as caught:
             other.fit(digits)
         assert sentence in str(caught.value)
-        assert "parameters=load_model(path).parameters" in str(caught.value)
+        advised = re.findall(r"load\(path, may_differ=(\[.*?\])\)", str(caught.value))
+        assert bool(advised) == (change != "optimizer")
+        assert "Coordinator(model, optimizer, parameters=coordinator.parameters)" in str(caught.value)
+    with serial(parameters=other.parameters, **arguments) as anew:  # The advice works, here and below.
+        anew.fit(digits)
     other.save(tmp_path / "copy.npz")  # Of the training that was loaded, not of a mixture.
     same.load(tmp_path / "copy.npz")
     same.fit(digits)
+    for names in advised:
+        other.load(tmp_path / "c.npz", may_differ=json.loads(names))
+        other.fit(digits)
     trained.fit(digits)
     assert same.parameters_sha256() == trained.parameters_sha256()
 
@@ -433,11 +442,32 @@ def test_settings_that_may_differ_continue_with_the_optimizers_memory(tmp_path: 
         again.fit(digits)
     other = serial(optimizer=SGD())
     other.load(tmp_path / "c.npz", may_differ=["optimizer"])
-    with pytest.raises(CheckpointError, match="optimizer state is incomplete: first_moment belongs to another"):
+    sentence = (
+        r"training can't continue: optimizer is Adam\(.*\) in the checkpoint, SGD\(.*\) in this coordinator\. This "
+        r"coordinator's optimizer remembers nothing, the checkpoint's first_moment, second_moment: it can't take over "
+    )
+    with pytest.raises(CheckpointError, match=sentence):
         other.fit(digits)
-    for wrong in (["metadata"], "optimizer"):
-        with pytest.raises(ValueError, match="may_differ must be a collection of optimizer, batch_size, "):
-            other.load(tmp_path / "c.npz", may_differ=wrong)
+    for wrong, example in ((["metadata"], "optimizer"), ("seed", "seed"), (b"seed", "optimizer"), (3, "optimizer")):
+        sentence = (
+            rf'may_differ must be a list of settings, such as \["{example}"\], not {re.escape(repr(wrong))}; the '
+        )
+        with pytest.raises(ValueError, match=sentence):
+            other.load(tmp_path / "c.npz", may_differ=wrong)  # type: ignore[arg-type]
+    again = serial(optimizer=Adam(1e-9), seed=4)
+    again.load(tmp_path / "c.npz", may_differ=["data", "seed"])
+    with pytest.raises(CheckpointError, match=r'may_differ=\["optimizer", "seed", "data"\]'):
+        again.fit(digits)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"c.npz", ["c.npz"]])
+def test_what_is_not_a_path_is_named(path: Any) -> None:
+    coordinator = serial()
+    for call in (coordinator.load, coordinator.save, load_model):
+        with pytest.raises(
+            TypeError, match=f"^path must be a string or a path object, .* not {re.escape(repr(path))}$"
+        ):
+            call(path)
 
 
 def test_a_loaded_training_continues_with_its_own_data_or_says_so(tmp_path: Path, digits: Dataset) -> None:
@@ -641,7 +671,22 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
     for data in (None, digits.inputs, (digits.inputs,)):
         with pytest.raises(TypeError, match=r"data must be a Dataset or a pair \(inputs, targets\), not "):
             coordinator.fit(data)  # type: ignore[arg-type]
-    for inputs, what in ((digits, "Dataset"), ([1.0], "list"), (np.array(["a"]), "of <U1")):
+    for call in (coordinator.evaluate, coordinator.iterate_evaluation, coordinator.warm_up):
+        with pytest.raises(TypeError, match=rf"one pair, {call.__name__}\(\(inputs, targets\)\)$"):
+            call(digits.inputs, digits.targets)  # type: ignore[operator]
+    for call in (coordinator.fit, coordinator.iterate):
+        with pytest.raises(
+            TypeError, match=rf"unexpected keyword argument 'y'; .* {call.__name__}\(\(inputs, targets\)"
+        ):
+            call(digits.inputs, y=digits.targets)  # type: ignore[operator]
+    for pair in (([[1.0]], digits.targets), (digits.inputs, [1])):
+        with pytest.raises(DatasetError, match=r"must be a NumPy array, not list: np\.asarray\((in|tar).*\) makes one"):
+            coordinator.fit(pair)  # type: ignore[arg-type]
+    for inputs, what in (
+        (digits, "Dataset"),
+        ([1.0], r"list: np\.asarray\(inputs\) makes one"),
+        (np.array(["a"]), "of <U1"),
+    ):
         with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, not {what}"):
             coordinator.predict(inputs)  # type: ignore[arg-type]
 

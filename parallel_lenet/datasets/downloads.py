@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import WARNING, Logger
 from pathlib import Path
@@ -119,7 +119,7 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
                 file.write(part)
 
     mirrors = list(source.mirrors)
-    with _quiet(pooch.get_logger()):
+    with _quiet(pooch.get_logger()), _no_empty_folder(folder):
         for file, checksum in zip(FILES, source.checksums, strict=True):
             failures = []
             if (folder / file).exists() and not (folder / file).is_file():
@@ -141,8 +141,8 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
                     ) from error
             else:
                 raise DatasetError(
-                    f"{source.name} cannot be downloaded, {file} failed at {', '.join(failures)}; give --data-dir DIR "
-                    "with its four IDX files, or use --dataset mnist-5k, the bundled digits"
+                    f"{source.name} cannot be downloaded, {file} failed at {', '.join(failures)}; give a folder "
+                    "with its four IDX files as data_dir (--data-dir DIR), or use the bundled digits, mnist-5k"
                 )
     return read_files([folder / file for file in FILES], source.name)
 
@@ -157,6 +157,19 @@ def _folder(cache: Callable[[str], Any]) -> Path:
         raise DatasetError(
             f"{where} no home folder to keep downloads in; set PARALLEL_LENET_DATA to a folder that can be written"
         ) from error
+
+
+@contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove the folder and its parents if the block fails, has created them, and has left nothing in them."""
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in absent:
+                each.rmdir()
+        raise
 
 
 @contextmanager
