@@ -109,6 +109,7 @@ def test_a_run_recognises_the_unit_records_it_and_refuses_data_in_another(
             assert code == (0 if name.removeprefix("f") == other else 1), (name, other)
             err = capsys.readouterr().err
             assert "takes" in err or not err
+            assert "lenet5" not in err or not code, "a remedy that the command does not have"
     shutil.copytree("run1", "copy")
     assert command("train", "--resume", "copy", "--epochs", "3") == 0
     assert checkpoint.load(tmp_path / "copy" / "checkpoint.npz")[1]["epoch"] == 3

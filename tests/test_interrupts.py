@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import children, environment, wait_until
+from conftest import PACKAGE_FOLDER, children, environment, wait_until
 from models import SLEEP, Scripted
 from program import FILES, descendants_end, run, start, train, wait_for_workers, write_idx
 
@@ -22,6 +22,7 @@ from parallel_lenet.cli.interrupts import Interrupted, Interrupts
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc")
 
+SCRIPT = str(Path(PACKAGE_FOLDER, "scripts", "train.py"))
 SOON = 2.0  # Seconds that leaving may take.
 NOISE = 4.0  # And what a busy machine may add.
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--workers", "2")
@@ -72,6 +73,21 @@ def goes_on(errors: str, place: Path) -> None:
     command = shlex.split(found[2])
     program = command.index("train")  # Called with an option that disagrees, it says that it has found the run.
     assert "disagrees with the run in" in run(place, *command[program:], "--seed", "1", code=2).stderr
+
+
+def test_while_modules_are_imported(place: Path, tmp_path: Path) -> None:
+    """A signal comes when NumPy is looked for, which is in the middle of importing the package."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nclass Finder:\n    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'numpy':\n            signal.raise_signal(int(os.environ['NUMBER']))\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), PACKAGE_FOLDER])
+    for program in (["-m", "parallel_lenet", "train"], ["-m", "parallel_lenet_entry", "train"], [SCRIPT]):
+        for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated by SIGTERM")):
+            env = environment(PYTHONPATH=paths, NUMBER=str(int(number)))
+            ended = subprocess.run([sys.executable, *program], cwd=place, env=env, capture_output=True, text=True)
+            assert (ended.returncode, ended.stderr) == (128 + number, f"parallel-lenet: {word}\n"), program
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

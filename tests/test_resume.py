@@ -94,7 +94,7 @@ def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place:
     last.write_bytes(last.read_bytes()[:-1])
     result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
     assert "checkpoint.npz: is damaged" in result.stderr
-    assert "an earlier one is whole, to continue from it: --resume half/checkpoint.previous.npz" in result.stderr
+    assert "; to continue from an earlier one: --resume half/checkpoint.previous.npz" in result.stderr
     kept = checkpoint.load(previous)[1]["step"]
     assert kept == 30
     assert same(train(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
@@ -114,7 +114,7 @@ def test_what_a_kill_left_half_written_goes_away(half: Path, place: Path) -> Non
 def test_a_finished_run_says_so_and_gives_its_results_again(place: Path) -> None:
     before = (place / "whole" / "metrics.jsonl").read_bytes()
     result = run(place, "train", "--resume", "whole", "--json")
-    assert "whole is finished" in result.stderr
+    assert "whole is finished: nothing is left to train (to train longer, give a larger --epochs)\n" in result.stderr
     assert same(json.loads(result.stdout), whole(place))
     assert (place / "whole" / "metrics.jsonl").read_bytes() == before
 
@@ -123,7 +123,7 @@ def test_so_does_one_that_max_steps_cut_short(place: Path) -> None:
     first = train(place, *OPTIONS, "--engine", "serial", "--max-steps", "25", "--out", "cut")
     before = numbers(place / "cut")
     result = run(place, "train", "--resume", "cut", "--json")
-    assert "cut is finished" in result.stderr
+    assert "cut is finished: nothing is left to train (to train longer, give a larger --max-steps)" in result.stderr
     assert same(json.loads(result.stdout), first)
     assert numbers(place / "cut") == before
     assert [row[:2] for row in before] == [[1, 21], [2, 25]]
@@ -149,10 +149,15 @@ def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
         (["half", "--out", "other"], 2, "--out other disagrees with --resume, which continues in half"),
         (["half", "--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
         (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has finished, not 2"),
-        (["half", "--data-dir", "others"], 1, "are not the data of the run in half"),
-        (["half", "--chaos", "kill:every=0"], 2, "must be every 1 step or more"),
+        (["half", "--data-dir", "others"], 1, "205 training and 64 test images with the SHA-256"),
+        (["half", "--chaos", "kill:every=0"], 2, "--chaos kill:every=0: kill:every must be at least 1, not 0"),
         (["half", "--chaos", "burn"], 2, "'burn' is none of kill:every=N, stop:every=N and seed=S"),
-        (["missing"], 2, "--resume missing: name a run's folder"),
+        (["missing"], 2, "--resume missing does not exist: name a run's folder"),
+        (
+            ["half", "--dataset", "mnist-5k"],
+            2,
+            "disagrees with the run in half, which has --data-dir",
+        ),
         (["data"], 2, "--resume data: name a run's folder"),
         (["half/config.toml"], 2, "--resume half/config.toml: name a run's folder"),
     ],

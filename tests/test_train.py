@@ -20,7 +20,7 @@ from conftest import environment
 from program import FILES, write_idx
 
 from parallel_lenet import SGD, Coordinator, Dataset, checkpoint, lenet5
-from parallel_lenet.cli import evaluate, main, train
+from parallel_lenet.cli import config, evaluate, main, train
 from parallel_lenet.cli.interrupts import ENDING
 from parallel_lenet.cli.runs import RunFolder
 from parallel_lenet.cli.training import Training
@@ -160,7 +160,9 @@ def test_main_leaves_the_process_as_it_was_and_may_be_called_again_and_in_thread
     assert state() == before
 
 
-def test_one_command_line_begins_continues_and_reports_a_run(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_command_line_begins_continues_and_reports_a_run(
+    result: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = (*QUICK, "--epochs", "2", "--out", "job", "--continue")
     whole = result(*QUICK, "--epochs", "2", "--out", "whole")
     (Path("job") / "lost+found").mkdir(parents=True)
@@ -175,7 +177,12 @@ def test_one_command_line_begins_continues_and_reports_a_run(result: Any, monkey
         assert (done["parameters_sha256"], done["steps"]) == (whole["parameters_sha256"], 12)
     last = Path("job/checkpoint.npz")
     last.write_bytes(last.read_bytes()[:-1])
-    assert result(*line)["parameters_sha256"] == whole["parameters_sha256"]  # From the checkpoint before.
+    capsys.readouterr()
+    assert main(["train", *line]) == 0  # From the checkpoint before.
+    assert "checkpoint.npz: is damaged" in (errors := capsys.readouterr().err)
+    assert "; continuing from job/checkpoint.previous.npz\n" in errors
+    assert "--resume" not in errors
+    assert result(*line)["parameters_sha256"] == whole["parameters_sha256"]
     assert "--continue needs --out FOLDER" in result("--continue", code=2)["error"]
     assert (
         "job exists already: name a new or empty folder, or continue with --resume job"
@@ -330,6 +337,10 @@ def test_evaluation_may_be_on_fewer_images_or_none_and_figures_say_how_many(
     assert "not evaluated" in capsys.readouterr().out
     assert main(["train", *QUICK, "--max-steps", "1", "--evaluate-on", "7"]) == 0
     assert "% of 7 images" in capsys.readouterr().out
+    assert main(["train", *QUICK, "--max-steps", "1", "--evaluate-on", "31"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: --evaluate-on 31: all 30 test images are used" in err
+    assert "1 step " in out
 
 
 def test_json_tells_every_option_as_it_was_in_force(result: Any) -> None:
@@ -356,8 +367,34 @@ def test_folders_named_by_a_relative_path_are_found_from_anywhere(
     monkeypatch.chdir(place / "elsewhere")
     assert result("--resume", "../r", "--epochs", "2", "--engine", "serial")["finished_epochs"] == 2
     assert result("--config", "../r/config.toml", "--out", "again")["epochs"] == 2
-    assert main(["evaluate", "../r/checkpoint.npz", "--engine", "serial"]) == 0
-    assert f"reading {place / 'data'}, as the checkpoint says" in capsys.readouterr().err
+    assert main(["evaluate", "../r/checkpoint.npz", "--engine", "serial", "--workers", "4"]) == 0
+    errors = capsys.readouterr().err
+    assert f"reading {place / 'data'}, which the checkpoint names" in errors
+    assert "note: --workers 4 has no effect: --engine serial computes in this process" in errors
+    (place / "data").rename(place / "moved")
+    for command in (["train", "--resume", "../r"], ["evaluate", "../r/checkpoint.npz"]):
+        assert main([*command, "--engine", "serial"]) == 1
+        assert "does not exist: name the folder that has them now with --data-dir" in capsys.readouterr().err
+    assert main(["train", "--resume", "../r", "--engine", "serial", "--data-dir", "../moved"]) == 0
+    assert main(["train", "--config", "../r/config.toml", "--data-dir", "../gone"]) == 2
+    assert "gone does not exist" in capsys.readouterr().err
+
+
+def test_images_that_a_checkpoint_does_not_name_are_said_to_be_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    for size, code in ((28, 0), (12, 1)):
+        with Coordinator(lenet5(image_size=(size, size), kernel="im2col"), SGD(), engine="serial") as coordinator:
+            coordinator.save("own.npz")
+        assert main(["evaluate", "own.npz", "--engine", "serial"]) == code
+        errors = capsys.readouterr().err
+        assert "the checkpoint names no images, so --dataset mnist-5k was assumed" in errors
+        assert errors.count("\n") == 1
+
+
+def test_a_word_of_the_command_line_goes_before_one_of_the_file_on_where_images_come_from() -> None:
+    files = {"data_dir": "/old", "epochs": 3}
+    assert config.merged(files, {"dataset": "mnist"}) == {"dataset": "mnist", "epochs": 3}
+    assert config.merged({"dataset": "mnist"}, {"data_dir": "/new"}) == {"data_dir": "/new"}
+    assert config.merged(files, {"epochs": 4}) == {"data_dir": "/old", "epochs": 4}
 
 
 @pytest.mark.parametrize("data_dir", ["//evil/share", "\\\\evil\\share", "data", 5, "/a\0b"])

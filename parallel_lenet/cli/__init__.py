@@ -4,13 +4,14 @@ Results go to standard output, everything else to standard error. Exit codes:
 
 - 0: done
 - 1: something failed
-- 2: a mistake in the call
+- 2: a mistake in the call, such as the name of a file or folder that does not exist
 - 124: ``--max-time`` ended the run, which can be continued
 - 128 + n: signal n ended the program (130: Ctrl-C, 143: SIGTERM), as in shells
 - 141: nobody reads the output any more (128 + SIGPIPE)
 """
 
 import argparse
+import difflib
 import os
 import signal
 import sys
@@ -32,7 +33,8 @@ from parallel_lenet.optional import ExtraError
 
 BROKEN_PIPE = 141
 EXIT_CODES = (
-    "exit codes: 0 done; 1 something failed; 2 a mistake in the call; 124 --max-time ended the run, which can be "
+    "exit codes: 0 done; 1 something failed; 2 a mistake in the call, such as the name of a file or folder that does "
+    "not exist; 124 --max-time ended the run, which can be "
     "continued; 128 + n signal n ended the program (130 Ctrl-C, 143 SIGTERM); 141 nobody reads the output any more"
 )
 
@@ -41,6 +43,20 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One sentence, not the whole usage."""
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Say that these arguments are not known, and which option the first may be."""
+        names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        first = words[0].partition("=")[0]
+        meant = _meant(first.lstrip("-"), names) if first.startswith("-") else None
+        self.error(f"unrecognized arguments: {' '.join(words)}{f'; did you mean --{meant}?' if meant else ''}")
+
+
+def _meant(word: str, names: Sequence[str]) -> str | None:
+    """The option that somebody may have meant: by its initials, its beginning, or a slip of the finger."""
+    initials = [name for name in names if "".join(part[0] for part in name.split("-")) == word]
+    beginnings = [name for name in names if len(word) > 1 and name.startswith(word)]
+    return next(iter([*initials, *beginnings, *difflib.get_close_matches(word, names, 1)]), None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             name, description=command.__doc__, help=command.HELP, epilog=EXIT_CODES, allow_abbrev=False
         )
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, parser=sub)
     return parser
 
 
@@ -83,9 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options, unknown = _parser().parse_known_args(arguments)
         except SystemExit:  # After --help and --version.
             return 0
+        if unknown:
+            options.parser.unknown(unknown)
         code: int = options.run(options)
         return code
     except UsageError as error:

@@ -9,9 +9,10 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli.options import OPTIONS, UsageError, dashed, shown, stored
+from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, dashed, shown, stored
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
+KINDS = {int: "a whole number", float: "a number", str: "a string"}
 PATIENCE = 10  # Seconds for the next bytes of a pipe.
 
 
@@ -64,7 +65,16 @@ def read(file: str) -> dict[str, Any]:
         if name == "cluster_address":  # Whoever answers there runs code here.
             raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
         values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)
+    if "data_dir" in values and values.pop("dataset", TrainOptions.dataset) != TrainOptions.dataset:
+        raise UsageError(f"--config {path}: dataset and data-dir both name the images: leave one out")
     return values
+
+
+def merged(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a file and of the command line, which has the last word, also on where the images come from."""
+    sources = {"dataset", "data_dir"}
+    left_out = sources if sources & given.keys() else set()
+    return {name: value for name, value in configured.items() if name not in left_out} | given
 
 
 def _sentence(error: BaseException) -> str:
@@ -83,7 +93,7 @@ def _checked(where: str, value: Any, option: Field[Any]) -> Any:
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{where} {error}") from None
     if type(value) is not kind:
-        raise UsageError(f"{where} must be of type {kind.__name__}, not {shown(value)}")
+        raise UsageError(f"{where} must be {KINDS[kind]}, not {shown(value)}")
     if choices and value not in choices:
         raise UsageError(f"{where} must be one of {', '.join(choices)}, not {shown(value)}")
     return value

@@ -1,6 +1,9 @@
 """The engine that a command's options ask for, with its workers."""
 
-from parallel_lenet.cli.options import UsageError, as_usage
+from typing import Any
+
+from parallel_lenet.cli.console import Console
+from parallel_lenet.cli.options import UsageError, as_usage, dashed
 from parallel_lenet.cores import WorkerCount
 from parallel_lenet.engines import Engine
 from parallel_lenet.engines.cluster import TIMEOUT, Cluster
@@ -29,3 +32,11 @@ def make(
     except ValueError as error:
         raise as_usage(error) from None
     return cluster, f"all that the {engine} cluster has" if every else workers.how
+
+
+def say_unused(given: dict[str, Any], engine: str, console: Console) -> None:
+    """A note if flags were given that are about workers, and there are none."""
+    unused = [f"--{dashed(name)} {given[name]}" for name in ("workers", "step_timeout", "max_tries") if name in given]
+    if engine == "serial" and unused and unused != ["--workers 1"]:
+        verb = "has" if len(unused) == 1 else "have"
+        console.note(f"note: {' and '.join(unused)} {verb} no effect: --engine serial computes in this process")

@@ -11,8 +11,9 @@ from parallel_lenet.cli.console import Console
 from parallel_lenet.cli.options import UsageError, add_train_options, flags, shown, worker_count
 from parallel_lenet.cli.resume import local_path
 from parallel_lenet.cli.runs import LAST
+from parallel_lenet.cli.sources import load, reading
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import load
+from parallel_lenet.datasets import DatasetError
 from parallel_lenet.optimizers import SGD
 from parallel_lenet.trained import from_checkpoint
 
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if os.path.isdir(arguments.checkpoint):
         file = os.path.join(arguments.checkpoint, LAST)
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
+    if not os.path.exists(arguments.checkpoint):
+        raise UsageError(f"{arguments.checkpoint or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
     arrays, described = checkpoint.load(arguments.checkpoint)
     asked = flags(arguments)
     with console.warnings_as_notes():
@@ -41,8 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
         trained = from_checkpoint(arguments.checkpoint, arrays, described, kernel)
     model, parameters = trained.model, trained.parameters
     dataset, data_dir = _source(arguments.checkpoint, asked, trained.metadata, console)
-    _, test = load(dataset, data_dir)
-    network.check(model, test)
+    _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
+    assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
+    try:
+        network.check(model, test)
+    except DatasetError as error:
+        raise DatasetError(f"{error} ({assumed})") if dataset is None and data_dir is None else error from None
+    if dataset is None and data_dir is None:
+        console.note(f"note: {assumed}")
+    engines.say_unused(asked, asked.get("engine", "processes"), console)
     engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
     coordinator = Coordinator(
         model,
@@ -59,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
     result = {
         "checkpoint": arguments.checkpoint,
-        "dataset": data_dir or dataset,
+        "dataset": data_dir or dataset or DEFAULT,
         "engine": asked.get("engine", "processes"),
         "cluster_address": asked.get("cluster_address"),
         "kernel": model.kernel,
@@ -84,16 +94,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _source(
     file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
-) -> tuple[str, str | None]:  # fmt: skip
-    """The name of the dataset, or the folder of the data: as asked, else as the checkpoint says, which is shown."""
+) -> tuple[str | None, str | None]:  # fmt: skip
+    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says, which is shown."""
     if "dataset" in asked or "data_dir" in asked:
-        return asked.get("dataset", DEFAULT), asked.get("data_dir")
-    dataset, data_dir = metadata.get("dataset") or DEFAULT, metadata.get("data_dir")
+        return asked.get("dataset"), asked.get("data_dir")
+    dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")
     if data_dir is not None:
         if not isinstance(data_dir, str):
             raise CheckpointError(f"{file}: names the data {shown(data_dir)}, which is not a path: give --data-dir")
-        console.note(f"reading {local_path(file, data_dir)}, as the checkpoint says (--data-dir names other data)")
-    if not isinstance(dataset, str):
+        console.note(reading(local_path(file, data_dir)))
+    if not isinstance(dataset, str | None):
         raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
     return dataset, data_dir
 

@@ -1,6 +1,7 @@
 """LeNet-5 as a run's data needs it."""
 
 import math
+import re
 import time
 from typing import Any
 
@@ -70,7 +71,10 @@ def check(model: Sequential, data: Dataset) -> None:
     try:
         model.check(data.inputs, data.targets)
     except ValueError as error:
-        raise DatasetError(f"{data.name}: {error}") from None
+        sentence = str(error)
+        if "lenet5(" in sentence:  # A remedy that only programs have.
+            sentence = f"{re.split('[:;] ', sentence)[0]}: name images that fit it with --dataset or --data-dir"
+        raise DatasetError(f"{data.name}: {sentence}") from None
 
 
 def say_unit(model: Sequential, train: Dataset, console: Console) -> None:

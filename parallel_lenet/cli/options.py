@@ -11,6 +11,7 @@ from parallel_lenet import kernels
 from parallel_lenet.cli import toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
+from parallel_lenet.engines.cluster import TIMEOUT
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -31,7 +32,7 @@ class UsageError(ValueError):
 def seconds(text: str) -> float:
     """A duration: seconds (90, 1.5), 90s, 90m, 2h, 1d, 1h30m, or MM:SS, HH:MM:SS and D-HH:MM:SS as in batch systems."""
     units = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text)
-    clock = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    clock = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(?=[0-5]\d:))?(\d+):([0-5]\d)", text)
     try:
         parts = [float(part or 0) for part in (units or clock or []).groups()]  # type: ignore[union-attr]
         value = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
@@ -39,7 +40,8 @@ def seconds(text: str) -> float:
         value = 0.0
     if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(
-            f"must be a positive duration such as 3600, 90m, 2h or 01:30:00, got {shown(text)}"
+            f"must be a positive duration: seconds, or as in 90m, 1h30m, MM:SS, HH:MM:SS or D-HH:MM:SS, "
+            f"not {shown(text)}"
         )
     return value
 
@@ -72,7 +74,7 @@ class TrainOptions:
     """Everything that decides a training run; None if it follows from the others."""
 
     dataset: str = _option(
-        str, "mnist-5k", "what to train on; all but mnist-5k are downloaded on first use", choices=NAMES
+        str, "mnist-5k", "whose images to use; all but mnist-5k are downloaded on first use", choices=NAMES
     )
     data_dir: str | None = _option(
         str,
@@ -138,7 +140,7 @@ class TrainOptions:
     max_time: float | None = _option(
         float,
         None,
-        "stop in time with a checkpoint: seconds, or 90m, 2h, HH:MM:SS; exit code 124",
+        "stop in time with a checkpoint: seconds, or 90m, 2h, MM:SS, HH:MM:SS, D-HH:MM:SS; exit code 124",
         parse=seconds,
         metavar="TIME",
     )
@@ -146,14 +148,18 @@ class TrainOptions:
         int, None, "write a checkpoint every so many steps, not only after each epoch", least=1
     )
     step_timeout: float | None = _option(
-        float, None, "seconds without an answer after which a worker is replaced (default: never)", metavar="SECONDS"
+        float,
+        None,
+        f"seconds without an answer after which a worker is replaced (default: never; on a cluster: {TIMEOUT:.0f})",
+        metavar="SECONDS",
     )
     max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)
     out: str | None = _option(str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
         """A configuration file that gives the same result again, in a folder of its own, computed on this machine."""
-        values = {name: getattr(self, name) for name in OPTIONS if name not in NOT_WRITTEN}
+        left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
+        values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
         lines = (f"{dashed(name)} = {toml.literal(value)}\n" for name, value in values.items() if value is not None)
         return "".join(lines)
 
@@ -178,7 +184,8 @@ def shown(value: object) -> str:
 def as_usage(error: ValueError) -> UsageError:
     """What the library says of a value, beginning with its name, about the option that has it."""
     name, _, rest = str(error).partition(" ")
-    return UsageError(f"--{dashed(name)} {rest}" if name in OPTIONS else str(error))
+    # On a command line, an option that is left out stands for None.
+    return UsageError(f"--{dashed(name)} {rest.replace(', or None', '')}" if name in OPTIONS else str(error))
 
 
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
@@ -197,8 +204,12 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given on the command line."""
+    """The options that were given on the command line; UsageError if two of them name the images."""
     given = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
+    if "dataset" in given and "data_dir" in given:
+        raise UsageError(
+            f"--dataset {given['dataset']} and --data-dir {given['data_dir']} both name the images: leave one out"
+        )
     return {name: stored(name, value, f"--{dashed(name)}") for name, value in given.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from parallel_lenet import checkpoint, kernels
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
+from parallel_lenet.cli.options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
@@ -73,18 +73,22 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     folder, file = (path, path / LAST) if path.is_dir() else (path.parent, path)
     names = (LAST, PREVIOUS, BEST)
     if file.name not in names or not any((folder / name).exists() for name in names):
+        missing = " does not exist" if named and not os.path.lexists(path) else ""
         raise UsageError(
-            f"--resume {named or repr('')}: name a run's folder, or one of its files {LAST}, {PREVIOUS} and {BEST}"
+            f"--resume {named or repr('')}{missing}: name a run's folder, or one of its files "
+            f"{LAST}, {PREVIOUS} and {BEST}"
         )
     notes = []
     try:
         metadata = _load(file)
     except CheckpointError as error:
-        previous = file.with_name(PREVIOUS)
-        if not fall_back or not _is_whole(previous):
-            raise
-        notes.append(f"note: continuing from {previous} instead: {error}")
-        file, metadata = previous, _load(previous)
+        others = [file.with_name(name) for name in (PREVIOUS, BEST) if name != file.name]
+        whole = [other for other in others if _is_whole(other)]
+        if not fall_back or not whole or whole[0].name != PREVIOUS:
+            more = f"; to continue from an earlier one: --resume {whole[0]}" if whole else ""
+            raise (CheckpointError if os.path.lexists(path) else UsageError)(f"{error}{more}") from error
+        notes.append(f"note: {error}; continuing from {whole[0]}")
+        file, metadata = whole[0], _load(whole[0])
     user = metadata["user"]
     try:
         before, data = _options(user["options"]), dict(user["data"])
@@ -94,6 +98,11 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
     free = FREE if kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")  # Then it decides no bit.
+    if "dataset" in given and before.data_dir is not None:
+        raise UsageError(
+            f"--dataset {given['dataset']} disagrees with the run in {folder}, which has --data-dir {before.data_dir}: "
+            "leave it out, or begin a new run"
+        )
     for name, value in given.items():
         old = getattr(before, name)
         if name not in free and value != old and (name, value) != ("kernel", "auto"):
@@ -161,16 +170,8 @@ def _figures(values: Any) -> Figures:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """What a checkpoint says beside its arrays; CheckpointError that names a whole one if this is damaged."""
-    try:
-        metadata = checkpoint.load(file)[1]
-    except CheckpointError as error:
-        for name in (PREVIOUS, BEST):
-            if name != file.name and _is_whole(file.with_name(name)):
-                raise CheckpointError(
-                    f"{error}; an earlier one is whole, to continue from it: --resume {file.with_name(name)}"
-                ) from error
-        raise
+    """What a checkpoint says beside its arrays."""
+    metadata = checkpoint.load(file)[1]
     if not isinstance(metadata.get("user"), dict):
         metadata["user"] = {}
     return metadata
@@ -188,9 +189,14 @@ def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:
     """DatasetError unless these are the data that the run was trained on."""
     now = fingerprint(train, test)
     if now != resumed.data:
-        counts = " and ".join(f"{now[part]:,} {part}ing" for part in ("train", "test"))
         raise DatasetError(
-            f"{train.name}: {counts} samples with the SHA-256 {now['sha256'][:16]}... are not the data of the run in "
-            f"{resumed.folder}, which has {shown(resumed.data.get('train'))} and {shown(resumed.data.get('test'))} "
-            f"samples with {shown(resumed.data.get('sha256'))}"
+            f"{train.name}: these are not the data of the run in {resumed.folder}: {_summary(now)}, "
+            f"not {_summary(resumed.data)}"
         )
+
+
+def _summary(data: dict[str, Any]) -> str:
+    train, test = (f"{n:,}" if type(n) is int and n < MOST else shown(n) for n in (data.get("train"), data.get("test")))
+    digest = data.get("sha256")
+    start = f"{digest[:16]}..." if isinstance(digest, str) and digest.isalnum() else shown(digest)
+    return f"{train} training and {test} test images with the SHA-256 {start}"

@@ -17,16 +17,17 @@ import numpy as np
 
 from parallel_lenet.batching import split
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import chaos, config, engines, network, recipes, resume
+from parallel_lenet.cli import chaos, config, engines, network, recipes, resume, sources
 from parallel_lenet.cli.chaos import Chaos
 from parallel_lenet.cli.console import Console, count, write
 from parallel_lenet.cli.interrupts import PATIENCE, Interrupted, Interrupts
 from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, as_usage, check, flags, worker_count
 from parallel_lenet.cli.resume import Resumed
 from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
-from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals
+from parallel_lenet.cli.sources import load
+from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals, progress
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import Dataset, DatasetError, load
+from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.model import Sequential
 from parallel_lenet.trained import load_model
 
@@ -88,7 +89,7 @@ def _prepare(
 ) -> Training:
     """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
     configured = {} if arguments.config is None else config.read(arguments.config)
-    given = configured | flags(arguments)
+    given = config.merged(configured, flags(arguments))
     options = TrainOptions(**given)
     check(options)
     resumed = _resumed(arguments, given)
@@ -103,9 +104,10 @@ def _prepare(
     engine, how = engines.make(
         options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
     )
-    if resumed is not None and options.data_dir is not None and "data_dir" not in given:
-        console.note(f"reading {options.data_dir}, as the checkpoint says")
-    everything, test = load(options.dataset, options.data_dir)
+    named = resumed is None or "data_dir" in given
+    if options.data_dir is not None and not named:
+        console.note(sources.reading(options.data_dir))
+    everything, test = load(options.dataset, options.data_dir, named)
     interrupts.check()
     if resumed is not None:
         resume.check_data(resumed, everything, test)
@@ -163,15 +165,28 @@ def _prepare(
         interrupts.at_once = training.drop
     console.note(
         f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(train), 'image')} of {train.name}; "
-        f"kernel {options.kernel}; {count(coordinator.n_workers, 'worker')} ({how}); "
+        f"kernel {options.kernel}; {_workers(coordinator, workers.count, how)}; "
         f"batches of {coordinator.batch_size} in shards of {coordinator.shard_size}"
     )
     if validation is not None:
         console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")
     if coordinator.workers_note is not None:
-        console.note(f"note: {coordinator.workers_note}")
+        # The library's sentence, and a remedy in this command's words.
+        smaller = "a smaller --shard-size or " if coordinator.shard_size > (coordinator.leaf or 1) else ""
+        fact = coordinator.workers_note.partition("; ")[0]
+        console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
+    if options.evaluate_on is not None and options.evaluate_on > len(test):
+        console.note(f"note: --evaluate-on {options.evaluate_on}: all {count(len(test), 'test image')} are used")
+    engines.say_unused(flags(arguments), options.engine, console)
     network.say_unit(model, train, console)
     return training
+
+
+def _workers(coordinator: Coordinator, asked: int, how: str) -> str:
+    """How many workers run, and why so many: a note of its own says why they are fewer than asked for."""
+    if coordinator.workers_note is not None and coordinator.n_workers < asked:
+        return f"{coordinator.n_workers} of {count(asked, 'worker')}"
+    return f"{count(coordinator.n_workers, 'worker')} ({how})"
 
 
 def _network(data: Dataset, kernel: str) -> Sequential:
@@ -216,13 +231,10 @@ def _go_on(training: Training, resumed: Resumed) -> None:
     if training.finished:
         console.note(
             f"the run in {resumed.folder} is finished: nothing is left to train "
-            "(to train longer, give larger --epochs or --max-steps)"
+            f"(to train longer, give a larger {' and a larger '.join(training.limits)})"
         )
         return
-    console.note(
-        f"resuming {resumed.folder} after {count(coordinator.epoch, 'epoch')} and "
-        f"{count(coordinator.cursor, 'image')}, step {coordinator.step:,}"
-    )
+    console.note(f"resuming {resumed.folder} after {progress(coordinator)}")
     samples = len(training.train)
     now, then = (recipes.schedule(each, recipes.total_steps(each, samples)) for each in (options, before))
     if any(now(step) != then(step) for step in range(0, coordinator.step, 1 + coordinator.step // 10_000)):
@@ -276,7 +288,7 @@ def _show(result: dict[str, Any], console: Console) -> None:
             rows.append(("its test accuracy", f"{best['test_accuracy']:.2%} ({os.path.join(result['run_dir'], BEST)})"))
     rows += [
         ("train loss", decimals(result["train_loss"])),
-        ("training", f"{sum(result['epoch_seconds']):.1f} s, {result['steps']:,} steps"),
+        ("training", f"{sum(result['epoch_seconds']):.1f} s, {count(result['steps'], 'step')}"),
         ("images per second", f"{result['train_images_per_second']:,.0f}"),
         ("workers", str(result["workers"])),
         ("parameters SHA-256", result["parameters_sha256"][:16] + "..."),

@@ -52,9 +52,14 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or ``--max-steps`` ends the run within one or at its end."""
+        return "--epochs" in self.limits or ("--max-steps" in self.limits and self.coordinator.cursor < len(self.train))
+
+    @property
+    def limits(self) -> list[str]:
+        """The options whose numbers are reached."""
         most = self.options.max_steps
-        at_last_step = most is not None and self.coordinator.step >= most and self.coordinator.cursor < len(self.train)
-        return self.coordinator.epoch >= self.options.epochs or at_last_step
+        by_epochs = ["--epochs"] if self.coordinator.epoch >= self.options.epochs else []
+        return by_epochs + (["--max-steps"] if most is not None and self.coordinator.step >= most else [])
 
     def run(self) -> list[dict[str, Any]]:
         """Train to the end; what there is to know of each epoch, and of the one that ``--max-steps`` cut short."""
@@ -153,8 +158,7 @@ class Training:
     def leave(self) -> int:
         """After a signal or the time limit: write a checkpoint, say how to continue; the program's exit code."""
         self.save()
-        coordinator, number = self.coordinator, self.interrupts.number
-        done = f"{count(coordinator.epoch, 'epoch')} and {count(coordinator.cursor, 'image')}"
+        number = self.interrupts.number
         if number is None:
             why = "--max-time has passed"
         else:
@@ -162,7 +166,7 @@ class Training:
         folder = self.folder.path
         write(
             sys.stderr,
-            f"parallel-lenet: {why} after {done}, step {coordinator.step:,}; the checkpoint is {folder / LAST}; "
+            f"parallel-lenet: {why} after {progress(self.coordinator)}; the checkpoint is {folder / LAST}; "
             f"continue with: {_command()} {shlex.join(self._again())}",
         )
         return TIMED_OUT if number is None else 128 + number
@@ -184,6 +188,12 @@ class Training:
                 os.waitpid(pid, 0)
         self.folder.sweep()
         self.console.restore()
+
+
+def progress(coordinator: Coordinator) -> str:
+    """How far training has come."""
+    images = f" and {count(coordinator.cursor, 'image')}" if coordinator.cursor else ""
+    return f"{count(coordinator.epoch, 'epoch')}{images}, step {coordinator.step:,}"
 
 
 def best_epoch(figures: list[Figures]) -> int | None:
