@@ -1,5 +1,6 @@
 """A recorded pass gives the bits of the calls that it stands for."""
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch, model: Sequential, *arguments: A
     [
         ("float32", 8, "uint8", True),
         ("float32", 24, "float32", True),  # Three vectors of AVX2, one and a half of AVX-512.
+        ("float32", 11, "uint8", True),
         ("float64", 8, "uint8", True),
         ("float32", 32, "uint8", False),
     ],
@@ -118,6 +120,18 @@ def test_arrays_that_are_not_contiguous() -> None:
         results.append((model.loss_and_gradient(vector, stored, labels, gradient), gradient.tobytes()))
     assert results[1:] == results[:1] * 2
     assert (model.scores(np.repeat(parameters, 2)[::2], images) == model.scores(parameters, images)).all()
+
+
+def test_a_record_does_not_keep_the_arrays_from_outside() -> None:
+    """They may lie in shared memory, which cannot be closed while arrays of it are left."""
+    model = network()
+    arrays = [np.zeros(model.layout.size, np.float32), np.zeros((8, 12, 12), np.uint8), np.zeros(8, int)]
+    arrays.append(np.empty_like(arrays[0]))
+    left = [weakref.ref(array) for array in arrays]
+    model.loss_and_gradient(*arrays)
+    assert recorded(model) == [True]
+    del arrays
+    assert [reference() for reference in left] == [None] * 4
 
 
 @pytest.mark.parametrize("wrong", ["parameters", "gradient", "labels", "images", "dtype"])

@@ -1,7 +1,7 @@
 """Pooling: a vector holds neighbouring images' pixels at one place, and a tile those of some windows of a row.
 
-Windows that share no pixel are handled some at a time; the last tile of a row overlaps the one before, and does the
-same work again. Windows that overlap are handled one by one.
+Windows that share no pixel are handled some at a time; the last tile of a row, and the last vector of images, overlaps
+the one before, and does the same work again. Windows that overlap are handled one by one, in whole vectors.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,15 @@ def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size:
 def _call(
     loop: Callable[[int, int], Callable[..., None]], small: Array, size: int, stride: int, *arguments: Any
 ) -> Call | None:
-    """The one call that does it all, if the images fill whole vectors; ``small`` has a number for each window."""
+    """The one call that does it all; None if the images don't fill a vector, or windows overlap and it is not whole.
+
+    ``small`` has a number for each window.
+    """
     columns, n = small.shape[2:]
-    at_once = tiles.fewest_left_over(columns, (7, 5)) if columns >= 5 and stride >= size else 1
+    apart = stride >= size  # No two windows share a pixel.
+    at_once = tiles.fewest_left_over(columns, (7, 5)) if columns >= 5 and apart else 1
     for lanes in (tiles.lanes(n, small.itemsize), tiles.lanes(0, small.itemsize)):
-        if n % lanes == 0:
+        if n % lanes == 0 or (n > lanes and apart):
             return loop(at_once, lanes), (*arguments, size, stride)
     return None
 
@@ -63,7 +67,7 @@ def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 
 def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill whole vectors."""
+    """The one call that does it all; None if images have to be added for it."""
     return _call(_avg_pool2d, out, size, stride, x, out, _share(size, out.dtype))
 
 
@@ -79,7 +83,8 @@ def _avg_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
                     c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
-                    for v in range(0, n, lanes):
+                    for image in range(0, n, lanes):
+                        v = min(image, n - lanes)
                         total = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
@@ -96,7 +101,7 @@ def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
 
 
 def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill whole vectors."""
+    """The one call that does it all; None if images have to be added for it."""
     return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, _share(size, out.dtype))
 
 
@@ -115,7 +120,8 @@ def _avg_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
                     c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
-                    for v in range(0, n, lanes):
+                    for image in range(0, n, lanes):
+                        v = min(image, n - lanes)
                         error = scaled(load(dy, place + v, 0, n, 1, at_once, lanes), share, 0, 0)
                         for i in range(size):
                             for j in range(size):
@@ -134,7 +140,7 @@ def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 
 def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill whole vectors."""
+    """The one call that does it all; None if images have to be added for it."""
     return _call(_max_pool2d, out, size, stride, x, out)
 
 
@@ -150,7 +156,8 @@ def _max_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
                     c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
-                    for v in range(0, n, lanes):
+                    for image in range(0, n, lanes):
+                        v = min(image, n - lanes)
                         largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
@@ -170,7 +177,7 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
 
 def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill whole vectors."""
+    """The one call that does it all; None if images have to be added for it."""
     return _call(_max_pool2d_gradient, dy, size, stride, x, dy, out)
 
 
@@ -189,7 +196,8 @@ def _max_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
                     c = min(first, columns - at_once)
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
-                    for v in range(0, n, lanes):
+                    for image in range(0, n, lanes):
+                        v = min(image, n - lanes)
                         largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):

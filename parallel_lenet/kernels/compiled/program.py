@@ -56,21 +56,23 @@ class Program:
     """The noted calls, ready to run with other ``external`` arrays of the same shapes and dtypes, C-contiguous."""
 
     def __init__(self, calls: Sequence[Call], external: Sequence[Array]) -> None:
-        self._arrays = [argument for _, arguments in calls for argument in arguments]  # Kept alive for their addresses.
         kinds = tuple(tuple(_kind(argument) for argument in arguments) for _, arguments in calls)
         self._loops = np.array([_address(loop, kind) for (loop, _), kind in zip(calls, kinds, strict=True)], np.int64)
+        self._kept: list[Array] = []  # For their addresses; arrays from outside go when their owner lets them go.
         slots: list[int] = []
         moved: list[tuple[int, int, int]] = []
         starts = [_data(array) for array in external]
-        for argument in self._arrays:
-            if isinstance(argument, np.ndarray):
-                data = _data(argument)
-                for i, (start, array) in enumerate(zip(starts, external, strict=True)):
-                    if start <= data < start + array.nbytes:
-                        moved.append((len(slots), i, data - start))
-                slots.extend((data, *argument.shape))
-            else:
+        for argument in (argument for _, arguments in calls for argument in arguments):
+            if not isinstance(argument, np.ndarray):
                 slots.append(_bits(argument))
+                continue
+            data = _data(argument)
+            outside = [i for i, array in enumerate(external) if starts[i] <= data < starts[i] + array.nbytes]
+            if outside:
+                moved.append((len(slots), outside[0], data - starts[outside[0]]))
+            else:
+                self._kept.append(argument)
+            slots.extend((data, *argument.shape))
         self._slots = np.array(slots, np.int64)
         self._moved = np.array(moved, np.int64).reshape(-1, 3)
         self._run = _runner(kinds)
