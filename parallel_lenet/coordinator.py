@@ -178,6 +178,7 @@ class Coordinator:
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
                 f"not {parameters.dtype} of shape {parameters.shape}"
             )
+        parameters = parameters.copy()  # The caller may go on to change theirs.
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._warm = False
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.

@@ -92,8 +92,8 @@ def _overshoots(low: float, high: float, unit: Unit) -> bool:
 
 def _can_be(images: Array, low: float, high: float, unit: Unit, mean: float, std: float) -> bool:
     many = len(images) >= MANY
-    if unit.black < 0 and many and low >= 0 and high > 0:
-        return False
+    if unit.black < 0 and many and low > unit.black * 0.75 and high > low:
+        return False  # The background of many images is near black.
     if unit.white is None:
         # Standardised pixels are below 0 as often as above.
         return not (low >= 0 and (high - mean) / std > 20)

@@ -1,5 +1,6 @@
 """Threads that use one coordinator, or one engine, take turns: first come, first served."""
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -26,6 +27,10 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._guard = threading.Lock()
         self._last = _Turn()
         self._owner = 0
@@ -36,6 +41,8 @@ class Turns:
         RuntimeError if this thread is in the middle of another turn, as a signal handler or a model that calls its
         coordinator can be: it would wait for itself.
         """
+        if self._process != os.getpid():  # Forked: whoever had a turn is a thread that this process does not have.
+            self._begin()
         me = threading.get_ident()
         if self._owner == me:
             raise RuntimeError(

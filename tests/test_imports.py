@@ -128,3 +128,32 @@ def test_what_cannot_be_imported_is_one_sentence_that_names_module_and_class() -
         match=r"^a worker cannot import Dataset from the module parallel_lenet.datasets.dateset: No module named",
     ):
         unpickle_model(message)
+
+
+def test_what_the_program_has_made_of_its_own_modules_counts_not_what_their_files_say(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, name="own")
+    program = """
+from parallel_lenet import ShardMetrics
+import own
+source = open("own.py").read()
+def three(self, parameters, inputs, targets, gradient):
+    gradient[:] = 0
+    return ShardMetrics(3.0 * len(inputs) * own.SCALE * self.factor, 0, len(inputs))
+own.SCALE = own.Mine.factor = 1.0
+print(loss(own.Mine()))
+own.Mine.loss_and_gradient = three
+print(loss(own.Mine()))
+own.Mine.factor = 2.0
+print(loss(own.Mine()))
+own.SCALE = 5.0
+print(loss(own.Mine()))
+with open("own.py", "w") as file:
+    file.write("raise RuntimeError('edited meanwhile')")
+print(loss(own.Mine()))
+with open("own.py", "w") as file:
+    file.write(source)
+import threading
+own.SCALE = threading.Lock()  # It cannot travel, so the worker imports the module.
+print(loss(own.Mine()))
+"""
+    assert run("-c", PROGRAM + program).stdout.split() == ["1.0", "3.0", "6.0", "30.0", "30.0", "1.0"]

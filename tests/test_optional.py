@@ -43,8 +43,13 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cli", "rich", "AttributeError: no attribute", "'rich>=13.7'"),
         ("data", "pooch", "SystemError: initialization failed", "'pooch>=1.8' 'requests>=2.31'"),
         ("report", "matplotlib", "RuntimeError: built for another NumPy", "'matplotlib>=3.8'"),
-        ("dask", "distributed", "OSError: [Errno 28] No space left on device", "'dask>=2024.8' 'distributed>=2024.8'"),
-        ("ray", "ray", "ImportError: libray.so: cannot open shared object file", "'ray>=2.40'"),
+        (
+            "dask",
+            "distributed",
+            "OSError: [Errno 28] No space left on device",
+            "'cryptography>=42' 'dask>=2024.8' 'distributed>=2024.8'",
+        ),
+        ("ray", "ray", "ImportError: libray.so: cannot open shared object file", "'ray>=2.52'"),
     ],
 )
 @pytest.mark.usefixtures("broken")

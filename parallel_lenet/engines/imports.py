@@ -9,14 +9,19 @@ import io
 import os
 import pickle
 import sys
+import sysconfig
+from collections import ChainMap
 from collections.abc import Sequence
+from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.model import Model
+
+LARGEST = 1 << 20  # Bytes that the code of the user's modules, with the globals it uses, may add to a model.
 
 
 def _absolute(entry: str) -> str:
@@ -92,13 +97,13 @@ def _package_found(name: str, path: Sequence[str]) -> bool:
     return not dot or outermost in sys.modules or PathFinder.find_spec(outermost, path) is not None
 
 
-def _imports() -> tuple[Imports, list[str]]:
-    """How workers import, and the modules that they cannot import at all, since no file holds them."""
+def _imports() -> tuple[Imports, list[str], list[str]]:
+    """How workers import; the modules that they cannot import at all, since no file holds them; those of the user."""
     path = import_path()
     state = _State(path, [_changed(entry) for entry in path], list(sys.modules), list(map(id, sys.modules.values())))
     if not _last or _last[0] != state or not all(map(os.path.exists, _last[1].files.values())):
         _last[:] = state, *_search(path)
-    return _last[1], _last[2]
+    return _last[1], _last[2], _last[3]
 
 
 class _State(NamedTuple):
@@ -122,14 +127,17 @@ def _changed(entry: str) -> int:
         return 0
 
 
-def _search(path: list[str]) -> tuple[Imports, list[str]]:
+def _search(path: list[str]) -> tuple[Imports, list[str], list[str]]:
     files: dict[str, str] = {}
     without = []
+    users = []
     for name in list(sys.modules):
         contents = _contents(name)
         if contents.get("__name__") != name or name == "__main__":  # An alias; or the program, which travels whole.
             continue
         file = _file(name, contents)
+        if _is_the_users(file):
+            users.append(name)
         if file is not None and _found(name, file, path):
             continue
         if not _package_found(name, path):
@@ -138,7 +146,21 @@ def _search(path: list[str]) -> tuple[Imports, list[str]]:
             files[name] = file
         elif file is not None or (contents.get("__spec__") is None and "." not in name):
             without.append(name)
-    return Imports(path, files), without
+    return Imports(path, files), without, users
+
+
+_LIBRARIES = tuple(
+    {os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
+
+
+def _is_the_users(file: str | None) -> bool:
+    """Whether a source file belongs to the user's program: it may change, and what it defined may be replaced."""
+    if file is None or not file.endswith(".py"):
+        return False
+    file = os.path.realpath(file)
+    return not file.startswith((*_LIBRARIES, _PACKAGE)) and f"{os.sep}site-packages{os.sep}" not in file
 
 
 def _cloudpickle() -> Any:
@@ -151,19 +173,53 @@ def _cloudpickle() -> Any:
 
 
 def pickle_model(model: Model) -> bytes:
-    """The model for `unpickle_model`. Classes and functions that no worker could import travel whole.
+    """The model for `unpickle_model`. Classes and functions of the user's modules travel whole, as they are now.
+
+    A worker that imported them would have what the file says, not what the program has made of it: a method replaced in
+    a notebook, an attribute of the class, a file that was edited meanwhile. If the modules hold what cannot be pickled,
+    such as a lock, or more than `LARGEST` bytes, the worker imports them all the same.
 
     Raises TypeError, which names the attribute, if the model cannot be pickled.
     """
-    cloudpickle = _cloudpickle()
-    imports, without = _imports()
-    registered = [sys.modules[name] for name in without]
+    imports, without, users = _imports()
     try:
-        for module in registered:
+        pickled = _dumps(model, [*without, *users])
+    except Exception:  # What their globals hold may fail to pickle in any way.
+        pickled = copied(model, lambda each: _dumps(each, without))
+    if len(pickled) > LARGEST:
+        imported = _dumps(model, without)
+        if len(imported) + LARGEST < len(pickled):
+            pickled = imported
+    return pickle.dumps((imports, pickled))
+
+
+@cache
+def _pickler() -> Any:
+    """Cloudpickle's, but code keeps the name of its file: a traceback from a worker shows the line."""
+    cloudpickle = _cloudpickle()
+    usual = cloudpickle.Pickler.dispatch_table
+    reduce = usual[CodeType]
+
+    def named(code: CodeType) -> tuple[Any, ...]:
+        make, arguments = reduce(code)[:2]
+        return make, tuple(code.co_filename if each == "<dynamic-code>" else each for each in arguments)
+
+    return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": ChainMap({CodeType: named}, usual)})
+
+
+def _dumps(model: Any, by_value: Sequence[str]) -> bytes:
+    cloudpickle = _cloudpickle()
+    modules = [sys.modules[name] for name in by_value if name in sys.modules]
+    known = cloudpickle.list_registry_pickle_by_value()
+    modules = [module for module in modules if module.__name__ not in known]
+    try:
+        for module in modules:
             cloudpickle.register_pickle_by_value(module)
-        return pickle.dumps((imports, copied(model, cloudpickle.dumps)))
+        pickler, stream = _pickler(), io.BytesIO()
+        pickler(stream).dump(model)
+        return stream.getvalue()
     finally:
-        for module in registered:
+        for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
 
 

@@ -91,6 +91,16 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _flags() -> list[str]:
+    """The flags of our own interpreter that decide what is imported, and whether assertions count."""
+    flags = sys.flags
+    return [
+        *(["-E"] if flags.ignore_environment else []),
+        *(["-s"] if flags.no_user_site else []),
+        *(["-" + "O" * flags.optimize] if flags.optimize else []),
+    ]
+
+
 def start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
     """A worker's process, which gets this end of the socket and these blocks of memory."""
     # On Linux the first thread has the process's number: see `child` for what it is to the worker.
@@ -98,7 +108,7 @@ def start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Po
     # What the worker itself imports is found even if it has left our path.
     path = [*import_path(), str(Path(__file__).parents[2]), str(Path(np.__file__).parents[1])]
     # -P: not the working directory, which may hold anything.
-    command = [interpreter(), "-P", "-c", _PROGRAM, *map(str, numbers), *path]
+    command = [interpreter(), "-P", *_flags(), "-c", _PROGRAM, *map(str, numbers), *path]
     error = _standard_error()
     if sys.platform == "win32":
         process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE, stdout=error, stderr=error)
