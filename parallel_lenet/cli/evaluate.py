@@ -23,7 +23,11 @@ HELP = "measure a checkpoint on test images"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's checkpoint.npz")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a run's checkpoint.npz; without --dataset and --data-dir it is measured on that run's test images",
+    )
     add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine", "cluster_address"))
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 

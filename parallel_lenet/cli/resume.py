@@ -82,10 +82,10 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     try:
         metadata = _load(file)
     except CheckpointError as error:
-        others = [file.with_name(name) for name in (PREVIOUS, BEST) if name != file.name]
+        others = [file.with_name(name) for name in names if name != file.name]
         whole = [other for other in others if _is_whole(other)]
         if not fall_back or not whole or whole[0].name != PREVIOUS:
-            more = f"; to continue from an earlier one: --resume {whole[0]}" if whole else ""
+            more = f"; to continue from another one: --resume {whole[0]}" if whole else ""
             raise (CheckpointError if os.path.lexists(path) else UsageError)(f"{error}{more}") from error
         notes.append(f"note: {error}; continuing from {whole[0]}")
         file, metadata = whole[0], _load(whole[0])

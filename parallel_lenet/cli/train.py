@@ -25,7 +25,7 @@ from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_optio
 from parallel_lenet.cli.resume import Resumed
 from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
 from parallel_lenet.cli.sources import load
-from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals, progress
+from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals, progress, why
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.model import Sequential
@@ -70,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             if training is not None:
                 return training.leave()
             number = interrupts.number
-            what = "--max-time has passed" if number is None else "interrupted"
-            write(sys.stderr, f"parallel-lenet: {what} before the run began")
+            write(sys.stderr, f"parallel-lenet: {why(number)} before the run began")
             return TIMED_OUT if number is None else 128 + number
         finally:
             interrupts.heed()

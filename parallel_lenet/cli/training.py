@@ -159,14 +159,10 @@ class Training:
         """After a signal or the time limit: write a checkpoint, say how to continue; the program's exit code."""
         self.save()
         number = self.interrupts.number
-        if number is None:
-            why = "--max-time has passed"
-        else:
-            why = "interrupted" if number == signal.SIGINT else f"terminated by {signal.Signals(number).name}"
         folder = self.folder.path
         write(
             sys.stderr,
-            f"parallel-lenet: {why} after {progress(self.coordinator)}; the checkpoint is {folder / LAST}; "
+            f"parallel-lenet: {why(number)} after {progress(self.coordinator)}; the checkpoint is {folder / LAST}; "
             f"continue with: {_command()} {shlex.join(self._again())}",
         )
         return TIMED_OUT if number is None else 128 + number
@@ -188,6 +184,13 @@ class Training:
                 os.waitpid(pid, 0)
         self.folder.sweep()
         self.console.restore()
+
+
+def why(number: int | None) -> str:
+    """What ended a run before its end: a signal, or the time limit."""
+    if number is None:
+        return "--max-time has passed"
+    return "interrupted" if number == signal.SIGINT else f"terminated by {signal.Signals(number).name}"
 
 
 def progress(coordinator: Coordinator) -> str:

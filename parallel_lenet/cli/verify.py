@@ -169,6 +169,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(json=arguments.json)
     asked = vars(arguments)
     workers = worker_count(asked.get("workers"))
+    if workers.count == 1 and "workers" in asked:
+        console.note("note: --workers 1: two are used, because one worker is compared with several")
     workers = replace(workers, count=max(2, workers.count))
     name, address = asked.get("engine", "processes"), asked.get("cluster_address")
 
