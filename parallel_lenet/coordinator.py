@@ -58,6 +58,7 @@ SETTINGS = (
     "clip_norm",
     "kernel",
 )  # They decide how training continues.
+DATA = "data"  # What else may differ.
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
 SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
@@ -65,7 +66,7 @@ _log = logging.getLogger("parallel_lenet")
 
 
 def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
-    """The method; arguments that it does not have raise TypeError, which says that data are one pair."""
+    """The method; if inputs and targets come as two arguments, TypeError says that they are one pair."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -73,10 +74,10 @@ def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            name = method.__name__
-            raise TypeError(
-                f"{name}: {error}; inputs and targets are passed as one pair, {name}((inputs, targets))"
-            ) from None
+            name, pair = method.__name__, ""
+            if any(isinstance(value, np.ndarray | list) for value in (*args, *kwargs.values())):
+                pair = f"; inputs and targets are passed as one pair, {name}((inputs, targets))"
+            raise TypeError(f"{name}: {error}{pair}") from None
         return method(*args, **kwargs)
 
     return checked
@@ -340,10 +341,11 @@ class Coordinator:
         begun, loaded = self._state.data, self._loaded
         if begun is None or begun is call.data:
             return
-        if self.cursor == 0 and loaded is not None and "data" not in loaded.may_differ and not begun.same(call.data):
+        if self.cursor == 0 and loaded is not None and DATA not in loaded.may_differ and not begun.same(call.data):
             raise CheckpointError(
                 f"{loaded.path}: training can't continue: it was trained on {described(begun.fingerprint())}, not on "
-                f"{described(call.data.fingerprint())}. To continue with other data: load(path, may_differ=['data'])"
+                f"{described(call.data.fingerprint())}. To continue with other data: "
+                f"{_load(loaded.may_differ | {DATA})}"
             )
         if self.cursor > 0 and not begun.same(call.data):
             raise DatasetError(
@@ -633,7 +635,7 @@ class Coordinator:
         Raises CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it
         was.
         """
-        allowed = (*SETTINGS, "data")
+        allowed = (*SETTINGS, DATA)
         listed = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
         if not listed or not all(name in allowed for name in may_differ):
             example = may_differ if may_differ in allowed else "optimizer"
@@ -680,8 +682,7 @@ class Coordinator:
         )
         refused = wrong.keys() - loaded.may_differ
         if kept == needed:
-            names = [f'"{name}"' for name in (*SETTINGS, "data") if name in refused | loaded.may_differ]
-            remedy = f"To continue with this coordinator's: load(path, may_differ=[{', '.join(names)}])"
+            remedy = f"To continue with this coordinator's: {_load(refused | loaded.may_differ)}"
         else:
             refused |= {"optimizer"}
             remedy = (
@@ -736,6 +737,11 @@ class _Loaded:
 def _require(what: str, value: object, members: tuple[str, ...]) -> None:
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
         raise TypeError(f"the {what} must be an object with {', '.join(members)}, not {value!r}")
+
+
+def _load(may_differ: Collection[str]) -> str:
+    """The call that lets these settings differ."""
+    return f"load(path, may_differ={[name for name in (*SETTINGS, DATA) if name in may_differ]})".replace("'", '"')
 
 
 def _instead(name: str) -> str:

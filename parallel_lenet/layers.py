@@ -170,7 +170,28 @@ class Images:
             return np.moveaxis(images, 3, 1)
         shapes = [f"(n, {height}, {width})"] * (channels == 1) + [f"(n, {channels}, {height}, {width})"]
         shapes += [f"(n, {height}, {width}, {channels})"] * last
-        raise ValueError(f"this network takes images of shape {' or '.join(shapes)}, not {images.shape}{_hint(images)}")
+        raise ValueError(
+            f"this network takes images of shape {' or '.join(shapes)}, not {images.shape}{self._hint(images)}"
+        )
+
+    def _hint(self, images: Array) -> str:
+        """What to do with images of another shape, as the end of a sentence; "" if that is not clear."""
+        wanted, sizes = (self.channels, *self.height_and_width), images.shape[1:]
+        if images.shape in (wanted, wanted[self.channels == 1 :]):
+            return ": for a single image, pass image[np.newaxis]"
+        if sizes == (math.prod(wanted),):
+            return f": reshape flat images with images.reshape{(-1, *wanted)}"
+        if images.ndim not in (3, 4) or 0 in sizes:
+            return ""
+        if images.ndim == 3:
+            channels, height, width = 1, *sizes
+        elif sizes[0] in CHANNELS:
+            channels, height, width = sizes
+        elif sizes[2] in CHANNELS:
+            height, width, channels = sizes
+        else:
+            return ": channels come first, (n, c, h, w)"
+        return f": build it with lenet5(channels={channels}, image_size=({height}, {width})) for such images"
 
     def pixels(self, images: Array, dtype: np.dtype[Any]) -> Array:
         """The images as `prepare` takes them: ``(n, c, h, w)``, uint8 or of ``dtype``, black 0."""
@@ -187,22 +208,6 @@ class Images:
         else:
             scale, shift = 1 / ((self.pixel_max - self.pixel_min) * self.std), -self.mean / self.std
         kernels.prepare_images(pixels, scale, shift, y)
-
-
-def _hint(images: Array) -> str:
-    """Which network would take these images, as the end of a sentence; "" if they are none."""
-    sizes = images.shape[1:]
-    if 0 in sizes:
-        return ""
-    if images.ndim == 3:
-        channels, height, width = 1, *sizes
-    elif images.ndim == 4 and sizes[0] in CHANNELS:
-        channels, height, width = sizes
-    elif images.ndim == 4 and sizes[2] in CHANNELS:
-        height, width, channels = sizes
-    else:
-        return ": channels come first, (n, c, h, w)" if images.ndim == 4 else ""
-    return f": build it with lenet5(channels={channels}, image_size=({height}, {width})) for such images"
 
 
 @dataclass(frozen=True)

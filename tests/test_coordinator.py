@@ -675,6 +675,8 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
         with pytest.raises(TypeError, match=rf"one pair, {call.__name__}\(\(inputs, targets\)\)$"):
             call(digits.inputs, digits.targets)  # type: ignore[operator]
     for call in (coordinator.fit, coordinator.iterate):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'epoch'$"):
+            call(digits, epoch=3)  # type: ignore[call-arg]
         with pytest.raises(
             TypeError, match=rf"unexpected keyword argument 'y'; .* {call.__name__}\(\(inputs, targets\)"
         ):

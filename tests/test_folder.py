@@ -135,7 +135,7 @@ def test_folders_that_are_no_folders(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="ubyte: cannot be read as a folder: Not a directory"):
         read_folder(tmp_path / "train-images-idx3-ubyte")
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DatasetError, match="holds no t10k-labels-idx1-ubyte; expected are the four files"):
+    with pytest.raises(DatasetError, match="t10k-labels-idx1-ubyte is missing; a folder of images needs four files"):
         read_folder(tmp_path)
 
 
@@ -208,8 +208,8 @@ def test_an_error_names_the_four_files_and_what_is_there(tmp_path: Path) -> None
         read_folder(tmp_path)
     names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
     assert str(caught.value) == (
-        f"{tmp_path}: holds no train-images-idx3-ubyte; expected are the four files {names}, each with or without "
-        ".gz; of such names it has ._train-images-idx3-ubyte, labels.IDX, train-pictures-idx3-ubyte"
+        f"{tmp_path}: train-images-idx3-ubyte is missing; a folder of images needs four files, {names}, each with or "
+        "without .gz; found ._train-images-idx3-ubyte, labels.IDX, train-pictures-idx3-ubyte"
     )
 
 

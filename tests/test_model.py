@@ -186,7 +186,11 @@ def test_colour_images_of_another_shape() -> None:
         ((4, 28, 28, 3), r": build it with lenet5\(channels=3, image_size=\(28, 28\)\) for such images"),
         ((4, 3, 28, 20), r": build it with lenet5\(channels=3, image_size=\(28, 20\)\) for such images"),
         ((4, 28, 28, 9), r": channels come first, \(n, c, h, w\)"),
+        ((4, 784), r": reshape flat images with images\.reshape\(-1, 1, 28, 28\)"),
+        ((28, 28), r": for a single image, pass image\[np\.newaxis\]"),
+        ((1, 28, 28, 28), r": channels come first, \(n, c, h, w\)"),
         ((784,), ""),
+        ((4, 0, 28), ""),
     ],
 )
 def test_images_of_another_shape_are_refused_with_the_network_that_takes_them(

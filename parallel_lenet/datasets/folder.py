@@ -74,8 +74,8 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
         there = [entry.name for entry in entries if re.search("idx|ubyte", entry.name, re.IGNORECASE)]
         more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
         raise DatasetError(
-            f"{directory}: holds no {missing}; expected are the four files {', '.join(NAMES)}, each with or without "
-            f".gz; of such names it has {', '.join(there[:SHOWN]) or 'none'}{more}"
+            f"{directory}: {missing} is missing; a folder of images needs four files, {', '.join(NAMES)}, each with or "
+            f"without .gz; found {', '.join(there[:SHOWN]) or 'no file of such a name'}{more}"
         )
     return read_files(sets[chosen].paths, directory, upright=not chosen.startswith("emnist"))
 
