@@ -1,13 +1,5 @@
 """LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
 
-import sys
-
-if getattr(sys, "argv", [])[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].endswith("parallel_lenet"):
-    # `python -m parallel_lenet` imports the package before its __main__.
-    from parallel_lenet_entry import take_signals
-
-    take_signals()
-
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError

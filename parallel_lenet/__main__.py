@@ -2,7 +2,7 @@
 
 import sys
 
-from parallel_lenet_entry import main
+from parallel_lenet.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

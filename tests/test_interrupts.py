@@ -75,21 +75,6 @@ def goes_on(errors: str, place: Path) -> None:
     assert "disagrees with the run in" in run(place, *command[program:], "--seed", "1", code=2).stderr
 
 
-def test_while_modules_are_imported(place: Path, tmp_path: Path) -> None:
-    """A signal comes when NumPy is looked for, which is in the middle of importing the package."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\nclass Finder:\n    def find_spec(name, path=None, target=None):\n"
-        "        if name == 'numpy':\n            signal.raise_signal(int(os.environ['NUMBER']))\n"
-        "sys.meta_path.insert(0, Finder)\n"
-    )
-    paths = os.pathsep.join([str(tmp_path), PACKAGE_FOLDER])
-    for program in (["-m", "parallel_lenet", "train"], ["-m", "parallel_lenet_entry", "train"], [SCRIPT]):
-        for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated by SIGTERM")):
-            env = environment(PYTHONPATH=paths, NUMBER=str(int(number)))
-            ended = subprocess.run([sys.executable, *program], cwd=place, env=env, capture_output=True, text=True)
-            assert (ended.returncode, ended.stderr) == (128 + number, f"parallel-lenet: {word}\n"), program
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_while_workers_start(place: Path, number: signal.Signals) -> None:
     process = start(place, "train", *OPTIONS, "--out", f"start-{number}")
