@@ -377,3 +377,15 @@ def test_progress_shows_on_a_terminal_only(place: Path) -> None:
     assert process.wait(timeout=60) == 0
     assert b"images/s" in shown
     assert b"epoch 1/2" in shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_notes_that_cannot_be_written_change_neither_result_nor_exit_code(tmp_path: Path) -> None:
+    options = ("train", "--max-steps", "1", "--kernel", "im2col", "--engine", "serial", "--evaluate-on", "10")
+    with open("/dev/full", "w") as full:
+        for arguments, code in ((options, 0), (("train", "--nonsense"), 2)):
+            ended = subprocess.run(
+                [*COMMAND, *arguments], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=full
+            )
+            assert ended.returncode == code
+            assert (b"test accuracy" in ended.stdout) == (code == 0)

@@ -49,9 +49,10 @@ def write(stream: TextIO | None, text: str) -> None:
             encoding = stream.encoding or "ascii"
             print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as error:
-        if error.errno != errno.EIO:
-            name = "standard output" if stream is sys.stdout else "standard error"
-            raise OSError(error.errno, error.strerror or str(error), name) from error
+        if error.errno == errno.EPIPE:
+            raise
+        if error.errno != errno.EIO and stream is sys.stdout:  # A note may be lost, a result may not.
+            raise OSError(error.errno, error.strerror or str(error), "standard output") from error
 
 
 def drop_unread_output() -> None:
