@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import _files, children, environment, listening, wait_until
+from conftest import _files, children, environment, listening, other_user, wait_until
 
 from parallel_lenet import Adam, Coordinator, Dataset, WorkerError, lenet5
 from parallel_lenet.engines import WorkerWarning, cluster_dask, cluster_limits
@@ -96,10 +95,8 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
 
 
 def _attack(ports: list[int]) -> None:
-    """As another user, if this is root. As this one otherwise: it has no more than the other to show."""
-    other = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
-    prefix = other if os.geteuid() == 0 and shutil.which("setpriv") else []
-    command = [*prefix, sys.executable, "-c", ATTACK, *map(str, ports)]
+    """As another user, if possible. As this one otherwise: it has no more than the other to show."""
+    command = [*other_user(), sys.executable, "-c", ATTACK, *map(str, ports)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd="/", env={"HOME": "/nonexistent"})
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
