@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from browser import chromium, open_page  # noqa: F401, two fixtures
 
 import parallel_lenet
 from parallel_lenet import Dataset, load_dataset
