@@ -1,14 +1,36 @@
-"""The nested loops of the tutorial: the specification, to be read.
+"""The tutorial's nested loops: the specification of all kernels, written to be read.
 
-Each function loops over images, filters, rows and columns, and does at each place what the formula says with one
-window of the input. Nothing is arranged for speed beyond that: one image takes about 0.04 s forward and backward. The
-other kernels compute the same numbers; the tests hold them to this one.
+Each function visits every image, filter, row and column, and computes what the formula in its docstring says. One image
+takes about 0.04 s, forward and backward. The other kernels compute the same numbers faster; the tests compare them with
+this module.
 
-What sums over the images adds them along a balanced binary tree over their positions, (0 + 1) + (2 + 3) and so on. Each
-image's part is computed from an array of its own, so that the number of images beside it changes no bit.
+==============================================  ==========================================================
+paragraph of the tutorial                       function
+==============================================  ==========================================================
+forward: convolutional layer                    `conv2d`
+forward: pooling layer                          `avg_pool2d`, `max_pool2d`
+forward: activation                             `tanh`, `relu`
+forward: fully connected layer                  `dense`
+softmax, loss, and the error of the last layer  `softmax_cross_entropy`
+backward: fully connected layer                 `dense_input_gradient`, `dense_weight_gradient`
+backward: activation                            `tanh_gradient`, `relu_gradient`
+backward: pooling layer                         `avg_pool2d_gradient`, `max_pool2d_gradient`
+backward: convolution, layer gradient           `conv2d_input_gradient`
+backward: convolution, kernel gradient          `conv2d_weight_gradient`
+averaging over the batch                        `_tree_sum` adds; the coordinator divides
+==============================================  ==========================================================
 
-Names: ``x`` is a layer's input, ``y`` its output, ``dy`` the error of the output (the loss's gradient with respect to
-it), ``window`` the part of the input that one output value sees.
+``parallel-lenet explain`` shows each of these functions at work, with the numbers of a network of yours.
+
+Names
+    ``x`` is the input of a layer and ``y`` its output. ``dx`` and ``dy`` are their errors: the gradient of the loss
+    with respect to ``x`` and to ``y``. ``dw`` and ``db`` are the gradients of weight and bias. A result is written into
+    the argument ``out``, whose docstring says which of these it is. ``window`` is the part of ``x`` that one number
+    of ``y`` is computed from. Its upper left corner is at ``top``, ``left``.
+
+Shapes
+    ``c`` channels, ``h`` rows, ``w`` columns, ``n`` images; ``f`` filters with windows of ``kh`` rows and ``kw``
+    columns. An output has ``oh`` rows and ``ow`` columns: ``oh = floor((h + 2 * padding - kh) / stride) + 1``.
 """
 
 from collections.abc import Sequence
@@ -24,9 +46,15 @@ SHARD_SIZE = 1  # An image takes so long that the finest shards balance the work
 
 
 def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
-    """Put each image in the middle of a border of zeros, then scale and shift every pixel."""
+    """Before the first layer: centre each image on a field of zeros, then normalise its pixels.
+
+        y = pixel * scale + shift
+
+    ``images (n, c, h, w)`` -> ``out``: y ``(c, H, W, n)``. LeNet-5: 28x28 -> 32x32.
+    """
     n, _, height, width = images.shape
-    top, left = (out.shape[1] - height) // 2, (out.shape[2] - width) // 2
+    top = (out.shape[1] - height) // 2
+    left = (out.shape[2] - width) // 2
     out[:] = 0
     for i in range(n):
         out[:, top : top + height, left : left + width, i] = images[i]
@@ -34,167 +62,267 @@ def prepare_images(images: Array, scale: float, shift: float, out: Array) -> Non
     out += shift
 
 
-def _padded(image: Array, padding: int) -> Array:
-    """One image ``(c, h, w)`` with ``padding`` zeros on each side."""
-    return np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+def _one_image(x: Array, i: int, padding: int = 0) -> Array:
+    """Image ``i`` of the batch, ``(c, h, w)``, with ``padding`` zeros on each side.
 
-
-def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
-    """Forward: y[f, r, c] = sum(window at (r, c) * kernel f) + bias f."""
-    filters, rows, columns, n = out.shape
-    kh, kw = weight.shape[2:]
-    for i in range(n):
-        image = _padded(x[..., i], padding)
-        for f in range(filters):
-            kernel = weight[f]
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
-                    window = image[:, top : top + kh, left : left + kw]
-                    out[f, r, c, i] = (window * kernel).sum() + bias[f]
-
-
-def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
-    """The layer gradient: each kernel, weighted by the output's error, is added into the input window it saw."""
-    filters, rows, columns, n = dy.shape
-    channels, height, width, _ = out.shape
-    kh, kw = weight.shape[2:]
-    for i in range(n):
-        error = np.zeros((channels, height + 2 * padding, width + 2 * padding), out.dtype)
-        for f in range(filters):
-            kernel = weight[f]
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
-                    error[:, top : top + kh, left : left + kw] += dy[f, r, c, i] * kernel
-        out[..., i] = error[:, padding : padding + height, padding : padding + width]
+    It is a copy of its own, contiguous in memory: NumPy chooses the order of its additions by where the numbers lie. So
+    the images beside this one change no bit of its sums.
+    """
+    return np.pad(x[..., i], ((0, 0), (padding, padding), (padding, padding)))
 
 
 def _tree_sum(parts: Sequence[Any]) -> Any:
-    """The sum along a balanced binary tree: neighbours, then neighbouring sums; who has no neighbour waits."""
+    """The sum over the images, along a balanced binary tree: ``(0 + 1) + (2 + 3)`` and so on.
+
+    Each round adds neighbours. A part without a neighbour waits for the next round.
+    """
     while len(parts) > 1:
         pairs = [parts[i] + parts[i + 1] for i in range(0, len(parts) - 1, 2)]
         parts = [*pairs, *parts[2 * len(pairs) :]]
     return parts[0]
 
 
-def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
-    """The kernel gradient: each input window, weighted by the output's error, is added up; the bias adds the errors."""
-    filters, rows, columns, n = dy.shape
-    kh, kw = dw.shape[2:]
-    weights = np.zeros((n, *dw.shape), dw.dtype)
-    biases = np.zeros((n, *db.shape), db.dtype)
+def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
+    """Forward, convolutional layer: slide each filter over the image; multiply, add up, add the bias.
+
+        y[f, row, col] = bias[f] + sum of window(row, col) * weight[f]
+
+    ``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out``: y ``(f, oh, ow, n)``.
+    LeNet-5: 32x32x1 -> 28x28x6 and 14x14x6 -> 10x10x16. The window spans all channels.
+    """
+    filters, rows, cols, n = out.shape
+    kh, kw = weight.shape[2:]
     for i in range(n):
-        image = _padded(x[..., i], padding)
-        error = np.ascontiguousarray(dy[..., i])
+        image = _one_image(x, i, padding)
         for f in range(filters):
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
                     window = image[:, top : top + kh, left : left + kw]
-                    weights[i, f] += error[f, r, c] * window
-            biases[i, f] = error[f].sum()
-    dw[:] = _tree_sum(list(weights))
-    db[:] = _tree_sum(list(biases))
+                    out[f, row, col, i] = (window * weight[f]).sum() + bias[f]
+
+
+def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
+    """Backward, convolutional layer, the layer gradient: which error does each input have?
+
+    Add each filter, weighted by the error of one output, into the window that this output saw:
+
+        window(row, col) of dx  +=  dy[f, row, col] * weight[f]
+
+    ``dy (f, oh, ow, n)``, ``weight (f, c, kh, kw)`` -> ``out``: dx ``(c, h, w, n)``.
+    LeNet-5: 10x10x16 -> 14x14x6. The errors of all 16 filters meet in each of the 6 channels.
+    """
+    filters, rows, cols, n = dy.shape
+    channels, height, width, _ = out.shape
+    kh, kw = weight.shape[2:]
+    for i in range(n):
+        dx = np.zeros((channels, height + 2 * padding, width + 2 * padding), out.dtype)
+        for f in range(filters):
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
+                    dx[:, top : top + kh, left : left + kw] += dy[f, row, col, i] * weight[f]
+        out[..., i] = dx[:, padding : padding + height, padding : padding + width]
+
+
+def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
+    """Backward, convolutional layer, the kernel gradient: add up the windows, weighted by the errors.
+
+        dw[f] = sum over row, col of dy[f, row, col] * window(row, col)
+        db[f] = sum over row, col of dy[f, row, col]
+
+    ``x (c, h, w, n)``, ``dy (f, oh, ow, n)`` -> ``dw (f, c, kh, kw)``, ``db (f,)``, both added up over the images.
+    LeNet-5: 14x14x6 and 10x10x16 -> 16x6x5x5. Each of the 16 errors meets each of the 6 channels.
+    """
+    filters, rows, cols, n = dy.shape
+    kh, kw = dw.shape[2:]
+    dw_of_image = np.zeros((n, *dw.shape), dw.dtype)
+    db_of_image = np.zeros((n, *db.shape), db.dtype)
+    for i in range(n):
+        image = _one_image(x, i, padding)
+        error = _one_image(dy, i)
+        for f in range(filters):
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
+                    window = image[:, top : top + kh, left : left + kw]
+                    dw_of_image[i, f] += error[f, row, col] * window
+            db_of_image[i, f] = error[f].sum()
+    dw[:] = _tree_sum(list(dw_of_image))
+    db[:] = _tree_sum(list(db_of_image))
 
 
 def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
-    """Forward: y[channel, r, c] = mean(window at (r, c))."""
-    channels, rows, columns, n = out.shape
-    area = size * size
+    """Forward, average pooling: the mean of each window, channel by channel.
+
+        y[channel, row, col] = mean of window(row, col)
+
+    ``x (c, h, w, n)`` -> ``out``: y ``(c, oh, ow, n)``. LeNet-5: 28x28x6 -> 14x14x6 and 10x10x16 -> 5x5x16.
+    """
+    channels, rows, cols, n = out.shape
     for i in range(n):
-        image = np.ascontiguousarray(x[..., i])
+        image = _one_image(x, i)
         for channel in range(channels):
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
                     window = image[channel, top : top + size, left : left + size]
-                    out[channel, r, c, i] = window.sum() / area
+                    out[channel, row, col, i] = window.sum() / (size * size)
 
 
 def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
-    """Backward: the error of a mean is spread evenly over the window it was the mean of."""
-    channels, rows, columns, n = dy.shape
-    area = size * size
-    out[:] = 0
+    """Backward, average pooling: spread the error of a mean evenly over the window it was the mean of.
+
+        window(row, col) of dx  +=  dy[channel, row, col] / (size * size)
+
+    ``dy (c, oh, ow, n)`` -> ``out``: dx ``(c, h, w, n)``. LeNet-5: 5x5x16 -> 10x10x16 and 14x14x6 -> 28x28x6.
+    """
+    channels, rows, cols, n = dy.shape
+    dx = out
+    dx[:] = 0
     for i in range(n):
         for channel in range(channels):
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
-                    out[channel, top : top + size, left : left + size, i] += dy[channel, r, c, i] / area
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
+                    dx[channel, top : top + size, left : left + size, i] += dy[channel, row, col, i] / (size * size)
 
 
 def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
-    """Forward: y[channel, r, c] = max(window at (r, c))."""
-    channels, rows, columns, n = out.shape
+    """Forward, max pooling: the largest number of each window, channel by channel.
+
+        y[channel, row, col] = max of window(row, col)
+
+    ``x (c, h, w, n)`` -> ``out``: y ``(c, oh, ow, n)``.
+    """
+    channels, rows, cols, n = out.shape
     for i in range(n):
-        image = np.ascontiguousarray(x[..., i])
+        image = _one_image(x, i)
         for channel in range(channels):
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
-                    out[channel, r, c, i] = image[channel, top : top + size, left : left + size].max()
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
+                    out[channel, row, col, i] = image[channel, top : top + size, left : left + size].max()
 
 
 def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
-    """Backward: the error of a maximum goes, whole, to the place the maximum came from."""
-    channels, rows, columns, n = dy.shape
-    out[:] = 0
+    """Backward, max pooling: the whole error goes to the place that the maximum came from.
+
+        dx[channel, place of the maximum of window(row, col)]  +=  dy[channel, row, col]
+
+    ``x (c, h, w, n)``, ``dy (c, oh, ow, n)`` -> ``out``: dx ``(c, h, w, n)``. Of equal maxima, the first in row order.
+    """
+    channels, rows, cols, n = dy.shape
+    dx = out
+    dx[:] = 0
     for i in range(n):
-        image = np.ascontiguousarray(x[..., i])
+        image = _one_image(x, i)
         for channel in range(channels):
-            for r in range(rows):
-                for c in range(columns):
-                    top, left = r * stride, c * stride
+            for row in range(rows):
+                for col in range(cols):
+                    top = row * stride
+                    left = col * stride
                     place = image[channel, top : top + size, left : left + size].argmax()
-                    row, column = divmod(int(place), size)
-                    out[channel, top + row, left + column, i] += dy[channel, r, c, i]
+                    down, right = divmod(int(place), size)
+                    dx[channel, top + down, left + right, i] += dy[channel, row, col, i]
 
 
 def tanh(x: Array, amplitude: float, out: Array) -> None:
-    """Forward: y = amplitude * tanh(x)."""
+    """Forward, activation: squash every number into -amplitude to amplitude.
+
+        y = amplitude * tanh(x)
+
+    Any shape -> ``out``: y, of the same shape.
+    """
     np.tanh(x, out=out)
     out *= amplitude
 
 
 def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
-    """Backward: amplitude * (1 - tanh(x)^2) = amplitude - y^2 / amplitude, times the error."""
+    """Backward, activation: the error times the slope of the curve.
+
+        dx = dy * amplitude * (1 - tanh(x)^2) = dy * (amplitude - y^2 / amplitude)
+
+    Any shape -> ``out``: dx, of the same shape.
+    """
     out[:] = dy * (amplitude - y * y / amplitude)
 
 
 def relu(x: Array, out: Array) -> None:
-    """Forward: y = max(x, 0)."""
+    """Forward, activation: negative numbers become 0.
+
+        y = max(x, 0)
+
+    Any shape -> ``out``: y, of the same shape.
+    """
     np.maximum(x, 0, out=out)
 
 
 def relu_gradient(y: Array, dy: Array, out: Array) -> None:
-    """Backward: the error passes where the output is positive."""
+    """Backward, activation: the error passes where the output is positive.
+
+        dx = dy if y > 0, else 0
+
+    Any shape -> ``out``: dx, of the same shape.
+    """
     out[:] = np.where(y > 0, dy, 0)
 
 
 def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """Forward: y = W x + b."""
+    """Forward, fully connected layer: each output is a weighted sum of all inputs, plus a bias.
+
+        y = W x + b
+
+    ``x (inputs, n)``, ``weight (outputs, inputs)``, ``bias (outputs,)`` -> ``out``: y ``(outputs, n)``.
+    LeNet-5: 400 -> 120 -> 84 -> 10.
+    """
     for i in range(x.shape[1]):
         out[:, i] = weight @ x[:, i].copy() + bias
 
 
 def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
-    """Backward to the input: W^T dy."""
+    """Backward, fully connected layer, the layer gradient: the errors go back along the same weights.
+
+        dx = W^T dy
+
+    ``dy (outputs, n)``, ``weight (outputs, inputs)`` -> ``out``: dx ``(inputs, n)``. LeNet-5: 10 -> 84 -> 120 -> 400.
+    """
     for i in range(dy.shape[1]):
         out[:, i] = weight.T @ dy[:, i].copy()
 
 
 def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
-    """Backward to the parameters: the outer product dy x^T, and dy, added up over the images."""
+    """Backward, fully connected layer, the weight gradient: each error times each input.
+
+        dw[j, k] = dy[j] * x[k],  in short dW = dy x^T
+        db = dy
+
+    ``x (inputs, n)``, ``dy (outputs, n)`` -> ``dw (outputs, inputs)``, ``db (outputs,)``, added up over the images.
+    """
     n = x.shape[1]
     dw[:] = _tree_sum([np.outer(dy[:, i], x[:, i]) for i in range(n)])
     db[:] = _tree_sum([dy[:, i] for i in range(n)])
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
-    """Forward: loss = -log(softmax(z)[target]); backward: softmax(z), less 1 at the target."""
-    losses, correct = [], 0
+    """Softmax turns scores into probabilities; the loss is small if the right class has a high one.
+
+        p[k]        = exp(logits[k]) / sum over j of exp(logits[j])
+        loss        = -log(p[target])
+        d_logits[k] = p[k] - 1 if k is the target, else p[k]
+
+    The largest score is subtracted first. That changes no probability, and no exponential overflows.
+    ``logits (k, n)``, ``targets (n,)`` -> ``d_logits (k, n)``, the error of the last layer. Returns the loss, added up
+    over the images, and how many of the largest scores are at the target.
+    """
+    losses = []
+    correct = 0
     for i, target in enumerate(targets):
         shifted = logits[:, i] - logits[:, i].max()
         exponentials = np.exp(shifted)
