@@ -12,7 +12,7 @@ from parallel_lenet.lenet import lenet5
 from parallel_lenet.model import Model, Sequential, ShardMetrics
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from parallel_lenet.parameters import Layout
-from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
+from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
 from parallel_lenet.schedules import Constant, Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
 
@@ -48,6 +48,7 @@ __all__ = [
     "ShardMetrics",
     "StepDecay",
     "StepReport",
+    "StepTimes",
     "Tanh",
     "TrainedModel",
     "Warmup",

@@ -37,10 +37,10 @@ from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import describe, json_value
 from parallel_lenet.model import Model, ShardMetrics
-from parallel_lenet.optimizers import Optimizer, clip_by_global_norm
+from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
-from parallel_lenet.reports import EpochReport, History, Metrics, StepReport
+from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
 from parallel_lenet.state import TrainingState, check_slots, pack, unpack, user_metadata
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
@@ -369,9 +369,10 @@ class Coordinator:
         start = time.perf_counter()
         state = self._state
         work = tasks(rows, self.shard_size, self.n_workers)
-        metrics, gradient, suspects = self._mean_gradient(call.context, work)
-        norm, bad = None, None
-        if finite.is_finite(metrics.loss_sum, gradient):
+        metrics, gradient, suspects, times = self._mean_gradient(call.context, work)
+        averaged = time.perf_counter()
+        norm, rate, bad = global_norm(gradient), _learning_rate(self.optimizer, state.optimizer.step), None
+        if math.isfinite(metrics.loss_sum + norm) or finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
                 gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
             with np.errstate(over="ignore", invalid="ignore"):  # The check below tells more than a warning.
@@ -404,6 +405,8 @@ class Coordinator:
             gradient_norm=norm,
             seconds=seconds,
             skipped=None if bad is None else str(bad),
+            learning_rate=rate,
+            times=replace(times, updating=start + seconds - averaged),
         )
 
     def _trace(
@@ -414,25 +417,34 @@ class Coordinator:
         bad = finite.trace(step, self.model.layout, self.engine.gradients(context, self.parameters, parts), len(parts))
         if bad is not None:
             return bad
-        metrics, gradient, _ = self._mean_gradient(context, work)
+        metrics, gradient, *_ = self._mean_gradient(context, work)
         if finite.is_finite(metrics.loss_sum, gradient):
             return finite.irreproducible(step, suspects)
         return finite.overflow(step)
 
-    def _mean_gradient(self, context: Context, work: list[Shard]) -> tuple[ShardMetrics, Vector, list[str]]:
+    def _mean_gradient(
+        self, context: Context, work: list[Shard]
+    ) -> tuple[ShardMetrics, Vector, list[str], StepTimes]:  # fmt: skip
         """The sums over the shards, added along the tree, the gradient divided once by the number of samples.
 
-        And the workers whose sums are not finite, or all of them if no worker's alone is not.
+        And the workers whose sums are not finite, or all of them if no worker's alone is not; and where the time went.
         """
+        clock = time.perf_counter
+        waiting, computing, begun = 0.0, dict[str, float](), clock()
         sums, workers, suspects = TreeSum(_add, self._hold), list[str](), list[str]()
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
+            asked = begun
             for task, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
+                waiting += clock() - asked
+                computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
                 one = result.metrics.loss_sum + float(np.add.reduce(result.gradient))
                 (workers if math.isfinite(one) else suspects).append(result.worker)
                 sums.append(result, len(task.halves()))
+                asked = clock()
             metrics, total = sums.total()[:2]
         total /= metrics.count
-        return metrics, total, suspects or workers
+        times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
+        return metrics, total, suspects or workers, times
 
     def _hold(self, depth: int, result: ShardGradient) -> ShardGradient:
         """A copy in memory of our own, which waits for the result beside it."""
@@ -765,6 +777,13 @@ def _instead(name: str) -> str:
             "optimizer, such as learning_rate"
         )
     return f"{name} of a Coordinator is read-only: {remedy}"
+
+
+def _learning_rate(optimizer: Optimizer, step: int) -> float | None:
+    """What the step after so many finished ones is multiplied with, if the optimizer tells."""
+    rate = getattr(optimizer, "learning_rate", None)
+    rate = rate(step) if callable(rate) else rate
+    return float(rate) if isinstance(rate, int | float | np.number) else None
 
 
 def _add(left: ShardGradient, right: ShardGradient) -> ShardGradient:

@@ -29,6 +29,8 @@ from parallel_lenet.schedules import Schedule, set_number
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
+TINY = 1e-30  # A sum of float32 squares below this may lack many that vanished.
+
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState:
@@ -271,6 +273,19 @@ class AdamW:
         _check(parameters, gradient, state, "first_moment", "second_moment")
         rate = _rate(self.learning_rate, state.step)
         return _adam_step(self, parameters, gradient, state, rate, keep=1 - rate * self.weight_decay)
+
+
+def global_norm(gradient: Vector) -> float:
+    """Return the Euclidean norm of a vector, with a relative error of about 1e-6: to show, in 10 us for LeNet-5.
+
+    If it is finite, so is every number of the vector. Squares that would overflow or vanish are added in float64, as in
+    `clip_by_global_norm`.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        total = float(np.add.reduce(gradient * gradient))
+    if TINY < total < math.inf or math.isnan(total):
+        return math.sqrt(total)
+    return math.sqrt(sum_of_squares(gradient))
 
 
 def clip_by_global_norm(gradient: Vector, max_norm: float) -> tuple[Vector, float]:

@@ -1,6 +1,7 @@
 """What training tells about itself: frozen records of numbers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,20 @@ class Metrics:
     accuracy: float
     correct: int
     count: int
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Where the seconds of a step went in the coordinator's process, and meanwhile in the workers."""
+
+    waiting: float = 0.0
+    """For gradients; with the serial engine this includes computing them."""
+    adding: float = 0.0
+    """The gradients, along the tree."""
+    updating: float = 0.0
+    """Norm, clipping, optimizer and checks."""
+    computing: Mapping[str, float] = field(default_factory=dict)
+    """By worker; what was lost with a worker does not count."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +40,14 @@ class StepReport:
     accuracy: float
     count: int
     """Samples in the batch."""
-    gradient_norm: float | None
-    """Before clipping; None without it."""
+    gradient_norm: float
+    """Of the mean gradient, before clipping; NaN or infinity if the gradient is not finite."""
     seconds: float
     skipped: str | None = None
     """Why the batch was passed over, where ``on_nan="skip"`` did so; then nothing was updated."""
+    learning_rate: float | None = None
+    """Of this step; None if the optimizer has no ``learning_rate``."""
+    times: StepTimes = StepTimes()
 
 
 @dataclass(frozen=True)

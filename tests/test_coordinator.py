@@ -34,7 +34,7 @@ from parallel_lenet import (
 from parallel_lenet.batching import epoch_order, split
 from parallel_lenet.engines.processes import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
-from parallel_lenet.optimizers import clip_by_global_norm
+from parallel_lenet.optimizers import clip_by_global_norm, global_norm
 
 # 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
 UNEVEN: dict[str, Any] = {"batch_size": 56, "shard_size": 10, "seed": 3}
@@ -791,9 +791,32 @@ def test_clipping_limits_the_mean_gradient_and_reports_its_norm_before(digits: D
     assert limited.gradient_norm == unlimited.gradient_norm > limit
     assert_allclose(unlimited.gradient_norm, np.linalg.norm(gradient), rtol=1e-5)
     assert_array_equal(clipped.parameters, start - clip_by_global_norm(gradient, limit)[0])
-    report = next(serial().iterate(digits))
-    assert isinstance(report, StepReport)
-    assert report.gradient_norm is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+def test_the_reported_norm_is_that_of_the_gradient(dtype: type, scale: float) -> None:
+    gradient = (np.random.default_rng(0).standard_normal(5000) * scale).astype(dtype)
+    assert_allclose(global_norm(gradient), math.sqrt(sum(float(x) ** 2 for x in gradient)), rtol=1e-5)
+    for bad in (np.nan, np.inf):
+        gradient[123] = bad
+        assert not math.isfinite(global_norm(gradient))
+    assert global_norm(np.zeros(3, dtype)) == 0
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_step_tells_its_learning_rate_and_where_its_time_went(engine: str, digits: Dataset) -> None:
+    schedule = Cosine(1.0, total_steps=6)
+    with Coordinator(Softmax(), SGD(schedule), n_workers=2, batch_size=16, shard_size=4, engine=engine) as coordinator:
+        reports = [report for report in coordinator.iterate(digits) if isinstance(report, StepReport)]
+    assert [report.learning_rate for report in reports] == [schedule(step) for step in range(len(reports))]
+    for report in reports:
+        times = report.times
+        assert min(times.waiting, times.adding, times.updating) > 0
+        assert times.waiting + times.adding + times.updating <= report.seconds * 1.000001
+        assert 1 <= len(times.computing) <= (1 if engine == "serial" else 2)
+        assert all(0 < seconds < report.seconds for seconds in times.computing.values())
+        assert all(name.startswith(("worker ", "this process")) for name in times.computing)
 
 
 def test_a_schedule_counts_all_steps(digits: Dataset) -> None:

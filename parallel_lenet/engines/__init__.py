@@ -46,6 +46,8 @@ class ShardGradient(NamedTuple):
     """Summed over the samples; read-only, and valid until the next result is asked for."""
     worker: str = "this process"
     """Who computed it, for people."""
+    seconds: float = 0.0
+    """What the computation took there."""
 
 
 class Context:

@@ -156,7 +156,8 @@ class Cluster:
         """Computed a few hundred megabytes of gradients at a time."""
         for result in self._results(context, parameters, shards, True):
             if result.gradient is not None:  # Always, but that is for us to know.
-                yield ShardGradient(result.metrics, read_only(result.gradient), f"worker {result.worker}")
+                gradient, worker = read_only(result.gradient), f"worker {result.worker}"
+                yield ShardGradient(result.metrics, gradient, worker, result.seconds)
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``."""
@@ -215,12 +216,14 @@ class Cluster:
                         answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
                         received += answer.nbytes
                         missing |= not answer.results
+                        seconds = answer.seconds / max(1, len(answer.results))
                         for result in answer.results:
                             if result.version == task.version:
-                                done.setdefault(result.shard, result._replace(worker=answer.worker))
+                                result = result._replace(worker=answer.worker, seconds=seconds)
+                                done.setdefault(result.shard, result)
                         if answer.results:
                             busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
-                            self._shard_seconds = answer.seconds / len(answer.results)
+                            self._shard_seconds = seconds
                 if not missing and len(_wanted(task.shards, done)) == len(wanted):
                     raise RuntimeError("no results")
             except WorkerError:

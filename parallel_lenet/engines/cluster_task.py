@@ -79,7 +79,9 @@ class Result(NamedTuple):
     failure: bytes = b""
     """The model's exception and its traceback, pickled, where it raised."""
     worker: str = ""
-    """Filled in when it has come back."""
+    """Filled in when it has come back, as is the next."""
+    seconds: float = 0.0
+    """The task's, divided by its shards."""
 
 
 @dataclass(frozen=True)

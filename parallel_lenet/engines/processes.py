@@ -217,7 +217,8 @@ class ProcessesEngine:
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """The gradients are views of the workers' memory."""
         for held in self._results(GRADIENT, context, parameters, shards):
-            yield ShardGradient(held.answer.metrics, held.worker.rows[held.row], held.worker.name)
+            answer, worker = held.answer, held.worker
+            yield ShardGradient(answer.metrics, worker.rows[held.row], worker.name, answer.seconds)
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """As ``gradients``, but nothing is written."""

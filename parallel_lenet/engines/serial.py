@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -88,8 +89,10 @@ class SerialEngine:
         for shard in shards:
             self._snapshots.get(context)
             with one_blas_thread():
+                start = time.perf_counter()
                 metrics = shard_gradient(model, context.datasets, frozen, shard, gradient)
-            yield ShardGradient(metrics, result)
+                seconds = time.perf_counter() - start
+            yield ShardGradient(metrics, result, seconds=seconds)
 
     def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
         """Each is computed when it is asked for."""
