@@ -22,6 +22,11 @@ ORDER = (
     "__main__",
     "cli",  # And all within it, among which there is only to be no circle.
     "",  # The public names.
+    "report.pad",
+    "report",
+    "pictures.unit",
+    "pictures.digit",
+    "pictures",
     "coordinator",
     "finite",
     "trained",
@@ -117,6 +122,8 @@ LATE = {
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.
     ("engines.cluster_backends", "<self.module>"),  # An extra.
+    ("report.pad", "jinja2"),  # An extra.
+    ("report.pad", "markupsafe"),  # An extra.
     ("datasets.downloads", "pooch"),  # An extra.
     ("datasets.downloads", "requests"),  # An extra.
     ("engines.cluster", "joblib"),  # 0.1 s.
@@ -130,7 +137,19 @@ LATE = {
     ("engines.cluster_ray", "ray._private"),  # An extra.
     ("engines.cluster_ray", "ray.util.joblib"),  # An extra.
 }
-EXTRAS = ("rich", "pooch", "requests", "numba", "matplotlib", "torch", "dask", "distributed", "ray")
+EXTRAS = (
+    "rich",
+    "pooch",
+    "requests",
+    "numba",
+    "matplotlib",
+    "jinja2",
+    "markupsafe",
+    "torch",
+    "dask",
+    "distributed",
+    "ray",
+)
 NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
 
 

@@ -1,0 +1,31 @@
+"""From a digit's ink to pixels in a network's unit."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.layers import MEAN, STD, Images
+
+Array = NDArray[Any]
+
+
+class BlackAndWhite(NamedTuple):
+    """The pixels that stand for no ink and full ink."""
+
+    black: float
+    white: float
+
+
+def black_and_white(images: Images) -> BlackAndWhite:
+    """Those of a network; for standardised pixels, those of MNIST's after it is standardised to their mean and std."""
+    if images.pixel_max is not None:
+        return BlackAndWhite(images.pixel_min, images.pixel_max)
+    return BlackAndWhite(images.mean - images.std * MEAN / STD, images.mean + images.std * (1 - MEAN) / STD)
+
+
+def in_unit(ink: Array, images: Images) -> Array:
+    """Ink ``(h, w)``, uint8, as one image ``(1, c, h, w)`` of the network's, with the same pixels in each channel."""
+    black, white = black_and_white(images)
+    pixels = ink if (black, white) == (0, 255) else (black + ink / 255 * (white - black)).astype(np.float32)
+    return np.repeat(pixels[np.newaxis, np.newaxis], images.channels, axis=1)

@@ -1,0 +1,1 @@
+"""Pages about a trained network, in one HTML file each."""
