@@ -4,9 +4,10 @@ import math
 import operator
 from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple, SupportsIndex, cast
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Range(NamedTuple):
@@ -53,6 +54,16 @@ def number(name: str, value: object, allowed: Range) -> float:
     except (ValueError, OverflowError):
         raise ValueError(f"{name} must be {allowed.words}, not {shown(value)}") from None
     return float(value)
+
+
+def numeric_array(name: str, value: object) -> NDArray[Any]:
+    """The value; TypeError unless it is a NumPy array of numbers or booleans."""
+    if not isinstance(value, np.ndarray):
+        as_array = f": np.asarray({name}) makes one" if isinstance(value, list | tuple) else ""
+        raise TypeError(f"{name} must be a NumPy array of numbers, not {type(value).__name__}{as_array}")
+    if value.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be a NumPy array of numbers, not of {value.dtype}")
+    return value
 
 
 def shown(value: object) -> str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from parallel_lenet import checkpoint, finite
 from parallel_lenet.batching import Shard, aligned, default_shard_size, epoch_order, shards, split, tasks
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, shown, whole
+from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined
@@ -558,17 +558,35 @@ class Coordinator:
         logger ``parallel_lenet`` says so once, as a warning. A `Sequential` raises ValueError if images have another
         size or unit than its own, NonFiniteError is raised if the parameters hold NaN or infinity.
         """
-        if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in "buif":
-            what = f"of {inputs.dtype}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
-            if isinstance(inputs, list | tuple):
-                what += ": np.asarray(inputs) makes one"
-            raise TypeError(f"inputs must be a NumPy array of numbers, not {what}")
+        return self._predicted(self.model.predict, "predict", inputs)
+
+    def predict_proba(self, inputs: Array) -> Array:
+        """The probability of each class, ``(n, classes)``: float32 rows that sum to 1, for a `Sequential`.
+
+        The largest number of a row is at the class that `predict` gives. Large inputs are computed in blocks. Raises as
+        `predict` does, TypeError if the model is one of your own without ``predict_proba(parameters, inputs)``, and
+        NonFiniteError if scores overflow.
+        """
+        method = getattr(self.model, "predict_proba", None)
+        if not callable(method):
+            raise TypeError(
+                f"{type(self.model).__name__} cannot tell probabilities: it has no method "
+                "predict_proba(parameters, inputs)"
+            )
+        probabilities = self._predicted(method, "predict_proba", inputs)
+        finite.require_finite_probabilities(self.step, probabilities)
+        return probabilities
+
+    def _predicted(self, method: Callable[[Vector, Array], Array], name: str, inputs: Array) -> Array:
+        """What a method of the model makes of the inputs."""
+        inputs = numeric_array("inputs", inputs)
         if self._random and self.step == 0:
             self._random = False  # Say it once.
-            _log.warning("predict before any training: the parameters are the random initial ones")
-        finite.require_finite(self.step, self.model.layout, self.parameters)
+            _log.warning(f"{name} before any training: the parameters are the random initial ones")
+        parameters = self.parameters  # The same for both lines, if another thread trains.
+        finite.require_finite(self.step, self.model.layout, parameters)
         with one_blas_thread():
-            return self.model.predict(self.parameters, inputs)
+            return method(parameters, inputs)
 
     def _checked(self, data: Data) -> Dataset:
         """The data as a Dataset; DatasetError if the model's own check refuses it."""

@@ -7,8 +7,10 @@ not, a worker has computed something else the first time.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parallel_lenet.engines import ShardGradient
 from parallel_lenet.parameters import Layout, Vector
@@ -70,6 +72,13 @@ def require_finite(step: int, layout: Layout, parameters: Vector) -> None:
     if not np.isfinite(parameters).all():
         layer = first_layer(layout, parameters)
         raise NonFiniteError(f"the parameters hold NaN or infinity in {layer}: they predict nothing", step, None, layer)
+
+
+def require_finite_probabilities(step: int, probabilities: NDArray[Any]) -> None:
+    """Raises NonFiniteError if finite parameters give scores that overflow."""
+    wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=-1))
+    if len(wrong):
+        raise NonFiniteError(f"the scores of input {wrong[0]} overflow: they give no probabilities", step)
 
 
 def evaluation(step: int, loss: float) -> NonFiniteError:

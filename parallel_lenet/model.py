@@ -3,6 +3,7 @@
 import math
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -51,12 +52,14 @@ class Model(Protocol):
     by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
     depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
 
-    Five members are optional:
+    Six members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
       starts, in the coordinator's process. It raises ValueError if the model can't mean such data.
     - ``description``: JSON values that decide what the parameters mean, such as the layers' settings. A checkpoint
       holds it, and `Coordinator.load` refuses a checkpoint with another one. Without it only the layout is compared.
+    - ``predict_proba(parameters, inputs)``: for a classifier the probability of each class, ``(n, classes)``. Without
+      it `Coordinator.predict_proba` raises TypeError.
     - ``preferred_shard_size``: samples per shard if the user doesn't say.
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
       ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give, and
@@ -308,15 +311,39 @@ class Sequential:
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
-        self.images.check(inputs)
-        own = self._views(np.ascontiguousarray(parameters))
-        kernel, dtype, blocks = kernels.load(self.kernel), parameters.dtype, []
-        for start in range(0, len(inputs), PREDICTED_AT_ONCE):
-            block = self.images.pixels(inputs[start : start + PREDICTED_AT_ONCE], dtype)
-            blocks.append(self._forward(kernel, self._buffers(len(block), dtype), own, block).T.copy())
-        return np.concatenate(blocks) if blocks else np.empty((0, self.classes), self.dtype)
+        scores = np.empty((len(inputs), self.classes), parameters.dtype)
+        for images, logits in self._predicted(parameters, inputs):
+            scores[images] = logits.T
+        return scores
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
         """The class labels of images, ``(n,)``."""
         labels: Array = self.scores(parameters, inputs).argmax(axis=1)
         return labels
+
+    def predict_proba(self, parameters: Vector, inputs: Array) -> Array:
+        """The probability of each class, float32 ``(n, classes)``: the kernel's softmax of the scores.
+
+        The largest number of a row is at the class that `predict` gives: where rounding to float32 makes it equal to
+        one before it, it becomes the next larger float32.
+        """
+        softmax, result = kernels.load(self.kernel).softmax, np.empty((len(inputs), self.classes), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # Scores that overflow give NaN, which the caller notices.
+            for images, logits in self._predicted(parameters, inputs):
+                probabilities = np.empty_like(logits)
+                softmax(logits, probabilities)
+                block, labels = result[images], logits.argmax(axis=0)
+                block[:] = probabilities.T
+                (tied,) = np.nonzero(block.argmax(axis=1) != labels)
+                block[tied, labels[tied]] = np.nextafter(block[tied].max(axis=1), np.float32(2))
+        return result
+
+    def _predicted(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
+        """Some images at a time: which they are, and their scores ``(classes, n)``, in a buffer that is used again."""
+        self.images.check(inputs)
+        own = self._views(np.ascontiguousarray(parameters))
+        kernel, dtype = kernels.load(self.kernel), parameters.dtype
+        for start in range(0, len(inputs), PREDICTED_AT_ONCE):
+            images = slice(start, min(start + PREDICTED_AT_ONCE, len(inputs)))
+            block = self.images.pixels(inputs[images], dtype)
+            yield images, self._forward(kernel, self._buffers(len(block), dtype), own, block)

@@ -1,14 +1,15 @@
 """A trained network from a checkpoint, ready to predict."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import checkpoint, descriptions, kernels
+from parallel_lenet import checkpoint, descriptions, finite, kernels
 from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.checks import numeric_array
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.model import Sequential
 from parallel_lenet.parameters import Vector
@@ -34,22 +35,29 @@ class TrainedModel:
     def scores(self, images: Array) -> Array:
         """The class scores (logits) of images ``(n, h, w)`` or ``(n, c, h, w)``: ``(n, classes)``.
 
-        ValueError if the images have another size or unit than the network's.
+        ValueError if the images have another size or unit than the network's, TypeError if they are not an array of
+        numbers, NonFiniteError if the parameters hold NaN or infinity.
         """
-        with one_blas_thread():
-            return self.model.scores(self.parameters, images)
-
-    def predict_proba(self, images: Array) -> Array:
-        """The probability of each class, ``(n, classes)``: the softmax of the scores. Raises as `scores` does."""
-        scores = self.scores(images)
-        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities: Array = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return probabilities
+        return self._predicted(self.model.scores, images)
 
     def predict(self, images: Array) -> Array:
         """The class labels of images, ``(n,)``. Raises as `scores` does."""
-        labels: Array = self.scores(images).argmax(axis=1)
-        return labels
+        return self._predicted(self.model.predict, images)
+
+    def predict_proba(self, images: Array) -> Array:
+        """The probability of each class, float32 ``(n, classes)``: rows that sum to 1, largest at `predict`'s label.
+
+        Raises as `scores` does, and NonFiniteError if scores overflow.
+        """
+        probabilities = self._predicted(self.model.predict_proba, images)
+        finite.require_finite_probabilities(0, probabilities)
+        return probabilities
+
+    def _predicted(self, method: Callable[[Vector, Array], Array], images: Array) -> Array:
+        images = numeric_array("images", images)
+        finite.require_finite(0, self.model.layout, self.parameters)
+        with one_blas_thread():
+            return method(self.parameters, images)
 
 
 def load_model(path: str | os.PathLike[str], kernel: str = "auto") -> TrainedModel:

@@ -296,7 +296,8 @@ def test_without_the_compiler_the_same_code_gives_the_same_results(tmp_path: Pat
         """
 import numpy as np
 from parallel_lenet.kernels import compiled, naive
-assert not hasattr(compiled.softmax._softmax_cross_entropy, "signatures") and compiled.is_compiled()
+from parallel_lenet.kernels.compiled.softmax import _softmax_cross_entropy
+assert not hasattr(_softmax_cross_entropy, "signatures") and compiled.is_compiled()
 rng = np.random.default_rng(0)
 array = lambda *shape: rng.standard_normal(shape).astype(np.float32)
 results = {}
@@ -323,6 +324,7 @@ for kernel in (naive, compiled):
     call("dense", inputs, matrix, bias, shapes=[(5, 3)])
     call("dense_input_gradient", error, matrix, shapes=[(4, 3)])
     call("dense_weight_gradient", inputs, error, shapes=[(5, 4), (5,)])
+    call("softmax", error, shapes=[error.shape])
 for wanted, found in zip(results[naive], results[compiled], strict=True):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 loss, correct = compiled.softmax_cross_entropy(error, np.array([0, 1, 2]), np.empty_like(error))

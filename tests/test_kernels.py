@@ -226,6 +226,19 @@ def test_dense(kernel: Any, case: Case, units: int) -> None:
     check(kernel, "dense_weight_gradient", case, (x, dy), (units, features), (units,))
 
 
+@given(case=cases(), classes=st.integers(1, 12), scale=st.sampled_from([1e-6, 1.0, 30.0, 3e4]))
+@examples
+def test_softmax(kernel: Any, case: Case, classes: int, scale: float) -> None:
+    logits = (case.numbers(classes, case.n) * scale).astype(case.dtype)
+    check(kernel, "softmax", case, (logits,), logits.shape)
+    (probabilities,) = call(kernel, "softmax", (logits,), logits.shape, dtype=case.dtype)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=classes * np.finfo(case.dtype).eps)
+    # The gradient of the loss is the same number, less 1 at the target.
+    error = np.empty_like(logits)
+    kernel.softmax_cross_entropy(logits, np.zeros(case.n, np.int64), error)
+    assert error[1:].tobytes() == probabilities[1:].tobytes()
+
+
 @given(case=cases())
 @examples
 def test_activations_in_place(kernel: Any, case: Case) -> None:

@@ -90,6 +90,9 @@ class Kernels(Protocol):
     def dense_weight_gradient(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
 
+    def softmax(self, logits: Array, out: Array) -> None:
+        """The probability of each class: ``exp(z)`` of the ``logits (k, n)``, over their sum -> ``out (k, n)``."""
+
     def softmax_cross_entropy(self, logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
         """The loss of ``logits (k, n)`` for ``targets (n,)``, int64 from 0 to k - 1, and how many were right.
 

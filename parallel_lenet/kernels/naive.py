@@ -310,6 +310,13 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     db[:] = _tree_sum([dy[:, i] for i in range(n)])
 
 
+def softmax(logits: Array, out: Array) -> None:
+    """Probabilities: exp(z) of each class over their sum, with the largest z taken off so that none overflows."""
+    for i in range(logits.shape[1]):
+        exponentials = np.exp(logits[:, i] - logits[:, i].max())
+        out[:, i] = exponentials / exponentials.sum()
+
+
 def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
     """Softmax turns scores into probabilities; the loss is small if the right class has a high one.
 

@@ -34,7 +34,7 @@ from parallel_lenet.kernels.compiled.elementwise import prepare_images, relu, re
 from parallel_lenet.kernels.compiled.jit import DISABLED, Call
 from parallel_lenet.kernels.compiled.pooling import avg_pool2d, avg_pool2d_gradient, max_pool2d, max_pool2d_gradient
 from parallel_lenet.kernels.compiled.program import Program, Recorder
-from parallel_lenet.kernels.compiled.softmax import softmax_cross_entropy, softmax_cross_entropy_call
+from parallel_lenet.kernels.compiled.softmax import softmax, softmax_cross_entropy, softmax_cross_entropy_call
 
 __all__ = [
     "LEAF",
@@ -54,6 +54,7 @@ __all__ = [
     "record",
     "relu",
     "relu_gradient",
+    "softmax",
     "softmax_cross_entropy",
     "tanh",
     "tanh_gradient",

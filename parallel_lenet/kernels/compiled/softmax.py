@@ -1,4 +1,4 @@
-"""Softmax cross-entropy, all in float64, whatever the logits are: ten numbers per image cost nothing."""
+"""Softmax and its cross-entropy, all in float64, whatever the logits are: ten numbers per image cost nothing."""
 
 from typing import Any
 
@@ -35,13 +35,17 @@ def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, d_log
     return _softmax_cross_entropy, (logits, targets, d_logits, sums)
 
 
+def softmax(logits: Array, out: Array) -> None:
+    """The probabilities ``exponential[k] / total`` of `softmax_cross_entropy`: ``logits (k, n)`` -> ``out (k, n)``."""
+    execute((_softmax, (logits, out)))
+
+
 @compiled
-def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array, sums: Array) -> None:
+def _exponentials(logits: Array, largest: Array, exponentials: Array, total: Array) -> None:
     classes, n = logits.shape
-    largest, total, losses = np.empty(n), np.zeros(n), np.empty((n, 1))
-    exponentials = np.empty((classes, n))
     for i in range(n):
         largest[i] = logits[0, i]
+        total[i] = 0.0
     for k in range(1, classes):
         for i in range(n):
             z = np.float64(logits[k, i])
@@ -51,6 +55,24 @@ def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array, sums:
             e = exp(np.float64(logits[k, i]) - largest[i])
             exponentials[k, i] = e
             total[i] += e
+
+
+@compiled
+def _softmax(logits: Array, out: Array) -> None:
+    classes, n = logits.shape
+    largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
+    _exponentials(logits, largest, exponentials, total)
+    for k in range(classes):
+        for i in range(n):
+            out[k, i] = exponentials[k, i] / total[i]
+
+
+@compiled
+def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array, sums: Array) -> None:
+    classes, n = logits.shape
+    largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
+    losses = np.empty((n, 1))
+    _exponentials(logits, largest, exponentials, total)
     for k in range(classes):
         for i in range(n):
             d_logits[k, i] = exponentials[k, i] / total[i]
