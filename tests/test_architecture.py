@@ -22,8 +22,9 @@ ORDER = (
     "__main__",
     "cli",  # And all within it, among which there is only to be no circle.
     "",  # The public names.
-    "report.pad",
     "report",
+    "report.pad",
+    "report.page",
     "pictures.unit",
     "pictures.digit",
     "pictures",
@@ -124,6 +125,9 @@ LATE = {
     ("engines.cluster_backends", "<self.module>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
+    ("report.page", "jinja2"),  # An extra.
+    ("report.page", "matplotlib"),  # An extra.
+    ("report.page", "matplotlib.figure"),  # An extra.
     ("datasets.downloads", "pooch"),  # An extra.
     ("datasets.downloads", "requests"),  # An extra.
     ("engines.cluster", "joblib"),  # 0.1 s.

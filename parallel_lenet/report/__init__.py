@@ -1,1 +1,1 @@
-"""Pages about a trained network, in one HTML file each."""
+"""Pages of HTML that show what training left behind: one file each, readable without a network."""

@@ -1,0 +1,217 @@
+"""One self-contained HTML page: templates that escape, pictures within the page, no request to anywhere.
+
+A page has both colour schemes. Pictures take part: they are drawn in the colours below, which `svg` replaces by the
+variables of ``style.css``, so a reader who prefers dark sees dark pictures.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import optional
+
+LARGEST = 2_000_000  # Bytes of a page.
+PURPOSE = "an HTML page"
+
+# Colours to draw with, by what they stand for. No other colour of a picture changes with the scheme.
+INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    LINE: "--line",
+    PAPER: "--paper",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)},
+}
+_STYLE = {
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 10,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "figure.facecolor": "none",
+    "font.size": 10,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "parallel_lenet",
+    "text.color": INK,
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "xtick.labelsize": 9.5,
+    "xtick.major.size": 3,
+    "ytick.color": LINE,
+    "ytick.labelcolor": MUTED,
+    "ytick.labelsize": 9.5,
+    "ytick.major.size": 0,
+}
+_UNWANTED = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # The metadata that matplotlib writes by itself.
+
+
+class Html(str):
+    """Text that is HTML already: templates insert it as it is, and escape any other."""
+
+    def __html__(self) -> str:
+        """For the template engine."""
+        return self
+
+
+def render(template: str, *, package: str = "parallel_lenet.report", scripts: Sequence[str] = (), **values: Any) -> str:
+    """The page of a template in the folder ``templates`` of ``package``, or of this package.
+
+    ``scripts`` are JavaScript modules for the end of the page, and the only code that the page lets the browser run. Values
+    are escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its element.
+    """
+    jinja2 = optional.load("report", "jinja2", PURPOSE)
+    for script in scripts:
+        if re.search("</script|<!--", script, re.IGNORECASE):
+            raise ValueError("a script must not hold </script or <!--")
+    folders = [files(name).joinpath("templates") for name in (package, __package__ or "parallel_lenet.report")]
+
+    def source(name: str) -> str | None:
+        return next((file.read_text("utf-8") for file in (each / name for each in folders) if file.is_file()), None)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(
+        policy=_policy(scripts),
+        stylesheet=Html(source("style.css") or ""),
+        scripts=[Html(script) for script in scripts],
+        **values,
+    )
+    return str(page)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page lets the browser do: show pictures in the page, and run exactly these scripts."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def data(name: str, value: object) -> Html:
+    """JSON for a script, which reads it with ``JSON.parse(document.getElementById(name).textContent)``."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return Html(f'<script type="application/json" id="{html.escape(name)}">{text}</script>')
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """While the block lasts, matplotlib draws in the style of the pages, whatever the user's own settings are.
+
+    Raises ExtraError if matplotlib is missing or does not work.
+    """
+    matplotlib = optional.load("report", "matplotlib", PURPOSE)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def figure(width: float = 420, height: float = 240) -> Any:
+    """A new figure of matplotlib within `drawing`, in units that are pixels where the page shows it at full size."""
+    module = optional.load("report", "matplotlib", PURPOSE, "matplotlib.figure")
+    return module.Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+def svg(figure: Any, alt: str) -> Html:
+    """A figure of matplotlib as SVG within the page, at most 1.4 times as large as it was drawn.
+
+    ``alt`` says what it shows to those who can't see it. Call it within `drawing`.
+    """
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata=_UNWANTED)
+    text = stream.getvalue()
+    width, height = (float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
+    text = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r" font-family: [^;\"]*;?", "", text)
+    text = re.sub(r'(?<=\s)(d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), text)
+    text = re.sub(
+        "#0[0-9a-f]{5}", lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], text
+    )
+    text = re.sub(r">\s+<", "><", text).replace("xlink:href", "href").strip()
+    text = _own_ids(text, hashlib.sha256(f"{alt}{text}".encode()).hexdigest()[:8])
+    label = html.escape(alt)
+    return Html(
+        f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" '
+        f'style="max-width: {1.4 * width:.0f}px">{text}</svg>'
+    )
+
+
+def _rounded(attribute: str) -> str:
+    """A hundredth of a pixel is enough for a place."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute)
+
+
+def _own_ids(text: str, prefix: str) -> str:
+    """The ids that are referred to, made unique in the page; no others."""
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", text)
+    return re.sub(r'(href="|url\()#([^")]+)', rf"\1#{prefix}-\2", text)
+
+
+def image(array: NDArray[np.uint8], alt: str, scale: int = 1, title: str = "") -> Html:
+    """An image ``(h, w)`` or ``(h, w, 3)`` of uint8, shown ``scale`` times as large and unblurred.
+
+    ``alt`` says what it shows; empty if the text beside it does. ``title`` is shown to a mouse that rests on it.
+    """
+    height, width = array.shape[:2]
+    encoded = base64.b64encode(png(array)).decode()
+    more = f' title="{html.escape(title)}"' if title else ""
+    return Html(
+        f'<img class="pixels" alt="{html.escape(alt)}"{more} width="{scale * width}" height="{scale * height}" '
+        f'src="data:image/png;base64,{encoded}">'
+    )
+
+
+def png(array: NDArray[np.uint8]) -> bytes:
+    """An image ``(h, w)`` or ``(h, w, 3)`` of uint8 as a PNG file; ValueError for any other array."""
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] != 3)
+        or not array.size
+    ):
+        raise ValueError(f"an image must be uint8 of shape (h, w) or (h, w, 3), not {array.dtype} of {array.shape}")
+    height, width = array.shape[:2]
+    rows = np.zeros((height, 1 + array[0].size), np.uint8)  # Each begins with its filter: none.
+    rows[:, 1:] = array.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if array.ndim == 2 else 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
