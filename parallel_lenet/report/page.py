@@ -83,8 +83,9 @@ class Html(str):
 def render(template: str, *, package: str = "parallel_lenet.report", scripts: Sequence[str] = (), **values: Any) -> str:
     """The page of a template in the folder ``templates`` of ``package``, or of this package.
 
-    ``scripts`` are JavaScript modules for the end of the page, and the only code that the page lets the browser run. Values
-    are escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its element.
+    ``scripts`` are JavaScript modules for the end of the page, and all the code that the page lets run. Values
+    are escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its own
+    element.
     """
     jinja2 = optional.load("report", "jinja2", PURPOSE)
     for script in scripts:
