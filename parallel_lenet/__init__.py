@@ -5,11 +5,12 @@ from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
-from parallel_lenet.engines.cluster import Cluster, ClusterWarning
+from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
 from parallel_lenet.finite import NonFiniteError
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
-from parallel_lenet.lenet import lenet5
-from parallel_lenet.model import Model, Sequential, ShardMetrics
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.lenet5 import lenet5
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from parallel_lenet.parameters import Layout
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes

@@ -30,8 +30,8 @@ from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined
 from parallel_lenet.engines import Context, Engine, ShardGradient
-from parallel_lenet.engines.cluster import BACKENDS, TIMEOUT, Cluster
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.cluster.engine import BACKENDS, TIMEOUT, Cluster
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError

@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parallel_lenet import layers
 from parallel_lenet.checks import shown
 from parallel_lenet.jsonable import json_value
-from parallel_lenet.model import Model, Sequential
+from parallel_lenet.model import Model
+from parallel_lenet.network import layers
+from parallel_lenet.network.sequential import Sequential
 
 LAYERS: dict[str, type[layers.Layer]] = {
     kind.__name__: kind

@@ -11,7 +11,7 @@ from parallel_lenet import checkpoint, descriptions, finite, kernels
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.checks import numeric_array
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.state import Arrays, check_format, checked_parameters, user_metadata
 

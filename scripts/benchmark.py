@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import cluster, engines, epoch, kernels, peers, picture, scaling, simulation, start
 from benchmarks.common import machine
 
-from parallel_lenet.cli.console import Console
+from parallel_lenet.cli._console import Console
 
 # What is measured, and how many rounds of it give a median to trust in a few minutes.
 COMMANDS = {

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parallel_lenet import Coordinator
-from parallel_lenet.cli import published
-from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli import _published
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.datasets import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ class Case:
 def steps_sha256(steps: int, workers: int, shard_size: int | None) -> str:
     """The SHA-256 of the parameters after the first steps of the default run; 0 workers are the serial engine."""
     train, _ = load()
-    model, optimizer = published.recipe(train, "compiled", BATCH_SIZE)
+    model, optimizer = _published.recipe(train, "compiled", BATCH_SIZE)
     where = {"engine": "serial"} if workers == 0 else {"n_workers": workers}
     with Coordinator(model, optimizer, batch_size=BATCH_SIZE, shard_size=shard_size, seed=SEED, **where) as coordinator:
         for _ in coordinator.iterate(train, epochs=steps):
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; exit code 1 if two hashes differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="NAME", help=f"any of {', '.join(GROUPS)}")
-    parser.add_argument("--steps", type=int, default=published.STEPS, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=_published.STEPS, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--print", action="store_true", help="print the SHA-256 here and now, and nothing else")
     parser.add_argument("--workers", type=int, default=0, help="of --print; 0: in this process (default: 0)")
@@ -194,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         title = f"SHA-256 of the parameters after {arguments.steps} steps"
         console.table(title, ("", "with", "begins with"), [(group, what, sha[:16]) for group, what, sha in rows])
     console.note(f"{len(rows)} runs, {different} different result{'s' * (different != 1)}")
-    if arguments.steps == published.STEPS:
-        console.note(published.compare("compiled", arguments.steps, BATCH_SIZE, rows[0][2])[1])
+    if arguments.steps == _published.STEPS:
+        console.note(_published.compare("compiled", arguments.steps, BATCH_SIZE, rows[0][2])[1])
     return 0 if different == 1 else 1
 
 

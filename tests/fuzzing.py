@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet import SGD, CheckpointError, Coordinator, DatasetError, lenet5, load_model
-from parallel_lenet.cli import config, main
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli import _config, main
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets.folder import NAMES, read_folder
 
 NUMBERS = ("0", "-1", "1", "1e400", "-1e400", "NaN", "1e308", "2147483648", "18446744073709551616", "9" * 5000, "0.5")
@@ -238,7 +238,7 @@ class Target:
         if kind == "idx":
             read_folder(file.parent)
         elif kind == "config":
-            config.read(str(file))
+            _config.read(str(file))
         elif kind == "checkpoint" and rng.random() < 0.5:
             with Coordinator(self.model, SGD(), engine="serial", batch_size=4) as coordinator:
                 coordinator.load(file)

@@ -36,22 +36,24 @@ ORDER = (
     "reports",
     "turns",
     "checkpoint",
+    "engines.cluster.engine",
+    "engines.cluster.answers",
+    "engines.cluster.ray",
+    "engines.cluster.dask",
+    "engines.cluster.backends",
+    "engines.cluster.limits",
+    "engines.cluster.guard",
+    "engines.processes.engine",
+    "engines.cluster.task",
+    "engines.cluster.versions",
     "engines.cluster",
-    "engines.cluster_answers",
-    "engines.cluster_ray",
-    "engines.cluster_dask",
-    "engines.cluster_backends",
-    "engines.cluster_limits",
-    "engines.cluster_guard",
+    "engines.processes.worker_main",
+    "engines.processes.worker_process",
+    "engines.processes.start",
+    "engines.processes.dispatcher",
+    "engines.processes.messages",
     "engines.processes",
-    "engines.cluster_task",
-    "engines.cluster_versions",
-    "engines.child",
-    "engines.process",
-    "engines.start",
-    "engines.schedule",
-    "engines.messages",
-    "engines.failures",
+    "engines.remote_exceptions",
     "engines.serial",
     "engines.imports",
     "engines.snapshots",
@@ -59,12 +61,14 @@ ORDER = (
     "engines.copying",
     "engines",
     "worker",
-    "gradcheck",
-    "lenet",
+    "network.gradcheck",
+    "network.lenet5",
+    "network.sequential",
+    "network.losses",
+    "network.layers",
+    "network.pixels",
+    "network",
     "model",
-    "losses",
-    "layers",
-    "pixels",
     "optimizers",
     "kernels.compiled",
     "kernels.compiled.adam",
@@ -118,11 +122,11 @@ LATE = {
     ("cores", "multiprocessing"),  # With joblib, which imports it.
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.
     ("engines.imports", "cloudpickle"),  # The same.
-    ("engines.messages", "fcntl"),  # Not on Windows.
-    ("engines.failures", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
+    ("engines.processes.messages", "fcntl"),  # Not on Windows.
+    ("engines.remote_exceptions", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.
-    ("engines.cluster_backends", "<self.module>"),  # An extra.
+    ("engines.cluster.backends", "<self.module>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
     ("report.page", "jinja2"),  # An extra.
@@ -130,16 +134,16 @@ LATE = {
     ("report.page", "matplotlib.figure"),  # An extra.
     ("datasets.downloads", "pooch"),  # An extra.
     ("datasets.downloads", "requests"),  # An extra.
-    ("engines.cluster", "joblib"),  # 0.1 s.
-    ("engines.cluster_backends", "joblib"),  # The same.
-    ("engines.cluster_backends", "joblib.externals.loky"),  # The same.
-    ("engines.cluster_task", "joblib.externals.loky.backend.reduction"),  # The same.
-    ("engines.cluster_dask", "dask"),  # An extra.
-    ("engines.cluster_dask", "dask.distributed"),  # An extra.
-    ("engines.cluster_dask", "cryptography"),  # An extra.
-    ("engines.cluster_ray", "ray"),  # An extra.
-    ("engines.cluster_ray", "ray._private"),  # An extra.
-    ("engines.cluster_ray", "ray.util.joblib"),  # An extra.
+    ("engines.cluster.engine", "joblib"),  # 0.1 s.
+    ("engines.cluster.backends", "joblib"),  # The same.
+    ("engines.cluster.backends", "joblib.externals.loky"),  # The same.
+    ("engines.cluster.task", "joblib.externals.loky.backend.reduction"),  # The same.
+    ("engines.cluster.dask", "dask"),  # An extra.
+    ("engines.cluster.dask", "dask.distributed"),  # An extra.
+    ("engines.cluster.dask", "cryptography"),  # An extra.
+    ("engines.cluster.ray", "ray"),  # An extra.
+    ("engines.cluster.ray", "ray._private"),  # An extra.
+    ("engines.cluster.ray", "ray.util.joblib"),  # An extra.
 }
 EXTRAS = (
     "rich",

@@ -17,7 +17,7 @@ from program import COMMAND, FILES, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, kernels, lenet5
 from parallel_lenet.cli import main
-from parallel_lenet.cli.console import plain_table
+from parallel_lenet.cli._console import plain_table
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]

@@ -12,7 +12,7 @@ import pytest
 
 from parallel_lenet import Dataset, checkpoint
 from parallel_lenet.cli import main
-from parallel_lenet.cli.network import describe
+from parallel_lenet.cli._network import describe
 
 Array = Any
 

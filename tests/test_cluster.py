@@ -27,16 +27,17 @@ from test_engines import FEW, MANY, TROUBLE, Opened, at, computed, expected, one
 
 from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
-from parallel_lenet.engines import WorkerWarning, cluster
-from parallel_lenet.engines.cluster import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
-from parallel_lenet.engines.cluster_ray import short_folder
-from parallel_lenet.engines.cluster_task import Answer, Result, Setup, Task, compute, dumps, forget, hold
+from parallel_lenet.engines import WorkerWarning
+from parallel_lenet.engines.cluster import engine as cluster_engine
+from parallel_lenet.engines.cluster.engine import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
+from parallel_lenet.engines.cluster.ray import short_folder
+from parallel_lenet.engines.cluster.task import Answer, Result, Setup, Task, compute, dumps, forget, hold
 from parallel_lenet.engines.serial import SerialEngine, blas
 from parallel_lenet.worker import Samples
 
 pytestmark = [
     # Small steps on a local cluster never pay; one test looks for the warning.
-    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.ClusterWarning"),
+    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.engine.ClusterWarning"),
     # Ray and Dask leave sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
@@ -216,7 +217,7 @@ def test_it_can_be_opened_again_resized_and_closed_twice(backend: Any) -> None:
 def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
     engine: Cluster, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "TASK_SECONDS", math.inf)  # One task a worker, however busy this machine is.
+    monkeypatch.setattr(cluster_engine, "TASK_SECONDS", math.inf)  # One task a worker, however busy this machine is.
     digits = Dataset(digits.inputs + 0, digits.targets, "not what another test has sent")
     digits.inputs[0, 0, 0] += 1
     model = lenet5(kernel="im2col")
@@ -392,7 +393,7 @@ def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
 def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parallel_lenet.engines.cluster.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("parallel_lenet.engines.cluster.engine.LOOK_EVERY", 0.0)
     model, work = Recorded(folder=str(tmp_path)), one_each(FEW)
     with Cluster("dask", address=dask_cluster.scheduler_address, timeout=SECONDS) as engine:
         assert engine.n_workers == 2
@@ -425,7 +426,7 @@ if __name__ == "__main__":
 
 def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr("parallel_lenet.engines.cluster_dask.CONNECT", 2.0)
+    monkeypatch.setattr("parallel_lenet.engines.cluster.dask.CONNECT", 2.0)
     script = tmp_path / "scheduler.py"
     script.write_text(SCHEDULER)
     process = subprocess.Popen(
@@ -502,7 +503,7 @@ def _trackers() -> set[int]:
 RAY = """
 import os
 from parallel_lenet import *
-from parallel_lenet.engines.cluster import Cluster
+from parallel_lenet.engines.cluster.engine import Cluster
 train, _ = load_dataset()
 data = Dataset(train.inputs[:150], train.targets[:150])
 with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) as coordinator:
@@ -527,7 +528,7 @@ def test_a_ray_of_our_own_leaves_nothing(run: Run, digits: Dataset) -> None:
 MAIN = """
 import numpy as np
 from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
-from parallel_lenet.engines.cluster import Cluster
+from parallel_lenet.engines.cluster.engine import Cluster
 
 class Mine:
     layout = Layout.of({"weight": (4,)})

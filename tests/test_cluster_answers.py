@@ -12,11 +12,12 @@ from models import Scripted
 from test_engines import FEW, Opened, at, one_each
 
 from parallel_lenet import ShardMetrics, WorkerError
-from parallel_lenet.engines import cluster, cluster_versions
-from parallel_lenet.engines.cluster import Cluster
-from parallel_lenet.engines.cluster_answers import check
-from parallel_lenet.engines.cluster_task import Answer, Result, Task, compute
-from parallel_lenet.engines.cluster_versions import versions
+from parallel_lenet.engines.cluster import engine as cluster_engine
+from parallel_lenet.engines.cluster import versions as cluster_versions
+from parallel_lenet.engines.cluster.answers import check
+from parallel_lenet.engines.cluster.engine import Cluster
+from parallel_lenet.engines.cluster.task import Answer, Result, Task, compute
+from parallel_lenet.engines.cluster.versions import versions
 
 GRADIENT = np.zeros(3, np.float32)
 SHARDS = list(enumerate(one_each(FEW)[:4]))
@@ -149,7 +150,7 @@ def test_the_engine_ends_with_the_error_and_takes_nothing_of_the_answer(monkeypa
         answer = compute(task, blob)
         return replace(answer, results=[result._replace(gradient=np.zeros(1)) for result in answer.results])
 
-    monkeypatch.setattr(cluster, "compute", wrong)
+    monkeypatch.setattr(cluster_engine, "compute", wrong)
     with Cluster("threading", n_workers=2) as engine:
         opened = Opened(engine, Scripted(), (FEW,), at(0))
         with pytest.raises(

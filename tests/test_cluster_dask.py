@@ -14,14 +14,15 @@ import pytest
 from conftest import _files, children, environment, listening, other_user, wait_until
 
 from parallel_lenet import Adam, Coordinator, Dataset, WorkerError, lenet5
-from parallel_lenet.engines import WorkerWarning, cluster_dask, cluster_limits
-from parallel_lenet.engines.cluster import Cluster
-from parallel_lenet.engines.cluster_versions import versions
+from parallel_lenet.engines import WorkerWarning
+from parallel_lenet.engines.cluster import dask, limits
+from parallel_lenet.engines.cluster.engine import Cluster
+from parallel_lenet.engines.cluster.versions import versions
 
 pytest.importorskip("dask.distributed")
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
-    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.ClusterWarning"),
+    pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.engine.ClusterWarning"),
     # Dask leaves sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
@@ -79,7 +80,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
                 assert len(ports) >= 5  # The scheduler, two nannies and two workers.
                 assert {host for host, _ in ports} == {"127.0.0.1"}
                 _attack(sorted(port for _, port in ports))
-                monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
+                monkeypatch.setattr(dask, "SILENT", 2.0)
                 os.kill(nannies[0].pid, signal.SIGSTOP)
                 with pytest.warns(WorkerWarning, match="the Dask worker tls://.* has given no sign of life for 2 s"):
                     coordinator.fit(digits)
@@ -129,16 +130,16 @@ def running(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str], list[i
         finally:
             process.kill()
             for pid in pids:
-                cluster_dask.kill([int(pid)])
+                dask.kill([int(pid)])
 
 
 def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
     running: tuple[str, subprocess.Popen[str], list[int]], monkeypatch: pytest.MonkeyPatch, digits: Dataset
 ) -> None:
     address, scheduler, pids = running
-    monkeypatch.setattr(cluster_dask, "SILENT", 2.0)
-    monkeypatch.setattr(cluster_dask, "CONNECT", 4.0)
-    monkeypatch.setattr(cluster_limits, "LEAVE", 1.0)
+    monkeypatch.setattr(dask, "SILENT", 2.0)
+    monkeypatch.setattr(dask, "CONNECT", 4.0)
+    monkeypatch.setattr(limits, "LEAVE", 1.0)
     results = []
     for engine in (Cluster("dask", address=address, n_workers=2), "serial"):
         with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:

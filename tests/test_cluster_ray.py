@@ -12,8 +12,8 @@ import pytest
 from conftest import environment, listening, other_user, wait_until
 
 from parallel_lenet.cli import main
-from parallel_lenet.engines.cluster_guard import Guard, holders, kill, stopped
-from parallel_lenet.engines.cluster_ray import Ray
+from parallel_lenet.engines.cluster.guard import Guard, holders, kill, stopped
+from parallel_lenet.engines.cluster.ray import Ray
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -115,7 +115,7 @@ def test_a_guard_ends_stopped_processes_and_removes_their_folder_after_a_program
     sleeper = "import sys, time; file = open(sys.argv[1], 'w'); print(flush=True); time.sleep(100)"
     program = f"""
 import os, signal, subprocess, sys
-from parallel_lenet.engines.cluster_guard import Guard
+from parallel_lenet.engines.cluster.guard import Guard
 guard = Guard("dask", {str(folder)!r})
 child = subprocess.Popen([sys.executable, "-c", {sleeper!r}, {str(folder / "file")!r}], stdout=subprocess.PIPE)
 child.stdout.readline()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from parallel_lenet import Dataset
-from parallel_lenet.cli import config, main, train
-from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, seconds, worker_count
+from parallel_lenet.cli import _config, main, train
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, seconds, worker_count
 from parallel_lenet.cores import usable_cores
 
 STRINGS = (
@@ -27,8 +27,8 @@ def test_any_string_and_infinity_can_be_read_back(string: str, tmp_path: Path) -
     text = options.toml()
     found = {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
     assert TrainOptions(**found) == options
-    (tmp_path / "config.toml").write_bytes(config.encode(text))
-    assert TrainOptions(**config.read(str(tmp_path / "config.toml"))) == options
+    (tmp_path / "config.toml").write_bytes(_config.encode(text))
+    assert TrainOptions(**_config.read(str(tmp_path / "config.toml"))) == options
 
 
 def test_where_code_runs_and_what_is_written_is_not_in_a_runs_configuration() -> None:
@@ -39,7 +39,7 @@ def test_where_code_runs_and_what_is_written_is_not_in_a_runs_configuration() ->
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\r\n"], ids=["byte order mark", "CRLF"])
 def test_files_as_windows_saves_them_are_read(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes(start + b"epochs = 1\r\nlearning_rate = 1\r\n")
-    assert config.read(str(tmp_path / "c.toml")) == {"epochs": 1, "learning_rate": 1.0}
+    assert _config.read(str(tmp_path / "c.toml")) == {"epochs": 1, "learning_rate": 1.0}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
@@ -63,12 +63,12 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "PATIENCE", 0.01)
+    monkeypatch.setattr(_config, "PATIENCE", 0.01)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match=r"pipe: can't be read: nothing came out of the pipe for 0\.01 seconds"):
-        config.read(str(tmp_path / "pipe"))
+        _config.read(str(tmp_path / "pipe"))
     with pytest.raises(UsageError, match=r"/dev/zero: is longer than 1,048,576 bytes"):
-        config.read("/dev/zero")
+        _config.read("/dev/zero")
 
 
 def test_a_thousand_workers_need_more_than_a_files_word(

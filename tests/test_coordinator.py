@@ -32,7 +32,7 @@ from parallel_lenet import (
     load_model,
 )
 from parallel_lenet.batching import epoch_order, split
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.optimizers import clip_by_global_norm, global_norm
 

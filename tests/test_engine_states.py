@@ -1,7 +1,7 @@
-"""The schedule of the processes engine, driven by Hypothesis through every order of events, with workers played here.
+"""The dispatcher of the processes engine, driven by Hypothesis through every order of events, with workers played here.
 
 A played worker takes its copies in order, looks whether each is still wanted, scribbles over the row while it computes,
-and its answers wait until they are delivered: so it can be ahead of what the schedule knows, as a real one.
+and its answers wait until they are delivered: so it can be ahead of what the dispatcher knows, as a real one.
 """
 
 from collections import Counter, deque
@@ -10,7 +10,17 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from parallel_lenet.engines.schedule import HASTE, PATIENCE, ROWS, SHORT, SLOW, Copy, GivenUp, Schedule, Worker
+from parallel_lenet.engines.processes.dispatcher import (
+    HASTE,
+    PATIENCE,
+    ROWS,
+    SHORT,
+    SLOW,
+    Copy,
+    Dispatcher,
+    GivenUp,
+    Worker,
+)
 
 MAX_TRIES = 3
 STEP_TIMEOUT = 50.0
@@ -55,7 +65,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.schedule = Schedule[Played](MAX_TRIES, STEP_TIMEOUT)
+        self.dispatcher = Dispatcher[Played](MAX_TRIES, STEP_TIMEOUT)
         self.failed_starts = Counter[int]()
         self.start_step(0)
 
@@ -63,14 +73,14 @@ class Machine(RuleBasedStateMachine):
     def open(self, workers: int, shards: int) -> None:
         for number in range(workers):
             self.add(number)
-            self.schedule.opened(self.schedule.workers[-1], self.now)
+            self.dispatcher.opened(self.dispatcher.workers[-1], self.now)
         self.start_step(shards)
         self.assign()
 
     # What the engine does.
 
     def add(self, number: int) -> None:
-        self.schedule.workers.append(Played(number, self.now))
+        self.dispatcher.workers.append(Played(number, self.now))
 
     @precondition(lambda self: self.next == self.shards or self.steps > 8)
     @rule(shards=st.integers(0, 3 * ROWS))
@@ -81,7 +91,7 @@ class Machine(RuleBasedStateMachine):
 
     def start_step(self, shards: int) -> None:
         self.steps = 0
-        self.stamp = self.schedule.begin([None] * shards)
+        self.stamp = self.dispatcher.begin([None] * shards)
         self.shards = shards
         self.next = 0
         self.reading = False
@@ -89,7 +99,7 @@ class Machine(RuleBasedStateMachine):
         """Of workers that were computing the shard for this step."""
 
     def assign(self) -> bool:
-        given = self.schedule.assign(self.now)
+        given = self.dispatcher.assign(self.now)
         for worker, copy in given:
             assert worker.ready
             assert copy.stamp == self.stamp
@@ -98,7 +108,7 @@ class Machine(RuleBasedStateMachine):
             assert len(worker.copies) <= 2
         return bool(given)
 
-    @precondition(lambda self: not self.reading and self.next in self.schedule.held)
+    @precondition(lambda self: not self.reading and self.next in self.dispatcher.held)
     @rule()
     def read(self) -> None:
         """Yield the next result; whoever asked goes on reading it until `release`."""
@@ -107,7 +117,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.reading)
     @rule()
     def release(self) -> None:
-        self.schedule.release(self.next)
+        self.dispatcher.release(self.next)
         self.next += 1
         self.reading = False
         self.assign()
@@ -115,10 +125,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.steps > 10)
     @rule(number=st.integers(1, 4))
     def resize(self, number: int) -> None:
-        for worker in list(self.schedule.workers):
+        for worker in list(self.dispatcher.workers):
             if worker.number >= number:
-                self.schedule.remove(worker)
-        for new in set(range(number)) - {worker.number for worker in self.schedule.workers}:
+                self.dispatcher.remove(worker)
+        for new in set(range(number)) - {worker.number for worker in self.dispatcher.workers}:
             self.add(new)
 
     # What workers do, and what becomes of it.
@@ -126,7 +136,7 @@ class Machine(RuleBasedStateMachine):
     def some(self, data: st.DataObject, **traits: bool) -> Played | None:
         found = [
             worker
-            for worker in self.schedule.workers
+            for worker in self.dispatcher.workers
             if all(bool(getattr(worker, name)) == wanted for name, wanted in traits.items())
         ]
         return data.draw(st.sampled_from(found)) if found else None
@@ -134,7 +144,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ready(self, data: st.DataObject) -> None:
         if worker := self.some(data, ready=False):
-            self.schedule.opened(worker, self.now)
+            self.dispatcher.opened(worker, self.now)
             self.failed_starts.clear()
             self.assign()
 
@@ -173,15 +183,15 @@ class Machine(RuleBasedStateMachine):
 
     def deliver_first(self, worker: Played, seconds: float = 0.001) -> None:
         copy = worker.outbox.popleft()
-        self.schedule.answer(worker, copy, self.now, seconds if copy else None)
+        self.dispatcher.answer(worker, copy, self.now, seconds if copy else None)
 
     @rule(data=st.data(), replaced=st.booleans())
     def die(self, data: st.DataObject, replaced: bool) -> None:
         """At any moment; what it answered before can still be read."""
         if worker := self.some(data):
             self.bury(worker)
-            if replaced and not self.schedule.workers[-1].ready:  # Soon, before anything else happens.
-                self.schedule.opened(self.schedule.workers[-1], self.now)
+            if replaced and not self.dispatcher.workers[-1].ready:  # Soon, before anything else happens.
+                self.dispatcher.opened(self.dispatcher.workers[-1], self.now)
                 self.failed_starts.clear()
             self.assign()
 
@@ -192,21 +202,21 @@ class Machine(RuleBasedStateMachine):
             worker.memory[worker.computing.row] = TORN
         first = worker.copies[0] if worker.copies else None
         tried = first is not None and worker.wanted[first.row] == self.stamp
-        given_up = self.schedule.died(worker, f"death {self.deaths.total()}")
+        given_up = self.dispatcher.died(worker, f"death {self.deaths.total()}")
         if not worker.served:
             self.failed_starts[worker.number] += 1
             assert given_up == (self.failed_starts[worker.number] >= MAX_TRIES)
             if given_up:  # The engine raises, and closes; a test goes on without the step.
-                self.schedule.reset()
+                self.dispatcher.reset()
                 self.failed_starts.clear()
                 self.start_step(0)
         elif tried and first is not None:
             self.deaths[first.shard] += 1
             if given_up:
                 assert self.deaths[first.shard] >= MAX_TRIES
-                assert isinstance(self.schedule.held[first.shard].answer, GivenUp)
+                assert isinstance(self.dispatcher.held[first.shard].answer, GivenUp)
             elif self.deaths[first.shard] >= MAX_TRIES:
-                assert first.shard in self.schedule._out  # Another worker may still answer.
+                assert first.shard in self.dispatcher._out  # Another worker may still answer.
         else:
             assert not given_up
         self.add(worker.number)
@@ -220,11 +230,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def sleep(self) -> None:
-        """For as long as the schedule says: then there is something to do, so the engine never spins."""
+        """For as long as the dispatcher says: then there is something to do, so the engine never spins."""
         self.assign()
-        timeout = self.schedule.timeout(self.now)
-        idle = [worker for worker in self.schedule.workers if worker.ready and not worker.copies and worker.free]
-        if idle and self.schedule._out:
+        timeout = self.dispatcher.timeout(self.now)
+        idle = [worker for worker in self.dispatcher.workers if worker.ready and not worker.copies and worker.free]
+        if idle and self.dispatcher._out:
             assert timeout is not None
             assert timeout < 2 * SLOW  # No shard here takes more than a second.
         if timeout is not None:
@@ -233,7 +243,7 @@ class Machine(RuleBasedStateMachine):
             assert self.assign() or overdue
 
     def kill_overdue(self) -> bool:
-        late = self.schedule.overdue(self.now)
+        late = self.dispatcher.overdue(self.now)
         for worker in late:
             assert worker.copies or not worker.ready
             self.bury(worker)
@@ -243,9 +253,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_worker_is_enough_to_finish(self, data: st.DataObject) -> None:
         """Though all others are stopped, or hang, and no one kills them."""
-        worker = data.draw(st.sampled_from(self.schedule.workers))
+        worker = data.draw(st.sampled_from(self.dispatcher.workers))
         if not worker.ready:
-            self.schedule.opened(worker, self.now)
+            self.dispatcher.opened(worker, self.now)
             self.failed_starts.clear()
         for _ in range(10 * (self.shards + ROWS)):
             self.now += 2 * SLOW  # No shard here takes more than a second.
@@ -253,7 +263,7 @@ class Machine(RuleBasedStateMachine):
             worker.run()
             while worker.outbox:
                 self.deliver_first(worker)
-            while self.reading or self.next in self.schedule.held:
+            while self.reading or self.next in self.dispatcher.held:
                 self.read()
                 self.the_row_is_that_of_the_shard()
                 self.release()
@@ -267,10 +277,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_shard_is_in_exactly_one_state(self) -> None:
-        schedule = self.schedule
-        states = [*range(self.next), *schedule.waiting, *schedule._out, *schedule.held]
+        dispatcher = self.dispatcher
+        states = [*range(self.next), *dispatcher.waiting, *dispatcher._out, *dispatcher.held]
         assert sorted(states) == list(range(self.shards))
-        for out in schedule._out.values():
+        for out in dispatcher._out.values():
             assert out.copies
             if len(out.copies) > 1:  # Only what may have been begun is computed twice.
                 assert all(copy is worker.copies[0] for worker, copy in out.copies)
@@ -279,28 +289,28 @@ class Machine(RuleBasedStateMachine):
     def what_is_out_is_what_live_workers_have(self) -> None:
         wanted = {
             (worker, copy)
-            for worker in self.schedule.workers
+            for worker in self.dispatcher.workers
             for copy in worker.copies
             if worker.wanted[copy.row] == self.stamp
         }
-        out = [each for shard in self.schedule._out.values() for each in shard.copies]
+        out = [each for shard in self.dispatcher._out.values() for each in shard.copies]
         assert len(out) == len(set(out))
         assert set(out) == wanted
         assert all(
             len(worker.copies) == len(worker.inbox) + bool(worker.computing) + len(worker.outbox)
-            for worker in self.schedule.workers
+            for worker in self.dispatcher.workers
         )
 
     @invariant()
     def every_row_has_one_use(self) -> None:
-        for worker in self.schedule.workers:
-            held = [held.row for held in self.schedule.held.values() if held.worker is worker]
+        for worker in self.dispatcher.workers:
+            held = [held.row for held in self.dispatcher.held.values() if held.worker is worker]
             assert sorted([*worker.free, *held, *(copy.row for copy in worker.copies)]) == list(range(ROWS))
 
     @invariant()
     def the_row_is_that_of_the_shard(self) -> None:
         """And stays so while it is held, and read: no live worker writes it."""
-        for shard, held in self.schedule.held.items():
+        for shard, held in self.dispatcher.held.items():
             if not isinstance(held.answer, GivenUp):
                 assert held.worker.memory[held.row] == (self.stamp, shard)
             else:

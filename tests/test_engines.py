@@ -20,8 +20,8 @@ from numpy.testing import assert_array_equal
 from parallel_lenet import Dataset, Engine, Model, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import ShardGradient
-from parallel_lenet.engines.processes import ProcessesEngine
-from parallel_lenet.engines.schedule import ROWS
+from parallel_lenet.engines.processes.dispatcher import ROWS
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.model import ShardMetrics
 from parallel_lenet.worker import shard_gradient

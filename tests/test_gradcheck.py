@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 
 from parallel_lenet import kernels
-from parallel_lenet.gradcheck import IMAGES, LAYERS, TOLERANCE, Check, check_gradients, layer_errors, model_errors
 from parallel_lenet.kernels import im2col
-from parallel_lenet.layers import Conv2d, Dense, Flatten, Images, Layer, ReLU, Tanh
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.gradcheck import (
+    IMAGES,
+    LAYERS,
+    TOLERANCE,
+    Check,
+    check_gradients,
+    layer_errors,
+    model_errors,
+)
+from parallel_lenet.network.layers import Conv2d, Dense, Flatten, Images, Layer, ReLU, Tanh
+from parallel_lenet.network.sequential import Sequential
 
 
 def errors(kernel: str = "im2col") -> dict[str, float]:

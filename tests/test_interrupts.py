@@ -18,7 +18,7 @@ from models import SLEEP, Scripted
 from program import FILES, descendants_end, run, start, train, wait_for_workers, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint
-from parallel_lenet.cli.interrupts import Interrupted, Interrupts
+from parallel_lenet.cli._interrupts import Interrupted, Interrupts
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Shape, Tanh
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Shape, Tanh
 
 Array = NDArray[Any]
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parallel_lenet import kernels, losses
+from parallel_lenet import kernels
 from parallel_lenet.kernels import Kernels
+from parallel_lenet.network import losses
 
 Array = NDArray[Any]
 

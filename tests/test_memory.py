@@ -15,8 +15,8 @@ from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet.engines import memory
 from parallel_lenet.engines.memory import SharedBlock
-from parallel_lenet.engines.processes import ProcessesEngine
-from parallel_lenet.engines.schedule import ROWS
+from parallel_lenet.engines.processes.dispatcher import ROWS
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),

@@ -18,9 +18,10 @@ from parallel_lenet.batching import batches, epoch_order
 from parallel_lenet.coordinator import Coordinator, StepReport
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import blas
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
-from parallel_lenet.lenet import lenet5
-from parallel_lenet.model import PREDICTED_AT_ONCE, Sequential, ShardMetrics
+from parallel_lenet.model import ShardMetrics
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.lenet5 import lenet5
+from parallel_lenet.network.sequential import PREDICTED_AT_ONCE, Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from parallel_lenet.parameters import Layout, sha256
 from parallel_lenet.random import generator

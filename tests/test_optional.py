@@ -115,7 +115,7 @@ PROGRAM = """
 import sys
 from parallel_lenet import Adam, Coordinator, Dataset, lenet5, load_dataset
 from parallel_lenet.cli import main
-from parallel_lenet.engines.cluster import Cluster
+from parallel_lenet.engines.cluster.engine import Cluster
 from parallel_lenet.datasets import load
 
 train, test = load_dataset()

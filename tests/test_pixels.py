@@ -8,7 +8,7 @@ import pytest
 from models import Softmax
 
 from parallel_lenet import SGD, Adam, Coordinator, Dataset, DatasetError, Dense, Flatten, Images, Sequential, lenet5
-from parallel_lenet.pixels import Unit, check, recognise
+from parallel_lenet.network.pixels import Unit, check, recognise
 
 Array = Any
 

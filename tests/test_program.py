@@ -12,8 +12,9 @@ pytest.importorskip("numba")
 
 from parallel_lenet import kernels
 from parallel_lenet.kernels import compiled
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
-from parallel_lenet.model import Sequential, ShardMetrics
+from parallel_lenet.model import ShardMetrics
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.random import generator
 
 Array = NDArray[Any]

@@ -11,8 +11,8 @@ import pytest
 from conftest import environment
 
 from parallel_lenet import Coordinator, kernels, load_dataset
-from parallel_lenet.cli import published
-from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli import _published
+from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.optional import ExtraError
 
 README = Path(__file__).parents[1] / "README.md"
@@ -24,7 +24,7 @@ def after(steps: int) -> str:
     """The SHA-256 of the default run's parameters after so many steps, by the kernel compiled."""
     pytest.importorskip("numba")
     train, _ = load_dataset()
-    model, optimizer = published.recipe(train, "compiled", SIZE)
+    model, optimizer = _published.recipe(train, "compiled", SIZE)
     with Coordinator(model, optimizer, engine="serial", batch_size=SIZE, seed=TrainOptions().seed) as coordinator:
         next(report for report in coordinator.iterate(train, 2) if report.step == steps)
         return coordinator.parameters_sha256()
@@ -32,7 +32,7 @@ def after(steps: int) -> str:
 
 def test_the_default_run_gives_the_published_bits() -> None:
     # If this fails because bits were meant to change: CONTRIBUTING says where to write the new hash.
-    assert after(published.STEPS) == published.SHA256
+    assert after(_published.STEPS) == _published.SHA256
 
 
 def test_code_for_another_processor_gives_the_same_bits() -> None:
@@ -53,24 +53,24 @@ def test_code_for_another_processor_gives_the_same_bits() -> None:
 
 
 def test_the_readme_states_the_published_bits() -> None:
-    assert f"    {published.SHA256}\n" in README.read_text(encoding="utf-8")
+    assert f"    {_published.SHA256}\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("kernel", "steps", "size", "sha256", "same", "words"),
     [
-        ("compiled", published.STEPS, SIZE, published.SHA256, True, "the same bits as published"),
-        ("compiled", published.STEPS, SIZE, "f" * 64, False, "here: NumPy .*, numba .*; published: NumPy "),
-        ("im2col", published.STEPS, SIZE, "f" * 64, None, "which are of kernel compiled, not im2col$"),
-        ("compiled", 7, SIZE, "f" * 64, None, f"which are of {published.STEPS} steps of {SIZE}$"),
-        ("compiled", published.STEPS, 7, "f" * 64, None, f"which are of {published.STEPS} steps of {SIZE}$"),
+        ("compiled", _published.STEPS, SIZE, _published.SHA256, True, "the same bits as published"),
+        ("compiled", _published.STEPS, SIZE, "f" * 64, False, "here: NumPy .*, numba .*; published: NumPy "),
+        ("im2col", _published.STEPS, SIZE, "f" * 64, None, "which are of kernel compiled, not im2col$"),
+        ("compiled", 7, SIZE, "f" * 64, None, f"which are of {_published.STEPS} steps of {SIZE}$"),
+        ("compiled", _published.STEPS, 7, "f" * 64, None, f"which are of {_published.STEPS} steps of {SIZE}$"),
     ],
 )
 def test_a_run_is_compared_with_the_published_bits(
     kernel: str, steps: int, size: int, sha256: str, same: bool | None, words: str
 ) -> None:
     pytest.importorskip("numba")
-    verdict, sentence = published.compare(kernel, steps, size, sha256)
+    verdict, sentence = _published.compare(kernel, steps, size, sha256)
     assert verdict is same
     assert re.search(words, sentence)
 
@@ -80,7 +80,7 @@ def test_without_numba_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise ExtraError("kernel 'compiled' needs numba, which is not installed: pip install 'numba>=0.61'")
 
     monkeypatch.setattr(kernels, "load", missing)
-    verdict, sentence = published.compare("im2col", published.STEPS, SIZE, "f" * 64)
+    verdict, sentence = _published.compare("im2col", _published.STEPS, SIZE, "f" * 64)
     assert verdict is None
     assert sentence.endswith(
         "not im2col: kernel 'compiled' needs numba, which is not installed: pip install 'numba>=0.61'"

@@ -16,7 +16,7 @@ from conftest import environment, wait_until
 from program import FILES, numbers, run, start, train, write_idx
 
 from parallel_lenet import checkpoint
-from parallel_lenet.cli import main, resume
+from parallel_lenet.cli import _resume, main
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills, and looks into /proc")
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--epochs", "3", "--checkpoint-every", "3")
@@ -31,9 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "result.json").write_text(json.dumps(result))
     # The same run, stopped in its second epoch, as a kill would leave it: after step 33 of 21 an epoch.
     stop = (
-        "import sys\nfrom parallel_lenet.cli import main, training\nsave = training.Training.save\n"
+        "import sys\nfrom parallel_lenet.cli import main, _training\nsave = _training.Training.save\n"
         "def stop(self):\n    save(self)\n    if self.coordinator.step == 33: raise SystemExit(9)\n"
-        "training.Training.save = stop\nmain(sys.argv[1:])"
+        "_training.Training.save = stop\nmain(sys.argv[1:])"
     )
     arguments = ["train", *OPTIONS, "--engine", "serial", "--out", "half"]
     process = subprocess.run(
@@ -257,6 +257,6 @@ def test_ten_kills_at_random_moments_lose_no_bit(place: Path) -> None:
 )
 def test_figures_of_a_foreign_file_are_checked(wrong: Any) -> None:
     figures = {"test_loss": "nan", "test_accuracy": 0.5, "test_images": 6}
-    assert math.isnan(resume._figures(figures)["test_loss"])
+    assert math.isnan(_resume._figures(figures)["test_loss"])
     with pytest.raises((TypeError, ValueError, OverflowError)):
-        resume._figures({**figures, **wrong} if wrong and isinstance(wrong, dict) else wrong)
+        _resume._figures({**figures, **wrong} if wrong and isinstance(wrong, dict) else wrong)

@@ -11,8 +11,8 @@ import pytest
 from program import FILES, run, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
-from parallel_lenet.cli.options import UsageError
-from parallel_lenet.cli.runs import LAST, PREVIOUS, RunFolder
+from parallel_lenet.cli._options import UsageError
+from parallel_lenet.cli._run_folder import LAST, PREVIOUS, RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders and links as on POSIX")
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--engine", "serial")
@@ -59,7 +59,7 @@ def test_so_does_any_file_that_cannot_be_written(tmp_path: Path, name: str) -> N
     program = f"""
 import errno, os, sys
 from parallel_lenet import checkpoint
-from parallel_lenet.cli import main, runs
+from parallel_lenet.cli import main, _run_folder
 write, written = checkpoint.write_atomically, []
 def fail(path, content):
     if path.name == {name!r}:
@@ -67,7 +67,7 @@ def fail(path, content):
     if len(written) == {2 if name == "checkpoint.npz" else 1}:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
     write(path, content)
-checkpoint.write_atomically = runs.write_atomically = fail
+checkpoint.write_atomically = _run_folder.write_atomically = fail
 sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "--out", "r"]))
 """
     (tmp_path / "program.py").write_text(program)

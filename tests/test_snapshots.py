@@ -17,8 +17,9 @@ from models import Array, Counting, Softmax
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, WorkerWarning
-from parallel_lenet.engines import Context, schedule
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines import Context
+from parallel_lenet.engines.processes import dispatcher
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, Private, Snapshots
 
@@ -213,7 +214,7 @@ def test_workers_stopped_between_two_calls_are_replaced_after_the_timeout(monkey
         assert c.evaluate(constant(1.0)).loss == 1.0
         pids = c.worker_pids()
         with monkeypatch.context() as patch:
-            patch.setattr(schedule, "START", 3600.0)
+            patch.setattr(dispatcher, "START", 3600.0)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             with pytest.warns(WorkerWarning, match=r"the step_timeout of 1 s while taking over a model and data: "):

@@ -15,10 +15,10 @@ from models import Array, Scripted
 from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet import WorkerError
-from parallel_lenet.engines import process
-from parallel_lenet.engines.child import COORDINATORS
-from parallel_lenet.engines.processes import ProcessesEngine
-from parallel_lenet.engines.start import GUARD
+from parallel_lenet.engines.processes import worker_process
+from parallel_lenet.engines.processes.engine import ProcessesEngine
+from parallel_lenet.engines.processes.start import GUARD
+from parallel_lenet.engines.processes.worker_main import COORDINATORS
 from parallel_lenet.model import ShardMetrics
 
 pytestmark = [
@@ -164,8 +164,8 @@ def test_signals_while_workers_start_do_not_end_them(monkeypatch: pytest.MonkeyP
         os.kill(started[-1].pid, signal.SIGTERM)
         return started[-1]
 
-    original = process.start
-    monkeypatch.setattr(process, "start", start)
+    original = worker_process.start
+    monkeypatch.setattr(worker_process, "start", start)
     with ProcessesEngine(1) as engine:
         Opened(engine, Scripted(), [FEW], at(0))
         assert engine.worker_pids() == [started[0].pid]

@@ -20,10 +20,10 @@ from conftest import environment
 from program import FILES, write_idx
 
 from parallel_lenet import SGD, Coordinator, Dataset, checkpoint, lenet5
-from parallel_lenet.cli import config, evaluate, main, train
-from parallel_lenet.cli.interrupts import ENDING
-from parallel_lenet.cli.runs import RunFolder
-from parallel_lenet.cli.training import Training
+from parallel_lenet.cli import _config, evaluate, main, train
+from parallel_lenet.cli._interrupts import ENDING
+from parallel_lenet.cli._run_folder import RunFolder
+from parallel_lenet.cli._training import Training
 
 QUICK = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--engine", "serial")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
@@ -392,9 +392,9 @@ def test_images_that_a_checkpoint_does_not_name_are_said_to_be_assumed(capsys: p
 
 def test_a_word_of_the_command_line_goes_before_one_of_the_file_on_where_images_come_from() -> None:
     files = {"data_dir": "/old", "epochs": 3}
-    assert config.merged(files, {"dataset": "mnist"}) == {"dataset": "mnist", "epochs": 3}
-    assert config.merged({"dataset": "mnist"}, {"data_dir": "/new"}) == {"data_dir": "/new"}
-    assert config.merged(files, {"epochs": 4}) == {"data_dir": "/old", "epochs": 4}
+    assert _config.merged(files, {"dataset": "mnist"}) == {"dataset": "mnist", "epochs": 3}
+    assert _config.merged({"dataset": "mnist"}, {"data_dir": "/new"}) == {"data_dir": "/new"}
+    assert _config.merged(files, {"epochs": 4}) == {"data_dir": "/old", "epochs": 4}
 
 
 @pytest.mark.parametrize("data_dir", ["//evil/share", "\\\\evil\\share", "data", 5, "/a\0b"])
@@ -414,7 +414,7 @@ def test_a_checkpoint_does_not_decide_where_code_runs(result: Any, monkeypatch: 
     evil = {"engine": "dask", "cluster_address": "tcp://evil:8786", "workers": 1024, "out": "/etc", "max_time": 1e-9}
     rewrite("r", lambda user: user | {"options": user["options"] | evil})
     asked: list[Any] = []
-    monkeypatch.setattr(train.engines, "make", lambda *arguments: asked.append(arguments) or ("serial", "here"))
+    monkeypatch.setattr(train._engines, "make", lambda *arguments: asked.append(arguments) or ("serial", "here"))
     done = result("--resume", "r", "--max-steps", "2")
     assert done["run_dir"] == "r"
     ((engine, address, workers, *_),) = asked

@@ -15,7 +15,7 @@ from conftest import wait_until
 from models import Array, Scripted, Softmax
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import blas, one_blas_thread
 from parallel_lenet.turns import Turns
 

@@ -10,8 +10,8 @@ from conftest import environment
 from program import run, write_idx
 
 from parallel_lenet.cli import main, verify
-from parallel_lenet.cli.chaos import Chaos
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli._chaos import Chaos
+from parallel_lenet.cli._options import UsageError
 
 SOAK = Path(__file__).parents[1] / "scripts" / "soak.py"
 

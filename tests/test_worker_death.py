@@ -25,9 +25,9 @@ from test_engines import FEW, Opened, alive, at, computed, expected, holding, on
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, ShardMetrics, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
-from parallel_lenet.engines import process, schedule
-from parallel_lenet.engines.processes import ProcessesEngine
-from parallel_lenet.engines.schedule import ROWS
+from parallel_lenet.engines.processes import dispatcher, worker_process
+from parallel_lenet.engines.processes.dispatcher import ROWS
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
 pytestmark = [
@@ -402,7 +402,7 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
 @pytest.fixture
 def no_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers get no more time for their first shards than for others."""
-    monkeypatch.setattr(schedule, "FIRST", 0.0)
+    monkeypatch.setattr(dispatcher, "FIRST", 0.0)
 
 
 @pytest.mark.usefixtures("no_first")
@@ -448,7 +448,7 @@ def test_what_a_worker_compiles_before_its_first_shard_does_not_count_as_hanging
 
 @unwarned
 def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "START", 2.0)
+    monkeypatch.setattr(dispatcher, "START", 2.0)
     before = children()
     with ProcessesEngine(2, step_timeout=0.5) as engine:
         with once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before)[:1], signal.SIGSTOP)):
@@ -674,8 +674,8 @@ def test_a_handler_that_raises_while_a_worker_starts_leaves_no_process(monkeypat
         signal.raise_signal(signal.SIGALRM)
         return started
 
-    original = process.start
-    monkeypatch.setattr(process, "start", start)
+    original = worker_process.start
+    monkeypatch.setattr(worker_process, "start", start)
     handler = signal.signal(signal.SIGALRM, stop)
     before = children()
     try:

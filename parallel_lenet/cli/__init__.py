@@ -22,12 +22,12 @@ from typing import NoReturn
 import parallel_lenet
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import evaluate, gradcheck, train, verify
-from parallel_lenet.cli.console import drop_unread_output, open_standard_descriptors, write
-from parallel_lenet.cli.interrupts import Ended, ending_signals_raise
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, write
+from parallel_lenet.cli._interrupts import Ended, ending_signals_raise
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster_ray import Ray
+from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from parallel_lenet import checkpoint, kernels
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import engines, network
-from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import UsageError, add_train_options, flags, shown, worker_count
-from parallel_lenet.cli.resume import local_path
-from parallel_lenet.cli.runs import LAST
-from parallel_lenet.cli.sources import load, reading
+from parallel_lenet.cli import _engines, _network
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError, add_train_options, flags, shown, worker_count
+from parallel_lenet.cli._resume import local_path
+from parallel_lenet.cli._run_folder import LAST
+from parallel_lenet.cli._sources import load, reading
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.optimizers import SGD
@@ -51,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
-        network.check(model, test)
+        _network.check(model, test)
     except DatasetError as error:
         raise DatasetError(f"{error} ({assumed})") if dataset is None and data_dir is None else error from None
     if dataset is None and data_dir is None:
         console.note(f"note: {assumed}")
-    engines.say_unused(asked, asked.get("engine", "processes"), console)
-    engine, _ = engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
+    _engines.say_unused(asked, asked.get("engine", "processes"), console)
+    engine, _ = _engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
     coordinator = Coordinator(
         model,
         SGD(),
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         parameters=parameters,
     )
     with console.warnings_as_notes(), coordinator:
-        network.compile_first(coordinator, test, console)
+        _network.compile_first(coordinator, test, console)
         with console.progress("test images", len(test)) as progress:
             for metrics in coordinator.iterate_evaluation(test):
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")

@@ -4,9 +4,9 @@ import argparse
 from dataclasses import asdict
 
 from parallel_lenet import kernels
-from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import UsageError
-from parallel_lenet.gradcheck import TOLERANCE, Check, check_gradients
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError
+from parallel_lenet.network.gradcheck import TOLERANCE, Check, check_gradients
 
 HELP = "check all gradients against finite differences"
 

@@ -17,18 +17,26 @@ import numpy as np
 
 from parallel_lenet.batching import split
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli import chaos, config, engines, network, recipes, resume, sources
-from parallel_lenet.cli.chaos import Chaos
-from parallel_lenet.cli.console import Console, count, write
-from parallel_lenet.cli.interrupts import PATIENCE, Interrupted, Interrupts
-from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, as_usage, check, flags, worker_count
-from parallel_lenet.cli.resume import Resumed
-from parallel_lenet.cli.runs import BEST, RunFolder, holds_run, new_folder
-from parallel_lenet.cli.sources import load
-from parallel_lenet.cli.training import TIMED_OUT, Training, best_epoch, decimals, progress, why
+from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _resume, _sources
+from parallel_lenet.cli._chaos import Chaos
+from parallel_lenet.cli._console import Console, count, write
+from parallel_lenet.cli._interrupts import PATIENCE, Interrupted, Interrupts
+from parallel_lenet.cli._options import (
+    TrainOptions,
+    UsageError,
+    add_train_options,
+    as_usage,
+    check,
+    flags,
+    worker_count,
+)
+from parallel_lenet.cli._resume import Resumed
+from parallel_lenet.cli._run_folder import BEST, RunFolder, holds_run, new_folder
+from parallel_lenet.cli._sources import load
+from parallel_lenet.cli._training import TIMED_OUT, Training, best_epoch, decimals, progress, why
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
@@ -39,7 +47,7 @@ LEAVING = 1.5 + PATIENCE  # Seconds before the end of --max-time at which a run 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     add_train_options(parser)
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's _config.toml")
     parser.add_argument(
         "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
     )
@@ -49,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --out: begin a run there, or continue the one that is there (for jobs that are started again)",
     )
-    parser.add_argument("--chaos", metavar="PLAN", help=chaos.HELP)
+    parser.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
 
@@ -87,8 +95,8 @@ def _prepare(
     arguments: argparse.Namespace, console: Console, interrupts: Interrupts, begun: float, stack: ExitStack
 ) -> Training:
     """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
-    configured = {} if arguments.config is None else config.read(arguments.config)
-    given = config.merged(configured, flags(arguments))
+    configured = {} if arguments.config is None else _config.read(arguments.config)
+    given = _config.merged(configured, flags(arguments))
     options = TrainOptions(**given)
     check(options)
     resumed = _resumed(arguments, given)
@@ -100,30 +108,30 @@ def _prepare(
     faults = Chaos(arguments.chaos)
     if arguments.chaos is not None and options.engine != "processes":
         raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {options.engine}")
-    engine, how = engines.make(
+    engine, how = _engines.make(
         options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
     )
     named = resumed is None or "data_dir" in given
     if options.data_dir is not None and not named:
-        console.note(sources.reading(options.data_dir))
+        console.note(_sources.reading(options.data_dir))
     everything, test = load(options.dataset, options.data_dir, named)
     interrupts.check()
     if resumed is not None:
-        resume.check_data(resumed, everything, test)
+        _resume.check_data(resumed, everything, test)
     if resumed is None:
-        model, parameters = _network(everything, options.kernel), None
+        model, parameters = _build(everything, options.kernel), None
     else:
         trained = load_model(resumed.file, options.kernel)
         model, parameters = trained.model, trained.parameters
-    options = recipes.with_defaults(replace(options, kernel=model.kernel))
-    network.check(model, test)
+    options = _recipes.with_defaults(replace(options, kernel=model.kernel))
+    _network.check(model, test)
     train, validation = everything, None
     try:
         if options.validation is not None:
             train, validation = split(everything, options.validation, options.seed)
         coordinator = Coordinator(
             model,
-            recipes.optimizer(options, recipes.total_steps(options, len(train))),
+            _recipes.optimizer(options, _recipes.total_steps(options, len(train))),
             n_workers=workers.count,
             batch_size=options.batch_size,
             shard_size=options.shard_size,
@@ -140,7 +148,7 @@ def _prepare(
     stack.callback(coordinator.close)
     stack.callback(faults.end)
     options = replace(options, shard_size=coordinator.shard_size)
-    metadata = resume.describe(options, everything, test)
+    metadata = _resume.describe(options, everything, test)
     interrupts.check()
     with interrupts.held():
         place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
@@ -176,8 +184,8 @@ def _prepare(
         console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
     if options.evaluate_on is not None and options.evaluate_on > len(test):
         console.note(f"note: --evaluate-on {options.evaluate_on}: all {count(len(test), 'test image')} are used")
-    engines.say_unused(flags(arguments), options.engine, console)
-    network.say_unit(model, train, console)
+    _engines.say_unused(flags(arguments), options.engine, console)
+    _network.say_unit(model, train, console)
     return training
 
 
@@ -188,10 +196,10 @@ def _workers(coordinator: Coordinator, asked: int, how: str) -> str:
     return f"{count(coordinator.n_workers, 'worker')} ({how})"
 
 
-def _network(data: Dataset, kernel: str) -> Sequential:
+def _build(data: Dataset, kernel: str) -> Sequential:
     """The network for these images; DatasetError if there is none, such as for pixels that can't be normalised."""
     try:
-        return network.build(network.describe(data), kernel)
+        return _network.build(_network.describe(data), kernel)
     except ValueError as error:
         raise DatasetError(f"{data.name}: {error}") from error
 
@@ -203,8 +211,8 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | 
             raise UsageError("--continue goes with --out, which names the folder; --resume names it too")
         if not given.get("out"):
             raise UsageError("--continue needs --out FOLDER: the folder to begin a run in, or to continue")
-        return resume.find(given["out"], given, fall_back=True) if holds_run(given["out"]) else None
-    return None if arguments.resume is None else resume.find(arguments.resume, given)
+        return _resume.find(given["out"], given, fall_back=True) if holds_run(given["out"]) else None
+    return None if arguments.resume is None else _resume.find(arguments.resume, given)
 
 
 def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
@@ -235,7 +243,7 @@ def _go_on(training: Training, resumed: Resumed) -> None:
         return
     console.note(f"resuming {resumed.folder} after {progress(coordinator)}")
     samples = len(training.train)
-    now, then = (recipes.schedule(each, recipes.total_steps(each, samples)) for each in (options, before))
+    now, then = (_recipes.schedule(each, _recipes.total_steps(each, samples)) for each in (options, before))
     if any(now(step) != then(step) for step in range(0, coordinator.step, 1 + coordinator.step // 10_000)):
         console.note(
             f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "

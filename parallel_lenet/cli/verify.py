@@ -21,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.cli import engines, network, published
-from parallel_lenet.cli.console import Console, count
-from parallel_lenet.cli.options import TrainOptions, UsageError, add_train_options, worker_count
+from parallel_lenet.cli import _engines, _network, _published
+from parallel_lenet.cli._console import Console, count
+from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.model import Sequential, ShardMetrics
+from parallel_lenet.model import ShardMetrics
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector
 from parallel_lenet.reports import StepReport
@@ -154,7 +155,7 @@ def _train(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
-    steps, size = published.STEPS, TrainOptions().batch_size
+    steps, size = _published.STEPS, TrainOptions().batch_size
     parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps each way (default: {steps})")
     parser.add_argument("--batch-size", type=int, default=size, help=f"images per step (default: {size})")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
@@ -175,16 +176,16 @@ def run(arguments: argparse.Namespace) -> int:
     name, address = asked.get("engine", "processes"), asked.get("cluster_address")
 
     def engine() -> str | Engine:
-        return engines.make(name, address, workers)[0]
+        return _engines.make(name, address, workers)[0]
 
     probe = engine()  # For the errors that it may raise.
     if not isinstance(probe, str):
         probe.close()
     train, _ = load()
-    model, optimizer = published.recipe(train, asked.get("kernel", "auto"), arguments.batch_size)
+    model, optimizer = _published.recipe(train, asked.get("kernel", "auto"), arguments.batch_size)
     proof = Proof(model, optimizer, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
-    network.compile_first(proof.coordinator(engine="serial"), train, console)
+    _network.compile_first(proof.coordinator(engine="serial"), train, console)
     runs: list[dict[str, Any]] = []
     with console.warnings_as_notes():
         for what, way in proof.ways().items():
@@ -193,14 +194,14 @@ def run(arguments: argparse.Namespace) -> int:
             runs.append({"what": what, "sha256": digest, "seconds": time.perf_counter() - start})
     for entry in runs:
         entry["equal"] = entry["sha256"] == runs[0]["sha256"]
-    as_published, verdict = published.compare(
+    as_published, verdict = _published.compare(
         model.kernel, arguments.steps, arguments.batch_size, str(runs[0]["sha256"])
     )
     passed = all(entry["equal"] for entry in runs) and as_published is not False
     if arguments.json:
         settings = {"kernel": model.kernel, "engine": name, "cluster_address": address, "workers": workers.count}
         settings |= {"steps": arguments.steps, "batch_size": arguments.batch_size}
-        settings |= {"numpy": np.__version__, "as_published": as_published, "published_sha256": published.SHA256}
+        settings |= {"numpy": np.__version__, "as_published": as_published, "published_sha256": _published.SHA256}
         console.result({"passed": passed, **settings, "runs": runs})
     else:
         rows = [

@@ -11,8 +11,8 @@ from benchmarks.engines import NoOp
 from parallel_lenet import Adam, Coordinator, Model, kernels, lenet5
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines import Engine
-from parallel_lenet.engines.cluster import Cluster, ClusterWarning
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
 BATCH_SIZES = {"naive": (64,), "im2col": (128, 2048), "compiled": (128, 2048, 16384)}

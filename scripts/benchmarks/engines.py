@@ -10,7 +10,7 @@ from benchmarks.common import Report, alternate
 from parallel_lenet import Layout, ShardMetrics, load_dataset
 from parallel_lenet.batching import tasks
 from parallel_lenet.engines import Context, Engine
-from parallel_lenet.engines.processes import ProcessesEngine
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
 

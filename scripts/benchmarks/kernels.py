@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.common import Report, Row, alternate, sgemm_flops
 from parallel_lenet import kernels, lenet5, load_dataset
 from parallel_lenet.engines.serial import blas
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.random import generator
 

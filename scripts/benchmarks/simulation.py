@@ -33,7 +33,7 @@ from benchmarks.scaling import Timed, copies, one_worker
 from parallel_lenet import Adam, Coordinator, Dataset, kernels, lenet5
 from parallel_lenet.batching import tasks
 from parallel_lenet.cores import usable_cores
-from parallel_lenet.engines.cluster import Cluster, ClusterWarning, grouped
+from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning, grouped
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BATCH_SIZES = (128, 512, 2048, 8192, 65536)

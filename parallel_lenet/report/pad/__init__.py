@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet import descriptions, optional
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.pictures.unit import black_and_white
 

@@ -3,10 +3,10 @@
 Datasets (as stored) and parameters lie in blocks that all workers map; each worker writes its gradients into rows of a
 block of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. A context goes
 to every worker once: the model pickled, and the descriptors of blocks that are new to it; one that starts later gets
-all that are open. `schedule` decides who computes what and says what follows from each event; here are the events, all
+all that are open. `dispatcher` decides who computes what and what follows from each event. Here are the events, all
 of them from one `select`:
 
-- *An answer* goes to the schedule. The model's own exception is raised once all shards before it have been yielded: so
+- *An answer* goes to the dispatcher. The model's own exception is raised after all shards before it were yielded: so
   it is always the same one.
 - *The end of a stream* means that a worker has died, after its last answer. Another is started at once, and a
   `WorkerWarning` is issued. It is ready when it says so, through the same `select`: no one waits for it.
@@ -37,11 +37,21 @@ from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
-from parallel_lenet.engines.messages import FAILED, GRADIENT, METRICS, READY, REFUSED, RESULT, SKIPPED, Answer, Task
-from parallel_lenet.engines.process import GRACE, Process, end_all, rows_size, uninterrupted
-from parallel_lenet.engines.schedule import GivenUp, Held, Schedule
+from parallel_lenet.engines.processes.dispatcher import Dispatcher, GivenUp, Held
+from parallel_lenet.engines.processes.messages import (
+    FAILED,
+    GRADIENT,
+    METRICS,
+    READY,
+    REFUSED,
+    RESULT,
+    SKIPPED,
+    Answer,
+    Task,
+)
+from parallel_lenet.engines.processes.start import interpreter
+from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, rows_size, uninterrupted
 from parallel_lenet.engines.snapshots import Open, Snapshots
-from parallel_lenet.engines.start import interpreter
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector
 
@@ -52,7 +62,7 @@ _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _Events = Sequence[tuple[selectors.SelectorKey, int]]
 
 
-def _raise(worker: Process, answer: Answer) -> NoReturn:
+def _raise(worker: WorkerProcess, answer: Answer) -> NoReturn:
     """The model's exception, with the traceback it had in the worker."""
     error, traceback = pickle.loads(answer.failure)
     error.add_note(f"In worker {worker.number}:\n{traceback}")
@@ -62,7 +72,7 @@ def _raise(worker: Process, answer: Answer) -> NoReturn:
 class _Resources:
     """What has to be given back: an object of its own, so that nothing the finalizer holds holds the engine."""
 
-    def __init__(self, workers: list[Process]) -> None:
+    def __init__(self, workers: list[WorkerProcess]) -> None:
         self.process = os.getpid()
         """That started the workers. In another, forked from it, giving back touches nothing of this one's."""
         self.workers = workers
@@ -110,12 +120,12 @@ class ProcessesEngine:
         self._kind = GRADIENT
         self._shards: Sequence[Shard] = ()
         self._parameters: Vector = np.empty(0)
-        self._schedule = Schedule[Process](max_tries, step_timeout)
-        self._workers = self._schedule.workers
+        self._dispatcher = Dispatcher[WorkerProcess](max_tries, step_timeout)
+        self._workers = self._dispatcher.workers
         self._resources = _Resources(self._workers)
         self._snapshots = self._resources.snapshots
         self._rows_given = False  # No worker has memory for gradients before one is asked for.
-        self._refused: dict[int, tuple[Process, Answer]] = {}  # Contexts that a worker could not open.
+        self._refused: dict[int, tuple[WorkerProcess, Answer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
         import_path()  # What relative entries mean now.
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
@@ -204,7 +214,7 @@ class ProcessesEngine:
             with uninterrupted():
                 for worker in leaving:
                     self._unwatch(worker)
-                    self._schedule.remove(worker)
+                    self._dispatcher.remove(worker)
                 end_all(leaving)
             for worker in self._workers:
                 worker.place(n_workers)
@@ -227,7 +237,7 @@ class ProcessesEngine:
 
     def _results(
         self, kind: int, context: Context, parameters: Vector, shards: Sequence[Shard]
-    ) -> Iterator[Held[Process]]:
+    ) -> Iterator[Held[WorkerProcess]]:
         """Hand out, receive, and yield in order."""
         self.start(context)
         opened = self._snapshots.get(context)
@@ -237,34 +247,34 @@ class ProcessesEngine:
             for worker in self._workers:
                 worker.give_rows(self._parameters)
                 self._watch(worker)
-        schedule = self._schedule
+        dispatcher = self._dispatcher
         model = hash(opened.model)
-        stamp = schedule.begin([(model, kind, len(shard.rows), shard.cut) for shard in shards])
+        stamp = dispatcher.begin([(model, kind, len(shard.rows), shard.cut) for shard in shards])
         self._kind = kind
         self._context = opened
         self._shards = shards
         self._parameters[:] = parameters
         try:
             for index in range(len(shards)):
-                if schedule.waiting:
+                if dispatcher.waiting:
                     self._handle()
-                while index not in schedule.held:
+                while index not in dispatcher.held:
                     self._check(opened)
                     self._wait()
-                held = schedule.held[index]
+                held = dispatcher.held[index]
                 if isinstance(held.answer, GivenUp):
                     raise WorkerError(self._given_up(index, held.answer))
                 if held.answer.kind == FAILED:
                     _raise(held.worker, held.answer)
                 yield held
                 self._leave_parents()
-                if schedule.stamp != stamp:
+                if dispatcher.stamp != stamp:
                     raise RuntimeError("the engine has been closed or begun another step: these results are gone")
-                schedule.release(index)
+                dispatcher.release(index)
         finally:
             self._leave_parents()
-            if schedule.stamp == stamp:
-                schedule.begin(())  # Whatever is left of it is given up.
+            if dispatcher.stamp == stamp:
+                dispatcher.begin(())  # Whatever is left of it is given up.
 
     def _given_up(self, index: int, answer: GivenUp) -> str:
         shard = self._shards[index]
@@ -282,14 +292,14 @@ class ProcessesEngine:
         first = index + sum(shard.cut > 0 for shard in self._shards[:index])
         return f"shards {first} and {first + 1}" if self._shards[index].cut else f"shard {first}"
 
-    def _doing(self, worker: Process) -> str:
+    def _doing(self, worker: WorkerProcess) -> str:
         """What a worker is in the middle of, for people."""
         if not worker.ready:
             return "taking over a model and data" if worker.started else "starting"
         if not worker.copies:
             return "waiting for work"
         stamp, index, *_ = worker.copies[0]
-        return f"computing {self._named(index)}" if stamp == self._schedule.stamp else "computing a shard given up"
+        return f"computing {self._named(index)}" if stamp == self._dispatcher.stamp else "computing a shard given up"
 
     def _wait(self) -> None:
         """Until something happens, and handle it."""
@@ -306,7 +316,7 @@ class ProcessesEngine:
 
     def _timeout(self) -> float | None:
         """Seconds to wait for an event, None for as long as it takes."""
-        timeout = self._schedule.timeout(time.monotonic())
+        timeout = self._dispatcher.timeout(time.monotonic())
         if all(worker.sentinel is not None for worker in self._workers):
             return timeout
         return POLL if timeout is None else min(timeout, POLL)
@@ -316,7 +326,7 @@ class ProcessesEngine:
         try:
             now = time.monotonic()
             for key, mask in events:
-                worker: Process = key.data
+                worker: WorkerProcess = key.data
                 if worker not in self._workers:  # Replaced for another of these events.
                     continue
                 if key.fileobj == worker.sentinel:
@@ -332,9 +342,9 @@ class ProcessesEngine:
                     if worker.sentinel is None and worker.process.poll() is not None:
                         worker.channel.hang_up()
             if waited:  # Else there may be answers that nobody has looked at.
-                for worker in self._schedule.overdue(now):
+                for worker in self._dispatcher.overdue(now):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
-            for worker, copy in self._schedule.assign(now):
+            for worker, copy in self._dispatcher.assign(now):
                 assert self._context is not None
                 task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._shards[copy.shard])
                 worker.send(task.pack())
@@ -343,22 +353,22 @@ class ProcessesEngine:
             self._end_workers()
             raise
 
-    def _watch(self, worker: Process) -> None:
+    def _watch(self, worker: WorkerProcess) -> None:
         """Send the rest when there is room for it."""
         if worker.channel.outbox:
             self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
 
-    def _unwatch(self, worker: Process) -> None:
+    def _unwatch(self, worker: WorkerProcess) -> None:
         self._selector.unregister(worker.channel.socket)
         if worker.sentinel is not None and worker.sentinel in self._selector.get_map():
             self._selector.unregister(worker.sentinel)
 
-    def _flush(self, worker: Process) -> None:
+    def _flush(self, worker: WorkerProcess) -> None:
         worker.flush()
         if not worker.channel.outbox:
             self._selector.modify(worker.channel.socket, _READ, worker)
 
-    def _receive(self, worker: Process, now: float) -> None:
+    def _receive(self, worker: WorkerProcess, now: float) -> None:
         """The worker's answers, or that there will be no more."""
         try:
             answers = worker.receive()
@@ -367,21 +377,21 @@ class ProcessesEngine:
             return
         for answer in answers:
             if answer.kind in (READY, REFUSED):
-                self._schedule.opened(worker, now)
+                self._dispatcher.opened(worker, now)
                 if answer.kind == REFUSED:
                     self._refused[answer.metrics.count] = worker, answer
             elif answer.kind == SKIPPED:
-                self._schedule.answer(worker, None, now)
+                self._dispatcher.answer(worker, None, now)
             else:
-                self._schedule.answer(worker, answer, now, answer.seconds if answer.kind == RESULT else None)
+                self._dispatcher.answer(worker, answer, now, answer.seconds if answer.kind == RESULT else None)
 
-    def _replace(self, worker: Process) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         """A worker has died: start another."""
         self._unwatch(worker)
         worker.wait(time.monotonic() + GRACE)
         worker.end()
         ending = worker.ending(self._doing(worker))
-        given_up = self._schedule.died(worker, ending)
+        given_up = self._dispatcher.died(worker, ending)
         if given_up and not worker.served:
             raise WorkerError(f"{self._tries()} in a row crashed before being ready; the last one: {ending}")
         if not given_up and not worker.dismissed:
@@ -391,7 +401,7 @@ class ProcessesEngine:
     def _start(self, number: int) -> None:
         with uninterrupted():  # No process that isn't listed.
             assert self._resources.shared is not None
-            worker = Process(number, self._resources.shared, time.monotonic())
+            worker = WorkerProcess(number, self._resources.shared, time.monotonic())
             worker.place(self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
@@ -403,7 +413,7 @@ class ProcessesEngine:
             if self._fits(opened):
                 self._give(worker, opened)
 
-    def _give(self, worker: Process, opened: Open[bytes]) -> None:
+    def _give(self, worker: WorkerProcess, opened: Open[bytes]) -> None:
         """Have a worker take over a context."""
         if worker.ready:
             worker.since = time.monotonic()
@@ -414,7 +424,7 @@ class ProcessesEngine:
         """What is open stays so: the next call starts other workers."""
         with uninterrupted():
             self._resources.end_workers()
-            self._schedule.reset()
+            self._dispatcher.reset()
             self._refused.clear()
             self._rows_given = False
             self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.

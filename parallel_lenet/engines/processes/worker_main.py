@@ -22,10 +22,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.engines.failures import failure
 from parallel_lenet.engines.imports import unpickle_model
 from parallel_lenet.engines.memory import Place, read_only, take, view
-from parallel_lenet.engines.messages import (
+from parallel_lenet.engines.processes.messages import (
     CONTEXTS,
     FAILED,
     GRADIENT,
@@ -42,7 +41,8 @@ from parallel_lenet.engines.messages import (
     Setup,
     Task,
 )
-from parallel_lenet.engines.start import GUARD
+from parallel_lenet.engines.processes.start import GUARD
+from parallel_lenet.engines.remote_exceptions import failure
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli import network
-from parallel_lenet.cli.chaos import Chaos
-from parallel_lenet.cli.console import Console, Progress, count, write
-from parallel_lenet.cli.interrupts import Interrupts
-from parallel_lenet.cli.options import OPTIONS, TrainOptions, dashed
-from parallel_lenet.cli.resume import Figures
-from parallel_lenet.cli.runs import LAST, RunFolder
+from parallel_lenet.cli import _network
+from parallel_lenet.cli._chaos import Chaos
+from parallel_lenet.cli._console import Console, Progress, count, write
+from parallel_lenet.cli._interrupts import Interrupts
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
+from parallel_lenet.cli._resume import Figures
+from parallel_lenet.cli._run_folder import LAST, RunFolder
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.reports import EpochReport, StepReport
@@ -65,7 +65,7 @@ class Training:
         """Train to the end; what there is to know of each epoch, and of the one that ``--max-steps`` cut short."""
         coordinator = self.coordinator
         if not self.finished:
-            network.compile_first(coordinator, self.train, self.console)
+            _network.compile_first(coordinator, self.train, self.console)
         reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
         if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
             self._finish_epoch()

@@ -19,16 +19,16 @@ import numpy as np
 
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import Place, SharedBlock, read_only
-from parallel_lenet.engines.messages import Answer, Channel, Closing, Memory, Opening, Rows, Setup
-from parallel_lenet.engines.schedule import ROWS, Worker
+from parallel_lenet.engines.processes.dispatcher import ROWS, Worker
+from parallel_lenet.engines.processes.messages import Answer, Channel, Closing, Memory, Opening, Rows, Setup
+from parallel_lenet.engines.processes.start import start
 from parallel_lenet.engines.snapshots import Mapped, Open, Stored
-from parallel_lenet.engines.start import start
 from parallel_lenet.parameters import Vector
 
 GRACE = 1.0  # Seconds that processes get to end by themselves.
 
 
-class Process(Worker):
+class WorkerProcess(Worker):
     """A worker with its process, our end of its socket, and memory: what is wanted of it, and rows of gradients.
 
     The rows stay mapped for as long as anyone holds one of them, even when the process is gone.
@@ -214,7 +214,7 @@ def uninterrupted() -> Iterator[None]:
         signal.raise_signal(caught)
 
 
-def end_all(workers: list[Process]) -> None:
+def end_all(workers: list[WorkerProcess]) -> None:
     """End them all and empty the list: nothing irreplaceable lives in a worker, but an idle one may leave by itself."""
     deadline = time.monotonic() + GRACE
     for worker in workers:

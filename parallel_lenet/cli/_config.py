@@ -9,7 +9,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli.options import OPTIONS, TrainOptions, UsageError, dashed, shown, stored
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, shown, stored
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
 KINDS = {int: "a whole number", float: "a number", str: "a string"}

@@ -8,10 +8,10 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from parallel_lenet import kernels
-from parallel_lenet.cli import toml
+from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
-from parallel_lenet.engines.cluster import TIMEOUT
+from parallel_lenet.engines.cluster.engine import TIMEOUT
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -160,7 +160,7 @@ class TrainOptions:
         """A configuration file that gives the same result again, in a folder of its own, computed on this machine."""
         left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
-        lines = (f"{dashed(name)} = {toml.literal(value)}\n" for name, value in values.items() if value is not None)
+        lines = (f"{dashed(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None)
         return "".join(lines)
 
 

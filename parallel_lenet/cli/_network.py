@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import pixels
 from parallel_lenet.arithmetic import sum_of
-from parallel_lenet.cli.console import Console
+from parallel_lenet.cli._console import Console
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets.dataset import parts
-from parallel_lenet.lenet import lenet5
-from parallel_lenet.model import Sequential
+from parallel_lenet.network import pixels
+from parallel_lenet.network.lenet5 import lenet5
+from parallel_lenet.network.sequential import Sequential
 
 Array = NDArray[Any]
 Recipe = dict[str, int | float | list[int] | None]

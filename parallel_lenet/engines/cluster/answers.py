@@ -7,8 +7,8 @@ import numpy as np
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster_task import Answer, Result, Task
-from parallel_lenet.engines.cluster_versions import difference
+from parallel_lenet.engines.cluster.task import Answer, Result, Task
+from parallel_lenet.engines.cluster.versions import difference
 from parallel_lenet.model import ShardMetrics
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import pixels
 from parallel_lenet.checks import FINITE, POSITIVE, number, shown, whole
 from parallel_lenet.kernels import Kernels
+from parallel_lenet.network import pixels
 from parallel_lenet.random import uniform
 
 CHANNELS = (1, 2, 3, 4)  # Of images that a hint is given for: grey or colours, with or without transparency.

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from parallel_lenet.engines.cluster_guard import LEAVE
+from parallel_lenet.engines.cluster.guard import LEAVE
 
 START = 60.0  # Seconds for a cluster of our own, or for its workers, to start.
 CONNECT = 30.0  # Seconds to join a running cluster, and to find a first worker there.

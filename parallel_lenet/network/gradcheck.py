@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.kernels import Kernels
-from parallel_lenet.layers import AvgPool2d, Conv2d, Dense, Layer, MaxPool2d, ReLU, Shape, Tanh, Views
-from parallel_lenet.lenet import lenet5
-from parallel_lenet.losses import softmax_cross_entropy
 from parallel_lenet.model import Model
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Layer, MaxPool2d, ReLU, Shape, Tanh, Views
+from parallel_lenet.network.lenet5 import lenet5
+from parallel_lenet.network.losses import softmax_cross_entropy
 
 Array = NDArray[Any]
 

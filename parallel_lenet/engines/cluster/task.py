@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.engines.cluster_versions import versions
-from parallel_lenet.engines.failures import failure
+from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.remote_exceptions import failure
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.parameters import Vector

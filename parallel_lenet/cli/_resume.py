@@ -11,8 +11,8 @@ from typing import Any
 
 from parallel_lenet import checkpoint, kernels
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.cli.options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
-from parallel_lenet.cli.runs import BEST, LAST, PREVIOUS
+from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
+from parallel_lenet.cli._run_folder import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
 

@@ -32,12 +32,12 @@ from parallel_lenet.checks import whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
-from parallel_lenet.engines.cluster_answers import check
-from parallel_lenet.engines.cluster_backends import Backend, Loky, Threads
-from parallel_lenet.engines.cluster_dask import Dask
-from parallel_lenet.engines.cluster_limits import START, UnansweredError, answers, left, limited
-from parallel_lenet.engines.cluster_ray import Ray
-from parallel_lenet.engines.cluster_task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
+from parallel_lenet.engines.cluster.answers import check
+from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
+from parallel_lenet.engines.cluster.dask import Dask
+from parallel_lenet.engines.cluster.limits import START, UnansweredError, answers, left, limited
+from parallel_lenet.engines.cluster.ray import Ray
+from parallel_lenet.engines.cluster.task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import one_blas_thread

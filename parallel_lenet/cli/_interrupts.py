@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from parallel_lenet.cli.console import write
+from parallel_lenet.cli._console import write
 
 PATIENCE = 0.5  # Seconds: many steps of the fast kernels; and four times this is still what people call at once.
 ECHO = 0.05  # Seconds within which the same signal counts once: timeout(1) and other wrappers send it twice.

@@ -6,10 +6,10 @@ from importlib import metadata
 import numpy as np
 
 from parallel_lenet import __version__, kernels
-from parallel_lenet.cli import network, recipes
-from parallel_lenet.cli.options import TrainOptions
+from parallel_lenet.cli import _network, _recipes
+from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.optional import ExtraError
 
@@ -23,9 +23,9 @@ MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
 
 def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
     """What ``parallel-lenet train`` trains on these images, and with what."""
-    model = network.build(network.describe(train), kernel)
-    options = recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
-    return model, recipes.optimizer(options, recipes.total_steps(options, len(train)))
+    model = _network.build(_network.describe(train), kernel)
+    options = _recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
+    return model, _recipes.optimizer(options, _recipes.total_steps(options, len(train)))
 
 
 def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool | None, str]:

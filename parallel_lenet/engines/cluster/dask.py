@@ -8,9 +8,9 @@ from typing import Any
 
 from parallel_lenet import optional
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster_backends import Backend, joined
-from parallel_lenet.engines.cluster_guard import Guard, holders, kill, remove
-from parallel_lenet.engines.cluster_limits import (
+from parallel_lenet.engines.cluster.backends import Backend, joined
+from parallel_lenet.engines.cluster.guard import Guard, holders, kill, remove
+from parallel_lenet.engines.cluster.limits import (
     CONNECT,
     LOOK_EVERY,
     SILENT,
@@ -18,8 +18,8 @@ from parallel_lenet.engines.cluster_limits import (
     Watch,
     left,
 )
-from parallel_lenet.engines.cluster_task import forget
-from parallel_lenet.engines.cluster_versions import difference, versions
+from parallel_lenet.engines.cluster.task import forget
+from parallel_lenet.engines.cluster.versions import difference, versions
 
 HEARTBEAT = 10.0  # Seconds: every worker of up to 2,000 sends one at least so often.
 GUARD = (

@@ -3,7 +3,7 @@
 import os
 
 from parallel_lenet import datasets
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets import Dataset, DatasetError
 
 

@@ -11,9 +11,9 @@ import tempfile
 from typing import Any, ClassVar
 
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster_backends import Backend, joined
-from parallel_lenet.engines.cluster_guard import Guard, holders, kill, remove, stopped, wake
-from parallel_lenet.engines.cluster_limits import CONNECT, LOOK_EVERY, START, Watch, left
+from parallel_lenet.engines.cluster.backends import Backend, joined
+from parallel_lenet.engines.cluster.guard import Guard, holders, kill, remove, stopped, wake
+from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, left
 
 STOPPED = 10.0  # Seconds between two looks for stopped processes.
 GONE_AFTER = 8.0  # Seconds without an answer: after a minute without its control service Ray ends the program.

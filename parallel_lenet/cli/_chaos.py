@@ -6,7 +6,7 @@ import signal
 import threading
 from contextlib import suppress
 
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 
 HELP = "kill:every=N kills a random worker every N steps, stop:every=N stops one for a second; both, and seed=S: a,b,c"

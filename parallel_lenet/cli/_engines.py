@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from parallel_lenet.cli.console import Console
-from parallel_lenet.cli.options import UsageError, as_usage, dashed
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError, as_usage, dashed
 from parallel_lenet.cores import WorkerCount
 from parallel_lenet.engines import Engine
-from parallel_lenet.engines.cluster import TIMEOUT, Cluster
+from parallel_lenet.engines.cluster.engine import TIMEOUT, Cluster
 
 
 def make(

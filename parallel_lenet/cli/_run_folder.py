@@ -1,7 +1,7 @@
 """A run's folder: its configuration, its metrics and its checkpoints.
 
 ``checkpoint.npz`` is the last checkpoint, ``checkpoint.previous.npz`` the one before, ``best.npz`` that of the epoch
-with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are always whole.
+with the lowest loss on the validation images, if there are any. These files and ``_config.toml`` are always whole.
 ``metrics.jsonl`` grows by a line per epoch, so that it can be followed; resuming repairs it. One program at a time may
 write here.
 """
@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli import config
-from parallel_lenet.cli.console import to_json
-from parallel_lenet.cli.options import UsageError
+from parallel_lenet.cli import _config
+from parallel_lenet.cli._console import to_json
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.files import keep_as, write_atomically
 
@@ -56,8 +56,8 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def write_config(self, text: str) -> None:
-        """Write ``config.toml``."""
-        write_atomically(self.path / CONFIG, config.encode(text))
+        """Write ``_config.toml``."""
+        write_atomically(self.path / CONFIG, _config.encode(text))
 
     def write_metrics(self, lines: Sequence[Line]) -> None:
         """Have ``metrics.jsonl`` hold these lines: for a resumed run, whose file may have more, fewer or half a line.

@@ -70,7 +70,7 @@ class Copy(NamedTuple):
 
 
 class Worker:
-    """What the schedule knows of a worker."""
+    """What the dispatcher knows of a worker."""
 
     def __init__(self, number: int, wanted: "list[int] | NDArray[np.int64]", now: float) -> None:
         self.number = number
@@ -124,7 +124,7 @@ class _Out(Generic[W]):
     since: float
 
 
-class Schedule(Generic[W]):
+class Dispatcher(Generic[W]):
     """The state of one step, and of the workers from step to step. Times are seconds of any one clock."""
 
     def __init__(self, max_tries: int, step_timeout: float | None) -> None:

@@ -29,7 +29,7 @@ import os, sys
 library = [i for i, entry in enumerate(sys.path)
            if entry == os.path.dirname(os.__file__) or os.path.basename(entry) in ("lib-dynload", "DLLs")]
 sys.path[max(library, default=-1) + 1:0] = sys.argv[4:]
-from parallel_lenet.engines.child import main
+from parallel_lenet.engines.processes.worker_main import main
 main()
 """
 

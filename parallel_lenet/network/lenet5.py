@@ -1,8 +1,20 @@
 """LeNet-5, the tutorial's network."""
 
 from parallel_lenet.checks import shown, whole
-from parallel_lenet.layers import MEAN, STD, AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
-from parallel_lenet.model import Sequential
+from parallel_lenet.network.layers import (
+    MEAN,
+    STD,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    Images,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    Tanh,
+)
+from parallel_lenet.network.sequential import Sequential
 
 ACTIVATIONS: dict[str, type[Layer]] = {"tanh": Tanh, "relu": ReLU}
 POOLINGS: dict[str, type[Layer]] = {"avg": AvgPool2d, "max": MaxPool2d}

@@ -1,0 +1,281 @@
+"""`Sequential`: layers in a row, from images to the gradient of all parameters."""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import kernels
+from parallel_lenet.jsonable import describe
+from parallel_lenet.kernels import Kernels
+from parallel_lenet.model import ShardMetrics
+from parallel_lenet.network.layers import Flatten, Images, Layer, Shape, only_calls_kernels
+from parallel_lenet.network.losses import check_labels
+from parallel_lenet.parameters import Layout, Vector
+
+Array = NDArray[Any]
+
+SIZES_KEPT = 4  # A shard, the rest of a batch or a dataset, a prediction: not the buffers of every size there ever was.
+CACHE_LINE = 64  # Bytes.
+PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
+
+
+def _aligned(shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """An array that starts on a cache line: vector loads that straddle two are up to a fifth slower."""
+    size = math.prod(shape) * dtype.itemsize
+    block = np.empty(size + CACHE_LINE, np.uint8)
+    start = -block.ctypes.data % CACHE_LINE
+    return block[start : start + size].view(dtype).reshape(shape)
+
+
+class _Buffers:
+    """The arrays of one forward and backward pass over n images, used again by every pass of that size."""
+
+    def __init__(self, model: "Sequential", n: int, dtype: np.dtype[Any]) -> None:
+        first = _aligned((*model.images.shape, n), dtype)
+        self.outputs = [first]
+        self.errors = [np.empty_like(first)]  # No one needs the images' gradient: never written, so it takes no memory.
+        activated = False  # Whether the last output is an activation's, which needs it on the way back.
+        for layer, shape in zip(model.layers, model.shapes[1:], strict=True):
+            reshapes = isinstance(layer, Flatten)
+            shared = reshapes or (layer.in_place and not activated)
+            self.outputs.append(self.outputs[-1].reshape(*shape, n) if shared else _aligned((*shape, n), dtype))
+            self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else _aligned((*shape, n), dtype))
+            if not reshapes:
+                activated = layer.in_place
+        self.programs: dict[Any, Any] = {}
+        """What the kernels recorded of a pass (None: they can't), by shapes and dtypes of the arrays from outside."""
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Layers in a row behind `Images`, ending in class scores (logits) under softmax cross-entropy.
+
+    ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
+    of the parameters and all arithmetic: float32, or float64 to check gradients. ValueError where the layers don't fit
+    each other.
+    """
+
+    images: Images
+    layers: tuple[Layer, ...]
+    kernel: str = "auto"
+    dtype: str = "float32"
+    _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernel", kernels.resolve(self.kernel))
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
+        if len(self.shapes[-1]) != 1:
+            raise ValueError(f"the last layer must give class scores of shape (classes,), not {self.shapes[-1]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its buffers."""
+        return (Sequential, (self.images, self.layers, self.kernel, self.dtype))
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of each layer's input, then that of the scores."""
+        shapes = [self.images.shape]
+        for layer in self.layers:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return tuple(shapes)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        return self.shapes[-1][0]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that decides what the parameters mean, as JSON: the layers and their settings; not the kernel."""
+        return {
+            "images": describe(self.images),
+            "layers": [describe(layer) for layer in self.layers],
+            "dtype": self.dtype,
+        }
+
+    @property
+    def leaf(self) -> int | None:
+        """From how many images on gradients and losses follow the tree of sums; None: the shard. The kernel's."""
+        return kernels.load(self.kernel).LEAF
+
+    @property
+    def preferred_shard_size(self) -> int:
+        """Images per shard, unless the user says otherwise: what the kernel is fastest with."""
+        return kernels.load(self.kernel).SHARD_SIZE
+
+    @cached_property
+    def _names(self) -> tuple[dict[str, str], ...]:
+        """For each layer, its parameters' names in the layout by their own: ``{"weight": "conv1.weight", ...}``."""
+        names, counts = [], Counter[str]()
+        for layer, shape in zip(self.layers, self.shapes, strict=False):
+            parts = layer.parameter_shapes(shape)
+            kind = type(layer).__name__.lower().removesuffix("2d")
+            counts[kind] += bool(parts)
+            names.append({part: f"{kind}{counts[kind]}.{part}" for part in parts})
+        return tuple(names)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """``conv1.weight``, ``conv1.bias``, ..., in the layers' order."""
+        return Layout.of(
+            {
+                names[part]: part_shape
+                for names, layer, shape in zip(self._names, self.layers, self.shapes, strict=False)
+                for part, part_shape in layer.parameter_shapes(shape).items()
+            }
+        )
+
+    def initial_parameters(self, rng: np.random.Generator) -> Vector:
+        """Every layer's fresh parameters, drawn in order: a function of ``rng``, the same bits on every machine."""
+        parameters = np.empty(self.layout.size, self.dtype)
+        for layer, shape, views in zip(self.layers, self.shapes, self._views(parameters), strict=False):
+            for part, values in layer.initial(shape, rng).items():
+                views[part][:] = values
+        return parameters
+
+    def check(self, inputs: Array, targets: Array) -> None:
+        """ValueError unless these are images of the network's size and unit, with a label of its classes for each."""
+        self.images.check(inputs)
+        check_labels(targets, self.classes, len(inputs))
+
+    @cached_property
+    def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
+        """For each layer, name, place in the vector and shape of its parameters."""
+        shapes, slices = dict(self.layout.entries), self.layout.slices
+        return tuple(tuple((part, slices[name], shapes[name]) for part, name in names.items()) for names in self._names)
+
+    def _views(self, vector: Vector) -> list[dict[str, Array]]:
+        """For each layer, its own part of the vector by name."""
+        self.layout.check(vector)
+        return [{part: vector[place].reshape(shape) for part, place, shape in parts} for parts in self._places]
+
+    def _buffers(self, n: int, dtype: np.dtype[Any]) -> _Buffers:
+        """Buffers of this thread's own, so that threads can share a model."""
+        held: dict[Any, _Buffers] = self._local.__dict__
+        if (n, dtype) not in held:
+            if len(held) == SIZES_KEPT:
+                held.clear()
+            held[n, dtype] = _Buffers(self, n, dtype)
+        return held[n, dtype]
+
+    def _forward(self, kernel: Kernels, buffers: _Buffers, parameters: list[dict[str, Array]], pixels: Array) -> Array:
+        """The scores ``(classes, n)``, one of the buffers."""
+        outputs = buffers.outputs
+        self.images.prepare(kernel, pixels, outputs[0])
+        for i, (layer, views) in enumerate(zip(self.layers, parameters, strict=True)):
+            layer.forward(kernel, views, outputs[i], outputs[i + 1])
+        return outputs[-1]
+
+    def _pass(
+        self,
+        kernel: Kernels,
+        buffers: _Buffers,
+        parameters: Vector,
+        pixels: Array,
+        targets: Array,
+        gradient: Vector | None = None,
+    ) -> tuple[float, int]:
+        """Forward, loss, and layer by layer back: the loss, and how many images were right."""
+        own = self._views(parameters)
+        logits = self._forward(kernel, buffers, own, pixels)
+        outputs, errors = buffers.outputs, buffers.errors
+        sums = kernel.softmax_cross_entropy(logits, targets, errors[-1])
+        if gradient is not None:
+            gradients = self._views(gradient)
+            first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
+            for i in reversed(range(first, len(self.layers))):
+                layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
+                layer.parameter_gradient(kernel, x, dy, gradients[i])
+                if i > first:
+                    layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
+        return sums
+
+    def loss_and_gradient(
+        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
+    ) -> ShardMetrics:
+        """See `Model`. The first pass over arrays of some shapes may be recorded, and then the record is run."""
+        if gradient is not None and not gradient.flags.c_contiguous:
+            contiguous = np.empty(gradient.shape, gradient.dtype)
+            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous)
+            gradient[:] = contiguous
+            return metrics
+        kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
+        check_labels(targets, self.classes, len(inputs))
+        pixels = self.images.pixels(inputs, parameters.dtype)
+        arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64)]
+        if gradient is not None:
+            if gradient.dtype != parameters.dtype:
+                raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, not {gradient.dtype}")
+            arrays.append(gradient)
+        kind = tuple((array.shape, array.dtype) for array in arrays)
+        if kind not in buffers.programs:
+            buffers.programs[kind] = self._record(kernel, buffers, arrays)
+        program = buffers.programs[kind]
+        loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays)
+        return ShardMetrics(loss_sum, correct, len(inputs))
+
+    def _record(self, kernel: Kernels, buffers: _Buffers, arrays: list[Array]) -> Any:
+        """What the kernel makes of a pass over such arrays, so that it takes fewer calls; None if that can't be."""
+        record = getattr(kernel, "record", None)
+        if record is None or not all(map(only_calls_kernels, (self.images, *self.layers))):
+            return None
+        return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
+
+    def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
+        """Compile the kernel for such samples, or load what is compiled; see `Model`."""
+        kernel = kernels.load(self.kernel)
+        if hasattr(kernel, "is_compiled"):  # What it compiles may depend on the number of images.
+            inputs, targets = (np.repeat(array[:1], kernel.SHARD_SIZE, axis=0) for array in (inputs, targets))
+            self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
+
+    def is_compiled(self) -> bool:
+        """Whether the kernel needs no compiling, or is compiled already."""
+        is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
+        return is_compiled is None or bool(is_compiled())
+
+    def scores(self, parameters: Vector, inputs: Array) -> Array:
+        """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
+        scores = np.empty((len(inputs), self.classes), parameters.dtype)
+        for images, logits in self._predicted(parameters, inputs):
+            scores[images] = logits.T
+        return scores
+
+    def predict(self, parameters: Vector, inputs: Array) -> Array:
+        """The class labels of images, ``(n,)``."""
+        labels: Array = self.scores(parameters, inputs).argmax(axis=1)
+        return labels
+
+    def predict_proba(self, parameters: Vector, inputs: Array) -> Array:
+        """The probability of each class, float32 ``(n, classes)``: the kernel's softmax of the scores.
+
+        The largest number of a row is at the class that `predict` gives: where rounding to float32 makes it equal to
+        one before it, it becomes the next larger float32.
+        """
+        softmax, result = kernels.load(self.kernel).softmax, np.empty((len(inputs), self.classes), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # Scores that overflow give NaN, which the caller notices.
+            for images, logits in self._predicted(parameters, inputs):
+                probabilities = np.empty_like(logits)
+                softmax(logits, probabilities)
+                block, labels = result[images], logits.argmax(axis=0)
+                block[:] = probabilities.T
+                (tied,) = np.nonzero(block.argmax(axis=1) != labels)
+                block[tied, labels[tied]] = np.nextafter(block[tied].max(axis=1), np.float32(2))
+        return result
+
+    def _predicted(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
+        """Some images at a time: which they are, and their scores ``(classes, n)``, in a buffer that is used again."""
+        self.images.check(inputs)
+        own = self._views(np.ascontiguousarray(parameters))
+        kernel, dtype = kernels.load(self.kernel), parameters.dtype
+        for start in range(0, len(inputs), PREDICTED_AT_ONCE):
+            images = slice(start, min(start + PREDICTED_AT_ONCE, len(inputs)))
+            block = self.images.pixels(inputs[images], dtype)
+            yield images, self._forward(kernel, self._buffers(len(block), dtype), own, block)
