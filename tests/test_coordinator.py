@@ -112,6 +112,24 @@ def test_a_step_is_the_gradient_of_the_whole_batch_whatever_its_shards(digits: D
     assert_allclose(coordinator.parameters, before - 0.5 * gradient / 56, rtol=1e-9, atol=1e-13)
 
 
+def test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own(digits: Dataset) -> None:
+    """Three epochs of batches of 56, 56 and 38, beside the same steps taken by hand."""
+    model, parameters = Softmax(), np.zeros(7850)
+    coordinator = serial(model, SGD(0.1), parameters=parameters)
+    reports = [report for report in coordinator.iterate(digits, 3) if isinstance(report, StepReport)]
+    rows = [epoch_order(3, epoch, 150)[start : start + 56] for epoch in range(3) for start in (0, 56, 112)]
+    assert len({tuple(np.sort(batch)) for batch in rows}) == 9
+    for batch, report in zip(rows, reports, strict=True):
+        gradient = np.empty_like(parameters)
+        with one_blas_thread():
+            sums = model.loss_and_gradient(parameters, digits.inputs[batch], digits.targets[batch], gradient)
+        assert (report.count, report.accuracy) == (len(batch), sums.correct / len(batch))
+        assert_allclose(report.loss, sums.loss_sum / len(batch), rtol=1e-6)
+        parameters = parameters - 0.1 * gradient / len(batch)
+    assert [len(batch) for batch in rows] == [56, 56, 38] * 3
+    assert_allclose(coordinator.parameters, parameters, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(("samples", "n_workers"), [(1, 1), (10, 1), (56, 1), (56, 3), (64, 2), (73, 3)])
 def test_gradients_and_losses_of_a_step_are_added_along_the_tree(digits: Dataset, samples: int, n_workers: int) -> None:
     model, start = Softmax(), np.linspace(-0.01, 0.01, 7850).astype(np.float32)

@@ -107,6 +107,44 @@ def test_against_torch(optimizer: Optimizer, name: str, options: dict[str, Any])
     np.testing.assert_allclose(run(optimizer, parameters, gradients)[0], expected, rtol=1e-12, atol=1e-12)
 
 
+def formula_run(optimizer: Any, parameters: list[float], gradients: list[list[float]]) -> list[float]:
+    """The parameters after the steps of the optimizer's formula, as its docstring has it, with Python's numbers."""
+    result = []
+    for p, *column in zip(parameters, *gradients, strict=True):
+        u = v = m = 0.0
+        for t, g in enumerate(column, start=1):
+            rate = optimizer.learning_rate(t - 1) if callable(optimizer.learning_rate) else optimizer.learning_rate
+            if isinstance(optimizer, AdamW):
+                p -= rate * optimizer.weight_decay * p
+            else:
+                g += optimizer.weight_decay * p
+            if isinstance(optimizer, SGD):
+                p -= rate * g
+            elif isinstance(optimizer, Momentum):
+                u = optimizer.momentum * u + g
+                p -= rate * (g + optimizer.momentum * u if optimizer.nesterov else u)
+            elif isinstance(optimizer, RMSprop):
+                v = optimizer.decay * v + (1 - optimizer.decay) * g * g
+                p -= rate * g / (math.sqrt(v) + optimizer.epsilon)
+            else:
+                m = optimizer.beta1 * m + (1 - optimizer.beta1) * g
+                v = optimizer.beta2 * v + (1 - optimizer.beta2) * g * g
+                corrected = m / (1 - optimizer.beta1**t), v / (1 - optimizer.beta2**t)
+                p -= rate * corrected[0] / (math.sqrt(corrected[1]) + optimizer.epsilon)
+        result.append(p)
+    return result
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), Momentum(SCHEDULES[2])], ids=repr)
+def test_long_runs_follow_the_formulas(optimizer: Optimizer) -> None:
+    """After 1, 2 and 2,500 steps: corrections of the first steps, and anything that would begin late."""
+    parameters, gradients = vectors(2500, size=5)
+    for steps in (1, 2, 2500):
+        found, _ = run(optimizer, parameters, gradients[:steps])
+        expected = formula_run(optimizer, parameters.tolist(), [each.tolist() for each in gradients[:steps]])
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_torch_with_a_schedule(kind: Callable[..., Any], schedule: Schedule) -> None:
