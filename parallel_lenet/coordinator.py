@@ -29,6 +29,7 @@ from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, sho
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined
+from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.cluster.engine import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes.engine import ProcessesEngine
@@ -83,7 +84,7 @@ def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-class Coordinator:
+class Coordinator(Displayed):
     """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
 
     - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
@@ -249,6 +250,24 @@ class Coordinator:
     def history(self) -> History:
         """What the finished epochs reported."""
         return History(self._state.history)
+
+    def _summary(self) -> Summary:
+        """Of the last finished step, if another thread trains; starts no workers and waits for nothing."""
+        state, pids = self._state, self.worker_pids()
+        model, optimizer = type(self.model).__name__, type(self.optimizer).__name__
+        where = f"n_workers={self.n_workers}, engine={type(self.engine).__name__}, batch_size={self.batch_size}"
+        done = f"epoch={state.epoch}, step={state.optimizer.step}"
+        running = f", processes {', '.join(map(str, pids))}" if pids else ""
+        rows = [
+            ("model", shown(self.model)),
+            ("optimizer", shown(self.optimizer)),
+            ("workers", f"{self.n_workers} of {shown(self.engine)}{running}"),
+            *((name, str(getattr(self, name))) for name in ("batch_size", "shard_size", "seed", "clip_norm", "on_nan")),
+            ("finished", f"{count(state.epoch, 'epoch')}, {count(state.optimizer.step, 'step')}"),
+            ("unfinished epoch", count(state.cursor, "sample") if state.cursor else "none"),
+        ]
+        history = History(state.history)._summary().parts
+        return Summary(f"Coordinator({model}, {optimizer}, {where}, {done})", [Table((), rows, texts=2), *history])
 
     def parameters_sha256(self) -> str:
         """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from parallel_lenet import checkpoint, descriptions, finite, kernels
 from parallel_lenet.checkpoint import CheckpointError
-from parallel_lenet.checks import numeric_array
+from parallel_lenet.checks import numeric_array, shown
+from parallel_lenet.display import Displayed, Summary, Table, shortened
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
@@ -18,8 +19,8 @@ from parallel_lenet.state import Arrays, check_format, checked_parameters, user_
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedModel(Displayed):
     """A network and its parameters.
 
     To train it further, with an optimizer of your choice, as a new training that starts from its parameters:
@@ -27,10 +28,15 @@ class TrainedModel:
     """
 
     model: Sequential
-    parameters: Vector = field(repr=False)
+    parameters: Vector
     """Read-only."""
     metadata: dict[str, Any]
     """What was given to `Coordinator.save`."""
+
+    def _summary(self) -> Summary:
+        rows = [(shown(name), shown(value)) for name, value in self.metadata.items()]
+        parts = [*self.model._summary().parts, Table(("metadata", ""), shortened(rows), texts=2)]
+        return Summary(f"TrainedModel({self.model!r})", parts)
 
     def scores(self, images: Array) -> Array:
         """The class scores (logits) of images ``(n, h, w)`` or ``(n, c, h, w)``: ``(n, classes)``.

@@ -17,7 +17,7 @@ from program import COMMAND, FILES, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, kernels, lenet5
 from parallel_lenet.cli import main
-from parallel_lenet.cli._console import plain_table
+from parallel_lenet.display import Table
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]
@@ -347,7 +347,7 @@ def test_version(tmp_path: Path) -> None:
 
 
 def test_plain_tables_are_aligned() -> None:
-    text = plain_table(("name", "ms"), [("serial", "0.1"), ("processes", "12.0")])
+    text = Table(("name", "ms"), [("serial", "0.1"), ("processes", "12.0")]).text()
     assert text.splitlines() == ["name         ms", "---------  ----", "serial      0.1", "processes  12.0"]
 
 

@@ -26,7 +26,7 @@ from parallel_lenet import (
     load_model,
 )
 from parallel_lenet.kernels import naive
-from parallel_lenet.model import PREDICTED_AT_ONCE
+from parallel_lenet.network.sequential import PREDICTED_AT_ONCE
 
 
 def linear(classes: int, kernel: str = "im2col") -> Sequential:

@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TextIO
 
 from parallel_lenet import optional
-
-Row = Sequence[str]
+from parallel_lenet.display import Row, Table
 
 
 class Progress(Protocol):
@@ -180,7 +179,7 @@ class Console:
             console.Console(file=drawn, width=width, markup=False, emoji=False, highlight=False).print(table)
             text = drawn.getvalue().rstrip("\n")
         else:
-            text = plain_table(header, rows)
+            text = Table(header, rows).text()
         write(self._out, f"{title}\n{text}")
 
     def _rich(self, *modules: str) -> list[Any]:
@@ -210,21 +209,3 @@ def _logged(show: Callable[[str], None]) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagated
-
-
-def plain_table(header: Row, rows: Sequence[Row]) -> str:
-    """The table as aligned text."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def count(number: int, noun: str) -> str:
-    """``1 worker``, ``2 workers``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

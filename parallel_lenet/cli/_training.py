@@ -12,13 +12,14 @@ from typing import Any
 
 from parallel_lenet.cli import _network
 from parallel_lenet.cli._chaos import Chaos
-from parallel_lenet.cli._console import Console, Progress, count, write
+from parallel_lenet.cli._console import Console, Progress, write
 from parallel_lenet.cli._interrupts import Interrupts
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli._resume import Figures
 from parallel_lenet.cli._run_folder import LAST, RunFolder
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.display import count
 from parallel_lenet.reports import EpochReport, StepReport
 
 TIMED_OUT = 124  # As the command timeout has it.

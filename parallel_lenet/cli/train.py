@@ -19,7 +19,7 @@ from parallel_lenet.batching import split
 from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _resume, _sources
 from parallel_lenet.cli._chaos import Chaos
-from parallel_lenet.cli._console import Console, count, write
+from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupted, Interrupts
 from parallel_lenet.cli._options import (
     TrainOptions,
@@ -36,6 +36,7 @@ from parallel_lenet.cli._sources import load
 from parallel_lenet.cli._training import TIMED_OUT, Training, best_epoch, decimals, progress, why
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.display import count
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.trained import load_model
 

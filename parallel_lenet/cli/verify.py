@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.cli import _engines, _network, _published
-from parallel_lenet.cli._console import Console, count
+from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
+from parallel_lenet.display import count
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.model import ShardMetrics

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.checks import shown
+from parallel_lenet.display import Displayed, Summary, Table, count
+from parallel_lenet.display.thumbnails import thumbnails
+
 
 class DatasetError(ValueError):
     """Data that can't be trained on: the message names the file or array and what is wrong with it."""
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Displayed):
     """Inputs and their targets, sample by sample.
 
     ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in.
@@ -49,6 +53,16 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def _summary(self) -> Summary:
+        """Reads the first few samples only."""
+        what = [f"{array.dtype} {array.shape[1:] or ''}".rstrip() for array in (self.inputs, self.targets)]
+        samples, name = count(len(self), "sample"), shown(self.name)
+        rows = [("name", name), ("samples", f"{len(self):,}"), ("inputs", what[0]), ("targets", what[1])]
+        line = f"Dataset({name}, {samples}, inputs {what[0]}, targets {what[1]})"
+        return Summary(line, [Table((), rows, texts=2), thumbnails(self.inputs, self.targets)])
+
+    __str__ = Displayed.__repr__
 
     @property
     def classes(self) -> int:

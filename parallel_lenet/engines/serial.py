@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import Context, ShardGradient, refuse_copy
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
@@ -65,13 +66,16 @@ def _released() -> ThreadpoolController:
     return blas()
 
 
-class SerialEngine:
+class SerialEngine(Displayed):
     """An engine of one worker: the caller."""
 
     n_workers = 1
 
     def __init__(self) -> None:
         self._snapshots: Snapshots[tuple[Model, Vector]] = Snapshots(Private, quiet=lambda: True)
+
+    def _summary(self) -> Summary:
+        return Summary("SerialEngine()")
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """Copies of both. Unlike unpickling, copying in this process leaves the model's class alone."""

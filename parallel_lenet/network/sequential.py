@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
+from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shortened
 from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.model import ShardMetrics
@@ -53,8 +54,8 @@ class _Buffers:
         """What the kernels recorded of a pass (None: they can't), by shapes and dtypes of the arrays from outside."""
 
 
-@dataclass(frozen=True)
-class Sequential:
+@dataclass(frozen=True, repr=False)
+class Sequential(Displayed):
     """Layers in a row behind `Images`, ending in class scores (logits) under softmax cross-entropy.
 
     ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
@@ -78,6 +79,20 @@ class Sequential:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its buffers."""
         return (Sequential, (self.images, self.layers, self.kernel, self.dtype))
+
+    def _summary(self) -> Summary:
+        height, width = self.images.height_and_width
+        network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {self.classes:,} classes"
+        dtype = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
+        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype})"
+        sizes = {name: math.prod(shape) for name, shape in self.layout.entries}
+        rows: list[Row] = [("", call(self.images), str(self.images.shape), "")]
+        for layer, shape, names in zip(self.layers, self.shapes[1:], self._names, strict=True):
+            own = sum(sizes[name] for name in names.values())
+            label = next((name.partition(".")[0] for name in names.values()), "")
+            rows.append((label, call(layer), str(shape), f"{own:,}" if own else ""))
+        rows = [*shortened(rows), ("", "in all", "", f"{self.layout.size:,}")]
+        return Summary(line, [Table(("name", "layer", "output shape", "parameters"), rows, texts=3)])
 
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:

@@ -28,9 +28,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Shard
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import shown, whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.display import Displayed, Summary, Table
 from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
@@ -68,7 +69,7 @@ class Traffic(NamedTuple):
     received: int
 
 
-class Cluster:
+class Cluster(Displayed):
     """An engine over one of joblib's backends: "dask", "ray", "loky" or "threading".
 
     - ``address``: of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which is used and
@@ -116,6 +117,19 @@ class Cluster:
             n_workers = usable_cores() if address is None else self._backend.start(None)
             self._follows = address is not None
         self.n_workers = whole("n_workers", n_workers, 1)
+
+    def _summary(self) -> Summary:
+        settings = {
+            "address": shown(self._backend.address),
+            "n_workers": str(self.n_workers),
+            "timeout": f"{self.timeout:g}",
+            "max_tries": str(self.max_tries),
+        }
+        line = ", ".join([repr(self._backend.name), *(f"{name}={value}" for name, value in settings.items())])
+        rows = [("backend", self._backend.name), *settings.items()]
+        return Summary(f"Cluster({line})", [Table((), rows, texts=2)])
+
+    __str__ = Displayed.__repr__
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """The workers get model and datasets with their first task, unless they have the same from an earlier call."""

@@ -34,6 +34,7 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
+from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
@@ -99,7 +100,7 @@ class _Resources:
         self.snapshots.clear()
 
 
-class ProcessesEngine:
+class ProcessesEngine(Displayed):
     """An engine of ``n_workers`` processes. A worker that dies is replaced, and what it was doing done again.
 
     - ``max_tries``: how many workers may die at one shard, or one after the other while they start, before WorkerError.
@@ -130,6 +131,10 @@ class ProcessesEngine:
         import_path()  # What relative entries mean now.
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
         self._finalizer = weakref.finalize(self, self._resources.end)
+
+    def _summary(self) -> Summary:
+        limits = f"max_tries={self.max_tries}, step_timeout={self.step_timeout}"
+        return Summary(f"ProcessesEngine(n_workers={self.n_workers}, {limits})")
 
     def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
         """The workers that run get it at once, and no one waits for them."""

@@ -1,0 +1,115 @@
+"""Curves as inline SVG, drawn without any library."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from parallel_lenet.display import LINE, Html
+
+WIDTH, HEIGHT = 380, 210
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 34  # Margins around the plot.
+COLOURS = ("#3b82f6", "#e8710a", "#22a06b", "#c0392b")  # Blue first, then orange: told apart on white and on black.
+MOST_POINTS = 400  # Of a curve: of more, the lowest and the highest of each group are drawn.
+
+Point = tuple[int, float]
+
+SMALLEST, LARGEST = 1e-290, 1e290  # Of the numbers that are told apart: with a margin for differences of them.
+
+Curve: TypeAlias = tuple[str, Sequence[float | None]]
+"""Its name, and its values over 1, 2, 3, ..."""
+
+
+def curves(title: str, series: Sequence[Curve], *, percent: bool = False) -> Html:
+    """A plot of some curves over the epochs.
+
+    A value that is None, NaN, infinite or close to it interrupts its curve. ``percent`` labels 1 as 100 %.
+    """
+    runs = [(name, _runs(values)) for name, values in series]
+    numbers = [value for _, parts in runs for part in parts for _, value in part]
+    last = max(len(values) for _, values in series)
+    ticks = _ticks(min(numbers), max(numbers)) if numbers else [0.0, 1.0]
+    low, high = ticks[0], ticks[-1]
+
+    def across(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((x - 1) / (last - 1) if last > 1 else 0.5)
+
+    def down(y: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low) / (high - low))
+
+    marks = [
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}" stroke="{LINE}"/>'
+        f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{_label(y, ticks[1] - low, percent)}</text>'
+        for y in ticks
+    ]
+    marks += [
+        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x}</text>'
+        for x in sorted({round(1 + (last - 1) * share) for share in (0, 0.25, 0.5, 0.75, 1)} - {0})
+    ]
+    place = LEFT
+    for (name, parts), colour in zip(runs, COLOURS, strict=False):
+        for part in parts:
+            points = [f"{across(x):.1f},{down(y):.1f}" for x, y in part]
+            marks.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+            if len(part) <= MOST_POINTS / 10:
+                marks += [f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="2.4" fill="{colour}"/>' for x, y in part]
+        marks.append(f'<rect x="{place}" y="{TOP - 14}" width="12" height="4" fill="{colour}"/>')
+        marks.append(f'<text x="{place + 16}" y="{TOP - 9}">{html.escape(name)}</text>')
+        place += 30 + 7 * len(name)
+    described = html.escape(f"{title}: {'; '.join(_ends(*curve) for curve in series)}")
+    return Html(
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{described}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'style="width:{WIDTH}px;max-width:100%;height:auto;margin:.4em .8em .4em 0" fill="currentColor" '
+        f'font-family="sans-serif" font-size="11">'
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 3}" text-anchor="middle">epoch</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{TOP - 9}" text-anchor="end" font-weight="bold">{html.escape(title)}</text>'
+        f"{''.join(marks)}</svg>"
+    )
+
+
+def _ends(name: str, values: Sequence[float | None]) -> str:
+    """A curve in words, for those who do not see it."""
+    known = [value for value in values if value is not None]
+    return f"{name} from {known[0]:.4g} to {known[-1]:.4g}" if known else f"{name} without values"
+
+
+def _runs(values: Sequence[float | None]) -> list[list[Point]]:
+    """The stretches of finite values, each thinned out to what can be seen."""
+    runs: list[list[Point]] = [[]]
+    for x, value in enumerate(values, start=1):
+        if value is not None and abs(value) < LARGEST:  # False for NaN.
+            runs[-1].append((x, float(value)))
+        elif runs[-1]:
+            runs.append([])
+    size = -(-2 * len(values) // MOST_POINTS)  # Each group leaves two points.
+    return [_thinned(run, size) if len(run) > MOST_POINTS else run for run in runs if run]
+
+
+def _thinned(run: list[Point], size: int) -> list[Point]:
+    kept: list[Point] = []
+    for start in range(0, len(run), size):
+        group = run[start : start + size]
+        kept += sorted({min(group, key=lambda point: point[1]), max(group, key=lambda point: point[1])})
+    return kept
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers, from one at or below ``low`` to one at or above ``high``."""
+    if high - low < 1e-9 * max(abs(low), abs(high), SMALLEST):  # A flat curve, in the middle of its plot.
+        margin = abs(high) if abs(high) > SMALLEST else 1.0
+        low, high = low - margin / 2, high + margin / 2
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * i for i in range(first, max(last, first + 1) + 1)]
+
+
+def _label(value: float, step: float, percent: bool) -> str:
+    """With as many decimals as tell the ticks apart."""
+    if percent:
+        value, step = value * 100, step * 100
+    whole = (digits for digits in range(7) if math.isclose(step * 10**digits, round(step * 10**digits), rel_tol=1e-6))
+    decimals = next(whole, 7)
+    text = f"{value:.{decimals}f}" if abs(value) < 1e6 and decimals < 7 else f"{value:.3g}"
+    return f"{text} %" if percent else text
