@@ -274,20 +274,18 @@ from numba.core.registry import cpu_target
 print(hashed.hexdigest(), cpu_target.target_context.codegen().magic_tuple()[1])
 """
 NEHALEM = "+64bit,+cx16,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2"
-PROCESSORS = {"nehalem": NEHALEM, "haswell": f"{NEHALEM},+avx,+avx2,+fma,+bmi,+bmi2,+lzcnt,+movbe,+f16c"}
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for processors of this kind")
-def test_the_bits_are_the_same_on_every_processor(tmp_path: Path) -> None:
-    """Compiled for two others, one of them without fused multiply-adds: narrower vectors, other tiles."""
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for a processor of this kind")
+def test_the_bits_are_the_same_on_a_processor_with_narrower_vectors_and_no_fused_multiply_adds(tmp_path: Path) -> None:
+    """Other tiles, too. test_published has one between this and the host."""
     with redirect_stdout(io.StringIO()) as printed:
         exec(BITS, {})
     wanted, host = printed.getvalue().split()
-    for name, features in PROCESSORS.items():
-        changes = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-        found, compiled_for = run(BITS, environment(tmp_path / name, **changes))[0].split()
-        assert compiled_for == name
-        assert found == wanted, f"{name} differs from {host}"
+    changes = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": NEHALEM}
+    found, compiled_for = run(BITS, environment(tmp_path, **changes))[0].split()
+    assert compiled_for == "nehalem"
+    assert found == wanted, f"nehalem differs from {host}"
 
 
 def test_without_the_compiler_the_same_code_gives_the_same_results(tmp_path: Path) -> None:
@@ -376,7 +374,7 @@ ready = pathlib.Path("ready")
 with ready.open("a") as file:
     file.write("x")
 end = time.monotonic() + 60
-while ready.stat().st_size < 3 and time.monotonic() < end:
+while ready.stat().st_size < 2 and time.monotonic() < end:
     time.sleep(0.01)
 """
     waiting = PROGRAM.replace("y, dy =", wait + "y, dy =", 1)
@@ -384,10 +382,10 @@ while ready.stat().st_size < 3 and time.monotonic() < end:
     command = [sys.executable, "-P", "-W", "error", "-c", waiting]
     processes = [
         subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3, outputs
+    assert [process.returncode for process in processes] == [0] * 2, outputs
     results = {output.split("\n")[1] for output, _ in outputs}
     afterwards = run(PROGRAM + "print(loop.stats.cache_hits)", env)
     assert results == {afterwards[1]}
