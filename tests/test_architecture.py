@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE_FOLDER, Run
+from kits.programs import PACKAGE_FOLDER, Run
 
 import parallel_lenet
 

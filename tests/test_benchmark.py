@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from kits.programs import environment
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from browser import Pages, sticking_out
+from kits.browser import Pages, sticking_out
 
 WRONG = {
     "<script>console.error('oh')</script>": "console: oh",

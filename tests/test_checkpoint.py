@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, environment
-from models import Scripted
+from kits.models import Scripted
+from kits.programs import Run, environment
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import Adam, CheckpointError, Coordinator

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
-from models import Softmax
-from program import COMMAND, FILES, write_idx
+from kits.models import Softmax
+from kits.programs import COMMAND, FILES, environment, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
 from parallel_lenet.cli import main

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from conftest import children, environment, listening, wait_until
-from program import COMMAND, write_idx
+from kits.processes import children, listening, wait_until
+from kits.programs import COMMAND, environment, write_idx
 
 from parallel_lenet import checkpoint
 from parallel_lenet.cli import main

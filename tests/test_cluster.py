@@ -18,11 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import models
 import numpy as np
 import pytest
-from conftest import Run, _files, children, environment, wait_until
-from models import ModelError, Once, Recorded, Scripted, Threads
+from kits import models
+from kits.models import ModelError, Once, Recorded, Scripted, Threads
+from kits.processes import children, temporary_files, wait_until
+from kits.programs import Run, environment
 from numpy.testing import assert_array_equal
 from test_engines import FEW, MANY, TROUBLE, Opened, at, computed, expected, one_each, scripted
 
@@ -493,12 +494,12 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
     trackers = _trackers()
-    before, files = children() - trackers, _files()
+    before, files = children() - trackers, temporary_files()
     with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster(backend, n_workers=2), batch_size=64) as run:
         run.fit(digits)
         assert backend == "threading" or children() - before - _trackers()
     assert wait_until(lambda: children() - _trackers() <= before, 10)
-    assert _files() <= files
+    assert temporary_files() <= files
 
 
 def _trackers() -> set[int]:

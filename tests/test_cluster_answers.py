@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Scripted
+from kits.models import Scripted
 from test_engines import FEW, Opened, at, one_each
 
 from parallel_lenet import ShardMetrics, WorkerError

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import _files, children, environment, listening, other_user, wait_until
+from kits.processes import children, listening, other_user, temporary_files, wait_until
+from kits.programs import environment
 
 from parallel_lenet import Adam, Coordinator, Dataset, WorkerError, lenet5
 from parallel_lenet.engines import WorkerWarning
@@ -67,7 +68,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
-    files, variables = _files(), _of_speed()
+    files, variables = temporary_files(), _of_speed()
     results = set()
     for engine in (Cluster("dask", n_workers=2), "serial"):
         with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
@@ -89,7 +90,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
             results.add(coordinator.parameters_sha256())
     assert len(results) == 1
     assert wait_until(lambda: not {nanny.pid for nanny in nannies} & children(), 10)
-    assert _files() <= files
+    assert temporary_files() <= files
     assert _of_speed() == variables
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import environment, listening, other_user, wait_until
+from kits.processes import listening, other_user, wait_until
+from kits.programs import environment
 
 from parallel_lenet.cli import main
 from parallel_lenet.engines.cluster.guard import Guard, holders, kill, stopped

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import pytest
-from models import Array, ByImage, ModelError, Scripted, Softmax
+from kits import models
+from kits.models import Array, ByImage, ModelError, Scripted, Softmax
 from numpy.testing import assert_allclose, assert_array_equal
 
 from parallel_lenet import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Softmax
+from kits.models import Softmax
 
 from parallel_lenet import SGD, Coordinator
 from parallel_lenet.engines.copying import copied
@@ -23,7 +23,7 @@ class InSlots(Softmax):
 
 
 SCRIPT = """
-from models import Softmax
+from kits.models import Softmax
 from threading import Lock
 
 lock = Lock()

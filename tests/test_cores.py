@@ -6,7 +6,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from conftest import Run
+from kits.programs import Run
 
 from parallel_lenet import cores
 from parallel_lenet.cores import WorkerCount, count_workers, usable_cores

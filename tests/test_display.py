@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from models import Softmax
+from kits.models import Softmax
 
 from parallel_lenet import (
     SGD,

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
-from conftest import Run, environment, wait_until
-from models import Array, ModelError, Scripted
+from kits import models
+from kits.models import Array, ModelError, Scripted
+from kits.processes import wait_until
+from kits.programs import Run, environment
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import Dataset, Engine, Model, lenet5
@@ -497,7 +498,7 @@ def test_workers_leave_a_killed_coordinator_in_the_middle_of_a_shard(tmp_path: P
 import sys
 sys.path.append({os.path.dirname(__file__)!r})
 import numpy as np
-from models import HOLD, Scripted
+from kits.models import HOLD, Scripted
 from parallel_lenet import SGD, Coordinator
 coordinator = Coordinator(Scripted(folder={str(tmp_path)!r}), SGD(), n_workers=2, batch_size=2, shard_size=1)
 x = np.array([(HOLD, 3600.0)] * 2, np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Softmax
+from kits.models import Softmax
 
 from parallel_lenet import Coordinator, Dataset, DatasetError, Momentum
 from parallel_lenet.fingerprint import HASHED_AT_ONCE, arrays_sha256, fingerprint

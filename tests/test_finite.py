@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Array, Forgetful, Softmax
-from program import run, write_idx
+from kits.models import Array, Forgetful, Softmax
+from kits.programs import run, write_idx
 
 from parallel_lenet import (
     SGD,

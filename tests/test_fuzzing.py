@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from kits.programs import environment
 
 PROGRAM = """
 import os, resource, sys
-from fuzzing import attack
+from kits.fuzzing import attack
 
 with open("/proc/self/statm") as file:
     pages = int(file.read().split()[0])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from kits.programs import Run
 from test_engines import FEW
 
 from parallel_lenet.engines.imports import pickle_model, unpickle_model

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PACKAGE_FOLDER, children, environment, wait_until
-from models import SLEEP, Scripted
-from program import FILES, descendants_end, run, start, train, wait_for_workers, write_idx
+from kits.models import SLEEP, Scripted
+from kits.processes import children, descendants_end, wait_for_workers, wait_until
+from kits.programs import FILES, PACKAGE_FOLDER, environment, run, start, train, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts

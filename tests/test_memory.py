@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
-from models import Scripted
+from kits.models import Scripted
+from kits.programs import Run
 from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet.engines import memory

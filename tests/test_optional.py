@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE_FOLDER, Run
+from kits.programs import PACKAGE_FOLDER, Run
 
 from parallel_lenet import kernels, lenet5, optional
 from parallel_lenet.optional import ExtraError

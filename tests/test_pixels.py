@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Softmax
+from kits.models import Softmax
 
 from parallel_lenet import SGD, Adam, Coordinator, Dataset, DatasetError, Dense, Flatten, Images, Sequential, lenet5
 from parallel_lenet.network.pixels import Unit, check, recognise

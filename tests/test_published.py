@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
+from kits.programs import environment
 
 from parallel_lenet import Coordinator, kernels, load_dataset
 from parallel_lenet.cli import _published

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import sticking_out
+from kits.browser import sticking_out
 
 from parallel_lenet.report import page
 

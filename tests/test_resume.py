@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import environment, wait_until
-from program import FILES, numbers, run, start, train, write_idx
+from kits.processes import wait_until
+from kits.programs import FILES, environment, numbers, run, start, train, write_idx
 
 from parallel_lenet import checkpoint
 from parallel_lenet.cli import _resume, main

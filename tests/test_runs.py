@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import FILES, run, write_idx
+from kits.programs import FILES, run, write_idx
 
 from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
 from parallel_lenet.cli._options import UsageError

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, _shared_memory
-from models import Array, Counting, Softmax
+from kits.models import Array, Counting, Softmax
+from kits.processes import shared_memory
+from kits.programs import Run
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, WorkerWarning
@@ -168,12 +169,12 @@ def test_workers_stay_for_tuples_for_more_datasets_for_larger_ones_and_for_a_cha
 def test_memory_of_data_that_are_no_longer_used_is_bounded_and_given_back(leaves_nothing: None) -> None:
     with coordinator(Counting(), "processes") as c:
         c.evaluate(constant(0.0))
-        most = len(_shared_memory()) + 2 * (IDLE_ARRAYS + 2)  # Two descriptors each; two of the call itself.
+        most = len(shared_memory()) + 2 * (IDLE_ARRAYS + 2)  # Two descriptors each; two of the call itself.
         (pid, _) = c.worker_pids()
         for samples in range(30, 50):
             c.evaluate(constant(1.0, samples))
             next(c.iterate(constant(2.0, samples)))  # Dropped at once.
-            assert len(_shared_memory()) <= most
+            assert len(shared_memory()) <= most
             c.restart_epoch()
         mapped = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd" in line]
         assert len(mapped) <= most
@@ -262,7 +263,7 @@ def test_a_file_that_is_mapped_for_reading_is_mapped_by_the_workers_too(stored: 
     file, values = stored
     targets = np.zeros(20)
     mapped = np.load(file, mmap_mode="r")
-    before = len(_shared_memory())
+    before = len(shared_memory())
     with coordinator(Counting(), "processes", n_workers=1) as c:
         for rows in (slice(None), slice(3, 9)):
             expected = c.evaluate((values[rows].copy(), targets[rows]))
@@ -272,7 +273,7 @@ def test_a_file_that_is_mapped_for_reading_is_mapped_by_the_workers_too(stored: 
             assert c.evaluate((mapped[rows], targets[rows])) == expected
             del reports
             c.restart_epoch()
-        assert len(_shared_memory()) > before
+        assert len(shared_memory()) > before
     with coordinator(Counting(), "serial") as alone:
         context = alone.engine.open(alone.model, (Dataset(mapped, targets),), alone.parameters)
         assert np.shares_memory(context.datasets[0].inputs, mapped)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, children, environment
-from models import Array, Scripted
+from kits.models import Array, Scripted
+from kits.processes import children
+from kits.programs import Run, environment
 from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet import WorkerError

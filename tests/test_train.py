@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import environment
-from program import FILES, write_idx
+from kits.programs import FILES, environment, write_idx
 
 from parallel_lenet import SGD, Coordinator, Dataset, checkpoint, lenet5
 from parallel_lenet.cli import _config, evaluate, main, train

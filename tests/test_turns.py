@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import pytest
-from conftest import wait_until
-from models import Array, Scripted, Softmax
+from kits import models
+from kits.models import Array, Scripted, Softmax
+from kits.processes import wait_until
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport
 from parallel_lenet.engines.processes.engine import ProcessesEngine

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
-from program import run, write_idx
+from kits.programs import environment, run, write_idx
 
 from parallel_lenet.cli import main, verify
 from parallel_lenet.cli._chaos import Chaos

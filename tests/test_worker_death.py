@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import pytest
-from conftest import children, environment, wait_until
-from models import Array, Scripted
+from kits import models
+from kits.models import Array, Scripted
+from kits.processes import children, wait_until
+from kits.programs import environment
 from test_engines import FEW, Opened, alive, at, computed, expected, holding, one_each, scripted, usable
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, ShardMetrics, WorkerError, WorkerWarning, lenet5
@@ -763,7 +764,7 @@ def test_workers_end_with_a_killed_coordinator(action: int, thread: bool, tmp_pa
 import sys, threading
 sys.path.append({os.path.dirname(__file__)!r})
 import numpy as np
-from models import Scripted
+from kits.models import Scripted
 from parallel_lenet import SGD, Coordinator
 def train():
     x = np.array([({action}, 30.0)] * 2, np.float32)
