@@ -12,8 +12,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from types import TracebackType
@@ -30,6 +30,7 @@ from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined
 from parallel_lenet.display import Displayed, Summary, Table, count
+from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.cluster.engine import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes.engine import ProcessesEngine
@@ -275,7 +276,13 @@ class Coordinator(Displayed):
 
     @_takes_a_pair
     def fit(
-        self, train: Data, epochs: int = 1, validation: Data | float | None = None, *, keep_best: bool = False
+        self,
+        train: Data,
+        epochs: int = 1,
+        validation: Data | float | None = None,
+        *,
+        keep_best: bool = False,
+        progress: bool = False,
     ) -> History:
         """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
 
@@ -290,16 +297,28 @@ class Coordinator(Displayed):
         loss, the first of equals: ``parameters``, optimizer, ``epoch`` and ``history`` are those of that epoch, and a
         later ``fit`` continues from there. The returned history has all epochs. An interrupted call keeps its last
         state. Raises ValueError for ``keep_best`` without validation data.
+
+        ``progress`` shows a bar: on standard error if that is a terminal, or in a notebook's cell. Nothing is written
+        to a pipe or a file. Raises ExtraError, a ModuleNotFoundError, if rich (extra ``cli``) is missing or broken.
         """
+        if progress:
+            require_rich("fit(progress=True)")
         if keep_best and validation is None:
             raise ValueError("keep_best needs validation data: validation must be data, or a fraction such as 0.1")
         best: tuple[float, TrainingState] | None = None
-        for report in self.iterate(train, epochs, validation):
-            if keep_best and isinstance(report, EpochReport):
-                loss = report.validation_loss
-                loss = math.inf if loss is None or math.isnan(loss) else loss
-                if best is None or loss < best[0]:
-                    best = (loss, self._state)
+        begun, cursor = self.epoch, self.cursor
+        last, call = self._begin(train, epochs, validation)
+        reports = self._iterate(last, call)
+        if progress and last > begun:
+            samples = len(call.context.datasets[0].inputs)
+            reports = with_bar(reports, range(begun, last), samples, cursor, self.epoch_report)
+        with closing(reports):  # Also if an interrupt leaves the loop.
+            for report in reports:
+                if keep_best and isinstance(report, EpochReport):
+                    loss = report.validation_loss
+                    loss = math.inf if loss is None or math.isnan(loss) else loss
+                    if best is None or loss < best[0]:
+                        best = (loss, self._state)
         history = self.history
         if best is not None:
             self._state = best[1]
@@ -310,6 +329,10 @@ class Coordinator(Displayed):
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
+        return self._iterate(*self._begin(train, epochs, validation))
+
+    def _begin(self, train: Data, epochs: int, validation: Data | float | None) -> "tuple[int, _Call]":
+        """Check the arguments of ``fit`` or ``iterate`` and open the data: the epoch to train up to, and the call."""
         if isinstance(epochs, np.ndarray | list | tuple):
             raise TypeError(
                 f"epochs must be a whole number, not {type(epochs).__name__}: inputs and targets are passed as one "
@@ -332,9 +355,9 @@ class Coordinator(Displayed):
         except BaseException:
             self._calls.discard(call)
             raise
-        return self._iterate(self.epoch + epochs, call)
+        return self.epoch + epochs, call
 
-    def _iterate(self, last: int, call: "_Call") -> Iterator[StepReport | EpochReport]:
+    def _iterate(self, last: int, call: "_Call") -> Generator[StepReport | EpochReport, None, None]:
         try:
             while self.epoch < last:
                 call.thread = threading.current_thread()

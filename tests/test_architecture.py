@@ -33,6 +33,7 @@ ORDER = (
     "finite",
     "state",
     "descriptions",
+    "display.progress",
     "reports",
     "turns",
     "checkpoint",
@@ -129,6 +130,8 @@ LATE = {
     ("engines.remote_exceptions", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.
+    ("display.progress", "<f'rich.{name}'>"),  # An extra.
+    ("display.progress", "IPython.display"),  # In a notebook, which has it.
     ("engines.cluster.backends", "<self.module>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
@@ -372,4 +375,8 @@ def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
         target.partition(".")[0] for tree in MODULES.values() for node in ast.walk(tree) for target in imported(node)
     }
     outside = {name for name in used if name.isidentifier()} - sys.stdlib_module_names - {"parallel_lenet"}
-    assert outside <= named | {"cloudpickle"}  # joblib needs it, or brings a copy.
+    brought = {
+        "cloudpickle",
+        "IPython",
+    }  # joblib needs the one, or brings a copy; the other is what a notebook runs in.
+    assert outside <= named | brought

@@ -15,17 +15,11 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from parallel_lenet import optional
 from parallel_lenet.display import Row, Table
-
-
-class Progress(Protocol):
-    """A bar that shows how far a pass over some images is."""
-
-    def __call__(self, done: int, text: str) -> None:
-        """``done`` images of the pass, and what else to show."""
+from parallel_lenet.display.progress import Update, bar, is_terminal
 
 
 def open_standard_descriptors() -> None:
@@ -67,11 +61,6 @@ def drop_unread_output() -> None:
                 os.close(null)
         except (OSError, ValueError):
             pass
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody may be watching the stream."""
-    return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
 
 
 def to_json(value: object) -> str:
@@ -142,20 +131,13 @@ class Console:
             yield
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Progress]:
+    def progress(self, title: str, total: int) -> Iterator[Update]:
         """A bar on standard error while it lasts, if that is a terminal: a log file has no use for it."""
-        rich = self._rich("progress", "console") if not self.quiet and is_terminal(sys.stderr) else []
-        if not rich:
-            yield lambda done, text: None
+        if self.quiet or not is_terminal(sys.stderr) or not self._rich("progress", "console"):
+            yield lambda done, text, title=None: None
             return
-        bar, console = rich
-        columns = (
-            *(bar.TextColumn("{task.description}"), bar.BarColumn(), bar.TaskProgressColumn()),
-            *(bar.TimeRemainingColumn(), bar.TextColumn("{task.fields[text]}")),
-        )
-        with bar.Progress(*columns, console=console.Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(title, total=total, text="")
-            yield lambda done, text: bars.update(task, completed=done, text=text)
+        with bar(title, total, transient=True) as update:
+            yield update
 
     def restore(self) -> None:
         """Give a terminal its cursor back, which a bar hides, if the bar can't end."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from parallel_lenet.cli import _network
 from parallel_lenet.cli._chaos import Chaos
-from parallel_lenet.cli._console import Console, Progress, write
+from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupts
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli._resume import Figures
@@ -20,6 +20,7 @@ from parallel_lenet.cli._run_folder import LAST, RunFolder
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import count
+from parallel_lenet.display.progress import Update, epoch_figures
 from parallel_lenet.reports import EpochReport, StepReport
 
 TIMED_OUT = 124  # As the command timeout has it.
@@ -106,7 +107,7 @@ class Training:
             self.console.note(f"worker processes: {', '.join(map(str, pids))}")
         return True
 
-    def _after_step(self, report: StepReport, progress: Progress) -> None:
+    def _after_step(self, report: StepReport, progress: Update) -> None:
         if report.skipped is not None:
             cursor = self.coordinator.cursor
             self.console.note(
@@ -117,8 +118,7 @@ class Training:
         every = self.options.checkpoint_every
         if every is not None and report.step % every == 0:
             self.save()
-        so_far = self.coordinator.epoch_report()
-        progress(self.coordinator.cursor, f"loss {so_far.train_loss:.4f}  {so_far.images_per_second:,.0f} images/s")
+        progress(self.coordinator.cursor, lambda: epoch_figures(self.coordinator.epoch_report()))
         self.interrupts.check()
 
     def _finish_epoch(self) -> None:

@@ -1,0 +1,216 @@
+"""Progress bars, drawn by rich: on a terminal's standard error or in a notebook's cell; elsewhere nothing is written.
+
+A terminal has one cursor, so all bars that run at a time, in whatever threads, are lines of one picture. It is drawn
+from the thread that reports, a few times a second: nothing runs in the background, and a step costs a look at the
+clock. If the terminal goes away, the work continues without it.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TextIO
+
+from parallel_lenet import optional
+from parallel_lenet.reports import EpochReport, StepReport
+
+SECONDS = 0.2  # Between two pictures: rich takes a millisecond for one.
+
+
+class Update(Protocol):
+    """Says how far the work is; may be called as often as there is something to say."""
+
+    def __call__(self, done: int, text: str | Callable[[], str], title: str | None = None) -> None:
+        """``done`` of the total, and what else to show; if ``text`` is a function, it is called if a picture is due."""
+
+
+class _Screen(Protocol):
+    """Where bars are drawn."""
+
+    def draw(self) -> None:
+        """The bars as they are now."""
+
+    def end(self, task: Any) -> None:
+        """One bar will not change any more."""
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody may be watching the stream."""
+    return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
+
+
+def require_rich(purpose: str) -> tuple[Any, Any]:
+    """Rich's modules for bars and consoles; ExtraError says that ``purpose`` needs rich if it is missing or broken."""
+    progress, console = (optional.load("cli", "rich", purpose, f"rich.{name}") for name in ("progress", "console"))
+    return progress, console
+
+
+def with_bar(
+    reports: Iterator[StepReport | EpochReport],
+    epochs: range,
+    samples: int,
+    cursor: int,
+    so_far: Callable[[], EpochReport],
+) -> Generator[StepReport | EpochReport, None, None]:
+    """The reports of a training, with a bar while they come.
+
+    ``epochs`` are those to train, counted from 0, each of ``samples``, of the first of which ``cursor`` are done.
+    ``so_far`` reports on the epoch that is under way.
+    """
+    total, done = len(epochs) * samples, cursor
+    title = f"epoch {epochs.start + 1}/{epochs.stop}"
+    with bar(title, total, done=cursor) as update:
+        for report in reports:
+            if isinstance(report, StepReport):
+                done += report.count
+                title = f"epoch {report.epoch}/{epochs.stop}"
+                update(done, lambda: epoch_figures(so_far()), title)
+            else:
+                update(done, epoch_figures(report))
+            yield report
+
+
+def epoch_figures(report: EpochReport) -> str:
+    """Of an epoch, finished or not, for a bar."""
+    text = f"loss {report.train_loss:.4f}"
+    if report.train_accuracy:  # Not for a model that predicts numbers.
+        text += f", {report.train_accuracy:.2%}"
+    if report.validation_loss is not None:
+        text += f"  validation {report.validation_loss:.4f}"
+        text += f", {report.validation_accuracy:.2%}" if report.validation_accuracy else ""
+    return f"{text}  {report.images_per_second:,.0f} images/s"
+
+
+@contextmanager
+def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> Iterator[Update]:
+    """A bar that is there within the ``with`` block, and stays as it was last, unless it is ``transient``.
+
+    Raises ExtraError if rich is missing or does not work.
+    """
+    progress, consoles = require_rich("a progress bar")
+    screen: _Screen
+    if consoles.Console().is_jupyter:
+        bars = _bars(progress, None, transient)
+        task = bars.add_task(title, total=total, text="")
+        screen = _Cell(bars)
+    elif is_terminal(sys.stderr):
+        console = consoles.Console(file=_Stream())
+        bars, task, screen = _Terminal.begin(lambda: _bars(progress, console, transient), title, total)
+    else:
+        yield lambda done, text, title=None: None
+        return
+    latest: tuple[int, str | Callable[[], str], str] = (done, "starting", title)
+    due = 0.0
+
+    def show() -> None:
+        done, text, title = latest
+        bars.update(task, completed=done, text=text if isinstance(text, str) else text(), description=title)
+        screen.draw()
+
+    def update(done: int, text: str | Callable[[], str], title: str | None = None) -> None:
+        nonlocal latest, due
+        latest = (done, text, title or latest[2])
+        now = time.monotonic()
+        if now >= due:
+            due = now + SECONDS
+            show()
+
+    try:
+        show()
+        yield update
+    finally:
+        try:
+            show()
+        finally:
+            screen.end(task)
+
+
+def _bars(progress: Any, console: Any, transient: bool) -> Any:
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(24),
+        progress.TextColumn("{task.percentage:>3.0f}%"),  # In the page's own colour, light or dark.
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+        progress.TextColumn("{task.fields[text]}", markup=False),
+    )
+    # Lines of other threads, and warnings, are put above the bars; standard output may be a file, and is left alone.
+    return progress.Progress(
+        *columns, console=console, transient=transient, auto_refresh=False, redirect_stdout=False, redirect_stderr=True
+    )
+
+
+class _Cell:
+    """A notebook's cell, whose output is replaced: that works in every notebook, without ipywidgets."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._display: Any = None
+
+    def draw(self) -> None:
+        """Show a table of rich's, which notebooks display as HTML."""
+        from IPython.display import display  # Only in a notebook, which has it.
+
+        if self._display is None:
+            self._display = display(self._bars.make_tasks_table(self._bars.tasks), display_id=True)
+        else:
+            self._display.update(self._bars.make_tasks_table(self._bars.tasks))
+
+    def end(self, task: Any) -> None:
+        """What is displayed stays, unless the bar is transient."""
+
+
+class _Stream:
+    """Standard error as it is now; if it is gone, what is written to it is dropped."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Terminal:
+    """The picture of all bars that run now in this process."""
+
+    _lock = threading.Lock()
+    _shared: "_Terminal | None" = None
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._process = os.getpid()
+        self._running: set[Any] = set()
+
+    @classmethod
+    def begin(cls, make: Callable[[], Any], title: str, total: int) -> tuple[Any, Any, "_Terminal"]:
+        """A bar more, in the picture that there is or a new one."""
+        with cls._lock:
+            screen = cls._shared
+            if screen is None or screen._process != os.getpid():
+                screen = cls._shared = cls(make())
+                screen._bars.start()
+            task = screen._bars.add_task(title, total=total, text="")
+            screen._running.add(task)
+        return screen._bars, task, screen
+
+    def draw(self) -> None:
+        """Now."""
+        self._bars.refresh()
+
+    def end(self, task: Any) -> None:
+        """The last one ends the picture."""
+        with self._lock:
+            self._running.discard(task)
+            if not self._running:
+                _Terminal._shared = None
+                self._bars.stop()
