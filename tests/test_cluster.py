@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 from kits import models
+from kits.engine_contract import *  # noqa: F403
+from kits.engine_contract import DATASETS, FEW, MANY, Opened, at, computed, expected, one_each, scripted
 from kits.models import ModelError, Once, Recorded, Scripted, Threads
 from kits.processes import children, temporary_files, wait_until
 from kits.programs import Run, environment
-from numpy.testing import assert_array_equal
-from test_engines import FEW, MANY, TROUBLE, Opened, at, computed, expected, one_each, scripted
 
 from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
-from parallel_lenet.batching import Shard, shards, tasks
+from parallel_lenet.batching import Shard, shards
 from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster.engine import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
@@ -110,65 +110,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield engine
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(engine: Cluster) -> Opened:
-    """What one test does to it must not trouble the next."""
-    return Opened(engine, Scripted(), (FEW, MANY, TROUBLE), at(0))
-
-
-# The contract.
-
-
-@pytest.mark.parametrize("size", [1, 5, 64])
-def test_gradients_and_metrics_are_those_of_the_workers_function_in_shard_order(opened: Opened, size: int) -> None:
-    work = shards(np.arange(64)[::-1], size, 1)
-    wanted = expected(Scripted(), opened.datasets, at(size), work)
-    assert computed(opened, at(size), work) == wanted
-    assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
-    work = tasks(np.arange(64)[::-1], size, 1, 1)
-    assert computed(opened, at(size), work) == expected(Scripted(), opened.datasets, at(size), work)
-
-
-def test_no_shards_give_no_results_and_results_can_be_dropped_half_way(opened: Opened) -> None:
-    assert list(opened.gradients(at(0), [])) == []
-    for step in range(3):
-        next(opened.gradients(at(step), one_each(FEW)))
-    work = one_each(FEW)
-    assert computed(opened, at(9), work) == expected(Scripted(), opened.datasets, at(9), work)
-
-
-def test_a_gradient_and_what_the_model_gets_are_read_only(opened: Opened) -> None:
-    for result in opened.gradients(at(0), one_each(FEW)):
-        with pytest.raises(ValueError, match="read-only"):
-            result.gradient[0] = 0
-    parameters, before = at(0), TROUBLE.inputs.copy()
-    with pytest.raises(ValueError, match="read-only"):
-        list(opened.metrics(parameters, [Shard(np.array([4]), 2)]))
-    assert_array_equal(parameters, at(0))
-    list(opened.metrics(parameters, [Shard(np.array([5]), 2)]))
-    assert_array_equal(TROUBLE.inputs, before)
-
-
-def test_an_exception_of_the_model_is_raised_as_itself_in_its_turn_with_the_traceback(opened: Opened) -> None:
-    for _ in range(3):
-        results = opened.gradients(at(0), one_each(TROUBLE, 2)[:4])
-        next(results), next(results)
-        with pytest.raises(ModelError, match="value 1") as caught:
-            next(results)
-        (note,) = caught.value.__notes__
-        assert note.startswith("In a worker of the cluster:\n")
-        assert 'raise ModelError(f"value {value:g}")' in note
-    work = one_each(FEW)
-    assert computed(opened, at(4), work) == expected(Scripted(), opened.datasets, at(4), work)
-
-
-@pytest.mark.parametrize(("row", "kind"), [(6, models.UnpicklableError), (7, models.OneWayError)])
-def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
-    opened: Opened, row: int, kind: type[Exception]
-) -> None:
-    with pytest.raises((kind, RuntimeError)) as caught:
-        list(opened.metrics(at(0), [Shard(np.array([row]), 2)]))
-    assert type(caught.value) is kind or kind.__name__ in str(caught.value)
+    """One that many tests share, those of the contract: what one does to it must not trouble the next."""
+    return Opened(engine, Scripted(), DATASETS, at(0))
 
 
 def test_training_gives_the_bits_of_the_serial_engine(engine: Cluster, digits: Dataset) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kits.engine_contract import FEW, Opened, at, one_each
 from kits.models import Scripted
-from test_engines import FEW, Opened, at, one_each
 
 from parallel_lenet import ShardMetrics, WorkerError
 from parallel_lenet.engines.cluster import engine as cluster_engine

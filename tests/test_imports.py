@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from kits.engine_contract import FEW
 from kits.programs import Run
-from test_engines import FEW
 
 from parallel_lenet.engines.imports import pickle_model, unpickle_model
 

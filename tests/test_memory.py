@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kits.engine_contract import FEW, Opened, at, computed, expected, one_each
 from kits.models import Scripted
 from kits.programs import Run
-from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet.engines import memory
 from parallel_lenet.engines.memory import SharedBlock

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kits.engine_contract import FEW, Opened, at, computed, expected, one_each
 from kits.models import Array, Scripted
 from kits.processes import children
 from kits.programs import Run, environment
-from test_engines import FEW, Opened, at, computed, expected, one_each
 
 from parallel_lenet import WorkerError
 from parallel_lenet.engines.processes import worker_process

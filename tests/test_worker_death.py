@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from kits import models
+from kits.engine_contract import FEW, Opened, at, computed, expected, holding, one_each, scripted, usable
 from kits.models import Array, Scripted
-from kits.processes import children, wait_until
+from kits.processes import alive, children, wait_until
 from kits.programs import environment
-from test_engines import FEW, Opened, alive, at, computed, expected, holding, one_each, scripted, usable
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, ShardMetrics, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
