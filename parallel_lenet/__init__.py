@@ -1,6 +1,7 @@
 """LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
 
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets import load as load_dataset
@@ -22,6 +23,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AvgPool2d",
+    "Checkpoint",
     "CheckpointError",
     "Cluster",
     "ClusterWarning",

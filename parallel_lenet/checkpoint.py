@@ -1,126 +1,225 @@
-"""Checkpoints: one file, written whole or not at all, read without trusting it.
+"""Checkpoints: a training at one moment, as an object and as a file."""
 
-The file is an uncompressed ``.npz``: `numpy.load` opens it. It holds vectors, and ``metadata``, a JSON text as bytes.
-The archive's comment, the last 64 bytes of the file, is the SHA-256 of all bytes before it. So any flipped or missing
-byte is noticed, wherever it is. Nothing is unpickled, and nothing is allocated on the word of a header: every array is
-a view of the bytes that were read.
-"""
-
-import hashlib
-import io
-import json
-import math
 import os
-import re
-import stat
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from parallel_lenet.checks import shown
-from parallel_lenet.files import write_atomically
-from parallel_lenet.jsonable import json_value
+from parallel_lenet import archive, descriptions
+from parallel_lenet.archive import Arrays, CheckpointError, checked_path
+from parallel_lenet.checks import shown, whole
+from parallel_lenet.fingerprint import EpochData
+from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.optimizers import OptimizerState
+from parallel_lenet.parameters import Layout, Vector
+from parallel_lenet.reports import EpochReport
 
-Array = NDArray[Any]
-
-_DIGEST = 64  # Hexadecimal digits of a SHA-256.
-_DTYPES = ("<f4", "<f8", "|u1")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that can't be used: the message names the file and what is wrong with it."""
-
-
-def checked_path(path: object) -> str:
-    """The path as a string; TypeError if it is not one: a number would name an open file, whatever that is."""
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', not {shown(path)}")
-    return os.fsdecode(path)
+FORMAT = 2  # Of the metadata in a checkpoint.
+SLOT = "optimizer."  # Before the name of an optimizer's vector.
+MOST_AXES = 64  # Of an array in NumPy.
+LARGEST = 2**63  # Count in a checkpoint.
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write flat float vectors and JSON metadata.
+@dataclass(frozen=True)
+class TrainingState:
+    """All that training changes. A finished step replaces it as a whole; an interrupted one leaves it as it was."""
 
-    Raises TypeError or ValueError if JSON can't hold the metadata (see `json_value`), OSError if the file can't be
-    written. Then the old file is left as it was.
+    parameters: Vector
+    optimizer: OptimizerState
+    epoch: int = 0
+    """Finished epochs."""
+    cursor: int = 0
+    """Samples of the current epoch that are done."""
+    sums: ShardMetrics = field(default_factory=ShardMetrics)
+    """Of the current epoch so far."""
+    seconds: float = 0.0
+    history: tuple[EpochReport, ...] = ()
+    data: EpochData | None = None
+    """What the last step was trained on; None before the first one."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done, over all epochs."""
+        return self.optimizer.step
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What `Coordinator.save` writes: a training at one moment. It can be read without the model.
+
+    For example, how far a run got, and its parameters by name::
+
+        checkpoint = Checkpoint.load("run/checkpoint.npz")
+        print(checkpoint.state.step, checkpoint.state.history[-1].train_loss)
+        filters = checkpoint.layout.views(checkpoint.state.parameters)["conv1.weight"]
+
+    To predict with it, see `load_model`; to continue the training, `Coordinator.load`.
     """
-    target = Path(checked_path(path))
-    text = json.dumps(json_value("metadata", metadata), allow_nan=False)
-    members = dict(arrays, metadata=np.frombuffer(text.encode(), np.uint8))
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **members)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = b"0" * _DIGEST
-    content = buffer.getvalue()[:-_DIGEST]
-    write_atomically(target, content + hashlib.sha256(content).hexdigest().encode())
+
+    state: TrainingState
+    layout: Layout
+    """Names and shapes of the parameters."""
+    description: Any
+    """What the model said of itself, as JSON; None if it said nothing."""
+    settings: dict[str, Any]
+    """Of the training: optimizer, batch size and what else decides how it continues."""
+    metadata: dict[str, Any]
+    """What the user gave to `Coordinator.save`."""
+    path: str = ""
+    """The file it was loaded from; empty if it was not."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The checkpoint in a file. Raises CheckpointError if it is missing, damaged, incomplete, or not a checkpoint.
+
+        The file is not trusted, and nothing in it is executed.
+        """
+        path = checked_path(path)
+        arrays, described = archive.load(path)
+        _require_format(path, described)
+        parameters = arrays.get("parameters", np.empty(0, np.uint8))
+        slots = {name.removeprefix(SLOT): array for name, array in arrays.items() if name.startswith(SLOT)}
+        try:
+            layout = Layout(tuple((name, tuple(shape)) for name, shape in described["layout"]))
+            if parameters.shape != (layout.size,) or parameters.dtype not in (np.float32, np.float64):
+                raise CheckpointError(
+                    f"{path}: holds {parameters.size:,} parameters of {parameters.dtype}; its network has "
+                    f"{layout.size:,}"
+                )
+            for name, slot in slots.items():
+                if slot.shape != parameters.shape or slot.dtype != parameters.dtype:
+                    raise CheckpointError(f"{path}: optimizer state is damaged: the shape or dtype of {name} is wrong")
+            return cls(
+                _state(described, parameters, slots),
+                layout,
+                described.get("model"),
+                _object(described, "settings"),
+                _object(described, "user"),
+                path,
+            )
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; see `Coordinator.save`."""
+        state = self.state
+        arrays = {"parameters": state.parameters}
+        arrays |= {f"{SLOT}{name}": slot for name, slot in state.optimizer.slots.items()}
+        described = {
+            "format": FORMAT,
+            "layout": self.layout.entries,
+            "model": self.description,
+            "settings": self.settings,
+            "step": state.step,
+            "epoch": state.epoch,
+            "cursor": state.cursor,
+            "sums": astuple(state.sums),
+            "seconds": state.seconds,
+            "history": [asdict(report) for report in state.history],
+            "data": None if state.data is None else state.data.fingerprint(),
+            "user": self.metadata,
+        }
+        archive.save(path, arrays, described)
+
+    def require_model(self, model: Model) -> None:
+        """Raise CheckpointError if the parameters are not this model's."""
+        description = descriptions.of_model(model)
+        if description is not None and self.description != description:
+            wrong = descriptions.differences(self.description, description, "the model")
+            raise CheckpointError(
+                f"{self.path}: belongs to another network: {descriptions.joined(wrong)}. If it has this package's "
+                "layers, load_model(path).model is the right one"
+            )
+        found, wanted = dict(self.layout.entries), dict(model.layout.entries)
+        for name in [*wanted, *found]:
+            if wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{self.path}: belongs to another network: {shown(name)} is {shown(found.get(name, 'missing'))} in "
+                    f"the checkpoint, {wanted.get(name, 'missing')} in the model"
+                )
+
+    def require_dtype(self, dtype: np.dtype[Any]) -> None:
+        """Raise CheckpointError if the parameters have another dtype."""
+        found = self.state.parameters.dtype
+        if found != dtype:
+            raise CheckpointError(f"{self.path}: holds {found} parameters; this model's are {dtype}")
+
+    def require_slots(self, wanted: OptimizerState) -> None:
+        """Raise CheckpointError if the optimizer keeps other vectors than these."""
+        slots = self.state.optimizer.slots
+        for name in sorted(wanted.slots.keys() ^ slots.keys()):
+            what = "is missing" if name in wanted.slots else "belongs to another optimizer"
+            raise CheckpointError(f"{self.path}: optimizer state is incomplete: {name} {what}")
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The vectors (read-only) and the metadata; CheckpointError if the file is missing, damaged or not a checkpoint."""
-    path = checked_path(path)
-    try:
-        # Asked before opening: to open a pipe waits for its writer.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CheckpointError(f"{path}: can't be read: it is not a regular file")
-        with open(path, "rb") as file:
-            content = file.read() if _looks_like_one(file) else b""
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
-    if hashlib.sha256(memoryview(content)[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
-        raise CheckpointError(f"{path}: is damaged, or not a checkpoint: its content doesn't match its checksum")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            if sum(info.file_size for info in infos) > len(content):
-                raise ValueError("its members overlap")
-            arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in infos}
-        metadata = json.loads(arrays.pop("metadata").tobytes(), parse_constant=_no_constant, parse_float=_finite)
-        if not isinstance(metadata, dict):
-            raise ValueError("its metadata is not a JSON object")
-        json_value("metadata", metadata)  # No deeper nesting and no longer integers than are written.
-    except Exception as error:  # The parsers raise anything for a crafted file: TokenError, RecursionError, ...
-        raise CheckpointError(f"{path}: is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
-    return arrays, metadata
+def _require_format(path: str, described: dict[str, Any]) -> None:
+    found = described.get("format")
+    if found == 1:
+        raise CheckpointError(
+            f"{path}: was written by an older version, which did not describe the model: its parameters are "
+            f"numpy.load(path)['parameters'], for Coordinator(model, optimizer, parameters=...)"
+        )
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: has format {shown(found)}; this version reads {FORMAT}")
 
 
-def _looks_like_one(file: BinaryIO) -> bool:
-    """Whether the file has a checkpoint's first and last bytes: another, perhaps of many gigabytes, is not read."""
-    if file.seek(0, os.SEEK_END) < _DIGEST:
-        return False
-    file.seek(-_DIGEST, os.SEEK_END)
-    last = file.read()
-    file.seek(0)
-    first = file.read(4)
-    file.seek(0)
-    return first == b"PK\x03\x04" and re.fullmatch(b"[0-9a-f]{64}", last) is not None
+def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> TrainingState:
+    loss_sum, correct, count = described["sums"]
+    known = described["data"]
+    return TrainingState(
+        parameters,
+        OptimizerState(_count(described, "step"), slots),
+        epoch=_count(described, "epoch"),
+        cursor=_count(described, "cursor"),
+        sums=ShardMetrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
+        seconds=_float(described["seconds"]),
+        history=tuple(_report(report) for report in described["history"]),
+        data=EpochData(None, _fingerprint(known)) if described["cursor"] or known else None,
+    )
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"its metadata holds {name}, which is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"its metadata holds {text[:20]}, which is too large")
+def _object(described: dict[str, Any], name: str) -> dict[str, Any]:
+    value = described.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {shown(value)}")
     return value
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    """An array of the archive; ValueError unless it is a plain vector exactly as long as its header says."""
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{info.filename} is compressed")
-    stream = io.BytesIO(archive.read(info))
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{info.filename} has a header of another version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.str not in _DTYPES or len(shape) != 1:
-        raise ValueError(f"{info.filename} has shape {shape} and type {dtype.str}")
-    data = stream.read()
-    if shape[0] * dtype.itemsize != len(data):
-        raise ValueError(f"{info.filename} holds {len(data)} bytes, its header says {shape[0] * dtype.itemsize}")
-    return np.frombuffer(data, dtype)
+def _count(described: dict[str, Any], name: str) -> int:
+    return _counted(name, described[name])
+
+
+def _counted(name: str, value: object) -> int:
+    value = whole(name, value, 0)
+    if value >= LARGEST:
+        raise ValueError(f"{name} must be below 2**63")
+    return value
+
+
+def _float(value: object) -> float:
+    """A number, or the text that stands for NaN or infinity."""
+    if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
+        raise ValueError(f"{shown(value)} is not a number")
+    return float(value)
+
+
+def _report(values: Any) -> EpochReport:
+    if not isinstance(values, dict):
+        raise TypeError(f"history holds {shown(values)}")
+    counts = ("epoch", "step")
+    rest = {name: value if value is None else _float(value) for name, value in values.items() if name not in counts}
+    return EpochReport(**{name: _count(values, name) for name in counts}, **rest)  # type: ignore[arg-type]
+
+
+def _fingerprint(values: Any) -> dict[str, Any]:
+    """Of the data that the last step was trained on."""
+    if not isinstance(values, dict):
+        raise TypeError(f"data is {shown(values)}")
+    for length in [values["samples"], *values["shape"][:MOST_AXES]]:
+        _counted("data", length)
+    if not isinstance(values["sha256"], str) or len(values["shape"]) > MOST_AXES:
+        raise ValueError(f"data is {shown(values)}")
+    return dict(values)

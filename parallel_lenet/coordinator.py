@@ -22,13 +22,14 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import checkpoint, finite
+from parallel_lenet import finite
+from parallel_lenet.archive import CheckpointError
 from parallel_lenet.batching import Shard, aligned, default_shard_size, epoch_order, shards, split, tasks
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.descriptions import differences, joined
+from parallel_lenet.descriptions import differences, joined, of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import Context, Engine, ShardGradient
@@ -43,7 +44,6 @@ from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_nor
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
-from parallel_lenet.state import TrainingState, check_slots, pack, unpack, user_metadata
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
 
@@ -687,9 +687,8 @@ class Coordinator(Displayed):
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}")
         user = json_value("metadata", metadata or {}, depth=1)
-        arrays, described = pack(self._state, self.model)
         settings = self._settings() if self._loaded is None else self._loaded.settings
-        checkpoint.save(path, arrays, {**described, "settings": settings, "user": user})
+        Checkpoint(self._state, self.model.layout, of_model(self.model), settings, user).save(path)
 
     def load(self, path: str | os.PathLike[str], *, may_differ: Collection[str] = ()) -> dict[str, Any]:
         """Continue from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
@@ -715,17 +714,15 @@ class Coordinator(Displayed):
                 f'may_differ must be a list of settings, such as ["{example}"], not {shown(may_differ)}; the settings '
                 f"are {', '.join(allowed)}"
             )
-        arrays, described = checkpoint.load(path)
-        state = unpack(path, arrays, described, self.model, self._state)
-        settings, user = described.get("settings"), user_metadata(path, described)
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"{path}: its metadata is incomplete: settings is {shown(settings)}")
-        loaded = _Loaded(os.fspath(path), settings, frozenset(may_differ))
-        if settings.get("optimizer") == self._settings()["optimizer"]:
-            check_slots(path, state.optimizer, self.optimizer.init(state.parameters))
+        checkpoint = Checkpoint.load(path)
+        checkpoint.require_model(self.model)
+        checkpoint.require_dtype(self.parameters.dtype)
+        if checkpoint.settings.get("optimizer") == self._settings()["optimizer"]:
+            checkpoint.require_slots(self.optimizer.init(checkpoint.state.parameters))
+        loaded = _Loaded(checkpoint.path, checkpoint.settings, frozenset(may_differ))
         with self._alone("load"):
-            self._state, self._loaded = state, loaded
-        return user
+            self._state, self._loaded = checkpoint.state, loaded
+        return checkpoint.metadata
 
     def _settings(self) -> dict[str, Any]:
         """What decides how training continues, as JSON."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parallel_lenet import checkpoint, descriptions, finite, kernels
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet import descriptions, finite, kernels
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import numeric_array, shown
 from parallel_lenet.display import Displayed, Summary, Table, shortened
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
-from parallel_lenet.state import Arrays, check_format, checked_parameters, user_metadata
 
 Array = NDArray[Any]
 
@@ -73,16 +73,14 @@ def load_model(path: str | os.PathLike[str], kernel: str = "auto") -> TrainedMod
     model is not made of this package's layers: then make the model, and use `Coordinator.load`.
     """
     kernel = kernels.resolve(kernel)
-    return from_checkpoint(path, *checkpoint.load(path), kernel)
+    return from_checkpoint(Checkpoint.load(path), kernel)
 
 
-def from_checkpoint(
-    path: str | os.PathLike[str], arrays: Arrays, described: dict[str, Any], kernel: str
-) -> TrainedModel:
-    """The network in a checkpoint that has been read; see `load_model`."""
-    check_format(path, described)
+def from_checkpoint(checkpoint: Checkpoint, kernel: str) -> TrainedModel:
+    """The network in a checkpoint; see `load_model`."""
     try:
-        model = descriptions.build(described.get("model"), kernel)
+        model = descriptions.build(checkpoint.description, kernel)
     except ValueError as error:
-        raise CheckpointError(f"{path}: can't make its model: {error}") from error
-    return TrainedModel(model, checked_parameters(path, arrays, described, model), user_metadata(path, described))
+        raise CheckpointError(f"{checkpoint.path}: can't make its model: {error}") from error
+    checkpoint.require_model(model)
+    return TrainedModel(model, checkpoint.state.parameters, checkpoint.metadata)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet import checkpoint
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet import archive
+from parallel_lenet.archive import CheckpointError
 
 EPOCHS, BATCH, EVERY = 3, 100, 5  # 40 steps an epoch: the eighth checkpoint of each is written right before evaluation.
 SAMPLES = 4000
@@ -173,7 +173,7 @@ class Soak:
     def _look(self, run: Path, began: dict[str, float], now: float) -> None:
         """Which phase a new checkpoint tells of."""
         with suppress(CheckpointError):
-            described = checkpoint.load(run / "checkpoint.npz")[1]
+            described = archive.load(run / "checkpoint.npz")[1]
             began.setdefault("computing", now)
             if described["cursor"] == SAMPLES:
                 began.setdefault("evaluation", now)
@@ -196,7 +196,7 @@ class Soak:
             self.problem(f"left-over files {[str(file) for file in files]}", plan)
         for file in run.glob("*.npz"):
             try:
-                checkpoint.load(file)
+                archive.load(file)
             except CheckpointError as error:
                 self.problem(f"a damaged checkpoint: {error}", plan)
 

@@ -14,7 +14,7 @@ import pytest
 from kits.models import Softmax
 from kits.programs import COMMAND, FILES, environment, write_idx
 
-from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
+from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import main
 from parallel_lenet.display import Table
 
@@ -229,11 +229,11 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     (tmp_path / "damaged.npz").write_bytes(b"PK" + bytes(200))
-    checkpoint.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 2, "layout": []})
+    archive.save(tmp_path / "foreign.npz", {"parameters": np.zeros(3)}, {"format": 2, "layout": []})
     network = lenet5(kernel="naive")
     Coordinator(network, SGD(), n_workers=1).save(tmp_path / "user.npz")
-    arrays, metadata = checkpoint.load(tmp_path / "user.npz")
-    checkpoint.save(tmp_path / "user.npz", arrays, {**metadata, "user": [1]})
+    arrays, metadata = archive.load(tmp_path / "user.npz")
+    archive.save(tmp_path / "user.npz", arrays, {**metadata, "user": [1]})
     Coordinator(Softmax(), SGD(), n_workers=1).save(tmp_path / "program.npz")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 from kits.processes import children, listening, wait_until
 from kits.programs import COMMAND, environment, write_idx
 
-from parallel_lenet import checkpoint
+from parallel_lenet import archive
 from parallel_lenet.cli import main
 from parallel_lenet.parameters import sha256
 
@@ -153,7 +153,7 @@ def test_a_signal_leaves_a_checkpoint_with_the_bits_of_a_serial_run_and_no_proce
     assert "continue with:" in errors
     assert "Traceback" not in errors
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
-    arrays, described = checkpoint.load(out / "checkpoint.npz")
+    arrays, described = archive.load(out / "checkpoint.npz")
     steps = str(described["step"])
     serial = call(*options, "--engine", "serial", "--max-steps", steps, "--out", str(tmp_path / "serial"))
     assert json.loads(serial.stdout)["parameters_sha256"] == sha256(arrays["parameters"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parallel_lenet import Dataset, checkpoint
+from parallel_lenet import Dataset, archive
 from parallel_lenet.cli import main
 from parallel_lenet.cli._network import describe
 
@@ -112,4 +112,4 @@ def test_a_run_recognises_the_unit_records_it_and_refuses_data_in_another(
             assert "lenet5" not in err or not code, "a remedy that the command does not have"
     shutil.copytree("run1", "copy")
     assert command("train", "--resume", "copy", "--epochs", "3") == 0
-    assert checkpoint.load(tmp_path / "copy" / "checkpoint.npz")[1]["epoch"] == 3
+    assert archive.load(tmp_path / "copy" / "checkpoint.npz")[1]["epoch"] == 3

@@ -22,7 +22,7 @@ from parallel_lenet import (
     NonFiniteError,
     ShardMetrics,
     StepReport,
-    checkpoint,
+    archive,
 )
 from parallel_lenet.batching import epoch_order
 from parallel_lenet.finite import is_finite
@@ -174,7 +174,7 @@ def test_the_command_line_stops_and_keeps_the_last_checkpoint(tmp_path: Path) ->
     result = run(tmp_path, "train", *arguments, code=1)
     last = result.stderr.splitlines()[-1]
     assert re.match(r"parallel-lenet: step \d+, shard \d of \d: the loss is \S+, and ", last)
-    arrays, _ = checkpoint.load(tmp_path / "r" / "checkpoint.npz")
+    arrays, _ = archive.load(tmp_path / "r" / "checkpoint.npz")
     assert np.isfinite(arrays["parameters"]).all()
     skipping = run(tmp_path, "train", *arguments[:-1], "s", "--on-nan", "skip", code=1)
     assert skipping.stderr.count("note: skipped images 1 to 10 of epoch 2: step ") == 1

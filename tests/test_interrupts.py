@@ -17,7 +17,7 @@ from kits.models import SLEEP, Scripted
 from kits.processes import children, descendants_end, wait_for_workers, wait_until
 from kits.programs import FILES, PACKAGE_FOLDER, environment, run, start, train, write_idx
 
-from parallel_lenet import SGD, Coordinator, checkpoint
+from parallel_lenet import SGD, Coordinator, archive
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc")
@@ -69,7 +69,7 @@ def goes_on(errors: str, place: Path) -> None:
     assert found
     file = place / found[1]
     assert {path.name for path in file.parent.iterdir()} <= FILES
-    assert f"step {checkpoint.load(file)[1]['step']:,};" in errors
+    assert f"step {archive.load(file)[1]['step']:,};" in errors
     command = shlex.split(found[2])
     program = command.index("train")  # Called with an option that disagrees, it says that it has found the run.
     assert "disagrees with the run in" in run(place, *command[program:], "--seed", "1", code=2).stderr
@@ -90,7 +90,7 @@ def test_while_steps_are_computed_with_and_without_quiet(place: Path) -> None:
         process = start(place, "train", *OPTIONS, "--checkpoint-every", "1", "--epochs", "9999", "--out", out, *quiet)
         assert wait_until((place / out / "metrics.jsonl").exists, 30)
         errors = leave(process, signal.SIGINT)
-        assert checkpoint.load(place / out / "checkpoint.npz")[1]["step"] > 0
+        assert archive.load(place / out / "checkpoint.npz")[1]["step"] > 0
         assert re.search(r"continue with: .* -m parallel_lenet train --resume " + out, errors)
 
 
@@ -101,7 +101,7 @@ def test_while_it_evaluates(place: Path) -> None:
     assert wait_until((out / "checkpoint.previous.npz").exists, 60)
     time.sleep(0.1)
     leave(process, signal.SIGTERM)
-    described = checkpoint.load(out / "checkpoint.npz")[1]
+    described = archive.load(out / "checkpoint.npz")[1]
     assert (described["cursor"], described["epoch"]) == (0, 1)
     assert described["user"]["figures"] == []  # To be measured on resuming.
 
@@ -132,13 +132,13 @@ def test_before_there_is_a_run_nothing_is_written(place: Path) -> None:
 def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None:
     out = place / "twice"
     hold = (  # Writing a checkpoint of the second epoch takes for ever: the disk is slow, or gone.
-        "import os, sys, time\nfrom parallel_lenet import checkpoint\nfrom parallel_lenet.cli import main\n"
+        "import os, sys, time\nfrom parallel_lenet import archive\nfrom parallel_lenet.cli import main\n"
         "fsync = os.fsync\n"
         "def hang(descriptor):\n    fsync(descriptor)\n"
         "    file = os.readlink(f'/proc/self/fd/{descriptor}')\n"
         "    if '.checkpoint.npz.' in file and os.path.exists('twice/metrics.jsonl'):\n"
         "        print('hanging', file=sys.stderr, flush=True)\n        time.sleep(60)\n"
-        "checkpoint.os.fsync = hang\n"
+        "archive.os.fsync = hang\n"
         f"sys.exit(main(['train', *{OPTIONS!r}, '--epochs', '99999', '--out', 'twice', '--quiet']))"
     )
     process = python(place, hold)
@@ -148,7 +148,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
     errors = leave(process, signal.SIGINT, times=2)
     assert "left at once" in errors
     assert {path.name for path in out.iterdir()} <= FILES
-    checkpoint.load(out / "checkpoint.npz")
+    archive.load(out / "checkpoint.npz")
 
 
 def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from kits.processes import wait_until
 from kits.programs import FILES, environment, numbers, run, start, train, write_idx
 
-from parallel_lenet import checkpoint
+from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import _resume, main
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills, and looks into /proc")
@@ -82,7 +82,7 @@ def test_another_shard_size_may_continue_a_run_if_it_decides_no_bit(
 
 @pytest.mark.parametrize("how", [("--engine", "serial"), ("--engine", "processes", "--workers", "3")], ids=" ".join)
 def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
-    assert checkpoint.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120
+    assert archive.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120
     result = train(half, "--resume", "half", *how)
     assert same(result, whole(place))
     assert numbers(half / "half") == numbers(place / "whole")
@@ -95,7 +95,7 @@ def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place:
     result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
     assert "checkpoint.npz: is damaged" in result.stderr
     assert "; to continue from another one: --resume half/checkpoint.previous.npz" in result.stderr
-    kept = checkpoint.load(previous)[1]["step"]
+    kept = archive.load(previous)[1]["step"]
     assert kept == 30
     assert same(train(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
     assert numbers(half / "half") == numbers(place / "whole")
@@ -193,7 +193,7 @@ def test_options_that_agree_may_be_given_again(half: Path, place: Path) -> None:
 
 def test_a_checkpoint_of_the_library_is_no_run(place: Path) -> None:
     (place / "api").mkdir()
-    checkpoint.save(place / "api" / "checkpoint.npz", {}, {"user": {}})
+    Coordinator(lenet5(kernel="naive"), SGD(), engine="serial").save(place / "api" / "checkpoint.npz")
     result = run(place, "train", "--resume", "api", code=1)
     assert "was not left by a training run" in result.stderr
 
@@ -229,7 +229,7 @@ def test_ten_kills_at_random_moments_lose_no_bit(place: Path) -> None:
         _, errors = process.communicate()
         assert "Traceback" not in errors
         for file in folder.glob("*.npz"):
-            checkpoint.load(file)
+            archive.load(file)
         if finished:
             break
         kills += 1

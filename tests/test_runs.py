@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kits.programs import FILES, run, write_idx
 
-from parallel_lenet import SGD, Coordinator, checkpoint, lenet5
+from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._run_folder import LAST, PREVIOUS, RunFolder
 
@@ -46,11 +46,11 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_the_last_checkpoint(disk: 
     assert last.startswith(f"parallel-lenet: {disk / 'run'}/")
     assert last.endswith(os.strerror(errno.ENOSPC))
     assert {file.name for file in (disk / "run").iterdir()} <= FILES
-    assert checkpoint.load(disk / "run" / LAST)[1]["step"] >= 1
-    assert checkpoint.load(disk / "run" / PREVIOUS)
+    assert archive.load(disk / "run" / LAST)[1]["step"] >= 1
+    assert archive.load(disk / "run" / PREVIOUS)
     resumed = run(tmp_path, "train", "--resume", str(disk / "run"), code=1)
     assert resumed.stderr.splitlines()[-1].endswith(os.strerror(errno.ENOSPC))
-    checkpoint.load(disk / "run" / LAST)
+    archive.load(disk / "run" / LAST)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.npz", "best.npz", "config.toml"])
@@ -58,16 +58,16 @@ def test_so_does_any_file_that_cannot_be_written(tmp_path: Path, name: str) -> N
     write_idx(tmp_path / "data", 60, 20)
     program = f"""
 import errno, os, sys
-from parallel_lenet import checkpoint
+from parallel_lenet import archive
 from parallel_lenet.cli import main, _run_folder
-write, written = checkpoint.write_atomically, []
+write, written = archive.write_atomically, []
 def fail(path, content):
     if path.name == {name!r}:
         written.append(path)
     if len(written) == {2 if name == "checkpoint.npz" else 1}:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
     write(path, content)
-checkpoint.write_atomically = _run_folder.write_atomically = fail
+archive.write_atomically = _run_folder.write_atomically = fail
 sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "--out", "r"]))
 """
     (tmp_path / "program.py").write_text(program)
@@ -82,15 +82,15 @@ sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "-
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == f"parallel-lenet: r/{name}: {os.strerror(errno.EROFS)}"
     if name != "config.toml":
-        checkpoint.load(tmp_path / "r" / LAST)
+        archive.load(tmp_path / "r" / LAST)
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     folder, c = RunFolder(tmp_path), coordinator()
     for number in range(3):
         folder.save(c, {"number": number})
-    assert checkpoint.load(tmp_path / LAST)[1]["user"] == {"number": 2}
-    assert checkpoint.load(tmp_path / PREVIOUS)[1]["user"] == {"number": 1}
+    assert archive.load(tmp_path / LAST)[1]["user"] == {"number": 2}
+    assert archive.load(tmp_path / PREVIOUS)[1]["user"] == {"number": 1}
     assert sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]
 
 
@@ -109,7 +109,7 @@ def test_an_earlier_checkpoint_that_is_taken_is_not_pushed_out(tmp_path: Path) -
     (tmp_path / LAST).write_bytes(b"damaged")
     folder.take(tmp_path / PREVIOUS)
     folder.save(c, {"number": 2})
-    assert [checkpoint.load(tmp_path / name)[1]["user"]["number"] for name in (LAST, PREVIOUS)] == [2, 0]
+    assert [archive.load(tmp_path / name)[1]["user"]["number"] for name in (LAST, PREVIOUS)] == [2, 0]
     folder.take(tmp_path / PREVIOUS)
     folder.take(tmp_path / PREVIOUS)  # Both are one file now.
     assert sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from kits.programs import FILES, environment, write_idx
 
-from parallel_lenet import SGD, Coordinator, Dataset, checkpoint, lenet5
+from parallel_lenet import SGD, Coordinator, Dataset, archive, lenet5
 from parallel_lenet.cli import _config, evaluate, main, train
 from parallel_lenet.cli._interrupts import ENDING
 from parallel_lenet.cli._run_folder import RunFolder
@@ -78,7 +78,7 @@ def test_every_signal_that_ends_programs_leaves_a_checkpoint_and_says_how_to_con
     last = error.splitlines()[-1]
     assert "after 1 epoch and 20 images, step 8; the checkpoint is r/checkpoint.npz; continue with: " in last
     assert last.endswith(" train --resume r --engine serial")
-    assert checkpoint.load("r/checkpoint.npz")[1]["cursor"] == 20
+    assert archive.load("r/checkpoint.npz")[1]["cursor"] == 20
     whole = result(*QUICK, "--epochs", "3", "--out", "whole")
     again = last.partition(" train ")[2].split()
     assert result(*again)["parameters_sha256"] == whole["parameters_sha256"]
@@ -109,7 +109,7 @@ def test_repeated_signals_of_batch_systems_and_echoes_do_not_lose_the_checkpoint
     result(*QUICK, "--out", "r", code=128 + signal.SIGUSR1)
     at_step(2, lambda: [signal.raise_signal(signal.SIGTERM), signal.raise_signal(signal.SIGTERM)], monkeypatch)
     result(*QUICK, "--out", "s", code=128 + signal.SIGTERM)
-    assert checkpoint.load("s/checkpoint.npz")[1]["step"] == 2
+    assert archive.load("s/checkpoint.npz")[1]["step"] == 2
 
 
 @posix
@@ -122,7 +122,7 @@ def test_an_alarm_of_somebody_else_ends_the_run_as_any_signal(result: Any, monke
 def test_max_time_stops_with_a_checkpoint_that_continues_to_the_same_bits(result: Any) -> None:
     error = result(*QUICK, "--epochs", "9999", "--max-time", "1s", "--out", "r", code=124)["error"]
     assert "--max-time has passed after" in error
-    steps = str(checkpoint.load("r/checkpoint.npz")[1]["step"] + 5)
+    steps = str(archive.load("r/checkpoint.npz")[1]["step"] + 5)
     resumed = result("--resume", "r", "--engine", "serial", "--max-steps", steps)
     assert resumed["max_time"] is None
     whole = result(*QUICK, "--epochs", "9999", "--max-steps", steps, "--out", "whole")
@@ -289,7 +289,7 @@ def test_the_best_epoch_is_that_of_the_lowest_validation_loss_and_resuming_keeps
     assert whole["best"]["test_loss"] == lines[best]["test_loss"]
     assert (whole["train_images"], whole["validation_images"], whole["test_images"]) == (45, 15, 30)
     assert tomllib.loads(Path("whole/config.toml").read_text())["validation"] == 0.25
-    assert checkpoint.load("whole/best.npz")[1]["epoch"] == best + 1
+    assert archive.load("whole/best.npz")[1]["epoch"] == best + 1
     if os.name == "posix":
         with monkeypatch.context() as patch:
             at_step(8, lambda: signal.raise_signal(signal.SIGTERM), patch)
@@ -315,7 +315,7 @@ def test_a_run_interrupted_while_it_evaluates_measures_that_epoch_on_resuming(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_measured", lambda *_: signal.raise_signal(signal.SIGINT) or (_[0].interrupts.check()))
         result(*QUICK, "--epochs", "2", "--out", "r", code=130)
-    assert checkpoint.load("r/checkpoint.npz")[1]["epoch"] == 1
+    assert archive.load("r/checkpoint.npz")[1]["epoch"] == 1
     assert result("--resume", "r", "--engine", "serial")["test_loss"] == whole["test_loss"]
     names = ("epoch", "step", "train_loss", "test_loss", "test_images")
     both = [
@@ -351,8 +351,8 @@ def test_json_tells_every_option_as_it_was_in_force(result: Any) -> None:
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     main(["train", *QUICK, "--max-steps", "1", "--out", "r"])
-    arrays, metadata = checkpoint.load("r/checkpoint.npz")
-    checkpoint.save("nan.npz", {**arrays, "parameters": np.full_like(arrays["parameters"], np.nan)}, metadata)
+    arrays, metadata = archive.load("r/checkpoint.npz")
+    archive.save("nan.npz", {**arrays, "parameters": np.full_like(arrays["parameters"], np.nan)}, metadata)
     capsys.readouterr()
     if main(["evaluate", "nan.npz", "--json", "--engine", "serial"]) == 0:
         assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["test_loss"] is None
@@ -425,8 +425,8 @@ def test_a_checkpoint_does_not_decide_where_code_runs(result: Any, monkeypatch: 
 def rewrite(folder: str, change: Any) -> None:
     """Change what the command wrote into a checkpoint, and give it the right checksum again."""
     file = Path(folder, "checkpoint.npz")
-    arrays, metadata = checkpoint.load(file)
-    checkpoint.save(file, arrays, metadata | {"user": change(metadata["user"])})
+    arrays, metadata = archive.load(file)
+    archive.save(file, arrays, metadata | {"user": change(metadata["user"])})
 
 
 def mutations(user: dict[str, Any]) -> Any:
@@ -460,9 +460,9 @@ def test_mutated_checkpoints_get_a_run_or_one_sentence(
     result: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result(*QUICK, "--max-steps", "8", "--validation", "0.2", "--out", "r")
-    arrays, metadata = checkpoint.load("r/checkpoint.npz")
+    arrays, metadata = archive.load("r/checkpoint.npz")
     given: dict[str, Any] = {}
-    monkeypatch.setattr(checkpoint, "load", lambda _: (dict(arrays), json.loads(json.dumps(metadata)) | given))
+    monkeypatch.setattr(archive, "load", lambda _: (dict(arrays), json.loads(json.dumps(metadata)) | given))
     monkeypatch.setattr(RunFolder, "save", lambda *_: None)
     monkeypatch.setattr(RunFolder, "write_config", lambda *_: None)
     every = 1 if os.environ.get("FUZZ") else 7

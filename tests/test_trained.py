@@ -19,7 +19,7 @@ from parallel_lenet import (
     MaxPool2d,
     Momentum,
     Sequential,
-    checkpoint,
+    archive,
     lenet5,
     load_model,
 )
@@ -73,13 +73,13 @@ def test_a_model_of_ones_own_is_left_to_its_program(tmp_path: Path) -> None:
 def test_an_older_checkpoint_and_other_files_are_refused_in_a_sentence(
     saved: tuple[Coordinator, Path], tmp_path: Path
 ) -> None:
-    arrays, metadata = checkpoint.load(saved[1])
+    arrays, metadata = archive.load(saved[1])
     for changes, words in (
         ({"format": 1}, "was written by an older version, which did not describe the model"),
         ({"format": [2]}, r"has format \[2\]; this version reads 2"),
         ({"user": 3}, "user is 3"),
     ):
-        checkpoint.save(tmp_path / "other.npz", arrays, {**metadata, **changes})
+        archive.save(tmp_path / "other.npz", arrays, {**metadata, **changes})
         with pytest.raises(CheckpointError, match=f"other.npz: .*{words}"):
             load_model(tmp_path / "other.npz")
     with pytest.raises(CheckpointError, match=r"none.npz: can't be read"):
@@ -91,13 +91,13 @@ def test_an_older_checkpoint_and_other_files_are_refused_in_a_sentence(
 def test_a_description_that_is_larger_than_its_file_allocates_nothing(
     saved: tuple[Coordinator, Path], tmp_path: Path
 ) -> None:
-    arrays, metadata = checkpoint.load(saved[1])
+    arrays, metadata = archive.load(saved[1])
     metadata["model"]["layers"][-1]["units"] = 10**8
-    checkpoint.save(tmp_path / "large.npz", arrays, metadata)
+    archive.save(tmp_path / "large.npz", arrays, metadata)
     with pytest.raises(CheckpointError, match=r"large.npz: belongs to another network"):
         load_model(tmp_path / "large.npz")
     metadata["layout"][-2:] = [["dense3.weight", [10**8, 84]], ["dense3.bias", [10**8]]]
-    checkpoint.save(tmp_path / "large.npz", arrays, metadata)
+    archive.save(tmp_path / "large.npz", arrays, metadata)
     with pytest.raises(CheckpointError, match=r"large.npz: holds 61,496 parameters of float32; its network has 8,500,"):
         load_model(tmp_path / "large.npz")
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 import parallel_lenet
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli import evaluate, gradcheck, train, verify
 from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, write
 from parallel_lenet.cli._interrupts import Ended, ending_signals_raise

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet import checkpoint, kernels
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet import kernels
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
 from parallel_lenet.cli._run_folder import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
@@ -80,7 +81,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         )
     notes = []
     try:
-        metadata = _load(file)
+        checkpoint = Checkpoint.load(file)
     except CheckpointError as error:
         others = [file.with_name(name) for name in names if name != file.name]
         whole = [other for other in others if _is_whole(other)]
@@ -88,8 +89,8 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
             more = f"; to continue from another one: --resume {whole[0]}" if whole else ""
             raise (CheckpointError if os.path.lexists(path) else UsageError)(f"{error}{more}") from error
         notes.append(f"note: {error}; continuing from {whole[0]}")
-        file, metadata = whole[0], _load(whole[0])
-    user = metadata["user"]
+        file, checkpoint = whole[0], Checkpoint.load(whole[0])
+    user = checkpoint.metadata
     try:
         before, data = _options(user["options"]), dict(user["data"])
         figures = [_figures(each) for each in user["figures"]]
@@ -112,8 +113,8 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
             )
     if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
         raise UsageError(f"--out {given['out']} disagrees with --resume, which continues in {folder}: leave it out")
-    for name, done in (("epochs", metadata.get("epoch")), ("max_steps", metadata.get("step"))):
-        if name in given and isinstance(done, int) and given[name] < done:
+    for name, done in (("epochs", checkpoint.state.epoch), ("max_steps", checkpoint.state.step)):
+        if name in given and given[name] < done:
             raise UsageError(
                 f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, not {given[name]}"
             )
@@ -169,17 +170,9 @@ def _figures(values: Any) -> Figures:
     return figures
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """What a checkpoint says beside its arrays."""
-    metadata = checkpoint.load(file)[1]
-    if not isinstance(metadata.get("user"), dict):
-        metadata["user"] = {}
-    return metadata
-
-
 def _is_whole(file: Path) -> bool:
     try:
-        checkpoint.load(file)
+        Checkpoint.load(file)
     except CheckpointError:
         return False
     return True

@@ -4,8 +4,9 @@ import argparse
 import os
 from typing import Any
 
-from parallel_lenet import checkpoint, kernels
-from parallel_lenet.checkpoint import CheckpointError
+from parallel_lenet import kernels
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _engines, _network
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError, add_train_options, flags, shown, worker_count
@@ -41,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
     if not os.path.exists(arguments.checkpoint):
         raise UsageError(f"{arguments.checkpoint or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
-    arrays, described = checkpoint.load(arguments.checkpoint)
+    checkpoint = Checkpoint.load(arguments.checkpoint)
     asked = flags(arguments)
     with console.warnings_as_notes():
-        kernel = kernels.resolve(asked.get("kernel") or _kernel(described))
-        trained = from_checkpoint(arguments.checkpoint, arrays, described, kernel)
+        kernel = kernels.resolve(asked.get("kernel") or _kernel(checkpoint))
+        trained = from_checkpoint(checkpoint, kernel)
     model, parameters = trained.model, trained.parameters
     dataset, data_dir = _source(arguments.checkpoint, asked, trained.metadata, console)
     _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
@@ -112,8 +113,7 @@ def _source(
     return dataset, data_dir
 
 
-def _kernel(described: dict[str, Any]) -> str:
+def _kernel(checkpoint: Checkpoint) -> str:
     """The kernel that a checkpoint was trained with."""
-    settings = described.get("settings")
-    name = settings.get("kernel") if isinstance(settings, dict) else None
+    name = checkpoint.settings.get("kernel")
     return name if name in kernels.NAMES else "auto"

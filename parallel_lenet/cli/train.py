@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from parallel_lenet.archive import CheckpointError
 from parallel_lenet.batching import split
-from parallel_lenet.checkpoint import CheckpointError
 from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _resume, _sources
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
