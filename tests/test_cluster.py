@@ -541,6 +541,8 @@ def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
 TWO = """
 import os, signal
 from parallel_lenet import *
+from parallel_lenet.engines.cluster import limits
+limits.LEAVE = 2.0  # It is waited for in vain: see the stopped process below.
 from parallel_lenet.engines.cluster.guard import holders
 def ours():
     return signal.getsignal(signal.SIGTERM), {name: value for name, value in os.environ.items() if "AUTH" in name}
@@ -601,6 +603,8 @@ import os, signal
 from pathlib import Path
 from parallel_lenet import *
 train, _ = load_dataset()
+from parallel_lenet.engines.cluster import limits, ray
+ray.GONE_AFTER, limits.LEAVE = 3.0, 2.0
 coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64)
 with coordinator:
     coordinator.engine._follows = True  # As with an address: the number of workers is asked for again and again.

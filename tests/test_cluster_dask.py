@@ -56,7 +56,7 @@ async def main():
         attempts += [attempt("tcp", message(port, "tcp", {})), attempt("tls", message(port, "tls", own))]
         for path in ("status", "health", "json/counts.json", "info/main/workers.html", "api/v1/get_workers"):
             attempts.append(attempt(path, asyncio.to_thread(page, port, path)))
-    done, pending = await asyncio.wait(map(asyncio.ensure_future, attempts), timeout=6)
+    done, pending = await asyncio.wait(map(asyncio.ensure_future, attempts), timeout=4.5)
     print("refused without an answer\\n" * len(pending), end="", flush=True)
     os._exit(0)
 
@@ -68,6 +68,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
+    monkeypatch.setattr(limits, "LEAVE", 2.0)
     files, variables = temporary_files(), _of_speed()
     results = set()
     for engine in (Cluster("dask", n_workers=2), "serial"):
