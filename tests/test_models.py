@@ -19,10 +19,8 @@ def network(kernel: str, dtype: str, *layers: Any) -> Sequential:
 
 MODELS = {
     **{f"lenet5 {kernel}": (lenet5(kernel=kernel), 28) for kernel in kernels.available()},
-    "lenet5 max pooling, relu, float64": (
-        lenet5(activation="relu", pooling="max", kernel="im2col", dtype="float64"),
-        28,
-    ),
+    "lenet5, relu and max pooling": (lenet5(activation="relu", pooling="max", kernel="im2col"), 28),
+    "lenet5, float64": (lenet5(kernel="im2col", dtype="float64"), 28),
     "stride and padding": (
         network("im2col", "float64", Conv2d(3, 3, stride=2, padding=1), Tanh(), Flatten(), Dense(10)),
         12,

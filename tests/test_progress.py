@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import environment
-from models import RAISE, ModelError, Scripted
+from kits.models import RAISE, ModelError, Scripted
+from kits.programs import environment
 
 from parallel_lenet import SGD, Adam, Coordinator, Dataset, DatasetError, EpochReport, StepReport, lenet5
 from parallel_lenet.display import progress
