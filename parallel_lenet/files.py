@@ -61,6 +61,24 @@ def keep_as(source: Path, path: Path) -> None:
                 temporary.unlink(missing_ok=True)  # Still there after an error, and if both were one file already.
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file: all of it or, if the disk is full, nothing. OSError, which names the file, if it can't be.
+
+    If the last line has no end, because a program was killed while it wrote, it gets one.
+    """
+    with _naming(path), path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+        content = (b"" if not size or file.read(1) == b"\n" else b"\n") + line.encode() + b"\n"
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except BaseException:
+            file.truncate(size)
+            raise
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Make an OSError name the file, instead of a temporary one, or none at all if the disk is full."""

@@ -75,6 +75,7 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(tempfile, "tempdir", None)
+        patch.setenv("PARALLEL_LENET_REPORT", "0")  # A second for each of the hundreds of runs.
         yield
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from kits.browser import sticking_out
 
+from parallel_lenet import png
 from parallel_lenet.report import page
 
 pytest.importorskip("jinja2")
@@ -164,7 +165,7 @@ def test_a_drawing_is_the_same_each_time_whatever_the_users_settings() -> None:
 def test_a_png_holds_the_array(shape: tuple[int, ...]) -> None:
     image = pytest.importorskip("PIL.Image")
     array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    with image.open(io.BytesIO(page.png(array))) as read:
+    with image.open(io.BytesIO(png.encode(array))) as read:
         np.testing.assert_array_equal(np.asarray(read), array)
 
 
@@ -173,7 +174,7 @@ def test_a_png_holds_the_array(shape: tuple[int, ...]) -> None:
 )
 def test_other_arrays_are_refused_as_images(array: Any) -> None:
     with pytest.raises(ValueError, match="an image must be uint8"):
-        page.png(array)
+        png.encode(array)
 
 
 @pytest.mark.parametrize("script", ["x = '</SCRIPT>'", "<!-- <script"])

@@ -12,7 +12,8 @@ from kits.programs import FILES, run, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli._options import UsageError
-from parallel_lenet.cli._run_folder import LAST, PREVIOUS, RunFolder
+from parallel_lenet.cli._run_folder import RunFolder
+from parallel_lenet.runs import LAST, PREVIOUS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders and links as on POSIX")
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--engine", "serial")

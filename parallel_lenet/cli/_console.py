@@ -83,6 +83,8 @@ class Console:
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.listener: Callable[[type[Warning], str], None] | None = None
+        """Hears every warning, shown or not."""
         self._json = json
         self._noted = False
 
@@ -124,6 +126,8 @@ class Console:
             line: str | None = None,
         ) -> None:
             self.note(f"note: {message}")
+            if self.listener is not None:
+                self.listener(category, str(message))
 
         with warnings.catch_warnings(), _logged(lambda text: self.note(f"note: {text}")):
             warnings.simplefilter("always", UserWarning)
@@ -139,29 +143,34 @@ class Console:
         with bar(title, total, transient=True) as update:
             yield update
 
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal that results go to; None for a file or a pipe, which have room for any."""
+        return shutil.get_terminal_size().columns if is_terminal(self._out) else None
+
     def restore(self) -> None:
         """Give a terminal its cursor back, which a bar hides, if the bar can't end."""
         if "rich" in sys.modules and is_terminal(sys.stderr):
             sys.stderr.write("\x1b[?25h\n")
 
-    def table(self, title: str, header: Row, rows: Sequence[Row]) -> None:
-        """A table of results; numbers, which is all but the first column, to the right."""
+    def table(self, title: str, header: Row, rows: Sequence[Row], texts: int = 1) -> None:
+        """A table of results; numbers, which are all columns after the first ``texts``, to the right."""
         draws_boxes = (getattr(self._out, "encoding", None) or "").lower().startswith("utf")
         rich = self._rich("table", "console") if draws_boxes else []
         if rich:
             tables, console = rich
             table = tables.Table()
             for i, name in enumerate(header):
-                table.add_column(name, justify="right" if i else "left", overflow="fold")
+                table.add_column(name, justify="left" if i < texts else "right", overflow="fold")
             for row in rows:
                 table.add_row(*row)
             drawn = io.StringIO()
             # A file has no edge to fold at. No markup: a path may hold brackets.
-            width = shutil.get_terminal_size().columns if is_terminal(self._out) else 1000
+            width = self.width or 1000
             console.Console(file=drawn, width=width, markup=False, emoji=False, highlight=False).print(table)
             text = drawn.getvalue().rstrip("\n")
         else:
-            text = Table(header, rows).text()
+            text = Table(header, rows, texts).text()
         write(self._out, f"{title}\n{text}")
 
     def _rich(self, *modules: str) -> list[Any]:
@@ -173,6 +182,11 @@ class Console:
                 self._noted = True
                 self.note(f"note: {error}")
             return []
+
+
+def printable(text: str) -> str:
+    """Text from a file, without the characters that a terminal would obey."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
-from parallel_lenet.cli._run_folder import BEST, LAST, PREVIOUS
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
+from parallel_lenet.runs import BEST, LAST, PREVIOUS
 
 # What a checkpoint doesn't decide: said anew with each command, or the default.
 NEVER = ("engine", "cluster_address", "workers", "max_time", "out")

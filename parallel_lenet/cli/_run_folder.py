@@ -1,9 +1,9 @@
 """A run's folder: its configuration, its metrics and its checkpoints.
 
 ``checkpoint.npz`` is the last checkpoint, ``checkpoint.previous.npz`` the one before, ``best.npz`` that of the epoch
-with the lowest loss on the validation images, if there are any. These files and ``_config.toml`` are always whole.
-``metrics.jsonl`` grows by a line per epoch, so that it can be followed; resuming repairs it. One program at a time may
-write here.
+with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are always whole.
+``metrics.jsonl`` grows by a line per epoch, so that it can be followed; resuming repairs it. What else is there,
+`parallel_lenet.runs` describes. One program at a time may write here.
 """
 
 import os
@@ -19,12 +19,11 @@ from parallel_lenet.cli import _config
 from parallel_lenet.cli._console import to_json
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.files import keep_as, write_atomically
+from parallel_lenet.files import append_line, keep_as, write_atomically
+from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS, REPORT, environment, events, predictions, steps
 
-LAST, PREVIOUS, BEST = "checkpoint.npz", "checkpoint.previous.npz", "best.npz"
-CONFIG, METRICS = "config.toml", "metrics.jsonl"
-
-_TEMPORARY = re.compile(r"\.(checkpoint|checkpoint\.previous|best|config|metrics)\.(npz|toml|jsonl)\.[0-9a-f]{16}")
+_NAMES = (LAST, PREVIOUS, BEST, CONFIG, METRICS, steps.FILE, events.FILE, environment.FILE, predictions.FILE, REPORT)
+_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _NAMES))})\.[0-9a-f]{{16}}")
 
 # What file systems, desktops and version control put into folders that are empty to their owners.
 _NOTHING = re.compile(
@@ -56,7 +55,7 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def write_config(self, text: str) -> None:
-        """Write ``_config.toml``."""
+        """Write ``config.toml``."""
         write_atomically(self.path / CONFIG, _config.encode(text))
 
     def write_metrics(self, lines: Sequence[Line]) -> None:
@@ -74,18 +73,7 @@ class RunFolder:
 
     def append_metrics(self, line: Line) -> None:
         """Add a line to ``metrics.jsonl``: all of it or, if the disk is full, nothing."""
-        file, content = self.path / METRICS, (to_json(line) + "\n").encode()
-        try:
-            with file.open("ab", buffering=0) as stream:
-                size = stream.tell()
-                try:
-                    while content:
-                        content = content[stream.write(content) :]
-                except BaseException:
-                    stream.truncate(size)
-                    raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+        append_line(self.path / METRICS, to_json(line))
 
     def save(self, coordinator: Coordinator, metadata: dict[str, Any]) -> None:
         """Write the last checkpoint, and keep the one before."""
@@ -144,7 +132,11 @@ def new_folder(out: str | None, *, continues: bool = False) -> Path:
 def _is_empty(folder: Path, continues: bool) -> bool:
     names = {file.name for file in folder.iterdir() if not _NOTHING.fullmatch(file.name)}
     if continues:
-        names = {name for name in names if name not in (CONFIG, METRICS) and not _TEMPORARY.fullmatch(name)}
+        names = {
+            name
+            for name in names
+            if name not in set(_NAMES) - {LAST, PREVIOUS, BEST} and not _TEMPORARY.fullmatch(name)
+        }
     return not names
 
 

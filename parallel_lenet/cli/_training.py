@@ -10,19 +10,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel_lenet import descriptions
 from parallel_lenet.cli import _network
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupts
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
+from parallel_lenet.cli._recorder import Recorder, timed
 from parallel_lenet.cli._resume import Figures
-from parallel_lenet.cli._run_folder import LAST, RunFolder
+from parallel_lenet.cli._run_folder import RunFolder
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import count
 from parallel_lenet.display.progress import Update, epoch_figures
 from parallel_lenet.reports import EpochReport, StepReport
+from parallel_lenet.runs import LAST, REPORT, predictions
+from parallel_lenet.runs.run import Run
 
+LOOKING = 1.0  # Seconds to look at test images for a report.
 TIMED_OUT = 124  # As the command timeout has it.
 
 
@@ -44,6 +49,11 @@ class Training:
     console: Console
     interrupts: Interrupts
     chaos: Chaos
+    recorder: Recorder
+    said: dict[str, Any]
+    """All options, as they are in force."""
+    report: Path | None = None
+    """The page about the run, once it is written."""
 
     @property
     def figures(self) -> list[Figures]:
@@ -91,6 +101,7 @@ class Training:
             with self.interrupts.held():
                 self.metadata["partial"] = measured
                 self._record()
+        self.recorder.event("finished")
         return self.lines()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -114,6 +125,7 @@ class Training:
                 f"note: skipped images {cursor - report.count + 1:,} to {cursor:,} of epoch {report.epoch}: "
                 f"{report.skipped}"
             )
+        self.recorder.step(report, last=self.coordinator.cursor == len(self.train))
         self.chaos.after(self.coordinator)
         every = self.options.checkpoint_every
         if every is not None and report.step % every == 0:
@@ -123,12 +135,16 @@ class Training:
 
     def _finish_epoch(self) -> None:
         self.interrupts.check()
-        measured = self._measure()
+        seconds: dict[str, float] = {}
+        with timed(seconds, "evaluating"):
+            measured = self._measure()
         with self.interrupts.held():
-            self.figures.append(measured)
-            if best_epoch(self.figures) == len(self.figures):
-                self.folder.save_best(self.coordinator, self.metadata)
-            self._record()
+            with timed(seconds, "saving"):
+                self.figures.append(measured)
+                if best_epoch(self.figures) == len(self.figures):
+                    self.folder.save_best(self.coordinator, self.metadata)
+                self._record()
+            self.recorder.event("epoch", seconds=seconds)
 
     def _measure(self) -> Figures:
         figures = {} if self.validation is None else self._measured("validation", self.validation)
@@ -147,6 +163,7 @@ class Training:
     def _record(self) -> None:
         """Write the last line and the checkpoint that belongs to it. The line last: a resumed run repairs the file."""
         line = self.lines()[-1]
+        self.recorder.flush()
         self.folder.save(self.coordinator, self.metadata)
         self.folder.append_metrics(line)
         self.console.line(_sentence(line, self.options.epochs))
@@ -154,19 +171,39 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint now."""
         with self.interrupts.held():
+            self.recorder.flush()
             self.folder.save(self.coordinator, self.metadata)
 
     def leave(self) -> int:
         """After a signal or the time limit: write a checkpoint, say how to continue; the program's exit code."""
         self.save()
         number = self.interrupts.number
+        self.recorder.event("interrupted", why(number))
         folder = self.folder.path
         write(
             sys.stderr,
             f"parallel-lenet: {why(number)} after {progress(self.coordinator)}; the checkpoint is {folder / LAST}; "
-            f"continue with: {_command()} {shlex.join(self._again())}",
+            f"continue with: {command()} {shlex.join(self._again())}",
         )
         return TIMED_OUT if number is None else 128 + number
+
+    def write_report(self) -> None:
+        """Write the page about the run, unless it is not wanted; whatever is in the way is a note."""
+        if not self.said["report"]:
+            return
+        try:
+            if self.test is not None:
+                coordinator = self.coordinator
+                # With any kernel: the loops of naive would take minutes.
+                model = descriptions.build(descriptions.of_model(coordinator.model))
+                found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, LOOKING)
+                predictions.save(self.folder.path, found)
+            from parallel_lenet import report  # Lazily: it takes a while.
+
+            report.write([Run(self.folder.path)], self.folder.path / REPORT)
+            self.report = self.folder.path / REPORT
+        except Exception as error:  # A page never makes a run fail.
+            self.console.note(f"note: no report: {error}")
 
     def _again(self) -> list[str]:
         """The options that continue the run as it was, which includes what a checkpoint doesn't decide."""
@@ -208,7 +245,7 @@ def best_epoch(figures: list[Figures]) -> int | None:
     return min(losses)[1] if losses else None
 
 
-def _command() -> str:
+def command() -> str:
     """How this program was called, up to its options."""
     program = Path(sys.argv[0])
     ours = program.stem in ("train", "parallel-lenet") or program.parts[-2:] == ("parallel_lenet", "__main__.py")

@@ -11,11 +11,11 @@ from parallel_lenet.cli import _engines, _network
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError, add_train_options, flags, shown, worker_count
 from parallel_lenet.cli._resume import local_path
-from parallel_lenet.cli._run_folder import LAST
 from parallel_lenet.cli._sources import load, reading
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.optimizers import SGD
+from parallel_lenet.runs import LAST
 from parallel_lenet.trained import from_checkpoint
 
 DEFAULT = "mnist-5k"

@@ -6,18 +6,16 @@ best.npz is the epoch with the lowest loss on images held out of training; witho
 """
 
 import argparse
-import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from parallel_lenet.archive import CheckpointError
 from parallel_lenet.batching import split
-from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _resume, _sources
+from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _results, _resume, _sources
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupted, Interrupts
@@ -30,14 +28,19 @@ from parallel_lenet.cli._options import (
     flags,
     worker_count,
 )
+from parallel_lenet.cli._recorder import Recorder
+from parallel_lenet.cli._results import REPORT_VARIABLE, results, show
 from parallel_lenet.cli._resume import Resumed
-from parallel_lenet.cli._run_folder import BEST, RunFolder, holds_run, new_folder
+from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
 from parallel_lenet.cli._sources import load
-from parallel_lenet.cli._training import TIMED_OUT, Training, best_epoch, decimals, progress, why
+from parallel_lenet.cli._training import TIMED_OUT, Training, progress, why
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.display import count
+from parallel_lenet.engines import WorkerError
+from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.runs import REPORT, environment
 from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
@@ -48,7 +51,7 @@ LEAVING = 1.5 + PATIENCE  # Seconds before the end of --max-time at which a run 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     add_train_options(parser)
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's _config.toml")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
     parser.add_argument(
         "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
     )
@@ -59,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --out: begin a run there, or continue the one that is there (for jobs that are started again)",
     )
     parser.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help=f"write {REPORT}, a page about the run, at its end (default: yes, unless {REPORT_VARIABLE}=0)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
 
@@ -74,21 +83,32 @@ def run(arguments: argparse.Namespace) -> int:
             training = _prepare(arguments, console, interrupts, begun, stack)
             lines = training.run()
             interrupts.check()
+            interrupts.heed()
+            training.write_report()
         except Interrupted:
             interrupts.heed()
             if training is not None:
-                return training.leave()
+                code = training.leave()
+                if not interrupts.timed_out:  # Then no time is left.
+                    training.write_report()
+                return code
             number = interrupts.number
             write(sys.stderr, f"parallel-lenet: {why(number)} before the run began")
             return TIMED_OUT if number is None else 128 + number
+        except (NonFiniteError, WorkerError) as error:
+            interrupts.heed()
+            if training is not None:
+                training.recorder.event("failed", str(error))
+                training.write_report()
+            raise
         finally:
             interrupts.heed()
             stack.close()
-        result = _result(training, lines)
+        result = results(training, lines)
         if arguments.json:
             console.result(result)
         else:
-            _show(result, console)
+            show(result, console)
     return 0
 
 
@@ -155,15 +175,33 @@ def _prepare(
         place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
         folder = RunFolder(place)
         stack.callback(folder.close)
+        recorder = Recorder(place, coordinator, console)
+        stack.callback(recorder.close)
         if resumed is None and holds_run(str(place)):
             raise UsageError(f"another run began in {place} at the same moment: continue it with --resume {place}")
         shown = _evaluated(test, options.evaluate_on)
         training = Training(
-            coordinator, train, validation, shown, options, folder, metadata, console, interrupts, faults
+            coordinator,
+            train,
+            validation,
+            shown,
+            options,
+            folder,
+            metadata,
+            console,
+            interrupts,
+            faults,
+            recorder,
+            _results.said(arguments, options, coordinator),
         )
         if resumed is not None:
             _go_on(training, resumed)
         folder.write_config(replace(options, workers=coordinator.n_workers).toml())
+        if not training.finished:
+            session = environment.gather(
+                _results.started(arguments), _results.repeat(options), training.said, metadata["data"]
+            )
+            recorder.begin("started" if resumed is None else "resumed", session)
         if resumed is None:
             before = time.monotonic()
             folder.save(coordinator, metadata)
@@ -250,56 +288,3 @@ def _go_on(training: Training, resumed: Resumed) -> None:
             f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
             f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"
         )
-
-
-def _result(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """All options, as they were in force, and all results."""
-    if not lines:
-        raise CheckpointError(f"{training.folder.path}: its checkpoint holds no finished epoch")
-    coordinator, options = training.coordinator, training.options
-    last = lines[-1]
-    seconds = sum(line["seconds"] for line in lines)
-    images = sum(line["images_per_second"] * line["seconds"] for line in lines)
-    best = best_epoch(training.figures)
-    measured = {
-        name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
-    }
-    return {
-        **asdict(options),
-        "dataset": options.dataset if options.data_dir is None else options.data_dir,
-        "workers": coordinator.n_workers,
-        "finished_epochs": coordinator.epoch,
-        "steps": coordinator.step,
-        "train_images": len(training.train),
-        "epoch_seconds": [line["seconds"] for line in lines],
-        "train_images_per_second": images / seconds if seconds else 0.0,
-        **measured,
-        "best": None if best is None else {"epoch": best, **training.figures[best - 1]},
-        "parameters_sha256": coordinator.parameters_sha256(),
-        "run_dir": str(training.folder.path),
-    }
-
-
-def _show(result: dict[str, Any], console: Console) -> None:
-    rows = []
-    for name in ("test", "validation"):
-        if result.get(f"{name}_accuracy") is not None:
-            images = count(result[f"{name}_images"], "image")
-            rows.append((f"{name} accuracy", f"{result[f'{name}_accuracy']:.2%} of {images}"))
-            rows.append((f"{name} loss", decimals(result[f"{name}_loss"])))
-    if result["evaluate_on"] == 0:
-        rows.append(("test accuracy", "not evaluated (--evaluate-on 0)"))
-    if result["best"] is not None:
-        best = result["best"]
-        rows.append(("best epoch", f"{best['epoch']}, by validation loss {decimals(best['validation_loss'])}"))
-        if best["test_accuracy"] is not None:
-            rows.append(("its test accuracy", f"{best['test_accuracy']:.2%} ({os.path.join(result['run_dir'], BEST)})"))
-    rows += [
-        ("train loss", decimals(result["train_loss"])),
-        ("training", f"{sum(result['epoch_seconds']):.1f} s, {count(result['steps'], 'step')}"),
-        ("images per second", f"{result['train_images_per_second']:,.0f}"),
-        ("workers", str(result["workers"])),
-        ("parameters SHA-256", result["parameters_sha256"][:16] + "..."),
-        ("run folder", result["run_dir"]),
-    ]
-    console.table("LeNet-5, trained", ("", "result"), rows)

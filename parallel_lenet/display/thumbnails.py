@@ -2,13 +2,12 @@
 
 import base64
 import html
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import png
 from parallel_lenet.display import Html
 
 Array = NDArray[Any]
@@ -36,19 +35,8 @@ def thumbnails(inputs: Array, targets: Array) -> Html:
         grey = np.round((some - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
     figures = [
         f'<span style="display:inline-block;margin:0 .5em .3em 0;text-align:center">'
-        f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(_png(image)).decode()}" '
+        f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(png.encode(image)).decode()}" '
         f'style="height:48px;image-rendering:pixelated;margin:0;display:block"/>{label}</span>'
         for image, label in zip(grey, (html.escape(f"{target}") for target in targets[:SHOWN].tolist()), strict=True)
     ]
     return Html(f'<div style="margin:.4em 0">{"".join(figures)}</div>')
-
-
-def _png(pixels: Array) -> bytes:
-    """A PNG file of uint8 ``(h, w, 1)`` or ``(h, w, 3)``."""
-    height, width, channels = pixels.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # Filter 0: as they are.
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )

@@ -19,7 +19,10 @@ COMMAND = [*PYTHON, "-m", "parallel_lenet"]
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-FILES = {"checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
+FILES = {
+    *("checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"),
+    *("environment.json", "events.jsonl", "steps.csv"),
+}
 
 
 def write_idx(

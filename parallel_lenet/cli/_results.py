@@ -1,0 +1,102 @@
+"""What a run has come to: all its options and results, as JSON and for people."""
+
+import argparse
+import os
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
+from parallel_lenet.cli._training import Training, best_epoch, command, decimals
+from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.display import count
+from parallel_lenet.runs import BEST
+
+REPORT_VARIABLE = "PARALLEL_LENET_REPORT"
+# What decides no bit of the result. Which images there are decides, where they lie too, as a command names it.
+FREE = ("workers", "engine", "cluster_address", "out", "max_time", "checkpoint_every", "step_timeout", "max_tries")
+
+
+def started(arguments: argparse.Namespace) -> str:
+    """The command that started the run."""
+    words: list[str] = getattr(arguments, "words", [])
+    return shlex.join([*shlex.split(command()), *words[words[:1] == ["train"] :]])
+
+
+def repeat(options: TrainOptions) -> str:
+    """The command that begins a run with the same result: what decides no bit is left out."""
+    words = ["parallel-lenet", "train"]
+    for name, option in OPTIONS.items():
+        value = getattr(options, name)
+        if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
+            words += [f"--{dashed(name)}", str(value)]
+    return shlex.join(words)
+
+
+def said(arguments: argparse.Namespace, options: TrainOptions, coordinator: Coordinator) -> dict[str, Any]:
+    """All options as they are in force, those of one start included."""
+    return {
+        **asdict(options),
+        "workers": coordinator.n_workers,
+        "config": arguments.config,
+        "resume": arguments.resume,
+        "continue": arguments.continues,
+        "chaos": arguments.chaos,
+        "report": os.environ.get(REPORT_VARIABLE) != "0" if arguments.report is None else arguments.report,
+    }
+
+
+def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """All options, as they were in force, and all results."""
+    if not lines:
+        raise CheckpointError(f"{training.folder.path}: its checkpoint holds no finished epoch")
+    coordinator, options = training.coordinator, training.options
+    last = lines[-1]
+    seconds = sum(line["seconds"] for line in lines)
+    images = sum(line["images_per_second"] * line["seconds"] for line in lines)
+    best = best_epoch(training.figures)
+    measured = {
+        name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
+    }
+    return {
+        **training.said,
+        "dataset": options.data_dir or options.dataset,
+        "finished_epochs": coordinator.epoch,
+        "steps": coordinator.step,
+        "train_images": len(training.train),
+        "epoch_seconds": [line["seconds"] for line in lines],
+        "train_images_per_second": images / seconds if seconds else 0.0,
+        **measured,
+        "best": None if best is None else {"epoch": best, **training.figures[best - 1]},
+        "parameters_sha256": coordinator.parameters_sha256(),
+        "run_dir": str(training.folder.path),
+        "report_file": None if training.report is None else str(training.report),
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    rows = []
+    for name in ("test", "validation"):
+        if result.get(f"{name}_accuracy") is not None:
+            images = count(result[f"{name}_images"], "image")
+            rows.append((f"{name} accuracy", f"{result[f'{name}_accuracy']:.2%} of {images}"))
+            rows.append((f"{name} loss", decimals(result[f"{name}_loss"])))
+    if result["evaluate_on"] == 0:
+        rows.append(("test accuracy", "not evaluated (--evaluate-on 0)"))
+    if result["best"] is not None:
+        best = result["best"]
+        rows.append(("best epoch", f"{best['epoch']}, by validation loss {decimals(best['validation_loss'])}"))
+        if best["test_accuracy"] is not None:
+            rows.append(("its test accuracy", f"{best['test_accuracy']:.2%} ({os.path.join(result['run_dir'], BEST)})"))
+    rows += [
+        ("train loss", decimals(result["train_loss"])),
+        ("training", f"{sum(result['epoch_seconds']):.1f} s, {count(result['steps'], 'step')}"),
+        ("images per second", f"{result['train_images_per_second']:,.0f}"),
+        ("workers", str(result["workers"])),
+        ("parameters SHA-256", result["parameters_sha256"][:16] + "..."),
+        ("run folder", result["run_dir"]),
+        *([("report", result["report_file"])] if result["report_file"] else []),
+    ]
+    console.table("LeNet-5, trained", ("", "result"), rows)

@@ -1,0 +1,58 @@
+"""Name what differs between two runs: settings, versions, machine, data, and the first step with another result.
+
+The losses of single steps are compared with all their digits, the parameters by their hash after each 50th step and at
+the end of each epoch. What only decides where a run was written is left out.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet.cli._console import Console, printable
+from parallel_lenet.cli._options import UsageError
+from parallel_lenet.runs import RunError
+from parallel_lenet.runs.differences import differences
+from parallel_lenet.runs.run import Run
+
+HELP = "name what differs between two runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("left", metavar="RUN", help="a run's folder")
+    parser.add_argument("right", metavar="RUN", help="another one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all options of both")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare them."""
+    console = Console(json=arguments.json)
+    try:
+        runs = [Run(Path(name)) for name in (arguments.left, arguments.right)]
+    except RunError as error:
+        raise UsageError(str(error)) from error
+    found = differences(*runs)
+    for each in runs:
+        for note in each.notes:
+            console.note(f"note: {note}")
+    if arguments.json:
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for difference in found:
+            part = {"name": difference.name, "left": difference.left, "right": difference.right}
+            parts.setdefault(difference.part, []).append(part)
+        said = [{"run": str(each.folder), "options": each.options, "epochs": each.epochs[-1:]} for each in runs]
+        console.result({"left": said[0], "right": said[1], "same": not found, "differences": parts})
+    elif found:
+        rows = [(each.part, each.name.replace("_", " "), _shown(each.left), _shown(each.right)) for each in found]
+        console.table("What differs", ("", "", arguments.left, arguments.right), rows, texts=4)
+    else:
+        console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))

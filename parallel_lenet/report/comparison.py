@@ -1,0 +1,114 @@
+"""Several runs side by side: what differs, their curves in one picture each, and their mistakes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.report import charts, page, summary
+from parallel_lenet.report.page import Html
+from parallel_lenet.report.timeline import timeline
+from parallel_lenet.runs.predictions import Predictions, is_picture, picture
+from parallel_lenet.runs.run import Run
+
+SHOWN = 3  # Probabilities of a mistake.
+FEW = 10  # Mistakes of a run beside others.
+WIDTH = 84  # Pixels on the page that a picture takes, about.
+
+
+class Wrong(NamedTuple):
+    """A mistake to show."""
+
+    picture: Html
+    label: int
+    predicted: int
+    probabilities: list[tuple[int, float]]
+    """The highest, and that of the right class."""
+    row: int
+
+
+def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
+    """The worst mistakes of a run."""
+    found = run.predictions
+    return [
+        Wrong(
+            _shown(each.picture, f"Test image {each.row}: a {each.label}, taken for a {each.predicted}"),
+            each.label,
+            each.predicted,
+            _probabilities(each.probabilities, each.label),
+            each.row,
+        )
+        for each in ([] if found is None else found.mistakes[:most])
+    ]
+
+
+def _shown(pixels: Any, alt: str) -> Html:
+    return page.image(pixels, alt, max(1, WIDTH // pixels.shape[1]))
+
+
+def _probabilities(all_of_them: Any, label: int) -> list[tuple[int, float]]:
+    best = [int(i) for i in np.argsort(-all_of_them, kind="stable")[:SHOWN]]
+    return [(i, float(all_of_them[i])) for i in (best if label in best else [*best, label])]
+
+
+def example(predictions: Predictions, model: Sequential) -> Html | None:
+    """The image whose feature maps are shown."""
+    pixels = picture(model.images.stored(predictions.example)[0], model)
+    return _shown(pixels, f"Test image of class {predictions.example_label}") if is_picture(pixels) else None
+
+
+def page_of(runs: Sequence[Run]) -> str:
+    """The page about them. Call it within `page.drawing`."""
+    names = _names(runs)
+    values: dict[str, Any] = {
+        "runs": [
+            {
+                "name": name,
+                "subtitle": summary.subtitle(run),
+                "when": summary.when(run),
+                "mistakes": mistakes(run, FEW),
+                "confused": summary.confused(run)[:5],
+                "timeline": timeline(run.events),
+                "commands": summary.commands(run),
+            }
+            for name, run in zip(names, runs, strict=True)
+        ],
+        "names": names,
+        "results": _results(runs),
+        "differing": _differing(runs),
+        "learning": charts.learning(runs, names),
+        "speed": charts.speed(runs, names),
+    }
+    notes = [f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in dict.fromkeys(run.notes)]
+    return page.render("comparison.html", notes=notes, **values)
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The folders' own names, or, where two have the same, as much of their paths as tells them apart."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
+
+
+def _results(runs: Sequence[Run]) -> list[list[str]]:
+    """A row per figure, a column per run."""
+    columns = [{label: value for label, value, _ in summary.cards(run)} for run in runs]
+    labels = dict.fromkeys(label for column in columns for label in column)
+    rows = [[label, *(column.get(label, "") for column in columns)] for label in labels]
+    rows.append(["State", *(run.state for run in runs)])
+    return [*rows, ["Parameters SHA-256", *(run.sha256[:16] for run in runs)]]
+
+
+def _differing(runs: Sequence[Run]) -> list[list[str]]:
+    """The options, versions and parts of the machine that are not the same in all runs."""
+    columns = []
+    for run in runs:
+        rows: list[summary.Row] = [(f"--{name}", value) for name, value in summary.options_rows(run)]
+        rows += summary.session_rows(run.sessions[-1]) if run.sessions else []
+        columns.append({str(name): str(value) for name, value in rows if name not in ("started", "--out")})
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [
+        [name, *(column.get(name, "unknown") for column in columns)]
+        for name in names
+        if len({column.get(name) for column in columns}) > 1
+    ]

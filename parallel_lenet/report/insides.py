@@ -1,0 +1,119 @@
+"""What a network looks for and what it makes of an image: its first filters and the feature maps, as pictures."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import kernels
+from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.network.layers import Conv2d
+from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.parameters import Vector
+from parallel_lenet.report import page
+from parallel_lenet.report.page import Html
+
+Array = NDArray[Any]
+
+MOST = 32  # Filters or maps of a layer that are shown.
+SIDE = 64  # Pixels per side of a map, at most.
+MAP_WIDTH = 84  # Pixels on the page that a map takes, about; filters take fewer.
+FILTER_WIDTH = 56
+
+# From the most negative to the most positive number: blue, white, red. Zero is white in both schemes.
+_BLUE, _WHITE, _RED = np.array([33, 88, 170.0]), np.array([247, 247, 247.0]), np.array([186, 45, 52.0])
+
+
+class Maps(NamedTuple):
+    """What a layer makes of the image."""
+
+    layer: str
+    """Its kind and the shape of its output, such as ``Conv2d: 6 x 28 x 28``."""
+    pictures: list[Html]
+    more: int
+    """How many are not shown."""
+
+
+class Filters(NamedTuple):
+    """The filters of the first layer that has any."""
+
+    before: list[Html]
+    after: list[Html]
+    more: int
+
+
+def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters | None:
+    """The first convolution's, in the colours of one scale; None if there is no convolution."""
+    name = next((name for name, shape in model.layout.entries if len(shape) == 4), None)
+    if name is None or not any(isinstance(layer, Conv2d) for layer in model.layers):
+        return None
+    new = model.layout.views(after)[name].astype(np.float64)
+    old = None if before is None else model.layout.views(before)[name].astype(np.float64)
+    largest = _largest(new if old is None else np.concatenate([old, new]))
+    show = [] if old is None else [_filter(each, largest, f"filter {i}, before training") for i, each in _some(old)]
+    return Filters(show, [_filter(each, largest, f"filter {i}") for i, each in _some(new)], max(0, len(new) - MOST))
+
+
+def _some(arrays: Array) -> list[tuple[int, Array]]:
+    return list(enumerate(arrays[:MOST], 1))
+
+
+def _filter(weights: Array, largest: float, alt: str) -> Html:
+    """One filter ``(channels, k, k)``: in colour if it has three channels, else the mean of them."""
+    if len(weights) == 3:
+        pixels = np.rint(127.5 + 127.5 * (weights / largest).clip(-1, 1)).astype(np.uint8).transpose(1, 2, 0)
+    else:
+        pixels = coloured(weights.mean(axis=0), largest)
+    return page.image(pixels, alt, max(1, FILTER_WIDTH // pixels.shape[1]))
+
+
+def feature_maps(model: Sequential, parameters: Vector, image: Array) -> list[Maps]:
+    """What each layer that makes images makes of one, ``(1, c, h, w)`` as it is stored."""
+    return [
+        Maps(
+            f"{layer}: {' x '.join(map(str, output.shape))}",
+            [
+                page.image(pixels, f"{layer}, map {i}", max(1, MAP_WIDTH // pixels.shape[1]))
+                for i, pixels in enumerate(_pictures(output), 1)
+            ],
+            max(0, len(output) - MOST),
+        )
+        for layer, output in outputs(model, parameters, image)
+        if output.ndim == 3 and output.shape[1] * output.shape[2] > 1
+    ]
+
+
+def outputs(model: Sequential, parameters: Vector, image: Array) -> list[tuple[str, Array]]:
+    """What each layer makes of the image, by the layer's kind; the last are the scores."""
+    kernel, views = kernels.load(model.kernel), model.layout.views(np.ascontiguousarray(parameters))
+    names = iter(model.layout.entries)
+    x = np.empty((*model.shapes[0], 1), parameters.dtype)
+    found = []
+    with one_blas_thread():
+        model.images.prepare(kernel, model.images.pixels(image, parameters.dtype), x)
+        for layer, shape in zip(model.layers, model.shapes, strict=False):
+            y = np.empty((*layer.output_shape(shape), 1), x.dtype)
+            own = {part: views[next(names)[0]] for part in layer.parameter_shapes(shape)}
+            layer.forward(kernel, own, x, y)
+            found.append((type(layer).__name__, y[..., 0]))
+            x = y
+    return found
+
+
+def _pictures(output: Array) -> list[Array]:
+    step = -(-max(output.shape[1:]) // SIDE)
+    some = output[:MOST, ::step, ::step].astype(np.float64)
+    largest = _largest(some)
+    return [coloured(each, largest) for each in some]
+
+
+def _largest(values: Array) -> float:
+    return float(np.nan_to_num(np.abs(values), posinf=0.0).max()) or 1.0
+
+
+def coloured(values: Array, largest: float) -> Array:
+    """Numbers ``(h, w)`` as colours ``(h, w, 3)``: white for 0, full red and blue for ``largest`` and its negative."""
+    part = np.nan_to_num(values / largest).clip(-1, 1)[..., np.newaxis]
+    colours = np.where(part >= 0, _WHITE + part * (_RED - _WHITE), _WHITE - part * (_BLUE - _WHITE))
+    pixels: Array = np.rint(colours).astype(np.uint8)
+    return pixels

@@ -1,0 +1,51 @@
+"""Numbers of many steps, made few enough to draw."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.runs.steps import Steps
+
+Numbers = NDArray[np.float64]
+
+POINTS = 300  # That a curve has at most: more than one per two pixels.
+
+
+class Curve(NamedTuple):
+    """For each of some intervals its middle, and the mean, least and largest of the numbers in it."""
+
+    x: Numbers
+    mean: Numbers
+    least: Numbers
+    most: Numbers
+
+
+def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
+    """The numbers in at most so many intervals of equally many; those that are not finite are left out."""
+    kept = np.isfinite(x) & np.isfinite(y)
+    x, y = x[kept], y[kept]
+    if not len(x):
+        nothing = np.empty(0)
+        return Curve(nothing, nothing, nothing, nothing)
+    starts = np.unique(np.arange(points) * len(x) // points)
+    counts = np.diff([*starts, len(x)])
+    return Curve(
+        np.add.reduceat(x, starts) / counts,
+        np.add.reduceat(y, starts) / counts,
+        np.minimum.reduceat(y, starts),
+        np.maximum.reduceat(y, starts),
+    )
+
+
+def epochs_done(steps: Steps) -> Numbers:
+    """For each step how many epochs were done after it, with a fraction."""
+    epoch, done = steps["epoch"], steps["done"]
+    images = done.max() if len(done) else 1.0
+    return np.asarray(epoch - 1 + done / max(images, 1.0))
+
+
+def rate(steps: Steps) -> Numbers:
+    """Images per second, of each step."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(steps["images"] / steps["seconds"])

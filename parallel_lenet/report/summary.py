@@ -1,0 +1,248 @@
+"""A run in figures and tables: what its page tells beside the pictures."""
+
+import datetime
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from parallel_lenet.display import count, percent
+from parallel_lenet.report.timeline import sessions
+from parallel_lenet.runs import BEST
+from parallel_lenet.runs.environment import Session
+from parallel_lenet.runs.events import Event
+from parallel_lenet.runs.run import Run
+
+Row = Sequence[str]
+
+MOST_EVENTS = 60  # That are listed.
+MOST_CONFUSED = 40  # Classes that a table of confusions has, at most.
+
+
+def last(run: Run, name: str) -> float:
+    """A number of the last epoch; NaN if it is not known."""
+    return float(run.epochs[-1].get(name, math.nan)) if run.epochs else math.nan
+
+
+def cards(run: Run) -> list[tuple[str, str, str]]:
+    """What matters most: label, value, and what to add."""
+    found: list[tuple[str, str, str]] = []
+    for part in ("test", "validation"):
+        accuracy = last(run, f"{part}_accuracy")
+        if math.isfinite(accuracy):
+            images = last(run, f"{part}_images")
+            of = f"of {images:,.0f} images" if math.isfinite(images) else ""
+            found.append((f"{part.capitalize()} accuracy", percent(accuracy), of))
+            found.append((f"{part.capitalize()} loss", _decimals(last(run, f"{part}_loss")), ""))
+    if run.epochs:
+        found.append(("Training loss", _decimals(last(run, "train_loss")), "mean of the last epoch"))
+        seconds = math.fsum(line.get("seconds", 0.0) for line in run.epochs)
+        steps = last(run, "step")
+        found.append(("Training time", duration(seconds), f"{steps:,.0f} steps" if math.isfinite(steps) else ""))
+        images = math.fsum(line.get("seconds", 0.0) * line.get("images_per_second", 0.0) for line in run.epochs)
+        if seconds > 0 and math.isfinite(images):
+            workers = run.options.get("workers")
+            by = f"with {count(workers, 'worker')}" if type(workers) is int and workers > 0 else ""
+            found.append(("Images per second", f"{images / seconds:,.0f}", by))
+    return found
+
+
+def _decimals(number: float) -> str:
+    return f"{number:.4f}" if math.isfinite(number) else "not finite"
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def subtitle(run: Run) -> str:
+    """What was trained, on what, and how it ended."""
+    parts = []
+    checkpoint = run.checkpoint
+    if checkpoint is not None and run.model is not None:
+        parts.append(f"A network of {count(len(checkpoint.state.parameters), 'parameter')}")
+    elif checkpoint is not None:
+        parts.append(f"A model of its own, with {count(len(checkpoint.state.parameters), 'parameter')}")
+    data = run.options.get("data_dir") or run.options.get("dataset")
+    if data is not None:
+        images = run.data.get("train")
+        parts.append(f"trained on {data}" + (f" ({count(images, 'image')})" if type(images) is int else ""))
+    ends = {"interrupted": "interrupted", "failed": "ended by an error", "unfinished": "not finished"}
+    if run.state in ends:
+        parts.append(ends[run.state])
+    return ", ".join(parts) + "." if parts else ""
+
+
+def when(run: Run) -> str:
+    """From when to when, in UTC."""
+    times = [event.time for event in run.events]
+    if run.steps is not None and len(run.steps):
+        times.append(float(np.nanmax(run.steps["time"])))
+    if not times:
+        return ""
+    begin, end = _date(min(times)), _date(max(times))
+    return f"{begin} UTC" if begin == end else f"{begin} to {end} UTC"
+
+
+def _date(seconds: float) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "an unknown time"
+
+
+def epoch_rows(run: Run) -> tuple[Row, list[Row]]:
+    """The last ten epochs and the best: header and rows."""
+    possible = [f"{part}_{what}" for part in ("train", "validation", "test") for what in ("loss", "accuracy")]
+    names = [name for name in possible if any(math.isfinite(line.get(name, math.nan)) for line in run.epochs)]
+    header = ("epoch", "steps", *(name.replace("_", " ").replace("train", "training") for name in names), "seconds")
+    rows: list[Row] = [
+        (
+            f"{line['epoch']:,}",
+            f"{line.get('step', math.nan):,.0f}",
+            *(
+                percent(value) if name.endswith("accuracy") else _decimals(value)
+                for name in names
+                for value in [line.get(name, math.nan)]
+            ),
+            f"{line.get('seconds', math.nan):.2f}",
+        )
+        for line in run.epochs[-10:]
+    ]
+    return header, rows
+
+
+def time_rows(run: Run) -> list[Row]:
+    """Where the time of the run went: what, seconds, and the share of all."""
+    steps, events = run.steps, run.events
+    if steps is None or not len(steps):
+        return []
+    total = float(np.nansum(steps["seconds"]))
+    parts = {name: float(np.nansum(steps[name])) for name in ("waiting", "adding", "updating")}
+    named = {
+        "waiting for gradients": parts["waiting"],
+        "adding gradients": parts["adding"],
+        "updating parameters": parts["updating"],
+        "the rest of the steps": max(0.0, total - sum(parts.values())),
+        "evaluating": math.fsum(event.evaluating for event in events),
+        "writing checkpoints": math.fsum(event.saving for event in events),
+    }
+    ran = math.fsum(span.end - span.begin for span in sessions(events, float(np.nanmax(steps["time"]))))
+    named["the rest: starting, compiling, reading"] = max(0.0, ran - math.fsum(named.values()))
+    everything = sum(named.values()) or 1.0
+    return [(name, f"{seconds:.2f}", f"{seconds / everything:.1%}") for name, seconds in named.items()]
+
+
+def worker_rows(run: Run) -> list[Row]:
+    """For each worker the steps that it took part in, its seconds, and its share of the steps' time."""
+    steps = run.steps
+    if steps is None or not len(steps):
+        return []
+    total = float(np.nansum(steps["seconds"])) or 1.0
+    return [
+        (f"worker {i}", f"{np.nansum(each > 0):,}", f"{np.nansum(each):.2f}", f"{np.nansum(each) / total:.1%}")
+        for i, each in enumerate(steps.workers.T)
+    ]
+
+
+def event_rows(events: Sequence[Event]) -> tuple[list[Row], int]:
+    """What happened beside epochs: since when, where, what; and how many more there are."""
+    start = events[0].time if events else 0.0
+    told = [event for event in events if event.kind != "epoch"]
+    rows: list[Row] = [
+        (
+            f"{event.time - start:,.1f} s",
+            f"{count(event.epoch, 'epoch')}, step {event.step:,}",
+            NAMES.get(event.kind, event.kind),
+            event.text,
+        )
+        for event in told[:MOST_EVENTS]
+    ]
+    return rows, len(told) - len(rows)
+
+
+NAMES = {"worker": "worker lost", "skipped": "step skipped"}
+
+
+def confused(run: Run) -> list[Row]:
+    """The ten pairs of classes that were confused most: what, taken for what, how often."""
+    predictions = run.predictions
+    if predictions is None or predictions.classes > 10 * MOST_CONFUSED:
+        return []
+    table = predictions.confusion()
+    np.fill_diagonal(table, 0)
+    order = np.argsort(-table, axis=None, kind="stable")[:10]
+    pairs = [(int(i) // predictions.classes, int(i) % predictions.classes) for i in order if table.flat[i]]
+    return [(str(label), str(taken), f"{table[label, taken]:,}") for label, taken in pairs]
+
+
+def options_rows(run: Run) -> list[Row]:
+    """All options of the last start."""
+    return [(name.replace("_", "-"), _said(value)) for name, value in run.options.items()]
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def session_rows(session: Session) -> list[Row]:
+    """Versions and machine of one start."""
+    machine, data = session["machine"], session["data"]
+    blas = machine.get("blas")
+    memory = machine.get("memory_bytes")
+    rows: list[Row] = [
+        ("started", session["started"]),
+        ("processor", str(machine.get("processor"))),
+        ("cores", f"{machine.get('usable_cores')} usable of {machine.get('cores')}"),
+        ("memory", f"{memory / 2**30:.1f} GiB" if isinstance(memory, int) else "unknown"),
+        ("system", str(machine.get("system"))),
+        ("BLAS", ", ".join(map(str, blas)) if isinstance(blas, list) else str(blas)),
+        *((str(name), str(version)) for name, version in session["versions"].items()),
+        *((str(name), str(value)) for name, value in session["variables"].items()),
+    ]
+    if data:
+        images = f"{data.get('train')} training and {data.get('test')} test images"
+        rows.append(("data", f"{images}, SHA-256 {data.get('sha256')}"))
+    return rows
+
+
+def commands(run: Run) -> list[str]:
+    """The commands that give the same result again, one after the other.
+
+    One is enough unless the run was continued with other epochs: then the schedule of the learning rate changed there.
+    """
+    if not run.sessions:
+        return []
+    starts = [event for event in run.events if event.kind in ("started", "resumed")]
+    found = [run.sessions[-1]["repeat"]]
+    parts = [session["options"].get("epochs") for session in run.sessions]
+    if len(set(map(str, parts))) == 1 or len(starts) != len(run.sessions):
+        return found
+    found = []
+    for i, session in enumerate(run.sessions):
+        if i and parts[i] == parts[i - 1]:
+            continue
+        later = next((j for j in range(i + 1, len(parts)) if parts[j] != parts[i]), None)
+        resumed = f"parallel-lenet train --resume again --epochs {parts[i]}"
+        words = resumed if i else f"{session['repeat']} --out again"
+        if later is not None:
+            words += f" --max-steps {starts[later].step}"
+        elif i and session["options"].get("max_steps") is not None:
+            words += f" --max-steps {session['options']['max_steps']}"
+        found.append(words)
+    return found
+
+
+def best_file(run: Run) -> str:
+    """The file of the best epoch, if there is one."""
+    return BEST if (run.folder / BEST).exists() else ""

@@ -1,0 +1,38 @@
+"""What a run's folder keeps beside its configuration and its checkpoints, and what can be read from it later.
+
+=====================  ================================================================================================
+``steps.csv``          a line per step: see `steps`
+``events.jsonl``       a line per event, such as a start or a lost worker, and per epoch: see `events`
+``environment.json``   versions, machine, command and options of every start: see `environment`
+``predictions.npz``    what the network says of the test images: see `predictions`
+=====================  ================================================================================================
+
+None of these files is needed to continue a run. Each may be missing or damaged: whoever reads them says so.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+LAST, PREVIOUS, BEST = "checkpoint.npz", "checkpoint.previous.npz", "best.npz"
+CONFIG, METRICS, REPORT = "config.toml", "metrics.jsonl", "report.html"
+
+
+class RunError(ValueError):
+    """A file of a run's folder that can't be used: the message names it and what is wrong with it."""
+
+
+def content(path: Path, largest: int) -> bytes | None:
+    """The bytes of a file, None if there is none; RunError if it is too large, not a regular file or unreadable."""
+    try:
+        status = os.stat(path)  # Before opening: to open a pipe waits for its writer.
+        if not stat.S_ISREG(status.st_mode):
+            raise RunError(f"{path}: can't be read: it is not a regular file")
+        if status.st_size > largest:
+            raise RunError(f"{path}: is larger than {largest:,} bytes")
+        with open(path, "rb") as file:
+            return file.read(largest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror or error}") from error

@@ -1,0 +1,218 @@
+"""``predictions.npz``: what a trained network says of the test images, and all that a report shows of them.
+
+So a report can be made when the images are gone. The file has the format of a checkpoint: checked by its hash, read
+without trusting it. Of the images themselves it holds small copies of the worst mistakes, and one whole image.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import archive
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checks import whole
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.parameters import Vector
+from parallel_lenet.runs import RunError
+
+Array = NDArray[Any]
+
+FILE = "predictions.npz"
+WORST = 25  # Mistakes that are kept.
+SIDE = 48  # Pixels of the longer side of an image to show, at most.
+AT_ONCE = 250  # Images.
+MOST_CLASSES = 2**20  # In a file.
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that the network took for something else."""
+
+    row: int
+    """Of the test images, counted from 0."""
+    label: int
+    predicted: int
+    probabilities: Array
+    """Of all classes, float32."""
+    picture: Array
+    """To show: uint8 ``(h, w)`` or ``(h, w, 3)``."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the test images, or of as many, spread evenly, as there was time for."""
+
+    data: str
+    """What the images are called."""
+    step: int
+    """After which the parameters were."""
+    images: int
+    """That there are."""
+    labels: Array
+    """int64, one per image that was looked at."""
+    predicted: Array
+    """The same."""
+    classes: int
+    mistakes: tuple[Mistake, ...]
+    """The worst: those of the smallest probability of the right class."""
+    example: Array
+    """One image as the network takes it, ``(1, c, h, w)``: the first that it got right, or the first."""
+    example_label: int
+
+    @property
+    def correct(self) -> int:
+        """How many were right."""
+        return int((self.labels == self.predicted).sum())
+
+    def confusion(self) -> Array:
+        """``(classes, classes)``: how many images of each class, the row, were taken for each, the column."""
+        table = np.zeros((self.classes, self.classes), np.int64)
+        np.add.at(table, (self.labels, self.predicted), 1)
+        return table
+
+
+def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, seconds: float = math.inf) -> Predictions:
+    """Look at the images, or as many as ``seconds`` allow, in this process; ValueError if the scores are not finite."""
+    count = len(test)
+    order, end = _spread(count), math.inf
+    blocks: list[Array] = []
+    for start in range(0, count, AT_ONCE):
+        with one_blas_thread():
+            scores = model.scores(parameters, test.inputs[order[start : start + AT_ONCE]])
+        if not np.isfinite(scores).all():
+            raise ValueError("the network's scores hold NaN or infinity")
+        blocks.append(scores.astype(np.float64))
+        if start == 0:  # The first block may have to compile, or to load what is compiled.
+            end = time.monotonic() + seconds
+        if time.monotonic() > end:
+            break
+    scores = np.concatenate(blocks)
+    rows = order[: len(scores)]
+    sorting = np.argsort(rows)
+    rows, scores = rows[sorting], scores[sorting]
+    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    labels, predicted = test.targets[rows].astype(np.int64), scores.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:WORST]
+    stored = model.images.stored
+    mistakes = tuple(
+        Mistake(
+            *(int(rows[i]), int(labels[i]), int(predicted[i]), probabilities[i].astype(np.float32)),
+            picture(stored(test.inputs[rows[i] : rows[i] + 1])[0], model),
+        )
+        for i in worst
+    )
+    shown = int(next(iter(np.flatnonzero(predicted == labels)), 0))
+    example = np.ascontiguousarray(stored(test.inputs[rows[shown] : rows[shown] + 1]))
+    if example.dtype != np.uint8:
+        example = example.astype(np.float64)
+    classes = scores.shape[1]
+    return Predictions(test.name, step, count, labels, predicted, classes, mistakes, example, int(labels[shown]))
+
+
+def _spread(count: int) -> Array:
+    """All rows, in an order of which each beginning is spread evenly."""
+    step = max(1, round(count * 0.618))
+    while math.gcd(step, count) != 1:
+        step += 1
+    return np.arange(count) * step % max(1, count)
+
+
+def picture(image: Array, model: Sequential, side: int = SIDE) -> Array:
+    """An image ``(c, h, w)`` of the network's to show: uint8 ``(h, w)`` or ``(h, w, 3)``, no longer than ``side``."""
+    unit = model.images.unit
+    values = image.astype(np.float64)
+    low, high = (values.min(), values.max()) if unit.white is None else (unit.black, unit.white)
+    values = np.nan_to_num((values - low) / ((high - low) or 1.0) * 255).clip(0, 255)
+    values = values.transpose(1, 2, 0) if len(values) == 3 else values.mean(axis=0)
+    factor = -(-max(values.shape[:2]) // side)
+    if factor > 1:  # The mean of each square; a rest at the edges is left out, if there is anything else.
+        height, width = (max(1, length // factor) for length in values.shape[:2])
+        rows, columns = (
+            np.arange(n) * length // n for n, length in zip((height, width), values.shape[:2], strict=True)
+        )
+        sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+        ones = np.ones(values.shape[:2])
+        counts = np.add.reduceat(np.add.reduceat(ones, rows, axis=0), columns, axis=1)
+        values = sums / (counts if values.ndim == 2 else counts[..., np.newaxis])
+    return np.rint(values).astype(np.uint8)
+
+
+def is_picture(array: Array) -> bool:
+    """Whether this is what `picture` returns."""
+    return array.dtype == np.uint8 and array.size > 0 and (array.ndim == 2 or array.shape[2:] == (3,))
+
+
+def save(folder: Path, predictions: Predictions) -> None:
+    """Write the file; OSError if it can't be written."""
+    mistakes = predictions.mistakes
+    arrays = {
+        "labels": predictions.labels.astype("<f8"),
+        "predicted": predictions.predicted.astype("<f8"),
+        "probabilities": np.concatenate([np.empty(0, "<f4"), *(each.probabilities for each in mistakes)]).astype("<f4"),
+        "pictures": np.concatenate([np.empty(0, np.uint8), *(each.picture.reshape(-1) for each in mistakes)]),
+        "example": predictions.example.reshape(-1),
+    }
+    metadata = {
+        "data": predictions.data,
+        "step": predictions.step,
+        "images": predictions.images,
+        "classes": predictions.classes,
+        "mistakes": [[each.row, each.label, each.predicted] for each in mistakes],
+        "picture_shape": list(mistakes[0].picture.shape) if mistakes else [],
+        "example_shape": list(predictions.example.shape),
+        "example_label": predictions.example_label,
+    }
+    archive.save(folder / FILE, arrays, metadata)
+
+
+def load(folder: Path) -> Predictions | None:
+    """The predictions of a run, None if it has none; RunError if the file is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        arrays, said = archive.load(path)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    try:
+        classes, mistakes = whole("classes", said["classes"], 1), said["mistakes"]
+        labels, predicted = (_labels(arrays[name], classes) for name in ("labels", "predicted"))
+        if len(labels) != len(predicted) or len(mistakes) > WORST or classes > MOST_CLASSES:
+            raise ValueError("its arrays do not belong together")
+        rows = np.array(mistakes, np.int64).reshape(len(mistakes), 3)
+        _labels(rows[:, 1:].ravel(), classes)
+        probabilities = arrays["probabilities"].reshape(len(mistakes), classes)
+        pictures = list(arrays["pictures"].reshape(len(mistakes), *said["picture_shape"])) if mistakes else []
+        if not np.isfinite(probabilities).all() or not all(map(is_picture, pictures)):
+            raise ValueError("its pictures or probabilities are of the wrong kind")
+        return Predictions(
+            data=str(said["data"]),
+            step=whole("step", said["step"], 0),
+            images=whole("images", said["images"], 0),
+            labels=labels,
+            predicted=predicted,
+            classes=classes,
+            mistakes=tuple(
+                Mistake(int(row), int(label), int(taken), *both)
+                for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
+            ),
+            example=arrays["example"].reshape(said["example_shape"]),
+            example_label=whole("example_label", said["example_label"], 0),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def _labels(numbers: Array, classes: int) -> Array:
+    if not ((numbers >= 0) & (numbers < classes)).all():
+        raise ValueError(f"it holds labels outside 0 to {classes - 1}")
+    return numbers.astype(np.int64)
