@@ -7,15 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # By the number of channels; of the format.
+
 
 def encode(pixels: NDArray[Any]) -> bytes:
-    """A PNG file of uint8 pixels ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)``; ValueError for any other array."""
+    """A PNG file of uint8 pixels ``(h, w)`` or ``(h, w, c)``; ValueError for any other array.
+
+    ``c`` is 1 for grey, 3 for colours, 4 for colours and how opaque they are.
+    """
     channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3) or not pixels.size:
-        raise ValueError(f"an image must be uint8 of shape (h, w) or (h, w, 3), not {pixels.dtype} of {pixels.shape}")
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in COLOUR_TYPES or not pixels.size:
+        raise ValueError(
+            f"an image must be uint8 of shape (h, w), (h, w, 3) or (h, w, 4), not {pixels.dtype} of {pixels.shape}"
+        )
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # Filter 0: as they are.
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks

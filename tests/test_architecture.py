@@ -22,6 +22,20 @@ ORDER = (
     "__main__",
     "cli",  # And all within it, among which there is only to be no circle.
     "",  # The public names.
+    "explain.slides",
+    "explain.page",
+    "explain.source",
+    "explain.figures_backward",
+    "explain.figures_parallel",
+    "explain.figures_forward",
+    "explain.drawing",
+    "explain",
+    "explain.parallel",
+    "explain.backward",
+    "explain.forward",
+    "explain.lesson",
+    "explain.numbers",
+    "explain.trace",
     "report",
     "report.pad",
     "report.comparison",
@@ -42,7 +56,6 @@ ORDER = (
     "runs.steps",
     "runs",
     "coordinator",
-    "updates",
     "trained",
     "finite",
     "checkpoint",
@@ -119,7 +132,6 @@ ORDER = (
     "parameters",
     "random",
     "arithmetic",
-    "slices",
     "cores",
     "limits",
     "optional",
@@ -136,6 +148,9 @@ NOT_IMPORTED = ("__main__", *(name for name in ORDER if name.startswith("kernels
 # What may be imported within a function, and why.
 LATE = {
     ("optimizers", "parallel_lenet.kernels.compiled.adam"),  # An extra.
+    ("explain.slides", "matplotlib"),  # An extra.
+    ("explain.slides", "matplotlib.figure"),  # The same.
+    ("explain.slides", "matplotlib.patches"),  # The same.
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
@@ -250,7 +265,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "optional"  # Which says why numba does not work.
         if name == "optimizers":
-            assert target in ("schedules", "kernels.compiled.adam", "arithmetic", "slices", "optional", "checks")
+            assert target in ("schedules", "kernels.compiled.adam", "arithmetic", "optional", "checks")
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

@@ -161,7 +161,7 @@ def test_a_drawing_is_the_same_each_time_whatever_the_users_settings() -> None:
         assert unwanted not in first
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (5, 7, 3), (1, 300)])
+@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (5, 7, 3), (4, 6, 4), (1, 300)])
 def test_a_png_holds_the_array(shape: tuple[int, ...]) -> None:
     image = pytest.importorskip("PIL.Image")
     array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
@@ -170,7 +170,7 @@ def test_a_png_holds_the_array(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8), np.zeros(3, np.uint8)]
+    "array", [np.zeros((2, 2)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8), np.zeros(3, np.uint8)]
 )
 def test_other_arrays_are_refused_as_images(array: Any) -> None:
     with pytest.raises(ValueError, match="an image must be uint8"):

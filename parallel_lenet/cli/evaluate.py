@@ -1,21 +1,16 @@
 """Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
 
 import argparse
-import os
-from typing import Any
 
 from parallel_lenet import kernels
-from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _engines, _network
+from parallel_lenet.cli import _checkpoints, _engines, _network
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError, add_train_options, flags, shown, worker_count
-from parallel_lenet.cli._resume import local_path
-from parallel_lenet.cli._sources import load, reading
+from parallel_lenet.cli._options import add_train_options, flags, worker_count
+from parallel_lenet.cli._sources import load
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.optimizers import SGD
-from parallel_lenet.runs import LAST
 from parallel_lenet.trained import from_checkpoint
 
 DEFAULT = "mnist-5k"
@@ -37,18 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
     console = Console(json=arguments.json)
     workers = worker_count(flags(arguments).get("workers"))
-    if os.path.isdir(arguments.checkpoint):
-        file = os.path.join(arguments.checkpoint, LAST)
-        raise UsageError(f"{arguments.checkpoint} is a folder: name a checkpoint, such as {file}")
-    if not os.path.exists(arguments.checkpoint):
-        raise UsageError(f"{arguments.checkpoint or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
+    _checkpoints.require(arguments.checkpoint)
     checkpoint = Checkpoint.load(arguments.checkpoint)
     asked = flags(arguments)
     with console.warnings_as_notes():
-        kernel = kernels.resolve(asked.get("kernel") or _kernel(checkpoint))
+        kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
         trained = from_checkpoint(checkpoint, kernel)
     model, parameters = trained.model, trained.parameters
-    dataset, data_dir = _source(arguments.checkpoint, asked, trained.metadata, console)
+    dataset, data_dir = _checkpoints.images_of(arguments.checkpoint, asked, trained.metadata, console)
     _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
@@ -95,25 +86,3 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         console.table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
     return 0
-
-
-def _source(
-    file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
-) -> tuple[str | None, str | None]:  # fmt: skip
-    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says, which is shown."""
-    if "dataset" in asked or "data_dir" in asked:
-        return asked.get("dataset"), asked.get("data_dir")
-    dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")
-    if data_dir is not None:
-        if not isinstance(data_dir, str):
-            raise CheckpointError(f"{file}: names the data {shown(data_dir)}, which is not a path: give --data-dir")
-        console.note(reading(local_path(file, data_dir)))
-    if not isinstance(dataset, str | None):
-        raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
-    return dataset, data_dir
-
-
-def _kernel(checkpoint: Checkpoint) -> str:
-    """The kernel that a checkpoint was trained with."""
-    name = checkpoint.settings.get("kernel")
-    return name if name in kernels.NAMES else "auto"

@@ -1,0 +1,64 @@
+"""Checkpoints as commands read them: which file, with which kernel, and which images its run used."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet import kernels
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError, shown
+from parallel_lenet.cli._resume import local_path
+from parallel_lenet.cli._sources import reading
+from parallel_lenet.runs import BEST, LAST, PREVIOUS
+
+RUNS = "runs"
+
+
+def find(named: str | None) -> str:
+    """The checkpoint's file: as it is named, the last one of a run's folder, or without a name that of the newest run.
+
+    UsageError if there is none.
+    """
+    if named is None:
+        found = [file for file in Path(RUNS).glob(f"*/{LAST}") if file.is_file()]
+        if not found:
+            raise UsageError(
+                f"there is no run in the folder {RUNS}: train a network with parallel-lenet train, or name a checkpoint"
+            )
+        return str(max(found, key=lambda file: (file.stat().st_mtime, str(file))))
+    if os.path.isdir(named):
+        files = [os.path.join(named, name) for name in (LAST, PREVIOUS, BEST)]
+        return next(filter(os.path.isfile, files), named)
+    return named
+
+
+def require(file: str) -> None:
+    """UsageError unless the file exists and is not a folder."""
+    if os.path.isdir(file):
+        raise UsageError(f"{file} is a folder: name a checkpoint, such as {os.path.join(file, LAST)}")
+    if not os.path.exists(file):
+        raise UsageError(f"{file or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
+
+
+def images_of(
+    file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
+) -> tuple[str | None, str | None]:  # fmt: skip
+    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says, which is shown."""
+    if "dataset" in asked or "data_dir" in asked:
+        return asked.get("dataset"), asked.get("data_dir")
+    dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")
+    if data_dir is not None:
+        if not isinstance(data_dir, str):
+            raise CheckpointError(f"{file}: names the data {shown(data_dir)}, which is not a path: give --data-dir")
+        console.note(reading(local_path(file, data_dir)))
+    if not isinstance(dataset, str | None):
+        raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
+    return dataset, data_dir
+
+
+def kernel_of(checkpoint: Checkpoint) -> str:
+    """The kernel that a checkpoint was trained with."""
+    name = checkpoint.settings.get("kernel")
+    return name if name in kernels.NAMES else "auto"

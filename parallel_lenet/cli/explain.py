@@ -1,0 +1,164 @@
+"""Explain a trained network: one HTML page that follows an image through it, forward, backward and in parallel."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.cli import _checkpoints, _network
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError, add_train_options, flags
+from parallel_lenet.cli._sources import load
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.files import write_atomically
+from parallel_lenet.trained import TrainedModel, from_checkpoint
+
+DEFAULT = "mnist-5k"
+PAGE = "explain.html"
+HELP = "tell the tutorial with a trained network and an image of yours, as one HTML page"
+HESITANT = 0.75  # The probability of the right class that leaves something to explain.
+LOOKED_AT = 1000  # Test images among which the most instructive one is sought.
+
+Array = NDArray[Any]
+
+
+class Chosen(NamedTuple):
+    """The image of the lesson."""
+
+    image: Array
+    label: int | None
+    source: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
+    which.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
+    parser.add_argument("--label", type=int, metavar="CLASS", help="what the image shows, if it is not a test image")
+    parser.add_argument("--out", metavar="FILE", help=f"the page to write (default: {PAGE} beside the checkpoint)")
+    parser.add_argument(
+        "--png", metavar="FOLDER", help="also write each figure as a picture for slides, 1600 pixels wide"
+    )
+    add_train_options(parser, only=("dataset", "data_dir"))
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute the lesson, then write all files."""
+    console = Console(json=arguments.json)
+    file = _checkpoints.find(arguments.checkpoint)
+    _checkpoints.require(file)
+    out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
+    _require_place(arguments.out, arguments.png)
+    from parallel_lenet.explain import explain, page, slides
+
+    trained = _trained(file)
+    asked = flags(arguments)
+    dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
+    train, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
+    _network.check(trained.model, test)
+    chosen = _chosen(arguments, trained, test)
+    console.note("computing every number of the lesson with the loops of the tutorial ...")
+    with console.warnings_as_notes():
+        try:
+            lesson = explain(
+                trained.model,
+                trained.parameters,
+                chosen.image,
+                chosen.label,
+                train.inputs,
+                train.targets,
+                chosen.source,
+            )
+        except ValueError as error:
+            raise CheckpointError(f"{file}: can't be explained: {error}") from error
+        html = page.page(lesson, file, _command(arguments, file))
+        pictures = slides.draw(lesson) if arguments.png is not None else {}
+    write_atomically(out, html.encode())
+    written = slides.write(pictures, arguments.png) if arguments.png is not None else []
+    probability = float(lesson.numbers["probabilities"][lesson.predicted])
+    if arguments.json:
+        console.result(
+            {
+                "checkpoint": file,
+                "image": chosen.source,
+                "label": lesson.label,
+                "label_known": lesson.known,
+                "predicted": lesson.predicted,
+                "probability": probability,
+                "loss": lesson.trace.loss,
+                "kernel": lesson.model.kernel,
+                "page": str(out),
+                "pictures": [str(path) for path in written],
+            }
+        )
+    else:
+        console.line(f"{chosen.source}: class {lesson.predicted} with probability {probability:.2f}")
+        console.line(f"wrote {out} ({len(html.encode()) / 1000:,.0f} kB)")
+        if written:
+            console.line(f"wrote {len(written)} pictures to {arguments.png}")
+    return 0
+
+
+def _require_place(out: str | None, png: str | None) -> None:
+    """UsageError if the page or the pictures can't be written where they are to be."""
+    if out is not None and (not out or os.path.isdir(out)):
+        raise UsageError(f"--out must name a file, got {out or repr('')}{', a folder' if out else ''}")
+    if out is not None and not os.path.isdir(os.path.dirname(out) or "."):
+        raise UsageError(f"--out {out}: the folder {os.path.dirname(out)} does not exist")
+    if png is not None and (not png or (os.path.exists(png) and not os.path.isdir(png))):
+        raise UsageError(f"--png must name a folder, got {png or repr('')}{', a file' if png else ''}")
+
+
+def _trained(file: str) -> TrainedModel:
+    """The network; CheckpointError if it is not one of this package's layers."""
+    checkpoint = Checkpoint.load(file)
+    if not isinstance(checkpoint.description, dict) or "layers" not in checkpoint.description:
+        raise CheckpointError(
+            f"{file}: can't be explained: its model is not made of this package's layers, which the lesson is about"
+        )
+    return from_checkpoint(checkpoint, _checkpoints.kernel_of(checkpoint))
+
+
+def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset) -> Chosen:
+    """The test image that was asked for, or the one whose right class has a probability nearest to `HESITANT`."""
+    classes = trained.model.classes
+    for name, value, most in (("digit", arguments.digit, classes), ("label", arguments.label, classes),
+                              ("index", arguments.index, len(test))):  # fmt: skip
+        if value is not None and not 0 <= value < most:
+            raise UsageError(f"--{name} must be from 0 to {most - 1:,}, got {value:,}")
+    if arguments.label is not None:
+        raise UsageError("--label is for images of your own: the class of a test image is known")
+    if arguments.index is not None:
+        index = arguments.index
+    else:
+        rows = np.arange(len(test)) if arguments.digit is None else np.flatnonzero(test.targets == arguments.digit)
+        rows = rows[:LOOKED_AT]
+        if not len(rows):
+            raise DatasetError(f"{test.name}: no test image shows class {arguments.digit}")
+        probabilities = trained.predict_proba(test.inputs[rows])[np.arange(len(rows)), test.targets[rows]]
+        index = int(rows[np.abs(np.nan_to_num(probabilities) - HESITANT).argmin()])
+    return Chosen(test.inputs[index], int(test.targets[index]), f"image {index:,} of {test.name}")
+
+
+def _command(arguments: argparse.Namespace, file: str) -> str:
+    """What makes the page again."""
+    words = ["parallel-lenet", "explain", file]
+    for name in ("digit", "index", "label", "dataset", "data_dir"):
+        value = getattr(arguments, name, None)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,182 @@
+"""The figures as pictures for slides, 1600 pixels wide, by matplotlib."""
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet import optional
+from parallel_lenet.explain.drawing import NEGATIVE, POSITIVE, Figure, Line, Map, Panel, Rect, Shape, Text
+from parallel_lenet.explain.lesson import Lesson
+from parallel_lenet.explain.page import figures
+from parallel_lenet.files import write_atomically
+
+WIDTH = 1600  # Pixels.
+ROOM = 1000.0  # Units of a drawing in one row of panels: about one and a half pixels each.
+MARGIN, GAP, SIGN = 24.0, 16.0, 22.0
+TITLE, HEAD, NOTE = 46.0, 20.0, 18.0
+
+INK, MUTED, LINE, PAPER, ACCENT, BAD = "#1c2127", "#59636e", "#cfd4da", "#ffffff", "#2459a8", "#b83a43"
+FILLS = {
+    "cell": PAPER, "node": PAPER, "result": "#d7e0ee", "hit": "#a8bcdc", "wrong": "#eec6c9", "bar": "#c5d3e8",
+    "dot": "#d95f02", "dot2": "#286ed2", "block": "none",
+}  # fmt: skip
+EDGES = {
+    "cell": LINE, "void": LINE, "frame": LINE, "node": MUTED, "block": ACCENT, "result": ACCENT, "hit": ACCENT,
+    "wrong": BAD, "window": INK, "mark": INK, "second": INK,
+}  # fmt: skip
+STROKES = {"axis": LINE, "curve": "#d95f02", "curve2": "#286ed2", "secant": INK}
+SIZES = {"tick": 10.5, "small": 10.0, "bit": 9.5, "code": 10.5, "strong": 13.5, "sign": 14.0, "value": 11.5}
+
+
+def draw(lesson: Lesson) -> dict[str, bytes]:
+    """A PNG file for each figure by its name, numbered in the page's order; ExtraError if matplotlib is missing."""
+    return {f"{i:02}-{figure.name}.png": picture(figure) for i, figure in enumerate(figures(lesson), start=1)}
+
+
+def write(pictures: dict[str, bytes], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the pictures into ``folder``, which is made if it does not exist; returns their paths."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures.items():
+        write_atomically(target / name, content)
+    return [target / name for name in pictures]
+
+
+def picture(figure: Figure) -> bytes:
+    """A figure as PNG: its title, its panels in rows, its caption."""
+    matplotlib = optional.load("report", "matplotlib", "pictures for slides")
+    module = optional.load("report", "matplotlib", "pictures for slides", "matplotlib.figure")
+    rows, zoom = _rows(figure)
+    caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))
+    height = TITLE + sum(_height(row) for row in rows) + GAP * len(rows) + 17 * len(caption) + MARGIN + 6
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        canvas = module.Figure(figsize=(WIDTH / 100, height * zoom / 100), dpi=100, facecolor=PAPER)
+        axes = canvas.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, WIDTH / zoom)
+        axes.set_ylim(height, 0)
+        axes.axis("off")
+        scale = zoom * 72 / 100
+        axes.text(MARGIN, 26, figure.title, size=17 * scale, weight="bold", color=INK, va="center")
+        top = TITLE
+        for row in rows:
+            left, middle = MARGIN, top + _height(row) / 2
+            for part in row:
+                if isinstance(part, str):
+                    axes.text(left + SIGN / 2, middle, part, size=19 * scale, color=MUTED, ha="center", va="center")
+                    left += SIGN + GAP / 2
+                else:
+                    _panel(axes, part, left, middle, scale)
+                    left += _width(part) + GAP
+            top += _height(row) + GAP
+        for i, line in enumerate(caption):
+            axes.text(MARGIN, top + 8 + 17 * i, line, size=12 * scale, color=MUTED, va="center")
+        stream = io.BytesIO()
+        canvas.savefig(stream, format="png", facecolor=PAPER, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return re.findall(rf"(?:\S.{{0,{width - 2}}}\S|\S)(?=\s|$)", text)
+
+
+def _rows(figure: Figure) -> tuple[list[list[Panel | str]], float]:
+    """The panels in as few rows as fit, a sign beside the panel after it; and pixels per unit."""
+    rows: list[list[Panel | str]] = [[]]
+    used, sign = 0.0, ""
+    widest = 0.0
+    for part in figure.parts:
+        if isinstance(part, str):
+            sign = part
+            continue
+        needed = _width(part) + GAP + (SIGN + GAP / 2 if sign else 0)
+        if rows[-1] and used + needed > ROOM:
+            rows.append([])
+            used = 0.0
+        rows[-1] += [sign, part] if sign else [part]
+        used, sign = used + needed, ""
+        widest = max(widest, used)
+    room = min(ROOM, max(widest, 480.0))  # A single small panel is not blown up beyond reason.
+    return rows, WIDTH / (room + 2 * MARGIN)
+
+
+def _width(panel: Panel) -> float:
+    return max(panel.width, 6.6 * max(len(panel.title), len(panel.note)))
+
+
+def _height(row: list[Panel | str]) -> float:
+    return max(_panel_height(part) for part in row if isinstance(part, Panel))
+
+
+def _panel_height(panel: Panel) -> float:
+    return panel.height + (HEAD if panel.title else 0) + (NOTE if panel.note else 0)
+
+
+def _panel(axes: Any, panel: Panel, left: float, middle: float, scale: float) -> None:
+    top = middle - _panel_height(panel) / 2
+    if panel.title:
+        axes.text(left, top + 6, panel.title, size=12 * scale, weight="bold", color=INK, va="center")
+        top += HEAD
+    for shape in panel.shapes:
+        _shape(axes, shape, left, top, scale)
+    if panel.note:
+        axes.text(left, top + panel.height + 10, panel.note, size=11.5 * scale, color=MUTED, va="center")
+
+
+def _patches() -> Any:
+    return optional.load("report", "matplotlib", "pictures for slides", "matplotlib.patches")
+
+
+def _shape(axes: Any, shape: Shape, left: float, top: float, scale: float) -> None:
+    patches = _patches()
+    if isinstance(shape, Map):
+        axes.imshow(
+            shape.pixels,
+            extent=(left + shape.x, left + shape.x + shape.w, top + shape.y + shape.h, top + shape.y),
+            interpolation="nearest",
+            aspect="auto",
+            zorder=1,
+        )
+    elif isinstance(shape, Rect):
+        thick = {"window": 2.0, "mark": 2.0, "second": 1.5, "block": 1.5}.get(shape.style, 1.0)
+        box = {
+            "xy": (left + shape.x, top + shape.y),
+            "width": shape.w,
+            "height": shape.h,
+            "zorder": 2,
+            "linewidth": thick * scale,
+            "linestyle": "--" if shape.style in ("second", "void") else "-",
+        }
+        fill, edge = FILLS.get(shape.style, "none"), EDGES.get(shape.style, "none")
+        axes.add_artist(patches.Rectangle(facecolor=fill, edgecolor=edge, **box))
+        if shape.level is not None:
+            colour = [part / 255 for part in (NEGATIVE if shape.level < 0 else POSITIVE)]
+            axes.add_artist(patches.Rectangle(facecolor=(*colour, shape.opacity), edgecolor="none", **box))
+    elif isinstance(shape, Text):
+        axes.text(
+            left + shape.x,
+            top + shape.y,
+            shape.shown,
+            size=SIZES.get(shape.style, 12.0) * scale,
+            color=MUTED if shape.style in ("label", "tick", "sign", "code") else INK,
+            weight="bold" if shape.style == "strong" else "normal",
+            family="monospace" if shape.style in ("bit", "code") else "sans-serif",
+            ha={"start": "left", "end": "right"}.get(shape.anchor, "center"),
+            va="center",
+            zorder=4,
+        )
+    else:
+        _line(axes, shape, left, top, scale)
+
+
+def _line(axes: Any, shape: Line, left: float, top: float, scale: float) -> None:
+    xs, ys = [left + x for x, _ in shape.points], [top + y for _, y in shape.points]
+    thick = 2.0 if shape.style.startswith("curve") else 1.2
+    style = "--" if shape.style == "guide" else "-"
+    colour = STROKES.get(shape.style, MUTED)
+    axes.plot(xs, ys, color=colour, linewidth=thick * scale, linestyle=style, zorder=3)
+    if shape.arrow:
+        corners = [tuple(map(float, corner.split(","))) for corner in shape.head.split()]
+        axes.add_artist(_patches().Polygon([(left + x, top + y) for x, y in corners], facecolor=MUTED, zorder=3))
