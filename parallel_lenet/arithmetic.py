@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.slices import ALONE, Threads
+
 
 def power(base: float, exponent: int) -> float:
     """``base**exponent`` for a whole exponent of at least 0, by repeated squaring.
@@ -55,8 +57,15 @@ def sum_of(numbers: NDArray[Any]) -> float:
     return float(numbers[0]) if len(numbers) else 0.0
 
 
-def sum_of_squares(vector: NDArray[np.floating[Any]]) -> float:
-    """``vector[0]^2 + vector[1]^2 + ...`` in float64, added as in `sum_of`; an overflow gives infinity."""
-    with np.errstate(over="ignore"):
-        squares = np.square(vector, dtype=np.float64)
-    return sum_of(squares)
+def sum_of_squares(vector: NDArray[np.floating[Any]], threads: Threads = ALONE) -> float:
+    """``vector[0]^2 + vector[1]^2 + ...`` in float64; an overflow gives infinity.
+
+    Each slice of the vector is added as in `sum_of`, and so are the sums of the slices.
+    """
+
+    def one(part: slice) -> float:
+        with np.errstate(over="ignore"):
+            squares = np.square(vector[part], dtype=np.float64)
+        return sum_of(squares)
+
+    return sum_of(np.array(threads.map(one, vector.size)))

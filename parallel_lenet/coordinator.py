@@ -27,7 +27,7 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.batching import Shard, aligned, default_shard_size, epoch_order, shards, split, tasks
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
-from parallel_lenet.cores import count_workers
+from parallel_lenet.cores import count_workers, usable_cores
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined, of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
@@ -44,8 +44,10 @@ from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_nor
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
+from parallel_lenet.slices import ALONE, SLICE, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
+from parallel_lenet.updates import Memory, add, copied, divide, updated
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
@@ -185,7 +187,8 @@ class Coordinator(Displayed):
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._warm = False
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
-        self._held: list[Vector] = []  # Where gradients are added; the same for all steps.
+        self._memory = Memory()  # For the vectors of the next state, and for sums.
+        self._team = 1, ALONE  # Workers, and the threads of this process that go with so many.
         self._turns = turns_of(self.engine)
         self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
         self._guard = threading.Lock()  # Of `_calls`.
@@ -364,6 +367,7 @@ class Coordinator(Displayed):
                 yield self._turns.run("a step", lambda: self._advance(call))
         finally:
             self._calls.discard(call)
+            self._memory.clear()
 
     def _advance(self, call: "_Call") -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
@@ -409,17 +413,18 @@ class Coordinator(Displayed):
     def _step(self, call: "_Call", rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
-        state = self._state
+        state, threads = self._state, self._threads()
         work = tasks(rows, self.shard_size, self.n_workers)
         metrics, gradient, suspects, times = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
-        norm, rate, bad = global_norm(gradient), _learning_rate(self.optimizer, state.optimizer.step), None
+        norm, rate, bad = global_norm(gradient, threads), _learning_rate(self.optimizer, state.optimizer.step), None
         if math.isfinite(metrics.loss_sum + norm) or finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
-                gradient, norm = clip_by_global_norm(gradient, self.clip_norm)
-            with np.errstate(over="ignore", invalid="ignore"):  # The check below tells more than a warning.
-                parameters, optimizer = self.optimizer.update(state.parameters, gradient, state.optimizer)
-            if not np.isfinite(parameters).all():
+                gradient, norm = clip_by_global_norm(gradient, self.clip_norm, threads)
+            parameters, optimizer, all_finite = updated(
+                self.optimizer, state.parameters, gradient, state.optimizer, self._memory, threads
+            )
+            if not all_finite:
                 bad = finite.after_update(optimizer.step, self.model.layout, parameters)
         else:
             bad = self._trace(call.context, rows, work, suspects)
@@ -473,7 +478,7 @@ class Coordinator(Displayed):
         """
         clock = time.perf_counter
         waiting, computing, begun = 0.0, dict[str, float](), clock()
-        sums, workers, suspects = TreeSum(_add, self._hold), list[str](), list[str]()
+        sums, workers, suspects = TreeSum(self._add, self._hold), list[str](), list[str]()
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
             asked = begun
             for task, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
@@ -484,16 +489,26 @@ class Coordinator(Displayed):
                 sums.append(result, len(task.halves()))
                 asked = clock()
             metrics, total = sums.total()[:2]
-        total /= metrics.count
+        divide(total, metrics.count, self._threads())
         times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
         return metrics, total, suspects or workers, times
 
-    def _hold(self, depth: int, result: ShardGradient) -> ShardGradient:
+    def _hold(self, _: int, result: ShardGradient) -> ShardGradient:
         """A copy in memory of our own, which waits for the result beside it."""
-        if depth == len(self._held):
-            self._held.append(np.empty_like(self.parameters))
-        np.copyto(self._held[depth], result.gradient)
-        return ShardGradient(result.metrics, self._held[depth])
+        return ShardGradient(result.metrics, copied(result.gradient, self._memory, self._threads()))
+
+    def _add(self, left: ShardGradient, right: ShardGradient) -> ShardGradient:
+        """The sum, in the place of the left one."""
+        add(left.gradient, right.gradient, self._threads())
+        return ShardGradient(left.metrics + right.metrics, left.gradient)
+
+    def _threads(self) -> Threads:
+        """For what this process does with long vectors: as many as workers, but no more than cores."""
+        if self.parameters.size <= SLICE:
+            return ALONE
+        if self._team[0] != self.n_workers:
+            self._team = self.n_workers, Threads(min(self.n_workers, usable_cores()))
+        return self._team[1]
 
     def _finish_epoch(self, call: "_Call") -> EpochReport:
         state = self._state
@@ -841,13 +856,6 @@ def _learning_rate(optimizer: Optimizer, step: int) -> float | None:
     rate = getattr(optimizer, "learning_rate", None)
     rate = rate(step) if callable(rate) else rate
     return float(rate) if isinstance(rate, int | float | np.number) else None
-
-
-def _add(left: ShardGradient, right: ShardGradient) -> ShardGradient:
-    """The sum, in the place of the left one."""
-    total = left.gradient
-    total += right.gradient
-    return ShardGradient(left.metrics + right.metrics, total)
 
 
 def _dataset(data: Data) -> Dataset:

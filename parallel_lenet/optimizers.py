@@ -17,7 +17,7 @@ import math
 import operator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
 from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, number
 from parallel_lenet.schedules import Schedule, set_number
+from parallel_lenet.slices import ALONE, Threads
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
@@ -48,7 +49,12 @@ class OptimizerState:
 
 
 class Optimizer(Protocol):
-    """The contract of an optimizer; any object with these three members is one."""
+    """The contract of an optimizer; any object with these three members is one.
+
+    ``elementwise`` is optional: a class that sets it to True beside its ``update`` declares that the update of a slice
+    is that slice of the whole update, whatever the other numbers are. Then `updates` may give it slices of long
+    vectors, several at a time from several threads. Otherwise ``update`` gets whole vectors.
+    """
 
     @property
     def learning_rate(self) -> float | Schedule:
@@ -76,6 +82,7 @@ class SGD:
     Source: Robbins & Monro 1951. The same in PyTorch and Keras.
     """
 
+    elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 0.01
     weight_decay: float = 0.0
 
@@ -113,6 +120,7 @@ class Momentum:
     parameters.
     """
 
+    elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 0.01
     momentum: float = 0.9
     nesterov: bool = False
@@ -161,6 +169,7 @@ class RMSprop:
     adds epsilon under the root: `sqrt(v + epsilon)`.
     """
 
+    elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 0.01
     decay: float = 0.99
     epsilon: float = 1e-8
@@ -211,6 +220,7 @@ class Adam:
     is missing or does not work, NumPy computes the step and the reason is logged as a warning.
     """
 
+    elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -249,6 +259,7 @@ class AdamW:
     decay is `lr * weight_decay` here. The default decay is PyTorch's; Keras's is 0.004. ``compiled`` as in Adam.
     """
 
+    elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -275,20 +286,32 @@ class AdamW:
         return _adam_step(self, parameters, gradient, state, rate, keep=1 - rate * self.weight_decay)
 
 
-def global_norm(gradient: Vector) -> float:
+def is_elementwise(optimizer: Optimizer) -> bool:
+    """Whether the class that defines ``update`` declares it: a subclass with an ``update`` of its own has to, again."""
+    defining = next((kind for kind in type(optimizer).__mro__ if "update" in vars(kind)), None)
+    return defining is not None and vars(defining).get("elementwise") is True
+
+
+def global_norm(gradient: Vector, threads: Threads = ALONE) -> float:
     """Return the Euclidean norm of a vector, with a relative error of about 1e-6: to show, in 10 us for LeNet-5.
 
     If it is finite, so is every number of the vector. Squares that would overflow or vanish are added in float64, as in
     `clip_by_global_norm`.
     """
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        total = float(np.add.reduce(gradient * gradient))
+
+    def one(part: slice) -> float:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return float(np.add.reduce(np.square(gradient[part])))
+
+    total = 0.0
+    for squares in threads.map(one, gradient.size):
+        total += squares
     if TINY < total < math.inf or math.isnan(total):
         return math.sqrt(total)
-    return math.sqrt(sum_of_squares(gradient))
+    return math.sqrt(sum_of_squares(gradient, threads))
 
 
-def clip_by_global_norm(gradient: Vector, max_norm: float) -> tuple[Vector, float]:
+def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = ALONE) -> tuple[Vector, float]:
     """Return the gradient, scaled down to the Euclidean norm `max_norm` if its own is larger, and its norm before that.
 
         g <- g * max_norm / |g|    if |g| > max_norm
@@ -304,13 +327,17 @@ def clip_by_global_norm(gradient: Vector, max_norm: float) -> tuple[Vector, floa
     max_norm = number("max_norm", max_norm, ABOVE_ZERO)
     # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and
     # the norm is then infinite.
-    norm = math.sqrt(sum_of_squares(gradient))
+    norm = math.sqrt(sum_of_squares(gradient, threads))
     if not max_norm < norm < math.inf:
         return gradient, norm
     # The factor can be too small for float32 even if the products are not, so each is computed in float64 and rounded
     # once.
     clipped = np.empty_like(gradient)
-    np.multiply(gradient, max_norm / norm, out=clipped, dtype=np.float64, casting="same_kind")
+
+    def one(part: slice) -> None:
+        np.multiply(gradient[part], max_norm / norm, out=clipped[part], dtype=np.float64, casting="same_kind")
+
+    threads.map(one, gradient.size)
     return clipped, norm
 
 

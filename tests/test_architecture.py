@@ -56,6 +56,7 @@ ORDER = (
     "runs.steps",
     "runs",
     "coordinator",
+    "updates",
     "trained",
     "finite",
     "checkpoint",
@@ -132,6 +133,7 @@ ORDER = (
     "parameters",
     "random",
     "arithmetic",
+    "slices",
     "cores",
     "limits",
     "optional",
@@ -265,7 +267,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "optional"  # Which says why numba does not work.
         if name == "optimizers":
-            assert target in ("schedules", "kernels.compiled.adam", "arithmetic", "optional", "checks")
+            assert target in ("schedules", "kernels.compiled.adam", "arithmetic", "slices", "optional", "checks")
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

@@ -1,0 +1,105 @@
+"""The end of a step: from the summed gradient to the next parameters, for vectors of any length.
+
+Long vectors are computed slice by slice, by as many threads of this process as there are workers, which wait meanwhile.
+Nothing of it happens in a worker: losing one loses none of it. The bits are those of whole vectors on one thread.
+"""
+
+import weakref
+
+import numpy as np
+
+from parallel_lenet.optimizers import Optimizer, OptimizerState, is_elementwise
+from parallel_lenet.parameters import Vector
+from parallel_lenet.slices import SLICE, Threads
+
+
+class Memory:
+    """Vectors of one size and type, whose memory is used again once no one holds them or a view of them.
+
+    The system clears the memory of a long vector page by page when it is first written, which takes as long as an
+    update. Short ones come from memory that the process has already.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Vector] = []
+
+    def empty_like(self, vector: Vector) -> Vector:
+        """A vector of the same size and type, which holds anything."""
+        if vector.size <= SLICE:
+            return np.empty_like(vector)
+        while self._free:
+            memory = self._free.pop()
+            if memory.shape == vector.shape and memory.dtype == vector.dtype:
+                break
+        else:
+            memory = np.empty_like(vector)
+        # A view of `lent` holds `lent`, since the memory under it is not an array.
+        lent: Vector = np.frombuffer(memory.data, vector.dtype)
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return lent
+
+    def clear(self) -> None:
+        """Give back to the system what no one holds, and the rest once no one does."""
+        self._free = []
+
+
+def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
+    """A copy that stays."""
+    copy = memory.empty_like(vector)
+
+    def one(part: slice) -> None:
+        copy[part] = vector[part]
+
+    threads.map(one, vector.size)
+    return copy
+
+
+def add(total: Vector, vector: Vector, threads: Threads) -> None:
+    """Add the vector to the total, in place."""
+
+    def one(part: slice) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
+            total[part] += vector[part]
+
+    threads.map(one, total.size)
+
+
+def divide(total: Vector, count: int, threads: Threads) -> None:
+    """Make it the mean over so many samples, in place."""
+
+    def one(part: slice) -> None:
+        total[part] /= count
+
+    threads.map(one, total.size)
+
+
+def updated(
+    optimizer: Optimizer,
+    parameters: Vector,
+    gradient: Vector,
+    state: OptimizerState,
+    memory: Memory,
+    threads: Threads,
+) -> tuple[Vector, OptimizerState, bool]:
+    """The next parameters and state, and whether these parameters are finite. Nothing is changed in place.
+
+    An optimizer that is elementwise gets the slices of a long vector one by one, any other whole vectors.
+    """
+    whole = parameters.size <= SLICE or not is_elementwise(optimizer)
+    if whole:
+        with np.errstate(over="ignore", invalid="ignore"):  # The check tells more than a warning.
+            result, after = optimizer.update(parameters, gradient, state)
+    else:
+        result = memory.empty_like(parameters)
+        after = OptimizerState(state.step + 1, {name: memory.empty_like(slot) for name, slot in state.slots.items()})
+
+    def one(part: slice) -> bool:
+        if not whole:
+            old = OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})
+            with np.errstate(over="ignore", invalid="ignore"):
+                result[part], new = optimizer.update(parameters[part], gradient[part], old)
+            for name, slot in after.slots.items():
+                slot[part] = new.slots[name]
+        return bool(np.isfinite(result[part]).all())
+
+    return result, after, all(threads.map(one, parameters.size))

@@ -1,0 +1,189 @@
+"""Long vectors: the bits of whole vectors on one thread, and memory that is used again only if no one holds it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kits.models import Array, Scripted
+from numpy.testing import assert_array_equal
+
+from parallel_lenet import SGD, Adam, AdamW, Coordinator, Momentum, RMSprop, StepReport
+from parallel_lenet.engines.serial import SerialEngine
+from parallel_lenet.optimizers import OptimizerState, clip_by_global_norm, global_norm, is_elementwise
+from parallel_lenet.slices import SLICE, Threads
+from parallel_lenet.updates import Memory, add, copied, divide, updated
+
+SIZE = 2 * SLICE + 4_321
+OPTIMIZERS = (
+    SGD(0.1, weight_decay=0.1),
+    Momentum(0.1, nesterov=True, weight_decay=0.1),
+    RMSprop(weight_decay=0.1),
+    Adam(lambda step: 0.1 / (step + 1)),
+    AdamW(compiled=True),
+)
+
+
+class Longest(SGD):
+    """A step of length 1: every number depends on all others."""
+
+    def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
+        return super().update(parameters, gradient / np.linalg.norm(gradient), state)
+
+
+class Declared(Longest):
+    elementwise = True
+
+
+def test_only_the_class_that_defines_the_update_can_declare_it_elementwise() -> None:
+    class Named(Adam):
+        """Another name, the same update."""
+
+    class Again(Longest):
+        elementwise = True
+
+        def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
+            return parameters - gradient, OptimizerState(state.step + 1)
+
+    assert all(map(is_elementwise, (*OPTIMIZERS, Named(), Again())))
+    assert not any(map(is_elementwise, (Longest(), Declared())))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, Longest()], ids=lambda optimizer: type(optimizer).__name__)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, threads: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    parameters = rng.standard_normal(SIZE).astype(dtype)
+    ours, state, memory = parameters, optimizer.init(parameters), Memory()
+    theirs, their_state = parameters, state
+    for _ in range(2):
+        gradient = rng.standard_normal(SIZE).astype(dtype)
+        before = gradient.copy()
+        ours, state, finite = updated(optimizer, ours, gradient, state, memory, Threads(threads))
+        theirs, their_state = optimizer.update(theirs, gradient, their_state)
+        assert finite
+        assert_array_equal(gradient, before)
+    assert ours.dtype == dtype
+    assert_array_equal(ours, theirs)
+    assert (state.step, state.slots.keys()) == (2, their_state.slots.keys())
+    for name, slot in state.slots.items():
+        assert_array_equal(slot, their_state.slots[name])
+
+
+@pytest.mark.parametrize("where", [0, SLICE, SIZE - 1])
+def test_a_number_that_is_not_finite_is_noticed_wherever_it_is(where: int) -> None:
+    parameters, gradient = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
+    gradient[where] = 3e38
+    sgd, memory, threads = SGD(1e30), Memory(), Threads(2)
+    assert not updated(sgd, parameters, gradient, sgd.init(parameters), memory, threads)[2]
+    assert global_norm(gradient, threads) == pytest.approx(3e38)  # Its square is not a float32.
+    gradient[where] = np.nan
+    assert np.isnan(global_norm(gradient, threads))
+
+
+def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -> None:
+    rng = np.random.default_rng(1)
+    left, right = rng.standard_normal((2, SIZE)).astype(np.float32)
+    found = []
+    for number in (1, 2, 7):
+        threads, memory = Threads(number), Memory()
+        total = copied(left, memory, threads)
+        add(total, right, threads)
+        divide(total, 3, threads)
+        assert_array_equal(total, (left + right) / np.float32(3))
+        clipped, norm = clip_by_global_norm(total, 1.0, threads)
+        found.append((clipped.tobytes(), norm, global_norm(total, threads)))
+    assert len(set(found)) == 1
+    assert found[0][1] == pytest.approx(np.linalg.norm(total.astype(float)), rel=1e-12)
+    assert found[0][2] == pytest.approx(found[0][1], rel=1e-5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["vector", "view", "drop"]), st.integers(0, 9)), max_size=40))
+def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, int]]) -> None:
+    memory, like = Memory(), np.empty(SLICE + 1, np.float32)
+    held: list[Array] = []
+    addresses: set[int] = set()
+    most = 0
+    for action, which in actions:
+        if action == "drop":
+            del held[which : which + 1]
+            continue
+        vector = memory.empty_like(like)
+        assert vector.shape == like.shape
+        assert vector.dtype == like.dtype
+        assert not any(np.may_share_memory(vector, other) for other in held)
+        addresses.add(vector.ctypes.data)
+        held.append(vector[5:] if action == "view" else vector)
+        most = max(most, len(held))
+        del vector
+    assert len(addresses) == most  # What was dropped was used again.
+
+
+def test_cleared_memory_is_given_back_once_no_one_holds_it() -> None:
+    memory, like = Memory(), np.empty(SLICE + 1, np.float32)
+    vector = memory.empty_like(like)
+    vector[:] = 7
+    memory.clear()
+    assert not np.may_share_memory(memory.empty_like(like), vector)
+    assert (vector == 7).all()
+
+
+class Several(SerialEngine):
+    """Computes here what is given out as if there were several workers."""
+
+    def __init__(self, n_workers: int) -> None:
+        super().__init__()
+        self.n_workers = n_workers
+
+
+LONG = Scripted(size=SIZE)
+INPUTS = np.random.default_rng(2).standard_normal((12, 2)) * 0.001
+DATA = (INPUTS, np.arange(12.0))
+
+
+def train(n_workers: int = 3, steps: int = 5, **settings: Any) -> Coordinator:
+    settings = {"batch_size": 4, "shard_size": 1, "engine": Several(n_workers), **settings}
+    coordinator = Coordinator(LONG, settings.pop("optimizer", Adam(0.01)), **settings)
+    for report in coordinator.iterate(DATA, 10):
+        if isinstance(report, StepReport) and report.step == steps:
+            break
+    return coordinator
+
+
+def test_parameters_that_were_handed_out_stay_as_they_are() -> None:
+    coordinator = train(steps=1)
+    kept, part, digest = coordinator.parameters, coordinator.parameters[7:9], coordinator.parameters_sha256()
+    then = kept.copy()
+    coordinator.fit(DATA, epochs=2)
+    assert coordinator.parameters_sha256() != digest
+    assert_array_equal(kept, then)
+    assert_array_equal(part, then[7:9])
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.5}, {"optimizer": Longest(0.01)}], ids=str)
+def test_a_long_model_trains_to_the_same_bits_for_any_number_of_workers(settings: dict[str, Any]) -> None:
+    assert len({train(n, steps=3, **settings).parameters_sha256() for n in (1, 2, 5)}) == 1
+
+
+class Interrupted(SGD):
+    """Interrupts the second step at its last slice."""
+
+    elementwise = True
+
+    def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
+        if state.step == 1 and len(parameters) == SIZE - 2 * SLICE:
+            raise KeyboardInterrupt
+        return super().update(parameters, gradient, state)
+
+
+def test_an_interrupt_among_the_slices_leaves_the_step_before() -> None:
+    coordinator = Coordinator(LONG, Interrupted(0.1), batch_size=4, shard_size=1, engine=Several(2))
+    loop = coordinator.iterate(DATA)
+    next(loop)
+    parameters, digest = coordinator.parameters, coordinator.parameters_sha256()
+    with pytest.raises(KeyboardInterrupt):
+        next(loop)
+    assert coordinator.parameters is parameters
+    assert (coordinator.step, coordinator.parameters_sha256()) == (1, digest)
