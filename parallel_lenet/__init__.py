@@ -12,10 +12,10 @@ from parallel_lenet.model import Model, ShardMetrics
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
-from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+from parallel_lenet.optimizers import SGD, Adam, AdamW, RMSprop
 from parallel_lenet.parameters import Layout
 from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
-from parallel_lenet.schedules import Constant, Cosine, StepDecay, Warmup
+from parallel_lenet.schedules import Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "CheckpointError",
     "Cluster",
     "ClusterWarning",
-    "Constant",
     "Conv2d",
     "Coordinator",
     "Cosine",
@@ -43,7 +42,6 @@ __all__ = [
     "MaxPool2d",
     "Metrics",
     "Model",
-    "Momentum",
     "NonFiniteError",
     "RMSprop",
     "ReLU",

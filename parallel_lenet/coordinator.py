@@ -604,7 +604,7 @@ class Coordinator(Displayed):
         if hasattr(self.model, "warm_up") and not (hasattr(self.model, "is_compiled") and self.model.is_compiled()):
             with one_blas_thread():
                 self.model.warm_up(self.parameters, inputs[:1].copy(), targets[:1].copy())
-        if getattr(self.optimizer, "compiled", False):
+        if getattr(self.optimizer, "fused", False) is not False:
             self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self.optimizer.init(self.parameters))
         self._warm = True
 

@@ -52,8 +52,8 @@ def json_value(name: str, value: object, depth: int = 0) -> Any:
 def describe(value: object, depth: int = 0) -> Any:
     """An object and its settings as JSON.
 
-    The settings are a dataclass's fields, an object's ``description`` if it has one, or else its public attributes. A
-    plain function is described by its name, an array by a checksum.
+    The settings are a dataclass's fields that count in a comparison, an object's ``description`` if it has one, or else
+    its public attributes. A plain function is described by its name, an array by a checksum.
     """
     if depth > DEEPEST_SETTING:
         return {"class": type(value).__name__}
@@ -74,9 +74,14 @@ def describe(value: object, depth: int = 0) -> Any:
         return {"function": value.__qualname__}
     result = {"class": type(value).__name__}
     if dataclasses.is_dataclass(value):
-        settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if _counts(field)}
     elif hasattr(value, "description"):
         settings = {"description": value.description}
     else:
         settings = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
     return {**result, **{name: describe(item, depth + 1) for name, item in settings.items()}}
+
+
+def _counts(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a dataclass's field is a setting that decides what the object does."""
+    return field.init and field.compare

@@ -8,7 +8,7 @@ Every number is computed element by element, by NumPy's additions, multiplicatio
 Python-float factors. So float32 stays float32, and the result has the same bits on every machine (see `arithmetic`).
 `gradient` is the mean over the batch.
 
-The `weight_decay` of SGD, Momentum, RMSprop and Adam is an L2 penalty, as in PyTorch: `weight_decay * parameters` is
+The `weight_decay` of SGD, RMSprop and Adam is an L2 penalty, as in PyTorch: `weight_decay * parameters` is
 added to the gradient first. That of AdamW, and of every optimizer in Keras, shrinks the parameters directly
 ("decoupled"). It acts on all parameters, biases included.
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
 from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, number
-from parallel_lenet.schedules import Schedule, set_number
+from parallel_lenet.schedules import Schedule, rate_at, set_number
 from parallel_lenet.slices import ALONE, Threads
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
@@ -75,54 +75,24 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent.
-
-        p <- p - lr * (g + weight_decay * p)
-
-    Source: Robbins & Monro 1951. The same in PyTorch and Keras.
-    """
-
-    elementwise: ClassVar[bool] = True
-    learning_rate: float | Schedule = 0.01
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _set_learning_rate(self)
-        set_number(self, "weight_decay", NOT_NEGATIVE)
-
-    def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step, without vectors."""
-        return _zeros(parameters)
-
-    def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step."""
-        _check(parameters, gradient, state)
-        rate = _rate(self.learning_rate, state.step)
-        gradient = _with_penalty(gradient, parameters, self.weight_decay)
-        updated = gradient * -rate
-        updated += parameters
-        return updated, OptimizerState(state.step + 1)
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """Gradient descent along a running sum of the past gradients, the velocity.
+    """Stochastic gradient descent; with ``momentum`` along a running sum of the past gradients, the velocity u.
 
         g <- g + weight_decay * p
         u <- momentum * u + g
         p <- p - lr * u                      or, with nesterov,  p <- p - lr * (g + momentum * u)
 
-    Source: Polyak 1964; Sutskever et al. 2013, equations 1-2, and 3-4 for Nesterov's. As in PyTorch, the learning rate
-    stands outside the velocity. The paper and Keras put it inside (`u <- momentum * u - lr * g; p <- p + u`): the same
-    while the rate is constant, but there a new rate acts only on the gradients still to come. The paper takes
-    Nesterov's gradient at a point ahead of the parameters; PyTorch, Keras and this class keep that point itself as the
-    parameters.
+    Without momentum, u is g. The same in PyTorch, whose ``dampening`` is 0 here.
+
+    Source: Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013, equations 1-2, and 3-4 for Nesterov's. As in
+    PyTorch, the learning rate stands outside the velocity. The paper and Keras put it inside (`u <- momentum * u - lr *
+    g; p <- p + u`): the same while the rate is constant, but there a new rate acts only on the gradients still to come.
+    The paper takes Nesterov's gradient at a point ahead of the parameters. PyTorch, Keras and this class keep that
+    point itself as the parameters.
     """
 
     elementwise: ClassVar[bool] = True
     learning_rate: float | Schedule = 0.01
-    momentum: float = 0.9
+    momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
 
@@ -131,29 +101,31 @@ class Momentum:
         _set_learning_rate(self)
         set_number(self, "momentum", BELOW_ONE)
         # Checked because PyTorch's third argument is a number, the dampening, which would count as True here.
-        if not isinstance(self.nesterov, bool):
+        if not isinstance(self.nesterov, bool | np.bool_):
             raise ValueError(f"nesterov must be True or False, not {self.nesterov!r}")
+        object.__setattr__(self, "nesterov", bool(self.nesterov))
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0, such as momentum=0.9")
         set_number(self, "weight_decay", NOT_NEGATIVE)
 
     def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step: a velocity of zero."""
-        return _zeros(parameters, "velocity")
+        """Return the state before the first step: a velocity of zero, or without momentum nothing."""
+        return _zeros(parameters, *self._slots)
+
+    @property
+    def _slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
 
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
         """Return the parameters and the state after one step."""
-        _check(parameters, gradient, state, "velocity")
-        rate = _rate(self.learning_rate, state.step)
-        gradient = _with_penalty(gradient, parameters, self.weight_decay)
-        velocity = state.slots["velocity"] * self.momentum
-        velocity += gradient
-        if self.nesterov:
-            updated = velocity * self.momentum
-            updated += gradient
-            updated *= -rate
-        else:
-            updated = velocity * -rate
-        updated += parameters
-        return updated, OptimizerState(state.step + 1, {"velocity": velocity})
+        _check(parameters, gradient, state, *self._slots)
+        rate = rate_at(self.learning_rate, state.step)
+        g = _with_penalty(gradient, parameters, self.weight_decay)
+        if not self.momentum:
+            return parameters - rate * g, OptimizerState(state.step + 1)
+        u = self.momentum * state.slots["velocity"] + g
+        direction = g + self.momentum * u if self.nesterov else u
+        return parameters - rate * direction, OptimizerState(state.step + 1, {"velocity": u})
 
 
 @dataclass(frozen=True)
@@ -189,18 +161,11 @@ class RMSprop:
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
         """Return the parameters and the state after one step."""
         _check(parameters, gradient, state, "mean_square")
-        rate = _rate(self.learning_rate, state.step)
-        gradient = _with_penalty(gradient, parameters, self.weight_decay)
-        mean_square = state.slots["mean_square"] * self.decay
-        updated = gradient * gradient
-        updated *= 1 - self.decay
-        mean_square += updated
-        np.sqrt(mean_square, out=updated)
-        updated += self.epsilon
-        np.divide(gradient, updated, out=updated)
-        updated *= -rate
-        updated += parameters
-        return updated, OptimizerState(state.step + 1, {"mean_square": mean_square})
+        rate = rate_at(self.learning_rate, state.step)
+        g = _with_penalty(gradient, parameters, self.weight_decay)
+        v = self.decay * state.slots["mean_square"] + (1 - self.decay) * (g * g)
+        updated = parameters - rate * (g / (np.sqrt(v) + self.epsilon))
+        return updated, OptimizerState(state.step + 1, {"mean_square": v})
 
 
 @dataclass(frozen=True)
@@ -216,8 +181,10 @@ class Adam:
     2) in which epsilon is added to `sqrt(v)` before the correction, so that it weighs more in the first steps; its
     epsilon is 1e-7.
 
-    ``compiled`` computes the same bits in one pass compiled by Numba (extra ``fast``), several times as fast. If Numba
-    is missing or does not work, NumPy computes the step and the reason is logged as a warning.
+    ``fused`` says how a step is computed: True in one pass over the vectors, compiled by Numba (extra ``fast``), False
+    by NumPy, which takes several times as long. None takes the compiled pass if Numba is installed and works. The bits
+    are the same, so it counts neither in a comparison of optimizers nor in a checkpoint. With True, ExtraError is
+    raised if Numba is missing or does not work.
     """
 
     elementwise: ClassVar[bool] = True
@@ -226,7 +193,7 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    compiled: bool = False
+    fused: bool | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -235,6 +202,10 @@ class Adam:
         set_number(self, "beta2", BELOW_ONE)
         set_number(self, "epsilon", POSITIVE)
         set_number(self, "weight_decay", NOT_NEGATIVE)
+        if not isinstance(self.fused, bool | None):
+            raise ValueError(f"fused must be True, False or None, not {self.fused!r}")
+        if self.fused:
+            _load_fused()
 
     def init(self, parameters: Vector) -> OptimizerState:
         """Return the state before the first step: both moments zero."""
@@ -243,47 +214,52 @@ class Adam:
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
         """Return the parameters and the state after one step."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
-        rate = _rate(self.learning_rate, state.step)
-        gradient = _with_penalty(gradient, parameters, self.weight_decay)
-        return _adam_step(self, parameters, gradient, state, rate, keep=1.0)
+        rate = rate_at(self.learning_rate, state.step)
+        return self._step(parameters, _with_penalty(gradient, parameters, self.weight_decay), state, rate)
+
+    def _step(self, parameters: Vector, g: Vector, state: OptimizerState, rate: float) -> tuple[Vector, OptimizerState]:
+        """The formula above, with the corrections moved into the two numbers ``size`` and ``epsilon``.
+
+        That is lr * (m / c1) / (sqrt(v) / c2 + epsilon) = (lr * c2 / c1) * m / (sqrt(v) + epsilon * c2), and saves two
+        passes over the vectors.
+        """
+        t = state.step + 1
+        correction1 = 1 - power(self.beta1, t)
+        correction2 = math.sqrt(1 - power(self.beta2, t))
+        size = rate * correction2 / correction1
+        epsilon = self.epsilon * correction2
+        m, v = state.slots["first_moment"], state.slots["second_moment"]
+        fused = None if self.fused is False else _fused()
+        if fused is not None:
+            betas = (self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2)
+            p, m, v = fused.update((parameters, g, m, v), (*betas, size, epsilon))
+        else:
+            m = self.beta1 * m + (1 - self.beta1) * g
+            v = self.beta2 * v + (1 - self.beta2) * (g * g)
+            p = parameters - size * (m / (np.sqrt(v) + epsilon))
+        return p, OptimizerState(t, {"first_moment": m, "second_moment": v})
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Adam):
     """Adam whose weight decay shrinks the parameters directly instead of passing through the moments.
 
-        p <- p - lr * weight_decay * p - lr * m' / (sqrt(v') + epsilon)    with Adam's m' and v'
+        p <- p - lr * weight_decay * p
+        p <- p - lr * m' / (sqrt(v') + epsilon)    with Adam's m' and v'
 
     Source: Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2. The paper multiplies the
     decay by the schedule's factor only; PyTorch, Keras and this class by the whole learning rate, so the paper's weight
-    decay is `lr * weight_decay` here. The default decay is PyTorch's; Keras's is 0.004. ``compiled`` as in Adam.
+    decay is `lr * weight_decay` here. The default decay is PyTorch's; Keras's is 0.004.
     """
 
     elementwise: ClassVar[bool] = True
-    learning_rate: float | Schedule = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
     weight_decay: float = 0.01
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _set_learning_rate(self)
-        set_number(self, "beta1", BELOW_ONE)
-        set_number(self, "beta2", BELOW_ONE)
-        set_number(self, "epsilon", POSITIVE)
-        set_number(self, "weight_decay", NOT_NEGATIVE)
-
-    def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step: both moments zero."""
-        return _zeros(parameters, "first_moment", "second_moment")
 
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
         """Return the parameters and the state after one step."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
-        rate = _rate(self.learning_rate, state.step)
-        return _adam_step(self, parameters, gradient, state, rate, keep=1 - rate * self.weight_decay)
+        rate = rate_at(self.learning_rate, state.step)
+        return self._step(parameters * (1 - rate * self.weight_decay), gradient, state, rate)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
@@ -341,73 +317,33 @@ def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = AL
     return clipped, norm
 
 
-def _adam_step(
-    optimizer: "Adam | AdamW", parameters: Vector, gradient: Vector, state: OptimizerState, rate: float, keep: float
-) -> tuple[Vector, OptimizerState]:
-    """Return ``keep * parameters`` plus Adam's change, and the state with the new moments."""
-    step, beta1, beta2 = state.step + 1, optimizer.beta1, optimizer.beta2
-    # Both corrections are factors of the whole vector, so they are moved into the two scalars, which saves a pass:
-    # rate * (m / c1) / (sqrt(v) / c2 + epsilon) = (rate * c2 / c1) * m / (sqrt(v) + epsilon * c2).
-    correction1 = 1 - power(beta1, step)
-    correction2 = math.sqrt(1 - power(beta2, step))
-    size, epsilon = rate * correction2 / correction1, optimizer.epsilon * correction2
-    old1, old2 = state.slots["first_moment"], state.slots["second_moment"]
-    # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.
-    updated, first_moment, second_moment = np.empty((3, parameters.size), parameters.dtype)
-    compiled_adam = _compiled_adam() if optimizer.compiled else None
-    if compiled_adam is not None:
-        factors = (beta1, 1 - beta1, beta2, 1 - beta2, size, epsilon, keep)
-        compiled_adam.update((parameters, gradient, old1, old2), factors, (updated, first_moment, second_moment))
-    else:
-        # In place, with the result as the scratch vector: two thirds of the time of the formulas written out. Blocks
-        # that fit the cache were slower, since each NumPy call costs more than the cache saves.
-        np.multiply(old1, beta1, out=first_moment)
-        np.multiply(gradient, 1 - beta1, out=updated)
-        first_moment += updated
-        np.multiply(old2, beta2, out=second_moment)
-        np.multiply(gradient, gradient, out=updated)
-        updated *= 1 - beta2
-        second_moment += updated
-        np.sqrt(second_moment, out=updated)
-        updated += epsilon
-        np.divide(first_moment, updated, out=updated)
-        updated *= -size
-        updated += parameters if keep == 1 else parameters * keep
-    return updated, OptimizerState(step, {"first_moment": first_moment, "second_moment": second_moment})
+def _load_fused() -> Any:
+    return optional.load("fast", "numba", "Adam's compiled step", "parallel_lenet.kernels.compiled.adam")
 
 
 @cache
-def _compiled_adam() -> Any:
-    """The module of the compiled update, or None, with a warning in the log, if Numba is missing or does not work."""
+def _fused() -> Any:
+    """The module of the compiled step, or None if Numba is missing, does not work (logged once) or is told not to."""
     try:
-        return optional.load("fast", "numba", "Adam's compiled step", "parallel_lenet.kernels.compiled.adam")
+        module = _load_fused()
     except optional.ExtraError as error:
-        optional.note_once(f"{error}; until then NumPy computes the step")
+        if error.installed:
+            optional.note_once(f"{error}; until then NumPy computes the step")
         return None
+    return None if module.DISABLED else module
 
 
 def _with_penalty(gradient: Vector, parameters: Vector, weight_decay: float) -> Vector:
     """Return the gradient of the loss plus `weight_decay / 2 * |parameters|^2`."""
     if weight_decay == 0:
         return gradient
-    penalised = parameters * weight_decay
-    penalised += gradient
+    penalised: Vector = gradient + weight_decay * parameters
     return penalised
 
 
 def _set_learning_rate(optimizer: Optimizer) -> None:
     if not callable(optimizer.learning_rate):
         set_number(optimizer, "learning_rate", POSITIVE)
-
-
-def _rate(learning_rate: float | Schedule, step: int) -> float:
-    if not callable(learning_rate):
-        return learning_rate
-    # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
-    rate = float(learning_rate(step))
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"a schedule must return a finite number of at least 0, not {rate!r} as it did at step {step}")
-    return rate
 
 
 def _zeros(parameters: Vector, *slots: str) -> OptimizerState:

@@ -5,6 +5,7 @@ update of a run asks for `schedule(0)`. Nothing here counts epochs: with 60,000 
 469 steps. A schedule holds no state, so a resumed run continues exactly where it stopped.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,17 @@ class Schedule(Protocol):
         ...
 
 
+def rate_at(learning_rate: float | Schedule, step: int) -> float:
+    """The learning rate after `step` finished steps; ValueError if a schedule's answer is not one."""
+    if not callable(learning_rate):
+        return learning_rate
+    # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
+    rate = float(learning_rate(step))
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"a schedule must return a finite number of at least 0, not {rate!r} as it did at step {step}")
+    return rate
+
+
 def set_number(record: object, name: str, allowed: Range) -> None:
     """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed."""
     object.__setattr__(record, name, number(name, getattr(record, name), allowed))
@@ -33,22 +45,6 @@ def set_step_count(record: object, name: str) -> None:
 def _check_step(step: int) -> None:
     if step < 0:
         raise ValueError(f"step must be at least 0, not {step}")
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same learning rate at every step: `lr(s) = learning_rate`; only useful inside `Warmup`."""
-
-    learning_rate: float
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        set_number(self, "learning_rate", POSITIVE)
-
-    def __call__(self, step: int) -> float:
-        """Return the learning rate after `step` finished steps."""
-        _check_step(step)
-        return self.learning_rate
 
 
 @dataclass(frozen=True)
@@ -115,24 +111,24 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A straight climb to the first value of another schedule over `steps` steps, then that schedule from its start.
+    """A straight climb over `steps` steps to the first value of another schedule, then that schedule from its start.
 
         lr(s) = schedule(0) * (s + 1) / steps    for s < steps
         lr(s) = schedule(s - steps)              from there on
 
-    The whole run is thus `steps` longer than the inner schedule. Source: Goyal et al. 2017, "Accurate, large minibatch
-    SGD", section 2.2 ("gradual warmup"). Implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at
-    its `initial_learning_rate`, often 0, which wastes the first step, PyTorch's `LinearLR` at a third of the rate; here
-    the first step takes one `steps`-th.
+    `schedule` may be a number: the rate then stays there after the climb. A run is `steps` longer than the inner
+    schedule. Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2 ("gradual warmup").
+    Implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at its `initial_learning_rate`, often 0,
+    which wastes the first step, PyTorch's `LinearLR` at a third of the rate; here the first step takes one `steps`-th.
     """
 
-    schedule: Schedule
+    schedule: Schedule | float
     steps: int
 
     def __post_init__(self) -> None:
         """Check the values."""
         if not callable(self.schedule):
-            raise ValueError(f"schedule must be a schedule such as Constant(0.1), not {self.schedule!r}")
+            set_number(self, "schedule", POSITIVE._replace(words="a schedule, or a finite number above 0"))
         set_step_count(self, "steps")
 
     def __call__(self, step: int) -> float:
@@ -140,5 +136,5 @@ class Warmup:
         _check_step(step)
         if step < self.steps:
             # (step + 1) / steps first: it is exactly 1 at the end, so the climb ends on schedule(0) itself.
-            return self.schedule(0) * ((step + 1) / self.steps)
-        return self.schedule(step - self.steps)
+            return rate_at(self.schedule, 0) * ((step + 1) / self.steps)
+        return rate_at(self.schedule, step - self.steps)

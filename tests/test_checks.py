@@ -17,7 +17,6 @@ from parallel_lenet import (
     Dense,
     Layout,
     MaxPool2d,
-    Momentum,
     Warmup,
     lenet5,
 )
@@ -81,7 +80,7 @@ def test_a_coordinator_of_numpy_numbers_trains_saves_and_loads(tmp_path: Path) -
     def coordinator() -> Coordinator:
         return Coordinator(
             lenet5(classes=np.int64(3), image_size=np.array([6, 6])[0], kernel="im2col"),
-            Momentum(np.float32(0.1)),
+            SGD(np.float32(0.1), momentum=0.9),
             engine="serial",
             batch_size=np.int64(2),  # type: ignore[arg-type]
             seed=np.uint8(3),  # type: ignore[arg-type]

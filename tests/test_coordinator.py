@@ -24,7 +24,6 @@ from parallel_lenet import (
     DatasetError,
     EpochReport,
     History,
-    Momentum,
     ShardMetrics,
     StepReport,
     lenet5,
@@ -580,7 +579,7 @@ def test_an_exception_of_the_model_leaves_the_last_finished_step(leaves_nothing:
     good = Dataset(np.zeros((40, 2), np.float32), np.arange(40))
     for engine in ("serial", "processes"):
         with Coordinator(
-            Scripted(), Momentum(), engine=engine, n_workers=2, batch_size=10, shard_size=3, seed=3
+            Scripted(), SGD(momentum=0.9), engine=engine, n_workers=2, batch_size=10, shard_size=3, seed=3
         ) as coordinator:
             with pytest.raises(ModelError, match="value 9"):
                 coordinator.fit(data)
@@ -588,7 +587,7 @@ def test_an_exception_of_the_model_leaves_the_last_finished_step(leaves_nothing:
             with pytest.raises(ModelError, match="value 9"):
                 coordinator.fit(data)
             assert coordinator.step == 2
-            reference = serial(Scripted(), Momentum(), batch_size=10, shard_size=3)
+            reference = serial(Scripted(), SGD(momentum=0.9), batch_size=10, shard_size=3)
             for each in (coordinator, reference):
                 for _ in itertools.islice(each.iterate(data), 2 - each.step):
                     pass

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from kits.models import Softmax
 
-from parallel_lenet import Coordinator, Dataset, DatasetError, Momentum
+from parallel_lenet import SGD, Coordinator, Dataset, DatasetError
 from parallel_lenet.fingerprint import HASHED_AT_ONCE, arrays_sha256, fingerprint
 
 OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was begun with other data: 150 samples of shape \(28, 28\)"
 
 
 def serial(**changes: Any) -> Coordinator:
-    return Coordinator(Softmax(), Momentum(0.02), **{"engine": "serial", "batch_size": 20, "shard_size": 10, **changes})
+    return Coordinator(
+        Softmax(), SGD(0.02, momentum=0.9), **{"engine": "serial", "batch_size": 20, "shard_size": 10, **changes}
+    )
 
 
 def two_steps(coordinator: Coordinator, data: Any) -> Coordinator:

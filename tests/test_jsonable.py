@@ -69,7 +69,9 @@ def test_an_object_is_described_by_its_class_and_all_its_settings() -> None:
     assert describe(SGD(Warmup(Cosine(0.1, 9), 2), 0.5)) == {
         "class": "SGD",
         "learning_rate": {**warm, "steps": 2},
-        "weight_decay": 0.5,
+        "momentum": 0.5,
+        "nesterov": False,
+        "weight_decay": 0.0,
     }
     assert describe(AdamW(0.1)) != describe(AdamW(0.1, beta1=0.8))
 

@@ -22,7 +22,7 @@ from parallel_lenet.model import ShardMetrics
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import PREDICTED_AT_ONCE, Sequential
-from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
+from parallel_lenet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from parallel_lenet.parameters import Layout, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.tree import TreeSum
@@ -515,8 +515,8 @@ def test_layers_that_do_not_fit(layers: tuple[Layer, ...], sentence: str) -> Non
 STEPS = 50
 PAIRS: list[tuple[Optimizer, str, dict[str, Any]]] = [
     (SGD(0.05), "SGD", {"lr": 0.05}),
-    (Momentum(0.02, 0.9, weight_decay=1e-3), "SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}),
-    (Momentum(0.02, 0.9, nesterov=True), "SGD", {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
+    (SGD(0.02, 0.9, weight_decay=1e-3), "SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}),
+    (SGD(0.02, 0.9, nesterov=True), "SGD", {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
     (RMSprop(1e-3), "RMSprop", {"lr": 1e-3}),
     (Adam(1e-3), "Adam", {"lr": 1e-3}),
     (AdamW(1e-3), "AdamW", {"lr": 1e-3}),

@@ -11,28 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from parallel_lenet import optimizers, optional
+from parallel_lenet.jsonable import describe
 from parallel_lenet.optimizers import (
     SGD,
     Adam,
     AdamW,
-    Momentum,
     Optimizer,
     OptimizerState,
     RMSprop,
     Vector,
     clip_by_global_norm,
 )
-from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup
 
 # Each optimizer beside the name and the options of the same one in PyTorch.
 PAIRS: list[tuple[Optimizer, str, dict[str, Any]]] = [
     (SGD(0.1), "SGD", {"lr": 0.1}),
     (SGD(0.1, weight_decay=0.02), "SGD", {"lr": 0.1, "weight_decay": 0.02}),
-    (Momentum(0.1), "SGD", {"lr": 0.1, "momentum": 0.9}),
-    (Momentum(0.1, 0.8, weight_decay=0.02), "SGD", {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.02}),
-    (Momentum(0.1, nesterov=True), "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    (SGD(0.1, 0.9), "SGD", {"lr": 0.1, "momentum": 0.9}),
+    (SGD(0.1, 0.8, weight_decay=0.02), "SGD", {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.02}),
+    (SGD(0.1, 0.9, nesterov=True), "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     (
-        Momentum(0.1, 0.8, nesterov=True, weight_decay=0.02),
+        SGD(0.1, 0.8, nesterov=True, weight_decay=0.02),
         "SGD",
         {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
     ),
@@ -58,7 +59,14 @@ PAIRS: list[tuple[Optimizer, str, dict[str, Any]]] = [
 ]
 OPTIMIZERS = [optimizer for optimizer, _, _ in PAIRS]
 SCHEDULES: list[Schedule] = [StepDecay(0.1, 10, 0.5), Cosine(0.1, 40, 0.001), Warmup(Cosine(0.1, 30), 5)]
-KINDS: list[Callable[..., Any]] = [SGD, Momentum, RMSprop, Adam, AdamW]
+
+
+def momentum(learning_rate: Any = 0.01, **settings: Any) -> SGD:
+    """SGD with its velocity."""
+    return SGD(learning_rate, **{"momentum": 0.9, **settings})
+
+
+KINDS: list[Callable[..., Any]] = [SGD, momentum, RMSprop, Adam, AdamW]
 
 
 def vectors(count: int, dtype: type = np.float64, size: int = 37) -> tuple[Vector, list[Vector]]:
@@ -119,8 +127,6 @@ def formula_run(optimizer: Any, parameters: list[float], gradients: list[list[fl
             else:
                 g += optimizer.weight_decay * p
             if isinstance(optimizer, SGD):
-                p -= rate * g
-            elif isinstance(optimizer, Momentum):
                 u = optimizer.momentum * u + g
                 p -= rate * (g + optimizer.momentum * u if optimizer.nesterov else u)
             elif isinstance(optimizer, RMSprop):
@@ -135,7 +141,7 @@ def formula_run(optimizer: Any, parameters: list[float], gradients: list[list[fl
     return result
 
 
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), Momentum(SCHEDULES[2])], ids=repr)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), SGD(SCHEDULES[2], 0.9)], ids=repr)
 def test_long_runs_follow_the_formulas(optimizer: Optimizer) -> None:
     """After 1, 2 and 2,500 steps: corrections of the first steps, and anything that would begin late."""
     parameters, gradients = vectors(2500, size=5)
@@ -151,7 +157,7 @@ def test_against_torch_with_a_schedule(kind: Callable[..., Any], schedule: Sched
     """The rate of an update is the schedule at the number of finished steps, also for the decay of AdamW."""
     parameters, gradients = vectors(50)
     name, options = kind.__name__, {"weight_decay": 0.02}
-    if kind is Momentum:
+    if kind is momentum:
         name, options = "SGD", {"weight_decay": 0.02, "momentum": 0.9}
     expected = torch_run(name, options, parameters, gradients, schedule)
     actual, state = run(kind(schedule, weight_decay=0.02), parameters, gradients)
@@ -163,7 +169,7 @@ def test_against_torch_with_a_schedule(kind: Callable[..., Any], schedule: Sched
 def test_constant_schedule_is_the_plain_number(kind: Callable[..., Any]) -> None:
     """Bit for bit."""
     parameters, gradients = vectors(20)
-    plain, scheduled = (run(kind(rate), parameters, gradients)[0] for rate in (0.1, Constant(0.1)))
+    plain, scheduled = (run(kind(rate), parameters, gradients)[0] for rate in (0.1, lambda step: 0.1))
     assert plain.tobytes() == scheduled.tobytes()
 
 
@@ -173,8 +179,8 @@ def test_constant_schedule_is_the_plain_number(kind: Callable[..., Any]) -> None
         # Parameter 1, gradient 2, then gradient -1; worked by hand.
         (SGD(0.1), 0.8, 0.9),
         (SGD(0.1, weight_decay=0.5), 0.75, 0.75 - 0.1 * (-1 + 0.375)),
-        (Momentum(0.1, 0.5), 0.8, 0.8),
-        (Momentum(0.1, 0.5, nesterov=True), 0.7, 0.7 - 0.1 * (-1 + 0.5 * 0)),
+        (SGD(0.1, 0.5), 0.8, 0.8),
+        (SGD(0.1, 0.5, nesterov=True), 0.7, 0.7 - 0.1 * (-1 + 0.5 * 0)),
         (RMSprop(0.1, 0.75), 0.8, 0.8 + 0.1 / 1.0),
         (Adam(0.1, 0.5, 0.75), 0.9, 0.9),
         (AdamW(0.1, 0.5, 0.75, weight_decay=0.5), 0.85, 0.85 * 0.95),
@@ -283,9 +289,10 @@ def test_bad_learning_rates(kind: Callable[..., Any], bad: Any) -> None:
     ("kind", "name", "bad", "allowed"),
     [
         *((kind, "weight_decay", bad, "a finite number of at least 0") for kind in KINDS for bad in (-1.0, math.nan)),
-        (Momentum, "momentum", 1.0, "a number of at least 0 and below 1"),
-        (Momentum, "momentum", -0.1, "a number of at least 0 and below 1"),
-        (Momentum, "nesterov", 0.1, "True or False"),
+        (SGD, "momentum", 1.0, "a number of at least 0 and below 1"),
+        (SGD, "momentum", -0.1, "a number of at least 0 and below 1"),
+        (SGD, "nesterov", 0.1, "True or False"),
+        (Adam, "fused", 1, "True, False or None"),
         (RMSprop, "decay", 1.0, "a number of at least 0 and below 1"),
         *((kind, "epsilon", bad, "a finite number above 0") for kind in KINDS[2:] for bad in (0.0, math.inf)),
         *((kind, name, 1.0, "a number of at least 0 and below 1") for kind in KINDS[3:] for name in ("beta1", "beta2")),
@@ -325,10 +332,12 @@ def test_state_of_another_kind() -> None:
     """A state left by another optimizer, or for other parameters, is refused."""
     message = "the state of this optimizer must hold ['first_moment', 'second_moment'], not ['velocity']"
     with pytest.raises(ValueError, match="state of this optimizer") as error:
-        run(Adam(), np.ones(3), [np.ones(3)], Momentum().init(np.ones(3)))
+        run(Adam(), np.ones(3), [np.ones(3)], momentum().init(np.ones(3)))
     assert str(error.value) == message
     with pytest.raises(ValueError, match=r"^velocity must be float64 of shape \(3,\)"):
-        run(Momentum(), np.ones(3), [np.ones(3)], Momentum().init(np.ones(4)))
+        run(momentum(), np.ones(3), [np.ones(3)], momentum().init(np.ones(4)))
+    with pytest.raises(ValueError, match=r"must hold \[\], not \['velocity'\]"):
+        run(SGD(), np.ones(3), [np.ones(3)], momentum().init(np.ones(3)))
     with pytest.raises(ValueError, match=r"^step must be at least 0, not -1$"):
         OptimizerState(-1)
 
@@ -418,17 +427,17 @@ def test_bad_max_norm(bad: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Adam, AdamW])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_compiled_adam_gives_the_same_bits(kind: type[Adam] | type[AdamW], dtype: str) -> None:
+def test_fused_adam_gives_the_same_bits(kind: type[Adam] | type[AdamW], dtype: str) -> None:
     pytest.importorskip("numba")
     rng = np.random.default_rng(0)
-    plain, compiled = (kind(Cosine(0.01, 20), weight_decay=0.1, compiled=flag) for flag in (False, True))
+    plain, fused = (kind(Cosine(0.01, 20), weight_decay=0.1, fused=flag) for flag in (False, True))
     ours = theirs = rng.standard_normal(1001).astype(dtype)
     ours.flags.writeable = False
-    state, their_state = compiled.init(ours), plain.init(theirs)
+    state, their_state = fused.init(ours), plain.init(theirs)
     for _ in range(20):
         gradient = (rng.standard_normal(1001) * 10.0 ** rng.integers(-15, 4, 1001)).astype(dtype)
         gradient[0] = 0
-        ours, state = compiled.update(ours, gradient, state)
+        ours, state = fused.update(ours, gradient, state)
         theirs, their_state = plain.update(theirs, gradient, their_state)
     assert ours.tobytes() == theirs.tobytes()
     assert {name: slot.tobytes() for name, slot in state.slots.items()} == {
@@ -438,11 +447,79 @@ def test_compiled_adam_gives_the_same_bits(kind: type[Adam] | type[AdamW], dtype
     assert state.step == their_state.step == 20
 
 
-def test_compiled_adam_lets_nan_through() -> None:
+def test_fused_adam_lets_nan_through() -> None:
     pytest.importorskip("numba")
-    adam = Adam(0.1, compiled=True)
+    adam = Adam(0.1, fused=True)
     parameters = np.ones(9, np.float32)
     gradient = np.array([1, np.nan, np.inf, 0, 1, 1, 1, 1, 1], np.float32)
     updated, _ = adam.update(parameters, gradient, adam.init(parameters))
     assert np.isnan(updated[1:3]).all()
     assert np.isfinite(np.delete(updated, [1, 2])).all()
+
+
+def test_nesterov_needs_a_momentum_as_in_torch() -> None:
+    with pytest.raises(ValueError, match=r"^nesterov needs a momentum above 0"):
+        SGD(0.1, nesterov=True)
+    assert SGD(0.1, 0.9, nesterov=np.True_).nesterov is True  # type: ignore[arg-type]
+    assert SGD(0.1).init(np.ones(2)).slots == {}
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_adam_is_fused_if_numba_works_and_that_is_no_setting(
+    kind: type[Adam], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("numba")
+    from parallel_lenet.kernels.compiled import adam
+
+    parameters, gradients = vectors(3, np.float32)
+    calls: list[int] = []
+    update = adam.update
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return update(*arguments)
+
+    monkeypatch.setattr(adam, "update", counted)
+    optimizers._fused.cache_clear()
+    results = set()
+    for fused, count in ((None, 3), (True, 6), (False, 6)):
+        results.add(run(kind(0.1, fused=fused), parameters, gradients)[0].tobytes())
+        assert len(calls) == count
+        assert kind(0.1, fused=fused) == kind(0.1)
+        assert describe(kind(0.1, fused=fused)) == describe(kind(0.1))
+    assert len(results) == 1
+
+    monkeypatch.setattr(adam, "DISABLED", True)  # Numba's own switch: its loops would be Python's.
+    optimizers._fused.cache_clear()
+    run(kind(0.1), parameters, gradients)
+    assert len(calls) == 6
+    monkeypatch.undo()
+    optimizers._fused.cache_clear()
+
+
+def test_without_numba_numpy_computes_and_only_fused_true_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = optional.ExtraError("Adam's compiled step needs numba, which is not installed")
+
+    def load() -> Any:
+        raise error
+
+    monkeypatch.setattr(optimizers, "_load_fused", load)
+    for installed, messages in ((False, 0), (True, 1)):
+        error.installed = installed
+        optimizers._fused.cache_clear()
+        optional.note_once.cache_clear()
+        run(Adam(), np.ones(3), [np.ones(3)] * 2)
+        assert len(caplog.messages) == messages
+        with pytest.raises(ModuleNotFoundError, match="needs numba"):
+            Adam(fused=True)
+    optimizers._fused.cache_clear()
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.1), AdamW(0.1), RMSprop(0.1), SGD(0.1, 0.9)], ids=repr)
+def test_checkpoints_know_an_optimizer_by_its_settings(optimizer: Any) -> None:
+    described = describe(optimizer)
+    assert described["class"] == type(optimizer).__name__
+    assert "fused" not in described
+    assert {"learning_rate", "weight_decay"} <= described.keys()

@@ -120,11 +120,11 @@ from parallel_lenet.datasets import load
 
 train, test = load_dataset()
 few = Dataset(train.inputs[:64], train.targets[:64])
-with Coordinator(lenet5(kernel="im2col"), Adam(compiled=False), n_workers=1, batch_size=64) as coordinator:
+with Coordinator(lenet5(kernel="im2col"), Adam(fused=False), n_workers=1, batch_size=64) as coordinator:
     coordinator.fit(few)
 assert not [name for name in sys.modules if name.startswith("numba")], "numba is not needed"
-for compiled in (True, False):
-    with Coordinator(lenet5(kernel="im2col"), Adam(compiled=compiled), engine="serial", batch_size=64) as coordinator:
+for fused in (None, False):
+    with Coordinator(lenet5(kernel="im2col"), Adam(fused=fused), engine="serial", batch_size=64) as coordinator:
         coordinator.fit(few)
         print(coordinator.parameters_sha256())
 for arguments in (

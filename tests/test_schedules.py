@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup, rate_at
 
 SCHEDULES: list[Schedule] = [
-    Constant(0.3),
     StepDecay(0.3, every=4, factor=0.5),
     Cosine(0.3, total_steps=10, minimum=0.01),
 ]
@@ -22,7 +21,8 @@ SCHEDULES: list[Schedule] = [
 
 def test_constant() -> None:
     """The same at every step."""
-    assert [Constant(0.3)(step) for step in (0, 1, 10**9)] == [0.3, 0.3, 0.3]
+    assert [rate_at(0.3, step) for step in (0, 1, 10**9)] == [0.3, 0.3, 0.3]
+    assert [Warmup(0.3, 3)(step) for step in (0, 1, 2, 3, 10**9)] == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
 
 
 def test_step_decay_drops_exactly_at_the_multiples() -> None:
@@ -103,7 +103,7 @@ def test_pickles_compares_and_repeats(schedule: Schedule) -> None:
     assert [copy(step) for step in range(20)] == [schedule(step) for step in range(20)]
 
 
-@pytest.mark.parametrize("schedule", [*SCHEDULES, Warmup(Constant(0.1), 3)], ids=repr)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Warmup(0.1, 3)], ids=repr)
 def test_negative_step_is_refused(schedule: Schedule) -> None:
     """There is nothing before step 0."""
     with pytest.raises(ValueError, match=r"^step must be at least 0, not -1$"):
@@ -118,7 +118,7 @@ def test_numpy_numbers_become_python_numbers() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, 0.0, -0.1, math.nan, math.inf, "0.1", None, True, 1j])
-@pytest.mark.parametrize("make", [Constant, lambda rate: StepDecay(rate, 3), lambda rate: Cosine(rate, 3)])
+@pytest.mark.parametrize("make", [lambda rate: StepDecay(rate, 3), lambda rate: Cosine(rate, 3)])
 def test_bad_learning_rates(make: Callable[[Any], object], bad: Any) -> None:
     """One sentence with the name, what is allowed, and the value."""
     with pytest.raises(ValueError, match=r"^learning_rate must be a finite number above 0, not .*$") as error:
@@ -132,7 +132,7 @@ def test_bad_learning_rates(make: Callable[[Any], object], bad: Any) -> None:
     [
         (lambda steps: StepDecay(0.1, steps), "every"),
         (lambda steps: Cosine(0.1, steps), "total_steps"),
-        (lambda steps: Warmup(Constant(0.1), steps), "steps"),
+        (lambda steps: Warmup(0.1, steps), "steps"),
     ],
     ids=["every", "total_steps", "steps"],
 )
@@ -151,7 +151,8 @@ def test_bad_step_counts(make: Callable[[Any], object], name: str, bad: Any) -> 
         (lambda: StepDecay(0.1, 3, factor=math.nan), "factor must be a number above 0 and at most 1, not nan"),
         (lambda: Cosine(0.1, 3, minimum=-0.5), "minimum must be a finite number of at least 0, not -0.5"),
         (lambda: Cosine(0.1, 3, minimum=0.2), "minimum must be at most the learning_rate 0.1, not 0.2"),
-        (lambda: Warmup(0.1, 3), "schedule must be a schedule such as Constant(0.1), not 0.1"),  # type: ignore[arg-type]
+        (lambda: Warmup(-0.1, 3), "schedule must be a schedule, or a finite number above 0, not -0.1"),
+        (lambda: Warmup(None, 3), "schedule must be a schedule, or a finite number above 0, not None"),  # type: ignore[arg-type]
     ],
 )
 def test_other_bad_values(make: Callable[[], object], message: str) -> None:

@@ -17,7 +17,6 @@ from parallel_lenet import (
     Flatten,
     Images,
     MaxPool2d,
-    Momentum,
     Sequential,
     archive,
     lenet5,
@@ -65,7 +64,7 @@ def test_its_parameters_begin_another_training_with_any_settings(saved: tuple[Co
 
 
 def test_a_model_of_ones_own_is_left_to_its_program(tmp_path: Path) -> None:
-    Coordinator(Softmax(), Momentum(), engine="serial").save(tmp_path / "c.npz")
+    Coordinator(Softmax(), SGD(momentum=0.9), engine="serial").save(tmp_path / "c.npz")
     with pytest.raises(CheckpointError, match=r"c.npz: can't make its model: .* and use Coordinator.load"):
         load_model(tmp_path / "c.npz")
 

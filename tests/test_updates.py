@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kits.models import Array, Scripted
 from numpy.testing import assert_array_equal
 
-from parallel_lenet import SGD, Adam, AdamW, Coordinator, Momentum, RMSprop, StepReport
+from parallel_lenet import SGD, Adam, AdamW, Coordinator, RMSprop, StepReport
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.optimizers import OptimizerState, clip_by_global_norm, global_norm, is_elementwise
 from parallel_lenet.slices import SLICE, Threads
@@ -18,10 +18,10 @@ from parallel_lenet.updates import Memory, add, copied, divide, updated
 SIZE = 2 * SLICE + 4_321
 OPTIMIZERS = (
     SGD(0.1, weight_decay=0.1),
-    Momentum(0.1, nesterov=True, weight_decay=0.1),
+    SGD(0.1, nesterov=True, weight_decay=0.1, momentum=0.9),
     RMSprop(weight_decay=0.1),
     Adam(lambda step: 0.1 / (step + 1)),
-    AdamW(compiled=True),
+    AdamW(fused=True),
 )
 
 

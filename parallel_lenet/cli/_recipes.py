@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from parallel_lenet.cli._options import TrainOptions
-from parallel_lenet.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
-from parallel_lenet.schedules import Constant, Cosine, Schedule, StepDecay, Warmup
+from parallel_lenet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup
 
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.004}
+MOMENTUM = 0.9
 
 
 def with_defaults(options: TrainOptions) -> TrainOptions:
@@ -24,13 +25,13 @@ def total_steps(options: TrainOptions, samples: int) -> int:
     return -(-samples // options.batch_size) * options.epochs
 
 
-def schedule(options: TrainOptions, steps: int) -> Schedule:
+def schedule(options: TrainOptions, steps: int) -> Schedule | float:
     """The learning rates that the options, with defaults, name for so many steps; ValueError for one out of range."""
     rate = options.learning_rate
     assert rate is not None
     left = max(1, steps - options.warmup)
-    schedules: dict[str, Schedule] = {
-        "constant": Constant(rate),
+    schedules: dict[str, Schedule | float] = {
+        "constant": rate,
         "step": StepDecay(rate, every=-(-left // 3)),
         "cosine": Cosine(rate, left),
     }
@@ -42,13 +43,13 @@ def optimizer(options: TrainOptions, steps: int) -> Optimizer:
     """What the options, with defaults, name for so many steps; ValueError where a number is out of its range."""
     rates, decay = schedule(options, steps), options.weight_decay
     assert decay is not None
-    compiled = options.kernel == "compiled"
+    fused = options.kernel == "compiled"  # Only then is Numba loaded anyway.
     optimizers: dict[str, Optimizer] = {
         "sgd": SGD(rates, weight_decay=decay),
-        "momentum": Momentum(rates, weight_decay=decay),
-        "nesterov": Momentum(rates, nesterov=True, weight_decay=decay),
+        "momentum": SGD(rates, momentum=MOMENTUM, weight_decay=decay),
+        "nesterov": SGD(rates, momentum=MOMENTUM, nesterov=True, weight_decay=decay),
         "rmsprop": RMSprop(rates, weight_decay=decay),
-        "adam": Adam(rates, weight_decay=decay, compiled=compiled),
-        "adamw": AdamW(rates, weight_decay=decay, compiled=compiled),
+        "adam": Adam(rates, weight_decay=decay, fused=fused),
+        "adamw": AdamW(rates, weight_decay=decay, fused=fused),
     }
     return optimizers[options.optimizer]

@@ -41,6 +41,7 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.runs import REPORT, environment
+from parallel_lenet.schedules import rate_at
 from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
@@ -283,7 +284,9 @@ def _go_on(training: Training, resumed: Resumed) -> None:
     console.note(f"resuming {resumed.folder} after {progress(coordinator)}")
     samples = len(training.train)
     now, then = (_recipes.schedule(each, _recipes.total_steps(each, samples)) for each in (options, before))
-    if any(now(step) != then(step) for step in range(0, coordinator.step, 1 + coordinator.step // 10_000)):
+    if any(
+        rate_at(now, step) != rate_at(then, step) for step in range(0, coordinator.step, 1 + coordinator.step // 10_000)
+    ):
         console.note(
             f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
             f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"

@@ -20,7 +20,7 @@ def epoch_seconds(
     warm_up, _ = load_dataset()
     coordinator = Coordinator(
         lenet5(kernel=kernel),
-        Adam(1e-3, compiled=kernel == "compiled"),
+        Adam(1e-3, fused=kernel == "compiled"),
         n_workers=workers,
         batch_size=batch_size,
         shard_size=shard_size,

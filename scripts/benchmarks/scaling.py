@@ -68,7 +68,7 @@ def measured_step(
     model: Model, data: Dataset, workers: int, number: int, compiled: bool, engine: str = "processes"
 ) -> Step:
     """Over ``number`` steps."""
-    adam = Adam(1e-3, compiled=compiled)
+    adam = Adam(1e-3, fused=compiled)
     with Coordinator(model, adam, n_workers=workers, batch_size=BATCH_SIZE, engine=engine) as coordinator:
         return Step(*steps(coordinator, data, number))
 

@@ -32,7 +32,7 @@ def _resident(pids: list[int]) -> float:
 
 def _memory(data: Dataset, kernel: str, workers: int) -> float:
     """Megabytes of the coordinator and its workers, after 20 steps."""
-    adam = Adam(1e-3, compiled=kernel == "compiled")
+    adam = Adam(1e-3, fused=kernel == "compiled")
     with Coordinator(lenet5(kernel=kernel), adam, n_workers=workers) as coordinator:
         for _, _ in zip(range(20), coordinator.iterate(data), strict=False):
             pass

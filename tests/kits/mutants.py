@@ -56,20 +56,20 @@ MUTANTS = [
     ),
     Mutant(
         "Adam's first correction is off by one step",
-        "1 - power(beta1, step)",
-        "1 - power(beta1, step + 1)",
+        "1 - power(self.beta1, t)",
+        "1 - power(self.beta1, t + 1)",
         "test_optimizers.py::test_long_runs_follow_the_formulas",
     ),
     Mutant(
         "Adam's second correction is off by one step",
-        "1 - power(beta2, step)",
-        "1 - power(beta2, step + 1)",
+        "1 - power(self.beta2, t)",
+        "1 - power(self.beta2, t + 1)",
         "test_optimizers.py::test_long_runs_follow_the_formulas",
     ),
     Mutant(
         "AdamW's decay is applied twice after 2,000 steps",
-        "keep=1 - rate * self.weight_decay",
-        "keep=1 - rate * self.weight_decay * (2 if state.step > 2000 else 1)",
+        "parameters * (1 - rate * self.weight_decay)",
+        "parameters * (1 - rate * self.weight_decay * (2 if state.step > 2000 else 1))",
         "test_optimizers.py::test_long_runs_follow_the_formulas",
     ),
     Mutant(
