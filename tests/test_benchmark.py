@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from kits.programs import environment
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 

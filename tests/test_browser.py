@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from kits.browser import Pages, sticking_out
+
+pytestmark = pytest.mark.slow
 
 WRONG = {
     "<script>console.error('oh')</script>": "console: oh",

@@ -18,6 +18,8 @@ from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import main
 from parallel_lenet.display import Table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]
 SMALL = ("--data-dir", "data", "--kernel", "im2col")

@@ -20,6 +20,8 @@ from parallel_lenet import archive
 from parallel_lenet.cli import main
 from parallel_lenet.parameters import sha256
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 OPTIONS = ("--kernel", "im2col", "--batch-size", "32", "--warmup", "0", "--schedule", "constant", "--json")
 TWO = ("--epochs", "2")
 

@@ -50,7 +50,8 @@ pytestmark = [
 ]
 
 SECONDS = 20.0  # Time limit of a call here: never reached, save where a test says so.
-BACKENDS = ("threading", "loky", "dask", "ray")
+RUNNING = [pytest.mark.cluster, pytest.mark.slow]
+BACKENDS = ("threading", "loky", pytest.param("dask", marks=RUNNING), pytest.param("ray", marks=RUNNING))
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +242,7 @@ def survives(engine: Cluster, model: Scripted, data: Dataset) -> None:
     assert results == expected(model, (data,), at(0), work)
 
 
-@pytest.mark.parametrize("backend", ["loky", "ray"])
+@pytest.mark.parametrize("backend", ["loky", pytest.param("ray", marks=RUNNING)])
 def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
     backend: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -254,6 +255,8 @@ def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
         survives(engine, Once(folder=str(tmp_path)), once(-1))
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [3, 0], ids=["rerun by Dask", "given up by Dask"])
 def test_a_killed_dask_worker(allowed: int, dask_cluster: Any, tmp_path: Path) -> None:
     """Given up, it never reaches joblib, which waits for ever without a time limit."""
@@ -338,6 +341,8 @@ def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
             engine.start(opened.context)
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +367,8 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     assert len(dask_cluster.scheduler.workers) >= 2  # It isn't ours to end.
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_dask_worker_with_another_numpy_is_refused_when_we_join_and_when_it_answers(
     dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +398,8 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask.distributed")
     monkeypatch.setattr("parallel_lenet.engines.cluster.dask.CONNECT", 2.0)
@@ -487,6 +496,8 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_model_of_a_program_travels(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("dask.distributed")
     (tmp_path / "program.py").write_text(MAIN)
@@ -527,6 +538,8 @@ def test_a_value_out_of_its_range_is_named(arguments: dict[str, Any], message: s
     assert str(error.value) == message
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
     """In a program of its own: this one may have a Ray, and would use it."""
     pytest.importorskip("ray")
@@ -578,6 +591,8 @@ print([name for name in os.listdir(os.environ["TMPDIR"]) if name.startswith("len
 """
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_engines_of_one_program_share_its_ray_train_to_the_same_bits_and_leave_nothing(run: Run) -> None:
     """In a program of its own: one process can have one Ray."""
@@ -617,6 +632,8 @@ with coordinator:
 """
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_ray_whose_control_service_is_gone_ends_the_run_with_an_error(run: Run) -> None:
     pytest.importorskip("ray")
@@ -628,6 +645,8 @@ def test_a_ray_whose_control_service_is_gone_ends_the_run_with_an_error(run: Run
     assert wait_until(lambda: children() <= before, 10)
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_dask_program_without_the_guard_is_told_of_it(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("dask.distributed")
     (tmp_path / "program.py").write_text(MAIN.replace('if __name__ == "__main__":', "if True:"))

@@ -20,6 +20,8 @@ from parallel_lenet.engines.cluster.engine import Cluster
 
 pytest.importorskip("dask.distributed")
 pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
     pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.engine.ClusterWarning"),
     # Dask leaves sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.

@@ -16,7 +16,11 @@ from parallel_lenet.cli import main
 from parallel_lenet.engines.cluster.guard import Guard, holders, kill, stopped
 from parallel_lenet.engines.cluster.ray import Ray
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+]
 
 PROGRAM = """
 import sys

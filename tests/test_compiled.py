@@ -276,6 +276,7 @@ print(hashed.hexdigest(), cpu_target.target_context.codegen().magic_tuple()[1])
 NEHALEM = "+64bit,+cx16,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="compiles for a processor of this kind")
 def test_the_bits_are_the_same_on_a_processor_with_narrower_vectors_and_no_fused_multiply_adds(tmp_path: Path) -> None:
     """Other tiles, too. test_published has one between this and the host."""
@@ -332,6 +333,7 @@ assert 0 < loss < 20 and 0 <= correct <= 3
     )
 
 
+@pytest.mark.slow
 def test_the_cache_goes_elsewhere_where_the_package_cannot_be_written(tmp_path: Path, expected: float) -> None:
     copy = tmp_path / "installed" / "parallel_lenet"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -346,6 +348,7 @@ def test_the_cache_goes_elsewhere_where_the_package_cannot_be_written(tmp_path: 
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_code_is_compiled_again_if_any_file_of_the_package_changes(tmp_path: Path, expected: float) -> None:
     """Numba looks at the file of the function that is called; tanh itself stands in another one."""
     copy = tmp_path / "installed" / "parallel_lenet"
@@ -357,6 +360,7 @@ def test_code_is_compiled_again_if_any_file_of_the_package_changes(tmp_path: Pat
     assert float(run(PROGRAM, env)[1]) == 0
 
 
+@pytest.mark.slow
 def test_without_any_cache_it_compiles_each_time(tmp_path: Path, expected: float) -> None:
     (tmp_path / "file").touch()
     env = environment(tmp_path / "file", NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
@@ -366,6 +370,7 @@ def test_without_any_cache_it_compiles_each_time(tmp_path: Path, expected: float
     assert is_compiled == "False"
 
 
+@pytest.mark.slow
 def test_processes_may_compile_at_once(tmp_path: Path, expected: float) -> None:
     """They find an empty cache at the same moment; each computes the right thing, and leaves a good cache."""
     wait = """
@@ -394,6 +399,7 @@ while ready.stat().st_size < 2 and time.monotonic() < end:
     assert not list(tmp_path.rglob("*.tmp.*"))
 
 
+@pytest.mark.slow
 def test_is_compiled(tmp_path: Path) -> None:
     """Asking compiles nothing; it is so once the last kernel of a step has been, and in the next process too."""
     asking = "from parallel_lenet.kernels import compiled\nprint(compiled.is_compiled())\n"

@@ -186,6 +186,7 @@ for report in coordinator.iterate((x, y), 10**6):
 )
 
 
+@pytest.mark.slow
 def test_a_model_of_a_program_needs_no_main_guard_prints_to_standard_error_and_leaves_quietly(
     tmp_path: Path, run: Run
 ) -> None:
@@ -222,6 +223,7 @@ def endless(program: str) -> tuple[subprocess.Popen[str], list[int]]:
     return process, pids
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", "SIGTERM"])
 def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_nothing: None) -> None:
@@ -233,6 +235,7 @@ def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_noth
     assert wait_until(lambda: not alive(pids), 20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_workers_leave_a_killed_coordinator_in_the_middle_of_a_shard(tmp_path: Path, leaves_nothing: None) -> None:
     program = f"""

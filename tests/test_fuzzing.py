@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from kits.programs import environment
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import os, resource, sys
 from kits.fuzzing import attack

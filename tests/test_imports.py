@@ -8,6 +8,8 @@ from kits.programs import Run
 
 from parallel_lenet.engines.imports import pickle_model, unpickle_model
 
+pytestmark = pytest.mark.slow
+
 MODEL = """
 import numpy as np
 from parallel_lenet import Layout, ShardMetrics

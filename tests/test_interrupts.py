@@ -20,7 +20,10 @@ from kits.programs import FILES, PACKAGE_FOLDER, environment, run, start, train,
 from parallel_lenet import SGD, Coordinator, archive
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc"),
+]
 
 SCRIPT = str(Path(PACKAGE_FOLDER, "scripts", "train.py"))
 SOON = 2.0  # Seconds that leaving may take.

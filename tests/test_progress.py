@@ -21,6 +21,8 @@ from parallel_lenet import SGD, Adam, Coordinator, Dataset, DatasetError, EpochR
 from parallel_lenet.display import progress
 from parallel_lenet.optional import ExtraError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("rich")
 
 BEGIN = """

@@ -35,6 +35,7 @@ def test_the_default_run_gives_the_published_bits() -> None:
     assert after(_published.STEPS) == _published.SHA256
 
 
+@pytest.mark.slow
 def test_code_for_another_processor_gives_the_same_bits() -> None:
     # The rest of what same_bits.py shows takes minutes.
     expected = after(1)

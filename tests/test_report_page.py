@@ -14,6 +14,8 @@ from kits.browser import sticking_out
 from parallel_lenet import png
 from parallel_lenet.report import page
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 

@@ -18,6 +18,8 @@ from kits.programs import FILES, environment, numbers, run, start, train, write_
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import _resume, main
 
+pytestmark = pytest.mark.slow
+
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kills, and looks into /proc")
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--epochs", "3", "--checkpoint-every", "3")
 

@@ -15,7 +15,10 @@ from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._run_folder import RunFolder
 from parallel_lenet.runs import LAST, PREVIOUS
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders and links as on POSIX")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="folders and links as on POSIX"),
+]
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--engine", "serial")
 
 

@@ -25,7 +25,7 @@ from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, Private, Snapshots
 
 ENGINES = ("serial", "processes", "threading", "loky")
-pytestmark = pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 

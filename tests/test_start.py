@@ -23,6 +23,7 @@ from parallel_lenet.engines.processes.worker_main import COORDINATORS
 from parallel_lenet.model import ShardMetrics
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
     pytest.mark.usefixtures("leaves_nothing"),
 ]

@@ -24,6 +24,8 @@ from parallel_lenet.cli._interrupts import ENDING
 from parallel_lenet.cli._run_folder import RunFolder
 from parallel_lenet.cli._training import Training
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--engine", "serial")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
 

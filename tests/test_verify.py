@@ -12,6 +12,8 @@ from parallel_lenet.cli import main, verify
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._options import UsageError
 
+pytestmark = pytest.mark.slow
+
 SOAK = Path(__file__).parents[1] / "scripts" / "soak.py"
 
 

@@ -32,6 +32,7 @@ from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="POSIX signals, and /proc to look into"),
     pytest.mark.usefixtures("leaves_nothing"),
 ]
