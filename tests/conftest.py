@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("kits")
 
@@ -21,6 +22,9 @@ from kits.programs import Run
 
 import parallel_lenet
 from parallel_lenet import Dataset, load_dataset
+
+settings.register_profile("any machine", deadline=None)  # A busy one takes any time for an example.
+settings.load_profile("any machine")
 
 DEADLINE = 120  # Seconds a test may take before it counts as hung: many times what the slowest needs.
 
