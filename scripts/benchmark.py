@@ -1,8 +1,8 @@
 """Every speed that the README claims, measured.
 
 kernels: an image; engines: a step's overhead; epoch: 60,000 images; peers: PyTorch beside them; scaling: what more
-workers bring, and why; start: until the first step, and memory; cluster: a step of every engine, Dask and Ray included;
-simulation: what a cluster of up to 1,024 workers would bring.
+workers bring, and where a step's time goes; large: ten million parameters; many-cores: all of it on a machine with many
+cores, hashes first; start: until the first step, and memory; cluster: a step of every engine, Dask and Ray included.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import cluster, engines, epoch, kernels, peers, picture, scaling, simulation, start
+from benchmarks import cluster, engines, epoch, kernels, large, many_cores, peers, picture, scaling, start
 from benchmarks.common import machine
 
 from parallel_lenet.cli._console import Console
@@ -23,9 +23,10 @@ COMMANDS = {
     "epoch": (epoch.measure, 3),
     "peers": (peers.measure, 3),
     "scaling": (scaling.measure, 3),
+    "large": (large.measure, 3),
+    "many-cores": (many_cores.measure, 1),
     "start": (start.measure, 5),
     "cluster": (cluster.measure, 3),
-    "simulation": (simulation.measure, 3),
 }
 DRAWN = ", ".join(picture.DRAWN)
 
@@ -36,14 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--rounds", type=int, help="measurements of each thing (default: as many as it needs)")
     parser.add_argument("--batch-size", type=int, default=128, help="of peers (default: 128)")
-    parser.add_argument(
-        "--latency-ms", type=float, default=simulation.LATENCY_MS, help="of simulation's network (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--gbit", type=float, default=simulation.GBIT, help="of simulation's network, a second (default: %(default)s)"
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--picture", metavar="FILE", help=f"draw the results, as .png or .svg (of {DRAWN})")
+    parser.add_argument("--out", metavar="FILE", help="of many-cores: write what is known, as JSON, after each part")
     arguments = parser.parse_args(argv)
     measure, rounds = COMMANDS[arguments.what]
     if arguments.rounds is None:
@@ -56,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--picture must end in .png or .svg, not {arguments.picture}")
     if arguments.picture and not Path(arguments.picture).absolute().parent.is_dir():
         parser.error(f"--picture {arguments.picture}: there is no such folder")
-    if not (arguments.latency_ms >= 0 and arguments.gbit > 0):
-        parser.error("--latency-ms must be at least 0 and --gbit above 0")
+    if arguments.out and arguments.what != "many-cores":
+        parser.error(f"--out is for many-cores, not for {arguments.what}")
+    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
+        parser.error(f"--out {arguments.out}: there is no such folder")
     if arguments.picture:
         picture.library()  # Before minutes of measuring.
     report = measure(arguments)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kits.programs import environment
@@ -40,11 +41,11 @@ def test_kernels_prints_a_table_with_the_machine() -> None:
     [
         (["brakes"], "brakes"),
         (["kernels", "--rounds", "0"], "--rounds"),
-        (["kernels", "--picture", "x.png"], "--picture draws peers, scaling, simulation, not kernels"),
-        (["simulation", "--gbit", "0"], "--gbit"),
-        (["simulation", "--picture", "x.foo"], "--picture must end in .png or .svg, not x.foo"),
-        (["simulation", "--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no such folder"),
-        (["simulation", "--latency-ms", "-1"], "--latency-ms"),
+        (["kernels", "--picture", "x.png"], "--picture draws peers, scaling, not kernels"),
+        (["scaling", "--picture", "x.foo"], "--picture must end in .png or .svg, not x.foo"),
+        (["scaling", "--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no such folder"),
+        (["scaling", "--out", "x.json"], "--out is for many-cores, not for scaling"),
+        (["many-cores", "--out", "nowhere/x.json"], "--out nowhere/x.json: there is no such folder"),
     ],
 )
 def test_a_mistake_is_named(
@@ -59,21 +60,73 @@ def test_a_mistake_is_named(
     assert words in capsys.readouterr().err
 
 
-def test_the_simulation_agrees_with_sums_done_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_of_a_step_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benchmarks.simulation import Costs, Place, predict
+    from benchmarks.common import PARTS, counts, parts
 
-    free = Costs(shard=1.0, add=0.0, optimizer=0.0, call=0.0, task=0.0, take=0.0, gradient_bytes=100)
-    here = Place()
-    # 8 shards are 4 pairs; with 3 workers a pair each, then the two halves of the last one; with 8 halves only.
-    assert [predict(free, w, 8, here) for w in (1, 2, 3, 4, 8, 1000)] == [8, 4, 3, 2, 1, 1]
-    # 4 gradients of 100 bytes at 10 bytes a second, which is more than they take to compute; and two ways of 3 s each.
-    assert predict(free, 4, 8, Place(latency=3.0, bandwidth=10.0)) == 4 * 10 + 2 * 3
-    # What the coordinator does alone: the optimizer, a call, 4 tasks, 4 additions; and one addition in the worker.
-    costly = Costs(shard=1.0, add=0.5, optimizer=7.0, call=11.0, task=13.0, take=0.0, gradient_bytes=100)
-    assert predict(costly, 4, 8, here) == 2 * 1.0 + 0.5 + 7 + 11 + 4 * 13 + 4 * 0.5
-    # On one machine with 2 cores, four workers are no more than two.
-    assert predict(free, 4, 8, Place(cores=2)) == 4
+    from parallel_lenet import StepReport, StepTimes
+
+    def step(seconds: float, adding: float = 0.5, **computing: float) -> StepReport:
+        times = StepTimes(waiting=4.0, adding=adding, updating=1.0, computing=computing)
+        return StepReport(1, 1, 2.3, 0.1, 128, 1.0, seconds, times=times)
+
+    one = parts([step(7.0, a=3.0, b=5.0)], workers=2)
+    assert one == {"computing": 4.0, "waiting": 1.0, "adding": 0.5, "optimizer": 1.0, "messages": 0.5}
+    # Two of these 2.5 s of adding took place while the workers computed. One of the three workers had nothing to do.
+    overlapping = parts([step(6.5, adding=2.5, a=3.0, b=5.0)], workers=3)
+    assert overlapping == {
+        "computing": pytest.approx(8 / 3),
+        "waiting": pytest.approx(7 / 3),
+        "adding": 0.5,
+        "optimizer": 1.0,
+        "messages": 0.0,
+    }
+    # Of four steps the fastest and the slowest, which something else held up, don't count.
+    several = parts([step(99.0, a=1.0), step(8.0, a=5.0), step(0.1, a=0.0), step(9.0, a=6.0)], workers=1)
+    assert sum(several.values()) == pytest.approx(8.5)
+    assert several["computing"] == pytest.approx(5.5)
+    assert tuple(several) == PARTS
+    assert [counts(n) for n in (1, 2, 3, 8, 12)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 12]]
+
+
+def test_many_cores_stops_if_results_differ_and_writes_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmark import main
+    from benchmarks import many_cores
+    from benchmarks.common import Report
+
+    file = tmp_path / "found.json"
+
+    def second(arguments: Any) -> Report:
+        assert json.loads(file.read_text())["first"]["x"] == 1  # Written before the next part begins.
+        return Report("two", ("",), [("b",)], {"y": 2})
+
+    parts = {"first": lambda arguments: Report("one", ("",), [("a",)], {"x": 1}), "second": second}
+    monkeypatch.setattr(many_cores, "MEASURED", parts)
+    assert main(["many-cores", "--json", "--out", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out)["second"]["y"] == json.loads(file.read_text())["second"]["y"] == 2
+
+    class Wrong:
+        """Of so many workers, each number trains to other parameters."""
+
+        def __init__(self, batch_size: int, n_workers: int) -> None:
+            self.n_workers = n_workers
+
+        def __enter__(self) -> "Wrong":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def parameters_sha256(self) -> str:
+            return str(self.n_workers)
+
+    monkeypatch.setattr(many_cores, "MEASURED", {"hashes": many_cores.hashes})
+    monkeypatch.setattr(many_cores, "reports", lambda *arguments: [])
+    monkeypatch.setattr(many_cores.scaling, "coordinator", Wrong)
+    with pytest.raises(SystemExit, match=r"^batches of 128: the workers' results differ: {'1 \(1 run\)': '1', "):
+        main(["many-cores"])
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_measuring(
@@ -93,11 +146,10 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 from benchmarks.picture import DRAWN
 machine = {"cpu": "abacus", "numpy": "2.0"}
 DRAWN["peers"]({"batch_size": 128, "epoch_seconds": {"compiled": 1.5, "PyTorch eager": 5.0}}, machine, "peers.png")
-found = {"step_ms": {"1": 5.0, "2": 3.0}, "predicted_ms": {"1": 5.0, "2": 2.9, "4": 1.6}}
-speedups = {128: [1.0, 1.9], 512: [1.0, 2.0]}
-simulated = {"workers": [1, 2], "backend": "dask", "latency_ms": 0.2, "gbit": 10.0, "naive": {"speedups": speedups}}
-DRAWN["simulation"](simulated, machine, "simulation.png")
-DRAWN["scaling"]({"batch_size": 128, "naive": found, "compiled": found}, machine, "scaling.svg")
+parts = {"computing": 3.0, "waiting": 0.1, "adding": 0.2, "optimizer": 0.1, "messages": 0.3}
+row = {"step_ms": 3.7, "speedup": 1.0, "hardware": 1.0, "parts_ms": parts}
+rows = [{**row, "workers": workers} for workers in (1, 2)]
+DRAWN["scaling"]({"kernel": "compiled", "batches": {"128": rows, "512": rows}}, machine, "scaling.svg")
 """
     subprocess.run(
         [sys.executable, "-c", program],

@@ -6,7 +6,7 @@ import warnings
 from statistics import median
 from typing import Any
 
-from benchmarks.common import Report, sixty_thousand, steps, works
+from benchmarks.common import Report, sixty_thousand, step_seconds, works
 from benchmarks.engines import NoOp
 from parallel_lenet import Adam, Coordinator, Model, kernels, lenet5
 from parallel_lenet.cores import usable_cores
@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> Report:
                 for _ in range(arguments.rounds if name != "naive" else 1):
                     for engine, seconds in times.items():
                         coordinator = Coordinator(model, Adam(1e-3), engine=found[engine], batch_size=batch_size)
-                        seconds.append(steps(coordinator, data, number)[0])
+                        seconds.append(step_seconds(coordinator, data, number))
                 ms[f"{name}, {batch_size}"] = {engine: median(seconds) * 1e3 for engine, seconds in times.items()}
         finally:
             for each in found.values():

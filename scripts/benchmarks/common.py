@@ -73,19 +73,54 @@ def alternate(
     return {name: choose(values) for name, values in times.items()}
 
 
-def steps(coordinator: Coordinator, data: Dataset, number: int) -> tuple[float, float]:
-    """Median seconds of a whole batch's step, and its loss summed (a `Timed` model's: the seconds that it computed).
+def counts(most: int) -> list[int]:
+    """1, 2, 4, ... and the largest number itself."""
+    return sorted({1 << power for power in range(most.bit_length())} | {most})
 
-    After two steps that don't count: they send the data, and a cluster finds how long a shard takes.
+
+def reports(coordinator: Coordinator, data: Dataset, number: int) -> list[StepReport]:
+    """What so many steps of whole batches report, after two that do not count.
+
+    Those two send the data, and a cluster finds how long a shard takes.
     """
-    reports: list[StepReport] = []
+    found: list[StepReport] = []
     for report in coordinator.iterate(data, 1000):
         if isinstance(report, StepReport) and report.count == coordinator.batch_size:
-            reports.append(report)
-        if len(reports) == number + 2:
+            found.append(report)
+        if len(found) == number + 2:
             break
-    measured = reports[2:]
-    return statistics.median(r.seconds for r in measured), statistics.median(r.loss * r.count for r in measured)
+    return found[2:]
+
+
+def step_seconds(coordinator: Coordinator, data: Dataset, number: int) -> float:
+    """Median seconds of a whole batch's step."""
+    return statistics.median(report.seconds for report in reports(coordinator, data, number))
+
+
+PARTS = ("computing", "waiting", "adding", "optimizer", "messages")
+
+
+def parts(steps: Sequence[StepReport], workers: int) -> dict[str, float]:
+    """Where the seconds of a step go; they add up to it. Means over the half of the steps in the middle.
+
+    - *computing*: mean of the workers;
+    - *waiting*: for the worker that computes longest;
+    - *adding*: gradients in the coordinator, as far as the workers do not compute meanwhile;
+    - *optimizer*: norm, clipping, update and checks;
+    - *messages*: all else, such as sending, waking up and copying parameters.
+    """
+    ordered = sorted(steps, key=lambda report: report.seconds)
+    middle = ordered[len(ordered) // 4 : -(-3 * len(ordered) // 4)]
+    total = dict.fromkeys(PARTS, 0.0)
+    for report in middle:
+        times = report.times
+        longest = max(times.computing.values(), default=0.0)
+        mean = sum(times.computing.values()) / workers
+        rest = report.seconds - longest - times.adding - times.updating
+        each = (mean, longest - mean, times.adding + min(0.0, rest), times.updating, max(0.0, rest))
+        for name, seconds in zip(PARTS, each, strict=True):
+            total[name] += seconds / len(middle)
+    return total
 
 
 def sgemm_flops() -> float:

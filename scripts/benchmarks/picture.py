@@ -7,6 +7,15 @@ from parallel_lenet import optional
 
 Results = dict[str, Any]
 
+PARTS = {
+    "computing": "#2f6fde",
+    "waiting": "#b8bcc6",
+    "adding": "#e8a33d",
+    "optimizer": "#3a9e6f",
+    "messages": "#d0545f",
+}
+"""Of a step, see `common.parts`, and their colours."""
+
 
 def library() -> Any:
     """The library that draws; ends the program with a sentence if it is missing or does not work."""
@@ -43,50 +52,28 @@ def peers(results: Results, machine: dict[str, str], file: str) -> None:
 
 
 def scaling(results: Results, machine: dict[str, str], file: str) -> None:
-    """Curves: the speed-up, measured and predicted."""
-    figure, axes = _figure()
-    kernels = {name: found for name, found in results.items() if isinstance(found, dict)}
-    for (name, found), colour in zip(kernels.items(), ("#7a8699", "#2f6fde"), strict=False):
-        alone = found["step_ms"]["1"]
-        predicted = {int(w): alone / ms for w, ms in found["predicted_ms"].items()}
-        measured = {int(w): alone / ms for w, ms in found["step_ms"].items()}
-        axes.plot(list(predicted), list(predicted.values()), "--", color=colour, label=f"{name}, predicted")
-        axes.plot(list(measured), list(measured.values()), "o", color=colour, label=f"{name}, measured")
-    workers = sorted({int(w) for found in kernels.values() for w in found["predicted_ms"]})
-    axes.plot(workers, workers, color="#d0d3da", linewidth=1, label="ideal", zorder=0)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.set_xticks(workers, [str(w) for w in workers])
-    axes.set_yticks(workers, [str(w) for w in workers])
-    axes.set_xlabel(f"workers, each on a core of its own ({_caption(machine)})", fontsize=8)
-    axes.set_title(f"Speed-up of a step of {results['batch_size']} images", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=8)
+    """Bars: where the milliseconds of a step go, for each batch size and number of workers."""
+    batches = results["batches"]
+    figure = library().Figure(figsize=(8, 0.9 + 0.42 * sum(map(len, batches.values()))), layout="constrained")
+    figure.suptitle(f"A step of LeNet-5, {results['kernel']}, with Adam", x=0.01, ha="left", fontsize=11)
+    panels = figure.subplots(len(batches), 1, squeeze=False)[:, 0]
+    for axes, (batch_size, rows) in zip(panels, batches.items(), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        labels = [f"{row['workers']} worker{'s' * (row['workers'] > 1)}" for row in rows]
+        left = [0.0] * len(rows)
+        for part, colour in PARTS.items():
+            ms = [row["parts_ms"][part] for row in rows]
+            axes.barh(labels, ms, left=left, color=colour, label=part)
+            left = [a + b for a, b in zip(left, ms, strict=True)]
+        for label, end, row in zip(labels, left, rows, strict=True):
+            gain = f"   {row['speedup']:.2f} x  (the hardware: {row['hardware']:.2f} x)" * (row["workers"] > 1)
+            axes.annotate(f" {row['step_ms']:.2f} ms{gain}", (end, label), va="center", fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.3)
+        axes.set_ylabel(f"batch {batch_size}", fontsize=9)
+    panels[0].legend(frameon=False, fontsize=8, ncols=len(PARTS), loc="lower right", bbox_to_anchor=(1, 1))
+    panels[-1].set_xlabel(f"milliseconds, median ({_caption(machine)})", fontsize=8)
     figure.savefig(file, dpi=150)
 
 
-def simulation(results: Results, machine: dict[str, str], file: str) -> None:
-    """Curves: the predicted speed-up over the number of workers, one for each batch size."""
-    figure, axes = _figure()
-    workers = results["workers"]
-    for name, style in (("naive", "--"), ("im2col", "-"), ("compiled", "-")):
-        for number, (batch_size, speedups) in enumerate(results.get(name, {}).get("speedups", {}).items()):
-            label = f"{name}, batches of {batch_size:,}"
-            axes.plot(workers, speedups, style, color=f"C{number}", label=label)
-    axes.plot(workers, workers, color="#d0d3da", linewidth=1, label="ideal", zorder=0)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.set_xticks(workers, [f"{w:,}" for w in workers])
-    axes.set_yticks([1 / 8, 1 / 2, *workers[::2]], ["⅛", "½", *(f"{w:,}" for w in workers[::2])])
-    axes.set_ylim(1 / 16, 2 * workers[-1])
-    network = f"{results['latency_ms']:g} ms and {results['gbit']:g} Gbit/s to the coordinator"
-    axes.set_xlabel(f"workers of {results['backend']}, {network}\n({_caption(machine)})", fontsize=8)
-    axes.set_title("Simulated speed-up over one core", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(file, dpi=150)
-
-
-DRAWN: dict[str, Callable[[Results, dict[str, str], str], None]] = {
-    "peers": peers,
-    "scaling": scaling,
-    "simulation": simulation,
-}
+DRAWN: dict[str, Callable[[Results, dict[str, str], str], None]] = {"peers": peers, "scaling": scaling}
