@@ -203,7 +203,8 @@ def test_the_other_output_shapes() -> None:
 
 def test_layers_are_values() -> None:
     assert Conv2d(6, 5) == Conv2d(6, 5, stride=1, padding=0, flip=False)
-    assert AvgPool2d(2) == AvgPool2d(2, 2) != MaxPool2d(2, 2)
+    assert AvgPool2d(2) == AvgPool2d(2, None) == AvgPool2d(2, 2) != MaxPool2d(2, 2)
+    assert (MaxPool2d(3).stride, MaxPool2d().size, MaxPool2d(3, stride=2).stride) == (3, 2, 2)
     assert len({Tanh(), Tanh(1.7159), Tanh(1.0), ReLU(), Flatten(), Dense(3)}) == 5
 
 
@@ -227,7 +228,8 @@ BAD_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
     (lambda: Conv2d(6, 5, padding=-1), "Conv2d: padding must be a whole number of at least 0, not -1"),
     (lambda: Conv2d(6, 5, padding="same"), "Conv2d: padding must be a whole number of at least 0, not 'same'"),  # type: ignore[arg-type]
     (lambda: AvgPool2d(0), "AvgPool2d: size must be a whole number of at least 1, not 0"),
-    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 0, not -1"),
+    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 1, not -1"),
+    (lambda: AvgPool2d(2, stride=0), "AvgPool2d: stride must be a whole number of at least 1, not 0"),
     (lambda: Tanh(0), "Tanh: amplitude must be a finite number above 0, not 0"),
     (lambda: Tanh(math.inf), "Tanh: amplitude must be a finite number above 0, not inf"),
     (lambda: Tanh(math.nan), "Tanh: amplitude must be a finite number above 0, not nan"),

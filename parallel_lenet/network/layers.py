@@ -263,15 +263,15 @@ class Conv2d(Layer):
             dw[:] = dw[:, :, ::-1, ::-1].copy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class _Pool2d(Layer):
-    size: int = 2
-    stride: int = 0
+    size: int
+    stride: int
 
-    def __post_init__(self) -> None:
-        _set_whole(self, 1, "size")
-        _set_whole(self, 0, "stride")
-        object.__setattr__(self, "stride", self.stride or self.size)
+    def __init__(self, size: int = 2, stride: int | None = None) -> None:
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "stride", size if stride is None else stride)
+        _set_whole(self, 1, "size", "stride")
 
     def output_shape(self, shape: Shape) -> Shape:
         """``(c, oh, ow)`` for ``(c, h, w)``."""
@@ -280,9 +280,9 @@ class _Pool2d(Layer):
         return (shape[0], rows, columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AvgPool2d(_Pool2d):
-    """The mean of each ``size`` x ``size`` window, ``stride`` apart (0: ``size``)."""
+    """The mean of each ``size`` x ``size`` window, ``stride`` apart, by default ``size``."""
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
         """Average."""
@@ -293,9 +293,9 @@ class AvgPool2d(_Pool2d):
         kernels.avg_pool2d_gradient(dy, self.size, self.stride, dx)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class MaxPool2d(_Pool2d):
-    """The largest value of each ``size`` x ``size`` window, ``stride`` apart (0: ``size``)."""
+    """The largest value of each ``size`` x ``size`` window, ``stride`` apart, by default ``size``."""
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
         """Take the maximum."""
