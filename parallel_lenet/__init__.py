@@ -8,13 +8,14 @@ from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
 from parallel_lenet.finite import NonFiniteError
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, RMSprop
 from parallel_lenet.parameters import Layout
-from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
+from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.schedules import Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
 
@@ -46,7 +47,6 @@ __all__ = [
     "RMSprop",
     "ReLU",
     "Sequential",
-    "ShardMetrics",
     "StepDecay",
     "StepReport",
     "StepTimes",

@@ -10,7 +10,8 @@ from parallel_lenet import archive, descriptions
 from parallel_lenet.archive import Arrays, CheckpointError, checked_path
 from parallel_lenet.checks import shown, whole
 from parallel_lenet.fingerprint import EpochData
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Layout, Vector
 from parallel_lenet.reports import EpochReport
@@ -31,7 +32,7 @@ class TrainingState:
     """Finished epochs."""
     cursor: int = 0
     """Samples of the current epoch that are done."""
-    sums: ShardMetrics = field(default_factory=ShardMetrics)
+    sums: Metrics = field(default_factory=Metrics)
     """Of the current epoch so far."""
     seconds: float = 0.0
     history: tuple[EpochReport, ...] = ()
@@ -174,7 +175,7 @@ def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> Trai
         OptimizerState(_count(described, "step"), slots),
         epoch=_count(described, "epoch"),
         cursor=_count(described, "cursor"),
-        sums=ShardMetrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
+        sums=Metrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
         seconds=_float(described["seconds"]),
         history=tuple(_report(report) for report in described["history"]),
         data=EpochData(None, _fingerprint(known)) if described["cursor"] or known else None,

@@ -39,11 +39,12 @@ from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import describe, json_value
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
-from parallel_lenet.reports import EpochReport, History, Metrics, StepReport, StepTimes
+from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.slices import ALONE, SLICE, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
@@ -446,8 +447,8 @@ class Coordinator(Displayed):
         return StepReport(
             epoch=state.epoch + 1,
             step=optimizer.step,
-            loss=metrics.loss_sum / metrics.count,
-            accuracy=metrics.correct / metrics.count,
+            loss=metrics.loss,
+            accuracy=metrics.accuracy,
             count=metrics.count,
             gradient_norm=norm,
             seconds=seconds,
@@ -471,7 +472,7 @@ class Coordinator(Displayed):
 
     def _mean_gradient(
         self, context: Context, work: list[Shard]
-    ) -> tuple[ShardMetrics, Vector, list[str], StepTimes]:  # fmt: skip
+    ) -> tuple[Metrics, Vector, list[str], StepTimes]:  # fmt: skip
         """The sums over the shards, added along the tree, the gradient divided once by the number of samples.
 
         And the workers whose sums are not finite, or all of them if no worker's alone is not; and where the time went.
@@ -529,8 +530,8 @@ class Coordinator(Displayed):
         return EpochReport(
             epoch=state.epoch + 1,
             step=state.optimizer.step,
-            train_loss=sums.loss_sum / sums.count if sums.count else math.nan,
-            train_accuracy=sums.correct / sums.count if sums.count else math.nan,
+            train_loss=sums.loss,
+            train_accuracy=sums.accuracy,
             seconds=state.seconds,
             images_per_second=sums.count / state.seconds if state.seconds else 0.0,
         )
@@ -565,24 +566,22 @@ class Coordinator(Displayed):
         with context:
             self._turns.run("evaluate", lambda: self.engine.start(context))
             work = shards(np.arange(len(context.datasets[0].inputs)), self.shard_size)
-            sums, at_once = TreeSum[ShardMetrics](), self.n_workers
+            sums, at_once = TreeSum[Metrics](), self.n_workers
             while work:
                 some, work = work[:at_once], work[at_once:]
                 start = time.perf_counter()
                 self._turns.run("evaluate", lambda: self._add_metrics(context, parameters, some, sums))  # noqa: B023
                 if time.perf_counter() - start < SECONDS_BETWEEN / 2:
                     at_once *= 2
-                yield _metrics(sums.total())
+                yield sums.total()
 
     def _evaluate(self, context: Context, dataset: int) -> Metrics:
         work = shards(np.arange(len(context.datasets[dataset].inputs)), self.shard_size, dataset)
-        sums = TreeSum[ShardMetrics]()
+        sums = TreeSum[Metrics]()
         self._add_metrics(context, self.parameters, work, sums)
-        return _metrics(sums.total())
+        return sums.total()
 
-    def _add_metrics(
-        self, context: Context, parameters: Vector, work: list[Shard], sums: TreeSum[ShardMetrics]
-    ) -> None:
+    def _add_metrics(self, context: Context, parameters: Vector, work: list[Shard], sums: TreeSum[Metrics]) -> None:
         for metrics in self.engine.metrics(context, parameters, work):
             if not math.isfinite(metrics.loss_sum):
                 raise finite.evaluation(self.step, metrics.loss_sum)
@@ -864,10 +863,6 @@ def _dataset(data: Data) -> Dataset:
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(f"data must be a Dataset or a pair (inputs, targets), not {type(data).__name__}")
     return Dataset(*data)
-
-
-def _metrics(sums: ShardMetrics) -> Metrics:
-    return Metrics(sums.loss_sum / sums.count, sums.correct / sums.count, sums.correct, sums.count)
 
 
 class _Call:

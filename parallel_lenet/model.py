@@ -1,30 +1,14 @@
 """The Model contract: the seam for a model of your own."""
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.parameters import Layout, Vector
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class ShardMetrics:
-    """Sums over the samples of a shard, so that shards of any sizes add up exactly.
-
-    ``correct`` is how many were right; 0 where nothing is right or wrong, as in a regression.
-    """
-
-    loss_sum: float = 0.0
-    correct: int = 0
-    count: int = 0
-
-    def __add__(self, other: "ShardMetrics") -> "ShardMetrics":
-        """The sums over both."""
-        return ShardMetrics(self.loss_sum + other.loss_sum, self.correct + other.correct, self.count + other.count)
 
 
 class Model(Protocol):
@@ -66,9 +50,7 @@ class Model(Protocol):
         draws may change with NumPy's version; `random.uniform` always gives the same numbers.
         """
 
-    def loss_and_gradient(
-        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None) -> Metrics:
         """The loss and its gradient, both summed (not averaged) over the samples.
 
         ``inputs`` and ``targets`` are rows of the dataset as it is stored. ``gradient`` is the caller's buffer, to be

@@ -7,27 +7,6 @@ from parallel_lenet.display import Displayed, Html, Summary, Table, count, numbe
 from parallel_lenet.display.curves import Curve, curves
 
 
-@dataclass(frozen=True, repr=False)
-class Metrics(Displayed):
-    """How a model does on a dataset: exact counts, and the mean loss."""
-
-    loss: float
-    accuracy: float
-    correct: int
-    count: int
-
-    def _summary(self) -> Summary:
-        means = f"loss={number(self.loss)}, accuracy={number(self.accuracy)}"
-        rows = [
-            ("loss", number(self.loss)),
-            ("accuracy", percent(self.accuracy)),
-            ("correct", f"{self.correct:,} of {self.count:,}"),
-        ]
-        return Summary(f"Metrics({means}, correct={self.correct}, count={self.count})", [Table((), rows)])
-
-    __str__ = Displayed.__repr__  # One line says it all.
-
-
 @dataclass(frozen=True)
 class StepTimes:
     """Where the seconds of a step went in the coordinator's process, and meanwhile in the workers."""
@@ -79,36 +58,33 @@ class EpochReport:
     validation_accuracy: float | None = None
 
 
-@dataclass(frozen=True, repr=False)
-class History(Displayed):
-    """All finished epochs, in order."""
-
-    epochs: tuple[EpochReport, ...] = ()
+class History(Displayed, tuple[EpochReport, ...]):
+    """The reports of all finished epochs, in order: a tuple, ``history[-1].validation_accuracy``."""
 
     def _summary(self) -> Summary:
-        if not self.epochs:
+        if not self:
             return Summary("History(no epochs)")
-        last = self.epochs[-1]
+        last = self[-1]
         line = f"train loss {number(last.train_loss)}, {percent(last.train_accuracy)}"
         if last.validation_loss is not None:
             line += f"; validation loss {number(last.validation_loss)}, {percent(last.validation_accuracy)}"
         columns = {
-            "epoch": [str(report.epoch) for report in self.epochs],
-            "step": [f"{report.step:,}" for report in self.epochs],
-            "train loss": [number(report.train_loss) for report in self.epochs],
-            "train accuracy": [percent(report.train_accuracy) for report in self.epochs],
-            "validation loss": [number(report.validation_loss) for report in self.epochs],
-            "validation accuracy": [percent(report.validation_accuracy) for report in self.epochs],
-            "seconds": [f"{report.seconds:.2f}" for report in self.epochs],
+            "epoch": [str(report.epoch) for report in self],
+            "step": [f"{report.step:,}" for report in self],
+            "train loss": [number(report.train_loss) for report in self],
+            "train accuracy": [percent(report.train_accuracy) for report in self],
+            "validation loss": [number(report.validation_loss) for report in self],
+            "validation accuracy": [percent(report.validation_accuracy) for report in self],
+            "seconds": [f"{report.seconds:.2f}" for report in self],
         }
         columns = {name: cells for name, cells in columns.items() if any(cells)}
         table = Table([*columns], shortened([*zip(*columns.values(), strict=True)]), texts=0)
-        return Summary(f"History({count(len(self.epochs), 'epoch')}; {line})", [self._curves(), table])
+        return Summary(f"History({count(len(self), 'epoch')}; {line})", [self._curves(), table])
 
     def _curves(self) -> Html:
-        losses: list[Curve] = [("train", [report.train_loss for report in self.epochs])]
-        accuracies: list[Curve] = [("train", [report.train_accuracy for report in self.epochs])]
-        if any(report.validation_loss is not None for report in self.epochs):
-            losses.append(("validation", [report.validation_loss for report in self.epochs]))
-            accuracies.append(("validation", [report.validation_accuracy for report in self.epochs]))
+        losses: list[Curve] = [("train", [report.train_loss for report in self])]
+        accuracies: list[Curve] = [("train", [report.train_accuracy for report in self])]
+        if any(report.validation_loss is not None for report in self):
+            losses.append(("validation", [report.validation_loss for report in self]))
+            accuracies.append(("validation", [report.validation_accuracy for report in self]))
         return Html(f"<div>{curves('loss', losses)}{curves('accuracy', accuracies, percent=True)}</div>")

@@ -98,6 +98,7 @@ ORDER = (
     "network.pixels",
     "network",
     "model",
+    "metrics",
     "optimizers",
     "kernels.compiled",
     "kernels.compiled.adam",

@@ -27,7 +27,7 @@ from kits.models import ModelError, Once, Recorded, Scripted, Threads
 from kits.processes import children, temporary_files, wait_until
 from kits.programs import Run, environment
 
-from parallel_lenet import Adam, Coordinator, Dataset, ShardMetrics, WorkerError, lenet5
+from parallel_lenet import Adam, Coordinator, Dataset, Metrics, WorkerError, lenet5
 from parallel_lenet.batching import Shard, shards
 from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
@@ -125,7 +125,7 @@ def test_training_gives_the_bits_of_the_serial_engine(engine: Cluster, digits: D
                 lenet5(kernel="im2col"), Adam(), engine=each, batch_size=batch_size, shard_size=shard_size
             )
             history = coordinator.fit(digits, 1, digits)
-            results.add((coordinator.parameters_sha256(), history.epochs[-1].validation_loss))
+            results.add((coordinator.parameters_sha256(), history[-1].validation_loss))
         assert len(results) == 1
 
 
@@ -312,8 +312,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
                 yield self.late[0]
                 raise OSError("it broke")
             stale = [
-                result._replace(version=result.version - 1, metrics=ShardMetrics(666))
-                for result in self.late[0].results
+                result._replace(version=result.version - 1, metrics=Metrics(666)) for result in self.late[0].results
             ]
             yield Answer("stale", 0.0, stale)
             yield from self.late
@@ -470,7 +469,7 @@ def _trackers() -> set[int]:
 
 MAIN = """
 import numpy as np
-from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
+from parallel_lenet import Coordinator, Layout, SGD, Metrics
 from parallel_lenet.engines.cluster.engine import Cluster
 
 class Mine:
@@ -481,7 +480,7 @@ class Mine:
         errors = inputs @ parameters - targets
         if gradient is not None:
             gradient[:] = errors @ inputs
-        return ShardMetrics(float(errors @ errors), 0, len(inputs))
+        return Metrics(float(errors @ errors), 0, len(inputs))
     def predict(self, parameters, inputs):
         return inputs @ parameters
 

@@ -11,7 +11,7 @@ import pytest
 from kits.engine_contract import FEW, Opened, at, one_each
 from kits.models import Scripted
 
-from parallel_lenet import ShardMetrics, WorkerError
+from parallel_lenet import Metrics, WorkerError
 from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster import versions as cluster_versions
 from parallel_lenet.engines.cluster.answers import check
@@ -22,7 +22,7 @@ from parallel_lenet.engines.cluster.versions import versions
 GRADIENT = np.zeros(3, np.float32)
 SHARDS = list(enumerate(one_each(FEW)[:4]))
 TASKS = [Task(7, "key", "context", GRADIENT, SHARDS[:2], True), Task(7, "key", "context", GRADIENT, SHARDS[2:], True)]
-METRICS = ShardMetrics(1.0, 0, 1)
+METRICS = Metrics(1.0, 0, 1)
 
 
 def good(**changes: Any) -> Answer:
@@ -40,8 +40,8 @@ def raised(answer: object, had_setup: bool = True, tasks: list[Task] = TASKS) ->
 def test_a_right_answer_passes_also_with_nan_an_exception_at_its_end_or_no_results_for_want_of_the_setup() -> None:
     right = [
         good(),
-        good(metrics=ShardMetrics(math.nan, 0, 1), gradient=np.full(3, np.nan, np.float32)),
-        good(metrics=ShardMetrics(), gradient=None, failure=b"pickled"),
+        good(metrics=Metrics(math.nan, 0, 1), gradient=np.full(3, np.nan, np.float32)),
+        good(metrics=Metrics(), gradient=None, failure=b"pickled"),
         Answer("host:1:2", 0.0, []),
         replace(good(), results=[result._replace(version=6) for result in good().results]),  # Late: nobody takes it.
     ]
@@ -58,10 +58,10 @@ def test_a_right_answer_passes_also_with_nan_an_exception_at_its_end_or_no_resul
         ({"gradient": [0.0] * 3}, "an object of type list as its gradient"),
         ({"gradient": GRADIENT.view(np.recarray)}, "an object of type recarray as its gradient"),
         ({"metrics": (1.0, 0, 1)}, "metrics that are an object of type tuple"),
-        ({"metrics": ShardMetrics(np.float32(1), 0, 1)}, "a loss that is an object of type float32"),
-        ({"metrics": ShardMetrics(1.0, 0, 2)}, "a count of 2, not 1"),
-        ({"metrics": ShardMetrics(1.0, 2, 1)}, "2 correct answers, not 0 to 1"),
-        ({"metrics": ShardMetrics(1.0, True, 1)}, "True correct answers"),
+        ({"metrics": Metrics(np.float32(1), 0, 1)}, "a loss that is an object of type float32"),
+        ({"metrics": Metrics(1.0, 0, 2)}, "a count of 2, not 1"),
+        ({"metrics": Metrics(1.0, 2, 1)}, "2 correct answers, not 0 to 1"),
+        ({"metrics": Metrics(1.0, True, 1)}, "True correct answers"),
         ({"failure": "text"}, "an object of type str as its exception"),
     ],
 )

@@ -24,7 +24,7 @@ from parallel_lenet import (
     DatasetError,
     EpochReport,
     History,
-    ShardMetrics,
+    Metrics,
     StepReport,
     lenet5,
     load_dataset,
@@ -225,7 +225,7 @@ def test_a_fraction_for_validation_is_left_out_of_training_the_same_way_each_tim
         together.fit(digits, 1, validation=np.float32(0.2))
     assert [r.count for r in reports.iterate(digits, 1, 0.2) if isinstance(r, StepReport)] == [56, 56, 8]
     assert together.parameters_sha256() == apart.parameters_sha256()
-    assert [e.validation_loss for e in together.history.epochs] == [e.validation_loss for e in apart.history.epochs]
+    assert [e.validation_loss for e in together.history] == [e.validation_loss for e in apart.history]
     for wrong in (0, 1.0, True):
         with pytest.raises(ValueError, match="validation must be data, or a fraction"):
             together.fit(digits, 1, wrong)
@@ -239,11 +239,11 @@ def test_the_best_epoch_by_validation_loss_can_be_kept(digits: Dataset, tmp_path
     straight, best, further = coordinator(), coordinator(), coordinator()
     straight.fit(digits, 2, validation=digits)
     history = best.fit(digits, 4, validation=digits, keep_best=True)
-    losses = [epoch.validation_loss for epoch in history.epochs]
+    losses = [epoch.validation_loss for epoch in history]
     assert len(losses) == 4
     assert losses.index(min(losses)) == 1  # type: ignore[type-var]
     assert best.parameters_sha256() == straight.parameters_sha256()
-    assert (best.epoch, best.step, len(best.history.epochs)) == (2, 6, 2)
+    assert (best.epoch, best.step, len(best.history)) == (2, 6, 2)
     best.fit(digits, 1, validation=digits)
     further.fit(digits, 3, validation=digits)
     assert best.parameters_sha256() == further.parameters_sha256()
@@ -277,14 +277,14 @@ def test_a_loop_that_is_left_goes_on_with_the_same_bits(digits: Dataset, left_af
         pass
     parts.fit(digits, 2 - parts.epoch)
     assert parts.parameters_sha256() == whole.parameters_sha256()
-    assert [epoch.train_loss for epoch in parts.history.epochs] == [epoch.train_loss for epoch in whole.history.epochs]
+    assert [epoch.train_loss for epoch in parts.history] == [epoch.train_loss for epoch in whole.history]
 
 
 def test_one_epoch_and_another_are_two_epochs(digits: Dataset) -> None:
     once, twice = serial(), serial()
-    assert len(once.fit(digits, 2).epochs) == 2
+    assert len(once.fit(digits, 2)) == 2
     twice.fit(digits)
-    assert len(twice.fit(digits).epochs) == 2
+    assert len(twice.fit(digits)) == 2
     assert twice.parameters_sha256() == once.parameters_sha256()
 
 
@@ -370,7 +370,7 @@ def test_training_goes_on_from_a_checkpoint_with_the_same_bits_and_other_workers
         assert (second.epoch, second.step, second.history) == (first.epoch, first.step, first.history)
         second.fit(digits, 3 - second.epoch)
         assert second.parameters_sha256() == whole.parameters_sha256()
-        curves = [[epoch.train_loss for epoch in c.history.epochs] for c in (whole, second)]
+        curves = [[epoch.train_loss for epoch in c.history] for c in (whole, second)]
         assert curves[0] == curves[1]
 
 
@@ -726,11 +726,11 @@ def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine() -> None:
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
-        (None, TypeError, "loss_and_gradient must return ShardMetrics, not NoneType"),
-        ((1.0, 1, 1), TypeError, "loss_and_gradient must return ShardMetrics, not tuple"),
-        (ShardMetrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, not 7, and correct from 0 to 10"),
-        (ShardMetrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, not 11"),
-        (ShardMetrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, not -1"),
+        (None, TypeError, "loss_and_gradient must return Metrics, not NoneType"),
+        ((1.0, 1, 1), TypeError, "loss_and_gradient must return Metrics, not tuple"),
+        (Metrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, not 7, and correct from 0 to 10"),
+        (Metrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, not 11"),
+        (Metrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, not -1"),
     ],
 )
 def test_metrics_that_cannot_be_are_refused(
@@ -876,7 +876,7 @@ def test_the_callers_arrays_stay_as_they_are(digits: Dataset) -> None:
 
 
 def test_sums_of_metrics_add_up() -> None:
-    assert ShardMetrics(1.5, 2, 3) + ShardMetrics() + ShardMetrics(0.25, 1, 1) == ShardMetrics(1.75, 3, 4)
+    assert Metrics(1.5, 2, 3) + Metrics() + Metrics(0.25, 1, 1) == Metrics(1.75, 3, 4)
 
 
 def test_another_number_of_workers_between_steps_changes_no_bit(digits: Dataset, leaves_nothing: None) -> None:

@@ -137,10 +137,13 @@ def test_a_long_history_stays_short() -> None:
 
 
 def test_metrics_name_loss_and_accuracy() -> None:
-    metrics = Metrics(0.21301, 0.94, 940, 1000)
+    metrics = Metrics(213.01, 940, 1000)
+    assert (metrics.loss, metrics.accuracy) == (213.01 / 1000, 0.94)
+    assert math.isnan(Metrics().loss)
+    assert math.isnan(Metrics().accuracy)
     assert repr(metrics) == str(metrics) == "Metrics(loss=0.213, accuracy=0.94, correct=940, count=1000)"
     assert {"0.213", "94.00%", "940 of 1,000"} <= set(page(metrics).texts)
-    assert repr(Metrics(math.nan, 0.0, 0, 1)).startswith("Metrics(loss=nan")
+    assert repr(Metrics(math.nan, 0, 1)).startswith("Metrics(loss=nan")
 
 
 def numbers_of(svg: str) -> list[float]:
@@ -304,10 +307,9 @@ class Strange:
         lambda: object.__new__(Sequential),
         lambda: object.__new__(TrainedModel),
         lambda: object.__new__(Dataset),
-        lambda: object.__new__(History),
         lambda: object.__new__(Metrics),
         lambda: object.__new__(Cluster),
-        lambda: Metrics(None, "a", None, b""),  # type: ignore[arg-type]
+        lambda: Metrics(None, "a", b""),  # type: ignore[arg-type]
         lambda: History((None, 3)),  # type: ignore[arg-type]
         lambda: Coordinator(Softmax(), SGD(Strange()), engine="serial"),
         lambda: Coordinator(Softmax(), SGD(), engine=Cluster("loky", n_workers=2)),

@@ -142,7 +142,7 @@ def test_an_engine_that_nobody_closed_ends_its_workers_when_it_is_garbage(leaves
 PREAMBLE = """
 import sys, warnings
 import numpy as np
-from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
+from parallel_lenet import Coordinator, Layout, SGD, Metrics
 
 class Failed(Exception):
     pass
@@ -158,7 +158,7 @@ class Mine:
         if gradient is not None:
             gradient[:] = errors @ inputs
         print("computing")
-        return ShardMetrics(float(errors @ errors), 0, len(inputs))
+        return Metrics(float(errors @ errors), 0, len(inputs))
     def predict(self, parameters, inputs):
         return inputs @ parameters
 

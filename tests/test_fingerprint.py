@@ -86,10 +86,10 @@ def test_an_epoch_begun_again_trains_on_all_of_the_new_data(again: Coordinator, 
     again.restart_epoch()
     assert (again.epoch, again.step, again.cursor) == (0, 2, 0)
     assert again.parameters is parameters
-    (report,) = again.fit(new).epochs
+    (report,) = again.fit(new)
     assert (report.step, again.step, again.epoch) == (7, 7, 1)
     again.restart_epoch()  # Between epochs there is nothing to forget.
-    assert (again.epoch, len(again.history.epochs)) == (1, 1)
+    assert (again.epoch, len(again.history)) == (1, 1)
 
 
 def test_loops_over_the_same_data_that_alternate_do_each_step_once(digits: Dataset) -> None:

@@ -19,8 +19,8 @@ from parallel_lenet import (
     Dataset,
     EpochReport,
     Layout,
+    Metrics,
     NonFiniteError,
-    ShardMetrics,
     StepReport,
     archive,
 )
@@ -38,9 +38,7 @@ class Fragile:
     def initial_parameters(self, rng: np.random.Generator) -> Array:
         return np.ones(self.layout.size, np.float32)
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         actions = set(inputs[:, 0].astype(int))
         if gradient is not None:
             gradient[:] = 0.1
@@ -51,7 +49,7 @@ class Fragile:
                 views["first"][2] = math.inf
             if HUGE in actions:
                 gradient[:] = 3e38
-        return ShardMetrics(math.nan if NAN_LOSS in actions else 1.0, 0, len(inputs))
+        return Metrics(math.nan if NAN_LOSS in actions else 1.0, 0, len(inputs))
 
     def predict(self, parameters: Array, inputs: Array) -> Array:
         return np.zeros(len(inputs))
@@ -195,9 +193,7 @@ class Flaky(Fragile):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         metrics = super().loss_and_gradient(parameters, inputs, targets, gradient)
         if gradient is not None and (targets == 1).any():
             done = self.folder / "done"

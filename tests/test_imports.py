@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = """
 import numpy as np
-from parallel_lenet import Layout, ShardMetrics
+from parallel_lenet import Layout, Metrics
 import helper
 
 class Mine:
@@ -23,7 +23,7 @@ class Mine:
         import late
         if gradient is not None:
             gradient[:] = helper.gradient(inputs)
-        return ShardMetrics(late.VALUE, 0, len(inputs))
+        return Metrics(late.VALUE, 0, len(inputs))
     def predict(self, parameters, inputs):
         return inputs
 """
@@ -35,7 +35,7 @@ from parallel_lenet import Coordinator, SGD
 def loss(model):
     with Coordinator(model, SGD(0.1), n_workers=1) as coordinator:
         coordinator.fit((np.ones((8, 4)), np.zeros(8)), 1)
-        return coordinator.history.epochs[-1].train_loss
+        return coordinator.history[-1].train_loss
 """
 
 
@@ -74,7 +74,7 @@ with Coordinator(Mine(), SGD(0.1), n_workers=1) as coordinator:
     coordinator.fit(data, 1)
     os.chdir("/")
     os.kill(coordinator.worker_pids()[0], signal.SIGKILL)
-    print(coordinator.fit(data, 1).epochs[-1].train_loss)
+    print(coordinator.fit(data, 1)[-1].train_loss)
 os.chdir(folder)
 import late
 os.chdir("/")
@@ -135,12 +135,12 @@ def test_what_cannot_be_imported_is_one_sentence_that_names_module_and_class() -
 def test_what_the_program_has_made_of_its_own_modules_counts_not_what_their_files_say(run: Run, tmp_path: Path) -> None:
     write(tmp_path, name="own")
     program = """
-from parallel_lenet import ShardMetrics
+from parallel_lenet import Metrics
 import own
 source = open("own.py").read()
 def three(self, parameters, inputs, targets, gradient):
     gradient[:] = 0
-    return ShardMetrics(3.0 * len(inputs) * own.SCALE * self.factor, 0, len(inputs))
+    return Metrics(3.0 * len(inputs) * own.SCALE * self.factor, 0, len(inputs))
 own.SCALE = own.Mine.factor = 1.0
 print(loss(own.Mine()))
 own.Mine.loss_and_gradient = three

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parallel_lenet import SGD, Coordinator, Layout, ShardMetrics
+from parallel_lenet import SGD, Coordinator, Layout, Metrics
 
 pytest.importorskip("numba")
 
@@ -199,8 +199,8 @@ class Halves:
     def initial_parameters(self, rng: np.random.Generator) -> Any:
         return np.zeros(1, np.float32)
 
-    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> ShardMetrics:
-        return ShardMetrics(jit.compiled(half)(3.0) * len(inputs), 0, len(inputs))
+    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Metrics:
+        return Metrics(jit.compiled(half)(3.0) * len(inputs), 0, len(inputs))
 
     def predict(self, parameters: Any, inputs: Any) -> Any:
         return inputs

@@ -122,19 +122,19 @@ def test_flipped_conv2d_is_the_textbooks_convolution(k: int, seed: int) -> None:
 @given(
     shape=st.tuples(channels, sizes, sizes),
     size=st.integers(1, 5),
-    stride=st.integers(0, 4),
+    stride=st.none() | st.integers(1, 4),
     n=batches,
     seed=seeds,
     kind=st.sampled_from(["avg", "max"]),
 )
 @examples
-def test_pools_are_torchs(shape: Shape, size: int, stride: int, n: int, seed: int, kind: str) -> None:
-    """Windows side by side (stride 0: the size), overlapping (less than the size) and with gaps (more)."""
+def test_pools_are_torchs(shape: Shape, size: int, stride: int | None, n: int, seed: int, kind: str) -> None:
+    """Windows side by side (no stride: the size), overlapping (less than the size) and with gaps (more)."""
     torch = pytest.importorskip("torch")
     layer, name = {"avg": (AvgPool2d, "avg_pool2d"), "max": (MaxPool2d, "max_pool2d")}[kind]
 
     def function(x: Any) -> Any:
-        return getattr(torch.nn.functional, name)(x, size, stride or None)
+        return getattr(torch.nn.functional, name)(x, size, stride)
 
     check_against_torch(layer(size, stride), shape, n, seed, function)
 

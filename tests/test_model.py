@@ -18,7 +18,7 @@ from parallel_lenet.batching import batches, epoch_order
 from parallel_lenet.coordinator import Coordinator, StepReport
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import blas
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import PREDICTED_AT_ONCE, Sequential
@@ -54,7 +54,7 @@ def fresh(model: Sequential) -> Array:
     return parameters
 
 
-def gradient_of(model: Sequential, inputs: Array, targets: Array) -> tuple[ShardMetrics, Array]:
+def gradient_of(model: Sequential, inputs: Array, targets: Array) -> tuple[Metrics, Array]:
     """Metrics and gradient, the latter in a buffer that held NaN."""
     parameters = fresh(model)
     gradient = np.full_like(parameters, np.nan)
@@ -335,7 +335,7 @@ def test_a_batch_is_the_sum_of_its_blocks_along_the_tree_bit_by_bit(name: str, n
     x, t, parameters = images(n, *model.images.image_size), labels(n, model.classes), fresh(model)
     whole = np.empty_like(parameters)
     metrics = model.loss_and_gradient(parameters, x, t, whole)
-    losses, gradients = TreeSum[ShardMetrics](), TreeSum[Array]()
+    losses, gradients = TreeSum[Metrics](), TreeSum[Array]()
     for start in range(0, n, size):
         part = np.empty_like(parameters)
         losses.append(model.loss_and_gradient(parameters, x[start : start + size], t[start : start + size], part))
@@ -565,4 +565,4 @@ def test_training_follows_torch(optimizer: Optimizer, name: str, options: dict[s
         trained = torch.cat([array.detach().reshape(-1) for array in network.parameters()]).numpy()
         np.testing.assert_allclose(coordinator.parameters, trained, rtol=0, atol=1e-8)
         assert coordinator.step == len(orders)
-        assert coordinator.history.epochs[-1].train_loss < 0.5 * coordinator.history.epochs[0].train_loss
+        assert coordinator.history[-1].train_loss < 0.5 * coordinator.history[0].train_loss

@@ -149,7 +149,7 @@ def test_the_same_images_in_any_unit_give_the_same_network() -> None:
             pixel_max=pixel_max,
         )
         coordinator = Coordinator(model, Adam(0.01), engine="serial", batch_size=10)
-        losses[name] = coordinator.fit((images, targets), 2).epochs[-1].train_loss
+        losses[name] = coordinator.fit((images, targets), 2)[-1].train_loss
     assert list(losses.values()) == pytest.approx([losses["8 bits"]] * 5, rel=1e-5)
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 from parallel_lenet import kernels
 from parallel_lenet.kernels import compiled
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.random import generator
@@ -111,7 +111,7 @@ def test_arrays_that_are_not_contiguous() -> None:
     model, rng = network(), np.random.default_rng(0)
     parameters = model.initial_parameters(generator(0))
     images, targets = rng.integers(0, 256, (8, 12, 12), np.uint8), rng.integers(0, 10, 8)
-    results: list[tuple[ShardMetrics, bytes]] = []
+    results: list[tuple[Metrics, bytes]] = []
     for stored, labels, vector, step in (
         (images, targets, parameters, 1),
         (np.asfortranarray(images), np.repeat(targets, 2)[::2], parameters, 2),

@@ -88,7 +88,7 @@ def test_a_bar_stays_with_the_figures_of_the_last_epoch() -> None:
 with coordinator(engine="processes", n_workers=2) as c:
     for call in range(2):
         history = c.fit(few, 2, 0.1, progress=True)
-print(history.epochs[-1].train_loss, history.epochs[-1].validation_accuracy, sys.stderr is sys.__stderr__)
+print(history[-1].train_loss, history[-1].validation_accuracy, sys.stderr is sys.__stderr__)
 """,
         NO_COLOR="1",
     )
@@ -246,7 +246,7 @@ def test_a_result_is_the_same_with_and_without(digits: Dataset, monkeypatch: pyt
         with Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=40) as coordinator:
             with contextlib.redirect_stderr(Terminal()):
                 history = coordinator.fit(digits, 3, 0.2, keep_best=True, progress=shown)
-            hashes.add((coordinator.parameters_sha256(), coordinator.epoch, len(history.epochs)))
+            hashes.add((coordinator.parameters_sha256(), coordinator.epoch, len(history)))
     assert len(hashes) == 1
 
 
@@ -263,7 +263,7 @@ def test_it_begins_where_an_unfinished_epoch_stopped_and_wrong_arguments_draw_no
                 coordinator.fit(digits, 1, 3.0, progress=True)
             with pytest.raises(DatasetError, match="is unfinished"):
                 coordinator.fit(Dataset(digits.inputs[1:], digits.targets[1:]), 1, progress=True)
-            assert coordinator.fit(digits, 0, progress=True).epochs == ()
+            assert coordinator.fit(digits, 0, progress=True) == ()
             assert terminal.getvalue() == ""
             coordinator.fit(digits, 1, progress=True)
     percents = [int(number) for number in re.findall(r"(\d+)%(?! *\w*,)", terminal.getvalue())]

@@ -20,7 +20,7 @@ from parallel_lenet.engines.processes import worker_process
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.processes.start import GUARD
 from parallel_lenet.engines.processes.worker_main import COORDINATORS
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +31,7 @@ pytestmark = [
 PREAMBLE = """
 import os, signal, sys
 import numpy as np
-from parallel_lenet import Coordinator, Layout, SGD, ShardMetrics
+from parallel_lenet import Coordinator, Layout, SGD, Metrics
 
 class Writes:
     layout = Layout.of({"weight": (4,)})
@@ -43,7 +43,7 @@ class Writes:
         os.write(2, b"to standard error" * 9)
         if gradient is not None:
             gradient[:] = np.tanh(parameters) * inputs.sum()
-        return ShardMetrics(1.0, 0, len(inputs))
+        return Metrics(1.0, 0, len(inputs))
     def predict(self, parameters, inputs):
         return inputs
 
@@ -115,9 +115,7 @@ except RuntimeError as error:
 
 
 class FailsAtLength(Scripted):
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         raise ValueError("x" * 5_000_000)
 
 
@@ -176,9 +174,7 @@ def test_signals_while_workers_start_do_not_end_them(monkeypatch: pytest.MonkeyP
 class StartsHelpers(Scripted):
     """Its loss is the number of helper processes that SIGTERM ends."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         forked = os.fork()
         if not forked:
             time.sleep(60)
@@ -188,7 +184,7 @@ class StartsHelpers(Scripted):
         os.kill(forked, signal.SIGTERM)
         started.terminate()
         ended = (os.waitpid(forked, 0)[1] == signal.SIGTERM) + (started.wait() == -signal.SIGTERM)
-        return ShardMetrics(float(ended), 0, len(inputs))
+        return Metrics(float(ended), 0, len(inputs))
 
 
 def test_what_a_model_starts_can_be_ended_as_usual() -> None:
@@ -249,13 +245,11 @@ def test_a_program_that_is_started_as_a_worker_starts_none(tmp_path: Path, monke
 class Surroundings(Scripted):
     """Its loss depends on how this process hashes; its count of correct answers is 1 if all else is as it should be."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
         inherited = [number for number in descriptors if number > 2 and _inherited(number)]
         proper = os.getpgid(0) == os.getpid() and GUARD not in os.environ and not inherited
-        return ShardMetrics(float(hash("a") % 2**30), int(proper), len(inputs))
+        return Metrics(float(hash("a") % 2**30), int(proper), len(inputs))
 
 
 def _inherited(descriptor: int) -> bool:

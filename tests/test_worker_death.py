@@ -24,7 +24,7 @@ from kits.models import Array, Scripted
 from kits.processes import alive, children, wait_until
 from kits.programs import environment
 
-from parallel_lenet import SGD, Coordinator, Dataset, Engine, ShardMetrics, WorkerError, WorkerWarning, lenet5
+from parallel_lenet import SGD, Coordinator, Dataset, Engine, Metrics, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines.processes import dispatcher, worker_process
 from parallel_lenet.engines.processes.dispatcher import ROWS
@@ -57,7 +57,7 @@ def train(engine: Engine, between: Callable[[Coordinator], object] = lambda coor
     with Coordinator(Scripted(), SGD(0.1), engine=engine, batch_size=20, shard_size=3) as coordinator:
         for _ in coordinator.iterate(TRAIN, 3, VALIDATION):
             between(coordinator)
-        epochs = [(r.train_loss, r.train_accuracy, r.validation_loss) for r in coordinator.history.epochs]
+        epochs = [(r.train_loss, r.train_accuracy, r.validation_loss) for r in coordinator.history]
         return coordinator.parameters_sha256(), epochs
 
 
@@ -310,9 +310,7 @@ def test_the_tries_are_those_that_were_asked_for_and_count_for_one_step_only(tmp
 class StartsHelper(Scripted):
     """Forks a process that has all that the worker has, and then works as usual."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         file = Path(self.folder, f"{os.getpid()}.helper")
         if not file.exists():
             helper = os.fork()
@@ -433,7 +431,7 @@ class WarmedUp(Scripted):
         time.sleep(0.6)
         self.ready = len(inputs) == len(targets) == 1
 
-    def loss_and_gradient(self, *arguments: Any) -> ShardMetrics:
+    def loss_and_gradient(self, *arguments: Any) -> Metrics:
         assert self.ready
         return super().loss_and_gradient(*arguments)
 
@@ -483,9 +481,7 @@ _compiled = set[tuple[bool, int]]()
 class Compiles(Scripted):
     """Takes its time for the first shard of each size and kind, as a model does that is compiled then."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         if (gradient is None, len(inputs)) not in _compiled:
             _compiled.add((gradient is None, len(inputs)))
             time.sleep(0.6)

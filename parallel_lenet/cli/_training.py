@@ -106,7 +106,7 @@ class Training:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``: each finished epoch, then the unfinished one if it was evaluated."""
-        reports, figures = list(self.coordinator.history.epochs), list(self.figures)
+        reports, figures = list(self.coordinator.history), list(self.figures)
         if self.metadata["partial"] is not None:
             reports.append(self.coordinator.epoch_report())
             figures.append(self.metadata["partial"])

@@ -29,7 +29,7 @@ from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.display import count
 from parallel_lenet.engines import Context, Engine, ShardGradient
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector
@@ -63,7 +63,7 @@ class Dawdling:
 
     def loss_and_gradient(
         self, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], gradient: Vector | None
-    ) -> ShardMetrics:
+    ) -> Metrics:
         """That of the model, later."""
         time.sleep(random.Random(os.getpid() ^ time.monotonic_ns()).uniform(0, 0.005))
         return self.model.loss_and_gradient(parameters, inputs, targets, gradient)

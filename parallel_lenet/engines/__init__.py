@@ -25,7 +25,8 @@ from typing import NamedTuple, NoReturn, Protocol, Self
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples
 
@@ -41,7 +42,7 @@ class WorkerWarning(UserWarning):
 class ShardGradient(NamedTuple):
     """The result for one shard."""
 
-    metrics: ShardMetrics
+    metrics: Metrics
     gradient: Vector
     """Summed over the samples; read-only, and valid until the next result is asked for."""
     worker: str = "this process"
@@ -101,7 +102,7 @@ class Engine(Protocol):
     def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
         """The gradient of each shard at ``parameters``, in shard order. RuntimeError if the context is closed."""
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
         """Loss and correct answers of each shard at ``parameters``, in shard order."""
 
     def resize(self, n_workers: int) -> None:

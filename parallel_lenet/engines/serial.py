@@ -19,7 +19,8 @@ from parallel_lenet.engines import Context, ShardGradient, refuse_copy
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.snapshots import Private, Snapshots
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import shard_gradient, shard_metrics
 
@@ -98,7 +99,7 @@ class SerialEngine(Displayed):
                 seconds = time.perf_counter() - start
             yield ShardGradient(metrics, result, seconds=seconds)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
         """Each is computed when it is asked for."""
         model, _ = self._snapshots.get(context).model
         frozen = read_only(parameters.view())

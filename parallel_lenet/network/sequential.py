@@ -15,7 +15,7 @@ from parallel_lenet import kernels
 from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shortened
 from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.layers import Flatten, Images, Layer, Shape, only_calls_kernels
 from parallel_lenet.network.losses import check_labels
 from parallel_lenet.parameters import Layout, Vector
@@ -213,9 +213,7 @@ class Sequential(Displayed):
                     layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
         return sums
 
-    def loss_and_gradient(
-        self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None) -> Metrics:
         """See `Model`. The first pass over arrays of some shapes may be recorded, and then the record is run."""
         if gradient is not None and not gradient.flags.c_contiguous:
             contiguous = np.empty(gradient.shape, gradient.dtype)
@@ -235,7 +233,7 @@ class Sequential(Displayed):
             buffers.programs[kind] = self._record(kernel, buffers, arrays)
         program = buffers.programs[kind]
         loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays)
-        return ShardMetrics(loss_sum, correct, len(inputs))
+        return Metrics(loss_sum, correct, len(inputs))
 
     def _record(self, kernel: Kernels, buffers: _Buffers, arrays: list[Array]) -> Any:
         """What the kernel makes of a pass over such arrays, so that it takes fewer calls; None if that can't be."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Report, alternate
-from parallel_lenet import Layout, ShardMetrics, load_dataset
+from parallel_lenet import Layout, Metrics, load_dataset
 from parallel_lenet.batching import tasks
 from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.processes.engine import ProcessesEngine
@@ -26,11 +26,11 @@ class NoOp:
         """Zeros."""
         return np.zeros(self.layout.size, np.float32)
 
-    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Metrics:
         """Zeros."""
         if gradient is not None:
             gradient.fill(0)
-        return ShardMetrics(0.0, 0, len(inputs))
+        return Metrics(0.0, 0, len(inputs))
 
     def predict(self, parameters: Any, inputs: Any) -> Any:
         """Nothing."""

@@ -28,7 +28,7 @@ def epoch_seconds(
     )
     with coordinator:
         coordinator.fit(warm_up)
-        return coordinator.fit(data).epochs[-1].seconds
+        return coordinator.fit(data)[-1].seconds
 
 
 def measure(arguments: argparse.Namespace) -> Report:

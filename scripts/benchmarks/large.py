@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import PARTS, Report, counts, parts, reports, sixty_thousand
-from parallel_lenet import Adam, Coordinator, Dataset, Layout, ShardMetrics
+from parallel_lenet import Adam, Coordinator, Dataset, Layout, Metrics
 from parallel_lenet.cores import usable_cores
 
 Array = NDArray[Any]
@@ -48,15 +48,13 @@ class Perceptron:
             values.append(np.maximum(z, 0, out=z) if n + 1 < self.layers else z)
         return values
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         """Forward, and layer by layer back."""
         values, rows = self._forward(parameters, inputs), np.arange(len(inputs))
         q = np.exp(values[-1] - values[-1].max(axis=1, keepdims=True))
         q /= q.sum(axis=1, keepdims=True)
         correct = int(np.count_nonzero(q.argmax(axis=1) == targets))
-        metrics = ShardMetrics(-np.log(np.maximum(q[rows, targets], 1e-30)).sum(), correct, len(inputs))
+        metrics = Metrics(-np.log(np.maximum(q[rows, targets], 1e-30)).sum(), correct, len(inputs))
         if gradient is not None:
             p, g = self.layout.views(parameters), self.layout.views(gradient)
             q[rows, targets] -= 1

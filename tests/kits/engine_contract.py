@@ -19,7 +19,7 @@ from parallel_lenet.batching import Shard, shards, tasks
 from parallel_lenet.engines import ShardGradient
 from parallel_lenet.engines.processes.dispatcher import ROWS
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 from parallel_lenet.worker import shard_gradient
 
 
@@ -43,7 +43,7 @@ def at(step: int, model: Scripted | None = None) -> Array:
     return (model or Scripted()).initial_parameters(np.random.default_rng(step))
 
 
-Result = tuple[ShardMetrics, bytes]
+Result = tuple[Metrics, bytes]
 
 
 class Opened:
@@ -58,7 +58,7 @@ class Opened:
     def gradients(self, parameters: Array, work: Sequence[Shard]) -> Iterator[ShardGradient]:
         return self.engine.gradients(self.context, parameters, work)
 
-    def metrics(self, parameters: Array, work: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, parameters: Array, work: Sequence[Shard]) -> Iterator[Metrics]:
         return self.engine.metrics(self.context, parameters, work)
 
 
@@ -132,7 +132,7 @@ def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_seco
     single = iter(expected(Scripted(), DATASETS, at(3), shards(rows, size, 1)))
     wanted = []
     for pair in tasks(rows, size, 1, 1):
-        metrics, gradient = ShardMetrics(), np.zeros_like(at(3))
+        metrics, gradient = Metrics(), np.zeros_like(at(3))
         for _ in pair.halves():
             more, added = next(single)
             metrics += more

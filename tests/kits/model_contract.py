@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kits.models import Array
-from parallel_lenet import Model, ShardMetrics
+from parallel_lenet import Metrics, Model
 from parallel_lenet.engines.serial import one_blas_thread
 
 
@@ -34,7 +34,7 @@ class Case:
         parameters.setflags(write=False)
         return parameters
 
-    def computed(self, samples: slice = slice(None), model: Model | None = None) -> tuple[ShardMetrics, Array]:
+    def computed(self, samples: slice = slice(None), model: Model | None = None) -> tuple[Metrics, Array]:
         """Metrics and gradient, the latter in a buffer that held NaN."""
         parameters = self.parameters()
         gradient = np.full_like(parameters, np.nan)

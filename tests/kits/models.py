@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import Layout, ShardMetrics
+from parallel_lenet import Layout, Metrics
 from parallel_lenet.engines.serial import blas
 
 Array = NDArray[Any]
@@ -57,15 +57,13 @@ class Scripted:
     def initial_parameters(self, rng: np.random.Generator) -> Array:
         return rng.standard_normal(self.size).astype(self.dtype)
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         for action, value in inputs[:, :2]:
             self._act(int(action), float(value), parameters, inputs)
         factor = np.tanh(inputs.sum(axis=1) + targets).sum()
         if gradient is not None:
             gradient[:] = np.sin(parameters * parameters.dtype.type(factor))
-        return ShardMetrics(float(factor) + float(parameters.sum()), int((targets > 0).sum()), len(inputs))
+        return Metrics(float(factor) + float(parameters.sum()), int((targets > 0).sum()), len(inputs))
 
     def _act(self, action: int, value: float, parameters: Array, inputs: Array) -> None:
         if action == SLEEP:
@@ -112,9 +110,7 @@ def die_at_first(folder: str, times: int) -> None:
 class Once(Scripted):
     """Kills its process, or sleeps, the first time it comes to the sample with this value."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         for action, value in inputs[:, :2]:
             if action == HOLD:
                 try:
@@ -131,9 +127,7 @@ class Once(Scripted):
 class Recorded(Scripted):
     """Leaves the number of its process, and takes its time."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         Path(self.folder, str(os.getpid())).touch()
         time.sleep(0.15)
         return super().loss_and_gradient(parameters, inputs, targets, gradient)
@@ -142,10 +136,8 @@ class Recorded(Scripted):
 class Threads(Scripted):
     """Its loss is the number of BLAS threads."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
-        return ShardMetrics(max((library["num_threads"] for library in blas().info()), default=1), 0, 1)
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        return Metrics(max((library["num_threads"] for library in blas().info()), default=1), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -187,9 +179,7 @@ class Softmax:
         views = self.layout.views(parameters)
         return x, x @ views["weight"].T + views["bias"]
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         x, scores = self._scores(parameters, inputs)
         e = np.exp(scores - scores.max(axis=1, keepdims=True))
         p = e / e.sum(axis=1, keepdims=True)
@@ -201,7 +191,7 @@ class Softmax:
             views = self.layout.views(gradient)
             views["weight"][:] = p.T @ x
             views["bias"][:] = p.sum(axis=0)
-        return ShardMetrics(loss, correct, len(x))
+        return Metrics(loss, correct, len(x))
 
     def predict(self, parameters: Array, inputs: Array) -> Array:
         return self._scores(parameters, inputs)[1].argmax(axis=1)
@@ -213,14 +203,12 @@ class ByImage(Softmax):
     leaf = 1
     preferred_shard_size = 8
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
-        sums: list[tuple[ShardMetrics, Array]] = []
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        sums: list[tuple[Metrics, Array]] = []
         for i in range(len(inputs)):
             own = np.empty_like(parameters)
             m = super().loss_and_gradient(parameters, inputs[i : i + 1], targets[i : i + 1], own)
-            sums.append((ShardMetrics(float(m.loss_sum), int(m.correct), m.count), own))
+            sums.append((Metrics(float(m.loss_sum), int(m.correct), m.count), own))
         while len(sums) > 1:
             pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
             sums = [(p[0][0] + p[1][0], p[0][1] + p[1][1]) if len(p) == 2 else p[0] for p in pairs]
@@ -235,9 +223,7 @@ class Returning(Softmax):
 
     returned: Any = None
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         if gradient is not None:
             gradient[:] = 0
         return self.returned
@@ -247,9 +233,7 @@ class Returning(Softmax):
 class Forgetful(Softmax):
     """Writes no gradient."""
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         return super().loss_and_gradient(parameters, inputs, targets, None)
 
 
@@ -261,12 +245,10 @@ class Raveled:
     def initial_parameters(self, rng: np.random.Generator) -> Array:
         return np.zeros(1, np.float32)
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         if gradient is not None:
             gradient[0] = np.add.reduce(inputs.ravel(order="K")) / np.float32(7)
-        return ShardMetrics(0.0, 0, len(inputs))
+        return Metrics(0.0, 0, len(inputs))
 
     def predict(self, parameters: Array, inputs: Array) -> Array:
         return inputs
@@ -285,11 +267,9 @@ class Counting(Softmax):
     def initial_parameters(self, rng: np.random.Generator) -> Array:
         return np.zeros(4, np.float32)
 
-    def loss_and_gradient(
-        self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None
-    ) -> ShardMetrics:
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         self.calls += 1
         value = self.scale * float(inputs.sum()) / inputs[0].size + self.counts * self.calls * len(inputs)
         if gradient is not None:
             gradient[:] = value
-        return ShardMetrics(value, 0, len(inputs))
+        return Metrics(value, 0, len(inputs))

@@ -32,13 +32,13 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the mean is taken over batch_size, not over the samples of a short last batch",
-        "total /= metrics.count",
-        "total /= self.batch_size",
+        "divide(total, metrics.count, self._threads())",
+        "divide(total, self.batch_size, self._threads())",
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(
         "the reported loss of a step is divided by batch_size",
-        "loss=metrics.loss_sum / metrics.count,",
+        "loss=metrics.loss,",
         "loss=metrics.loss_sum / self.batch_size,",
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),

@@ -9,7 +9,7 @@ from parallel_lenet.batching import Shard
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.task import Answer, Result, Task
 from parallel_lenet.engines.cluster.versions import difference
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 
 
 def check(answer: object, tasks: Sequence[Task], *, had_setup: bool, cluster: str) -> Answer:
@@ -61,7 +61,7 @@ def _wrong(answer: Answer, tasks: Sequence[Task], had_setup: bool) -> str | None
 
 def _wrong_result(result: Result, shard: Shard, task: Task) -> str | None:
     metrics, gradient, n = result.metrics, result.gradient, len(shard.rows)
-    if type(metrics) is not ShardMetrics:
+    if type(metrics) is not Metrics:
         return f"metrics that are {_kind(metrics)}"
     if type(metrics.loss_sum) is not float:
         return f"a loss that is {_kind(metrics.loss_sum)}, not a float"

@@ -43,7 +43,8 @@ from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.engines.snapshots import Private, Snapshots
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
@@ -173,7 +174,7 @@ class Cluster(Displayed):
                 gradient, worker = read_only(result.gradient), f"worker {result.worker}"
                 yield ShardGradient(result.metrics, gradient, worker, result.seconds)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
         """As ``gradients``."""
         for result in self._results(context, parameters, shards, False):
             yield result.metrics

@@ -25,7 +25,8 @@ from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.remote_exceptions import failure
 from parallel_lenet.engines.serial import blas
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 
@@ -74,7 +75,7 @@ class Result(NamedTuple):
 
     version: int
     shard: int
-    metrics: ShardMetrics
+    metrics: Metrics
     gradient: Vector | None = None
     failure: bytes = b""
     """The model's exception and its traceback, pickled, where it raised."""
@@ -199,7 +200,7 @@ def compute(task: Task, blob: Blob | None) -> Answer:
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             if isinstance(error, KeyboardInterrupt) and task.key in _own:
                 raise  # This is the coordinator's program.
-            results.append(Result(task.version, number, ShardMetrics(), failure=failure(error)))
+            results.append(Result(task.version, number, Metrics(), failure=failure(error)))
             break
         results.append(Result(task.version, number, metrics, gradient))
     return Answer(worker, time.perf_counter() - start, results)

@@ -53,7 +53,8 @@ from parallel_lenet.engines.processes.messages import (
 from parallel_lenet.engines.processes.start import interpreter
 from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, rows_size, uninterrupted
 from parallel_lenet.engines.snapshots import Open, Snapshots
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 
 POLL = 0.5  # Seconds between looks for processes that have ended, if the system does not tell.
@@ -235,7 +236,7 @@ class ProcessesEngine(Displayed):
             answer, worker = held.answer, held.worker
             yield ShardGradient(answer.metrics, worker.rows[held.row], worker.name, answer.seconds)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardMetrics]:
+    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
         """As ``gradients``, but nothing is written."""
         for held in self._results(METRICS, context, parameters, shards):
             yield held.answer.metrics

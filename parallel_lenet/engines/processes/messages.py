@@ -18,7 +18,7 @@ import numpy as np
 
 from parallel_lenet.batching import Shard
 from parallel_lenet.engines.memory import Place
-from parallel_lenet.model import ShardMetrics
+from parallel_lenet.metrics import Metrics
 
 GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # kinds of message to a worker
 READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # kinds of answer
@@ -118,7 +118,7 @@ class Answer(NamedTuple):
     """What came of a task, the first that this worker hasn't answered yet."""
 
     kind: int
-    metrics: ShardMetrics = ShardMetrics()
+    metrics: Metrics = Metrics()
     seconds: float = 0.0
     """What the computation took."""
     failure: bytes = b""
@@ -133,7 +133,7 @@ class Answer(NamedTuple):
     def unpack(cls, message: bytes) -> "Answer":
         """From bytes."""
         kind, loss_sum, correct, count, seconds = _ANSWER.unpack_from(message)
-        return cls(kind, ShardMetrics(loss_sum, correct, count), seconds, message[_ANSWER.size :])
+        return cls(kind, Metrics(loss_sum, correct, count), seconds, message[_ANSWER.size :])
 
 
 def _copy(descriptor: int) -> int:

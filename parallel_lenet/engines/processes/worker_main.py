@@ -43,7 +43,8 @@ from parallel_lenet.engines.processes.messages import (
 )
 from parallel_lenet.engines.processes.start import GUARD
 from parallel_lenet.engines.remote_exceptions import failure
-from parallel_lenet.model import Model, ShardMetrics
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
@@ -97,7 +98,7 @@ class _Worker:
                 self.warm = {message.model}
             self.contexts[message.context] = _Context(model, datasets, set())
         except Exception as error:
-            return Answer(REFUSED, ShardMetrics(count=message.context), failure=failure(error))
+            return Answer(REFUSED, Metrics(count=message.context), failure=failure(error))
         return Answer(READY)
 
     def _array(self, number: int, place: Place) -> NDArray[Any]:

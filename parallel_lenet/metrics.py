@@ -1,0 +1,43 @@
+"""How a model does on some samples: sums, so that parts of any size add up exactly."""
+
+import math
+from dataclasses import dataclass
+
+from parallel_lenet.display import Displayed, Summary, Table, number, percent
+
+
+@dataclass(frozen=True, repr=False)
+class Metrics(Displayed):
+    """The loss and the right answers of ``count`` samples, summed.
+
+    ``correct`` is how many were right; 0 where nothing is right or wrong, as in a regression. Adding two gives the
+    metrics of all their samples.
+    """
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    count: int = 0
+
+    @property
+    def loss(self) -> float:
+        """The mean over the samples; NaN if there are none."""
+        return self.loss_sum / self.count if self.count else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, from 0 to 1; NaN if there are no samples."""
+        return self.correct / self.count if self.count else math.nan
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return Metrics(self.loss_sum + other.loss_sum, self.correct + other.correct, self.count + other.count)
+
+    def _summary(self) -> Summary:
+        means = f"loss={number(self.loss)}, accuracy={number(self.accuracy)}"
+        rows = [
+            ("loss", number(self.loss)),
+            ("accuracy", percent(self.accuracy)),
+            ("correct", f"{self.correct:,} of {self.count:,}"),
+        ]
+        return Summary(f"Metrics({means}, correct={self.correct}, count={self.count})", [Table((), rows)])
+
+    __str__ = Displayed.__repr__  # One line says it all.
