@@ -36,7 +36,16 @@ RATE = 0.0001
 SIZES = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001, 0.000003, 0.000001, 0.0000003]
 STORY = [  # The chapters, in order.
     *("image", "convolution", "output-shape", "channels", "activation", "pooling", "dense", "softmax", "error"),
-    *("dense-backward", "pooling-backward", "layer-gradient", "kernel-gradient", "difference", "adam", "blocks"),
+    *(
+        "dense-backward",
+        "activation-backward",
+        "pooling-backward",
+        "layer-gradient",
+        "kernel-gradient",
+        "difference",
+        "adam",
+        "blocks",
+    ),
     *("tree", "unequal", "orders", "death", "map"),
 ]
 SIX = ("conv2d", "avg_pool2d", "dense", "avg_pool2d_gradient", "conv2d_input_gradient", "conv2d_weight_gradient")
@@ -202,10 +211,12 @@ def forward_and_backward(network: Sequential, parameters: np.ndarray, image: np.
 def looked_into(found: Arrays, lesson: Lesson) -> Arrays:
     """What the figures look into, from the layers' arrays, with plain NumPy and loops."""
     roles = lesson.roles
+    mean, std = np.float64(0.1307), np.float64(0.3081)
     f, row, col = roles.conv_at
     window = found["input"][:, row : row + 5, col : col + 5].copy()
     kernel = found["conv1.weight"][f]
     more: Arrays = {"window": window, "filter": kernel, "products": window * kernel}
+    more |= {"pixels.mean": mean, "pixels.std": std}
     more["products.sum"] = (window * kernel).sum()
     g, r, c = roles.deep_at
     seen = found["avgpool1"][:, r : r + 5, c : c + 5].copy()
@@ -221,6 +232,8 @@ def looked_into(found: Arrays, lesson: Lesson) -> Arrays:
     more["probabilities"] = more["exponentials"] / more["exponentials.sum"]
     unit = int(np.abs(found["tanh4.error"]).argmax())
     more["dense.back"] = found["dense3.weight"][:, unit] * found["dense3.error"]
+    y = found["tanh1"][roles.activation_at]
+    more["activation.slope"] = np.float32(AMPLITUDE) - y * y / np.float32(AMPLITUDE)
     ch, r, c = roles.last_pool_at
     error = found["avgpool2.error"][ch, r, c]
     places = found["tanh2"][ch, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
@@ -402,7 +415,13 @@ def test_no_fraction_stands_on_the_page_without_its_bits(html: str) -> None:
     steps = {f"{h:.7f}".rstrip("0").rstrip(".") for h in SIZES}
     allowed = steps | {f"{h:g}".replace("-0", "−").replace("-", "−") for h in SIZES} | {f"1e−{k}" for k in (3, 6, 9)}
     rest = [text.strip() for text in fractions if text.strip() not in allowed]
-    prose = ("the learning rate, here 0.0001", "The divisions by 1 − 0.9", "and 1 − 0.999", "LeNet-5")
+    prose = (
+        "Very small numbers are written like 3e−4",
+        "the learning rate, here 0.0001",
+        "The divisions by 1 − 0.9",
+        "and 1 − 0.999",
+        "LeNet-5",
+    )
     assert [text for text in rest if not any(words in text for words in prose)] == []
 
 
@@ -597,8 +616,8 @@ def test_the_backward_figures_play_to_the_bits_of_the_kernels(open_page: Any, fi
         opened.focus(f"#play-{name} input")
         opened.keyboard.press("End")
     assert opened.get_attribute("#scatter-dx", "href") != before
-    assert "196 of 196 numbers have the bits of the kernel" in said(opened, "scatter")
-    assert "25 of 25 numbers have the bits of the kernel" in said(opened, "kernel-gradient")
+    assert "196 of 196 numbers are those of the network's code" in said(opened, "scatter")
+    assert "25 of 25 numbers are those of the network's code" in said(opened, "kernel-gradient")
     name, place = lesson.weight
     assert bits_of(shown(opened, "kernel-sum")) == bits_of(lesson.numbers[f"{name}.gradient"][place[:2]])
 

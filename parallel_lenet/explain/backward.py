@@ -7,7 +7,7 @@ import numpy as np
 from parallel_lenet import kernels
 from parallel_lenet.explain.lesson import Array, Lesson, filters_of, window_of
 from parallel_lenet.explain.trace import Step
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Adam
 from parallel_lenet.parameters import Vector
@@ -25,6 +25,7 @@ def compute(lesson: Lesson) -> None:
         lesson.numbers.keep({f"{step.name}.error": step.dy})
         lesson.numbers.keep({f"{step.name}.{part}.gradient": g for part, g in step.gradients.items()})
     _dense(lesson)
+    _activation(lesson)
     _pooling(lesson)
     if lesson.roles.deep is not None:
         _layer_gradient(lesson, lesson.roles.deep)
@@ -39,6 +40,18 @@ def _dense(lesson: Lesson) -> None:
     if step is not None:
         unit = int(np.abs(step.dx).argmax())
         lesson.numbers.keep({"dense.unit": unit, "dense.back": step.parameters["weight"][:, unit] * step.dy})
+
+
+def _activation(lesson: Lesson) -> None:
+    """The slope of the activation's curve at one number."""
+    step = lesson.roles.activation
+    if step is None:
+        return
+    y = step.y[lesson.roles.activation_at]
+    slope = y.dtype.type(y > 0)
+    if isinstance(step.layer, Tanh):
+        slope = step.layer.amplitude - y * y / step.layer.amplitude
+    lesson.numbers.keep({"activation.slope": slope})
 
 
 def _pooling(lesson: Lesson) -> None:

@@ -349,7 +349,7 @@ function scatter({ stride, padding, at, ...packed }) {
     for (let r = 0; r < dx.shape[0]; r++)
       for (let c = 0; c < dx.shape[1]; c++)
         same += sum[(r + padding) * width + c + padding] === dx.values[r * dx.shape[1] + c];
-    return `All ${filters * per} errors are added. ${same} of ${dx.values.length} numbers have the bits of the kernel.`;
+    return `All ${filters * per} errors are added. ${same} of ${dx.values.length} numbers are those of the network's code, to the last bit.`;
   };
   const start = (at[0] * rows + at[1]) * columns + at[2];
   new Player("scatter", {
@@ -389,7 +389,7 @@ function kernelGradient({ stride, padding, at, largest, ...packed }) {
     const said = [`Window at row ${row}, column ${column}, weighted by `, number(`factor(${row},${column})`, dy.values[i])];
     if (i < rows * columns - 1) return [...said, `: ${i + 1} of ${rows * columns} windows are added.`];
     const same = sum.reduce((count, value, place) => count + (value === dw.values[place]), 0);
-    return [...said, `. All are added: ${same} of ${k * k} numbers have the bits of the kernel.`];
+    return [...said, `. All are added: ${same} of ${k * k} numbers are those of the network's code, to the last bit.`];
   };
   new Player("kernel-gradient", {
     length: rows * columns,

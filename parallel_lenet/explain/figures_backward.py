@@ -100,6 +100,29 @@ def _strongest(values: Array) -> list[int]:
     return sorted(int(i) for i in np.argsort(-np.abs(values), kind="stable")[:10])
 
 
+def activation_backward(lesson: Lesson) -> Figure | None:
+    """One error through the activation."""
+    step = lesson.roles.activation
+    if step is None:
+        return None
+    at, before = lesson.roles.activation_at, name_of_input(lesson, step)
+    parts: list[Panel | str] = []
+    for sign, words, number, style in (
+        ("", "error of y", lesson.numbers(f"{step.name}.error", *at), "cell"),
+        ("×", "slope at x", lesson.numbers("activation.slope"), "cell"),
+        ("=", "error of x", lesson.numbers(f"{before}.error", *at), "result"),
+    ):
+        box: list[Shape] = [Rect(1, 1, 90, 32, style), Text(46, 17, number, "strong")]
+        parts += [sign, Panel(92, 34, box, words)] if sign else [Panel(92, 34, box, words)]
+    return Figure(
+        "activation-backward",
+        "The activation backward",
+        f"The error of one number after {step.name}, times the slope of the curve there, is the error before it.",
+        parts,
+        "This is the number whose way forward stands in the chapter on the activation.",
+    )
+
+
 def pooling_backward(lesson: Lesson) -> Figure | None:
     """One error on its way back through average and max pooling."""
     step = lesson.roles.last_pool
@@ -209,8 +232,8 @@ def scatter(lesson: Lesson) -> Figure | None:
                 window_id="scatter-window",
             ),
         ],
-        f"The error is spread over the window as the filter says, and added to what is there already. The map on "
-        f"the right is the sum over all {step.dy.size:,} errors of the output.",
+        f"The error is spread over the window as the filter says, and added to what is there already. The last "
+        f"map is the sum over all {step.dy.size:,} errors of the output.",
     )
 
 
@@ -335,7 +358,7 @@ def kernel_gradient(lesson: Lesson) -> Figure | None:
             ),
         ],
         f"The filter saw {step.dy[f].size} windows, so its gradient is the sum of {step.dy[f].size} weighted windows. "
-        "The framed number on the right is the gradient of the weight that the rest of this page follows.",
+        "The framed number in the last table is the gradient of the weight that the rest of this page follows.",
     )
 
 
@@ -491,6 +514,7 @@ def figures(lesson: Lesson) -> list[Figure]:
     made = (
         error(lesson),
         dense_backward(lesson),
+        activation_backward(lesson),
         pooling_backward(lesson),
         scatter(lesson),
         gather(lesson),

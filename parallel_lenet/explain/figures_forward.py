@@ -137,7 +137,7 @@ def convolution(lesson: Lesson) -> Figure | None:
             ),
         ],
         "Each place of the window is multiplied by the weight at the same place of the filter. All products are added, "
-        "then the bias. The sum is one number of the output, framed on the right.",
+        "then the bias. The sum is one number of the output, framed in the last map.",
     )
 
 

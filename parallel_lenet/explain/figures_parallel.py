@@ -94,8 +94,9 @@ def tree(lesson: Lesson) -> Figure:
                 zoom=1.4,
             )
         ],
-        "Neighbours are added first, then neighbouring sums. A number without a neighbour waits for the next level. "
-        "The division comes once, at the very end.",
+        "The first row has one gradient per image, the second row what the workers returned: one sum per block. Then "
+        "neighbouring sums are added. A number without a neighbour waits for the next row. The division comes once, at "
+        "the very end.",
     )
 
 
@@ -124,12 +125,12 @@ def unequal(lesson: Lesson) -> Figure:
     ]
     return Figure(
         "unequal",
-        "Why not average the averages",
-        f"The batch in two shards of {first} and {n - first} images with the mean gradient of each. The mean of these "
+        "Two shares of different size",
+        f"The batch in two shares of {first} and {n - first} images with the mean gradient of each. The mean of these "
         "two means differs from the mean over all images.",
         [Panel(n * PITCH + 4, 96, shapes, zoom=1.3), "≠", Panel(180, 116, answers)],
-        f"In the mean of means, an image of the large shard counts 1/{2 * first} and one of the small shard "
-        f"1/{2 * (n - first)}. In the true mean each counts 1/{n}.",
+        f"In the mean of the two means, an image of the large share counts half of 1/{first}, one of the small share "
+        f"half of 1/{n - first}. In the true mean each counts 1/{n}.",
     )
 
 
@@ -167,8 +168,9 @@ def orders(lesson: Lesson) -> Figure:
         "The bits of one sum, added from left to right, from right to left, and along the tree. Bits that differ from "
         "the tree's are marked.",
         parts,
-        "Each row is one sum of the same numbers as the computer stores it: sign, exponent, then digits. The marked "
-        "bits differ from the sum along the tree.",
+        "Each row is one sum as the computer stores it: one bit for the sign, "
+        f"{8 if len(reference) == 32 else 11} for the exponent, the rest for the digits. The marked bits differ from "
+        "the sum along the tree.",
     )
 
 
@@ -223,7 +225,7 @@ def death(lesson: Lesson) -> Figure:
         ]
     return Figure(
         "death",
-        "A worker dies, its block comes back",
+        "Three workers, one death",
         f"Three workers compute the blocks. One dies while it computes images {names[lost]}. Another worker computes "
         "the same block again, and the sum has the same bits.",
         [

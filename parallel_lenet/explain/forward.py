@@ -10,7 +10,10 @@ from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d
 def compute(lesson: Lesson) -> None:
     """Keep the numbers: every layer's output, and what the figures look into."""
     numbers, steps = lesson.numbers, lesson.trace.steps
-    numbers.keep({"pixels": lesson.trace.pixels, "input": steps[0].x})
+    images = lesson.model.images
+    numbers.keep(
+        {"pixels": lesson.trace.pixels, "pixels.mean": images.mean, "pixels.std": images.std, "input": steps[0].x}
+    )
     for step in steps:
         numbers.keep({step.name: step.y, **{f"{step.name}.{part}": p for part, p in step.parameters.items()}})
     _convolution(lesson)

@@ -38,7 +38,7 @@ class Roles:
     deep_at: Place = ()
     """The same of the deep convolution, by its error."""
     activation_at: Place = ()
-    """The number nearest to 1 or -1, where a curve bends."""
+    """A number near 1 or -1, where a curve bends, with a large error."""
     pool_at: Place = ()
     last_pool_at: Place = ()
     """The pooled number with the largest error."""
@@ -111,7 +111,7 @@ def choose(trace: Trace) -> tuple[Roles, tuple[str, Place]]:
         dense[-1] if dense else None,
         _largest(conv.y) if conv else (),
         _largest(deep.dy) if deep else (),
-        _largest(1 / (0.01 + np.abs(np.abs(activation.x) - 1))) if activation else (),
+        _largest(np.abs(activation.dy) / (0.1 + np.abs(np.abs(activation.x) - 1))) if activation else (),
         _widest_window(pools[0]) if pools else (),
         _largest(pools[-1].dy) if pools else (),
         _largest(flatten.x) if flatten else (),

@@ -41,6 +41,7 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
         scripts=[script],
         lesson=lesson,
         numbers=lesson.numbers,
+        images=lesson.model.images,
         figures={figure.name: figure for figure in figures(lesson)},
         title=title or "a network",
         command=command,

@@ -4,7 +4,7 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parallel_lenet import optional
 from parallel_lenet.explain.drawing import NEGATIVE, POSITIVE, Figure, Line, Map, Panel, Rect, Shape, Text
@@ -13,7 +13,8 @@ from parallel_lenet.explain.page import figures
 from parallel_lenet.files import write_atomically
 
 WIDTH = 1600  # Pixels.
-ROOM = 1000.0  # Units of a drawing in one row of panels: about one and a half pixels each.
+SHAPE = 9 / 16  # Height by width of a slide: panels are set in the rows that come nearest to it.
+ROOMS = range(480, 1300, 40)  # Widths of a row to choose from, in units of a drawing.
 MARGIN, GAP, SIGN = 24.0, 16.0, 22.0
 TITLE, HEAD, NOTE = 46.0, 20.0, 18.0
 
@@ -48,9 +49,9 @@ def picture(figure: Figure) -> bytes:
     """A figure as PNG: its title, its panels in rows, its caption."""
     matplotlib = optional.load("report", "matplotlib", "pictures for slides")
     module = optional.load("report", "matplotlib", "pictures for slides", "matplotlib.figure")
-    rows, zoom = _rows(figure)
-    caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))
-    height = TITLE + sum(_height(row) for row in rows) + GAP * len(rows) + 17 * len(caption) + MARGIN + 6
+    rows, zoom, caption, height = min(
+        (_layout(figure, room) for room in ROOMS), key=lambda layout: abs(layout.height * layout.zoom / WIDTH - SHAPE)
+    )
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         canvas = module.Figure(figsize=(WIDTH / 100, height * zoom / 100), dpi=100, facecolor=PAPER)
@@ -82,24 +83,34 @@ def _wrapped(text: str, width: int) -> list[str]:
     return re.findall(rf"(?:\S.{{0,{width - 2}}}\S|\S)(?=\s|$)", text)
 
 
-def _rows(figure: Figure) -> tuple[list[list[Panel | str]], float]:
-    """The panels in as few rows as fit, a sign beside the panel after it; and pixels per unit."""
+class _Layout(NamedTuple):
+    rows: list[list[Panel | str]]
+    zoom: float
+    """Pixels per unit."""
+    caption: list[str]
+    height: float
+    """In units."""
+
+
+def _layout(figure: Figure, room: float) -> _Layout:
+    """The panels in rows of at most ``room``, a sign beside the panel after it."""
     rows: list[list[Panel | str]] = [[]]
-    used, sign = 0.0, ""
-    widest = 0.0
+    used, widest, sign = 0.0, 0.0, ""
     for part in figure.parts:
         if isinstance(part, str):
             sign = part
             continue
         needed = _width(part) + GAP + (SIGN + GAP / 2 if sign else 0)
-        if rows[-1] and used + needed > ROOM:
+        if rows[-1] and used + needed > room:
             rows.append([])
             used = 0.0
         rows[-1] += [sign, part] if sign else [part]
         used, sign = used + needed, ""
         widest = max(widest, used)
-    room = min(ROOM, max(widest, 480.0))  # A single small panel is not blown up beyond reason.
-    return rows, WIDTH / (room + 2 * MARGIN)
+    zoom = WIDTH / (max(widest, ROOMS[0]) + 2 * MARGIN)  # A single small panel is not blown up beyond reason.
+    caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))
+    height = TITLE + sum(_height(row) for row in rows) + GAP * len(rows) + 17 * len(caption) + MARGIN + 6
+    return _Layout(rows, zoom, caption, height)
 
 
 def _width(panel: Panel) -> float:
