@@ -16,7 +16,7 @@ FIELD, BOX = 28, 20  # Pixels of a side.
 
 
 def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | None:
-    """The digit, uint8 of ``image_size``, drawn with ``ink``, uint8 ``(height, width)``; None if there is no ink.
+    """The digit, uint8 of ``image_size``, drawn with ``ink``, uint8 ``(height, width)``; None if there is no ink, or next to none.
 
     Ink is 0 where the paper shows, and the darkest ink of the result is 255. On a field of another size than 28 x 28
     the box is as large in proportion to the field's shorter side.
@@ -26,7 +26,10 @@ def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | N
         return None
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     box = max(1, _rounded(BOX * min(image_size), FIELD))
-    scaled = _stretched(_scaled(cropped, box))
+    scaled = _scaled(cropped, box)
+    if not scaled.any():
+        return None
+    scaled = _stretched(scaled)
     result = np.zeros(image_size, np.uint8)
     top, left = (_start(scaled.sum(axis=1 - axis, dtype=np.int64), image_size[axis]) for axis in (0, 1))
     result[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
@@ -59,12 +62,14 @@ def _overlaps(old: int, new: int) -> Array:
 
 def _stretched(ink: Array) -> Array:
     """The ink with its darkest pixel 255, which thin strokes lose when they are made smaller."""
-    darkest = max(int(ink.max()), 1)
+    darkest = int(ink.max())
     return (2 * 255 * ink + darkest) // (2 * darkest)
 
 
 def _start(sums: Array, field: int) -> int:
-    """Where on an axis of ``field`` pixels the box begins: its centre of mass in the middle, all of it on the field."""
-    mass = max(int(sums.sum()), 1)
-    moment = int((sums * (2 * np.arange(len(sums)) + 1)).sum())  # Twice that of the pixels' centres.
-    return min(max(_rounded(field * mass - moment, 2 * mass), 0), field - len(sums))
+    """Where on an axis of ``field`` pixels the box begins: its centre of mass in the middle, all of it on the field.
+
+    The middle is pixel 14 of 0 to 27, as in MNIST.
+    """
+    mass, moment = int(sums.sum()), int((sums * np.arange(len(sums))).sum())
+    return min(max(_rounded(field // 2 * mass - moment, mass), 0), field - len(sums))

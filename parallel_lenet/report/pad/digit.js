@@ -5,12 +5,13 @@ const FIELD = 28, BOX = 20;
 // The quotient of whole numbers, rounded half up.
 const rounded = (numerator, denominator) => Math.floor((2 * numerator + denominator) / (2 * denominator));
 
-// The digit, Uint8Array of rows x columns, drawn with ink, 0 to 255, of height x width; null if there is no ink.
+// The digit, Uint8Array of rows x columns, drawn with ink, 0 to 255, of height x width; null if there is no ink, or next to none.
 function digit(ink, height, width, rows = FIELD, columns = FIELD) {
   const box = inked(ink, height, width);
   if (!box) return null;
   const side = Math.max(1, rounded(BOX * Math.min(rows, columns), FIELD));
   const scaled = stretched(shrunk(ink, width, box, side));
+  if (!scaled) return null;
   const top = start(scaled.values, scaled.height, scaled.width, scaled.width, 1, rows);
   const left = start(scaled.values, scaled.width, scaled.height, 1, scaled.width, columns);
   const result = new Uint8Array(rows * columns);
@@ -60,21 +61,21 @@ function covered(old, size, index, each) {
     each(i, Math.min(last, (i + 1) * size) - Math.max(first, i * size));
 }
 
-// The same with its darkest pixel 255.
+// The same with its darkest pixel 255; 0 if all are 0.
 function stretched({height, width, values}) {
-  const darkest = Math.max(...values, 1);
-  return {height, width, values: values.map(value => rounded(255 * value, darkest))};
+  const darkest = Math.max(...values);
+  return darkest && {height, width, values: values.map(value => rounded(255 * value, darkest))};
 }
 
 // Where on an axis of `field` pixels the box begins: its centre of mass in the middle, all of it on the field.
+// The middle is pixel 14 of 0 to 27, as in MNIST.
 function start(values, length, others, step, otherStep, field) {
   let mass = 0, moment = 0;
   for (let i = 0; i < length; i++) {
     let sum = 0;
     for (let j = 0; j < others; j++) sum += values[i * step + j * otherStep];
     mass += sum;
-    moment += sum * (2 * i + 1);
+    moment += sum * i;
   }
-  mass = Math.max(mass, 1);
-  return Math.min(Math.max(rounded(field * mass - moment, 2 * mass), 0), field - length);
+  return Math.min(Math.max(rounded(Math.floor(field / 2) * mass - moment, mass), 0), field - length);
 }

@@ -1,0 +1,164 @@
+"""From a drawing or a photograph to its ink: how much of it lies on each pixel, whatever the paper and the light.
+
+The light on a photographed page is uneven and its edges may show the table. So ink is what differs from the paper
+round it, is no wider than a stroke, and hangs together.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.pictures.components import components
+
+Array = NDArray[Any]
+
+COARSE = 96  # Pixels of the longer side of the picture on which the paper is looked for.
+STROKE = 0.3  # Of the shorter side: wider is paper of another brightness, or a shadow.
+LEAST_CONTRAST = 0.06  # Of the range from black to white: less is a blank page.
+LEAST_CLEAR = 5.0  # Times the noise.
+LEAST_NOISE = 0.01  # Of the range: what a channel without noise counts as.
+GRAINY = 0.07  # Noise in parts of the contrast, from which on it is smoothed.
+AREA = 0.002  # Of the picture: what a speck does not reach and a digit does.
+PART = 0.05  # Of the digit's largest piece: what a further piece of it must have.
+FAINT = 0.2  # Of the full ink: less is paper.
+SIDE = 160  # Pixels of the longer side of the digit, in which thin strokes are made wider.
+USUAL = 2.7  # Twentieths of that side: the median width of MNIST's strokes.
+
+
+def ink(picture: Array) -> Array | None:
+    """The ink of a picture ``(h, w, channels)`` of floats from 0 to 1: uint8, 0 where the paper shows, 255 at its full.
+
+    None if nothing is drawn on it.
+    """
+    differences = [_difference(picture[..., channel]) for channel in range(picture.shape[2])]
+    # The weights that give the sum of independent noises and one signal the best ratio.
+    weights = [max(_contrast(each), 0.0) / (_noise(each) + LEAST_NOISE) ** 2 for each in differences]
+    if not any(weights):
+        return None
+    difference = sum(each * (weight / sum(weights)) for each, weight in zip(differences, weights, strict=True))
+    smooth = _blurred(difference, 3)
+    contrast, noise = _contrast(smooth), _noise(smooth)
+    if contrast < max(LEAST_CONTRAST, LEAST_CLEAR * noise):
+        return None
+    if noise > GRAINY * contrast:
+        difference = smooth
+    drawn = _digit(smooth > 0.5 * contrast)
+    full = float(np.median(difference[drawn]))
+    amount = np.where(_largest_near(drawn, 1), np.clip(difference / full, 0, 1), 0)
+    amount[amount < FAINT] = 0
+    return np.rint(_widened(_cropped(amount)) * 255).astype(np.uint8)
+
+
+def _difference(channel: Array) -> Array:
+    """How far each pixel is from the paper round it, towards the ink; about 0 where there is none."""
+    scale = min(1.0, COARSE / max(channel.shape))
+    coarse = _shrunk(channel, tuple(max(1, round(side * scale)) for side in channel.shape))
+    rest = coarse - _surface(coarse)
+    sign = 1.0 if (rest**3).sum() < 0 else -1.0  # Ink is the smaller part, so it is the longer tail.
+    radius = max(1, round(STROKE / 2 * min(coarse.shape)))
+    paper = -_largest_near(-_largest_near(sign * coarse, radius), radius)
+    paper = sign * _stretched(_blurred(paper, radius | 1), channel.shape)
+    # Dark ink takes away the same part of the light everywhere.
+    difference = 1 - channel / np.maximum(paper, 0.05) if sign > 0 else channel - paper
+    return np.asarray(difference - np.median(difference))
+
+
+def _contrast(difference: Array) -> float:
+    """The difference of the ink, if there is so much of it as a digit has."""
+    return float(np.quantile(difference, 1 - AREA))
+
+
+def _noise(difference: Array) -> float:
+    """The standard deviation of the paper, of which most of the picture is."""
+    return 1.4826 * float(np.median(np.abs(difference)))
+
+
+def _digit(mask: Array) -> Array:
+    """Where the digit is: the largest piece that the picture's edge does not cut, and what is near it."""
+    pieces = components(mask)
+    starts, ends = pieces.boxes[:, :2], pieces.boxes[:, 2:]
+    at_edge = (starts == 0).any(axis=1) | (ends == mask.shape).any(axis=1)
+    sizes = pieces.sizes * np.where(at_edge, 0.1, 1.0)
+    main = int(np.argmax(sizes))
+    reach = 0.3 * (ends[main] - starts[main]).max()
+    near = (starts <= ends[main] + reach).all(axis=1) & (ends >= starts[main] - reach).all(axis=1)
+    kept = near & (sizes >= PART * sizes[main])
+    return np.append(False, kept)[pieces.labels]
+
+
+def _cropped(amount: Array) -> Array:
+    """The digit alone, its longer side `SIDE` pixels, with a margin."""
+    rows, columns = (np.flatnonzero(amount.any(axis=axis)) for axis in (1, 0))
+    digit = amount[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    shape = tuple(max(1, round(side * SIDE / max(digit.shape))) for side in digit.shape)
+    resized = _shrunk(digit, shape) if max(digit.shape) > SIDE else _stretched(digit, shape)
+    return np.pad(resized, SIDE // 10)
+
+
+def _widened(amount: Array) -> Array:
+    """The ink, its strokes no thinner than MNIST's usually are."""
+    mask = amount > 0.5
+    inner = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:] & mask[1:-1, 1:-1]
+    width = 2 * mask.sum() / max(1, mask.sum() - inner.sum())
+    return _largest_near(amount, max(0, round((USUAL / 20 * SIDE - width) / 2)))
+
+
+def _surface(values: Array) -> Array:
+    """A surface of second order through most of the values: what is far from it counts little."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in values.shape), indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1).reshape(-1, 6)
+    weights = np.ones((values.size, 1))
+    for _ in range(8):
+        weighted = terms * weights
+        solution = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values.ravel(), rcond=None)[0]
+        fitted = terms @ solution
+        weights = 1 / (np.abs(values.ravel() - fitted) + 0.01)[:, np.newaxis]
+    return np.asarray(fitted.reshape(values.shape))
+
+
+def _largest_near(values: Array, radius: int) -> Array:
+    """The largest value of the disc round each."""
+    height, width = values.shape
+    padded = np.pad(values, radius, mode="edge")
+    result = values
+    for y in range(-radius, radius + 1):
+        reach = math.isqrt(radius * radius - y * y)
+        rows = padded[radius + y : radius + y + height, radius - reach : radius + reach + width]
+        result = np.maximum(result, np.lib.stride_tricks.sliding_window_view(rows, 2 * reach + 1, 1).max(axis=-1))
+    return result
+
+
+def _blurred(values: Array, size: int) -> Array:
+    """The mean of the square of ``size``, an odd number, round each."""
+    for axis in (0, 1):
+        ends = [(0, 0), (0, 0)]
+        ends[axis] = (size // 2, size // 2)
+        padded = np.pad(values, ends, mode="edge")
+        values = np.lib.stride_tricks.sliding_window_view(padded, size, axis).mean(axis=-1)
+    return values
+
+
+def _shrunk(values: Array, shape: tuple[int, ...]) -> Array:
+    """The values on a coarser grid, each the mean of the area that it covers."""
+    for axis in (0, 1):
+        edges = np.linspace(0, values.shape[axis], shape[axis] + 1)
+        sums = np.insert(np.cumsum(np.moveaxis(values, axis, 0), axis=0), 0, 0, axis=0)
+        low = np.minimum(edges.astype(int), values.shape[axis] - 1)
+        at_edges = sums[low] + (edges - low)[:, np.newaxis] * (sums[low + 1] - sums[low])
+        values = np.moveaxis(np.diff(at_edges, axis=0) / np.diff(edges)[:, np.newaxis], 0, axis)
+    return values
+
+
+def _stretched(values: Array, shape: tuple[int, ...]) -> Array:
+    """The values on a finer grid, with straight lines between them."""
+    for axis in (0, 1):
+        old, new = values.shape[axis], shape[axis]
+        places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.minimum(places.astype(int), max(old - 2, 0))
+        high = np.minimum(low + 1, old - 1)
+        part = (places - low)[:, np.newaxis]
+        lines = np.moveaxis(values, axis, 0)
+        values = np.moveaxis(lines[low] * (1 - part) + lines[high] * part, 0, axis)
+    return values
