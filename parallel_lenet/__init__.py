@@ -15,6 +15,9 @@ from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, RMSprop
 from parallel_lenet.parameters import Layout
+from parallel_lenet.pictures import read_digit
+from parallel_lenet.pictures.files import PictureError
+from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.schedules import Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
@@ -44,6 +47,8 @@ __all__ = [
     "Metrics",
     "Model",
     "NonFiniteError",
+    "PictureError",
+    "Prediction",
     "RMSprop",
     "ReLU",
     "Sequential",
@@ -59,6 +64,8 @@ __all__ = [
     "lenet5",
     "load_dataset",
     "load_model",
+    "predict_image",
+    "read_digit",
 ]
 
 __version__ = "0.1.0"

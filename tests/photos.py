@@ -140,7 +140,7 @@ def photo(label: int, rng: np.random.Generator) -> Photo:
     mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     mask.thumbnail((width, height))
     field = Image.new("L", (width, height))
-    field.paste(mask, tuple(int(rng.integers(0, max(1, big - small + 1))) for big, small in zip(field.size, mask.size)))
+    field.paste(mask, (int(rng.integers(width - mask.width + 1)), int(rng.integers(height - mask.height + 1))))
     ink = np.asarray(field, np.float32)[..., np.newaxis] / 255
 
     dark_on_light, photographed = rng.random() < 0.7, rng.random() < 0.7

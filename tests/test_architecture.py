@@ -45,9 +45,13 @@ ORDER = (
     "report.insides",
     "report.series",
     "report.page",
+    "pictures.prediction",
+    "pictures",
     "pictures.unit",
     "pictures.digit",
-    "pictures",
+    "pictures.ink",
+    "pictures.files",
+    "pictures.components",
     "runs.differences",
     "runs.run",
     "runs.predictions",
@@ -169,6 +173,8 @@ LATE = {
     ("engines.cluster.backends", "<self.module>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
+    ("pictures.files", "PIL.Image"),  # An extra.
+    ("pictures.files", "PIL.ImageOps"),  # An extra.
     ("report.page", "jinja2"),  # An extra.
     ("report.page", "matplotlib"),  # An extra.
     ("report.page", "matplotlib.figure"),  # An extra.
@@ -193,6 +199,7 @@ EXTRAS = (
     "matplotlib",
     "jinja2",
     "markupsafe",
+    "PIL",
     "torch",
     "dask",
     "distributed",
@@ -410,7 +417,8 @@ def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
     }
     outside = {name for name in used if name.isidentifier()} - sys.stdlib_module_names - {"parallel_lenet"}
     brought = {
-        "cloudpickle",
-        "IPython",
-    }  # joblib needs the one, or brings a copy; the other is what a notebook runs in.
+        "cloudpickle",  # joblib needs it, or brings a copy.
+        "IPython",  # What a notebook runs in.
+        "PIL",  # Pillow's module.
+    }
     assert outside <= named | brought

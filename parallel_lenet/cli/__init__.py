@@ -1,4 +1,4 @@
-"""The command line: ``parallel-lenet train | evaluate | explain | report | runs | compare | gradcheck | verify``.
+"""The command line, ``parallel-lenet COMMAND``: train, evaluate, predict, explain, report, runs, compare, and so on.
 
 Results go to standard output, everything else to standard error. Exit codes:
 
@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import parallel_lenet
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.cli import compare, evaluate, explain, gradcheck, report, runs, train, verify
+from parallel_lenet.cli import compare, evaluate, explain, gradcheck, predict, report, runs, train, verify
 from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, write
 from parallel_lenet.cli._interrupts import Ended, ending_signals_raise
 from parallel_lenet.cli._options import UsageError
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="parallel-lenet", description=parallel_lenet.__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"parallel-lenet {parallel_lenet.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, explain, report, runs, compare, gradcheck, verify):
+    for command in (train, evaluate, predict, explain, report, runs, compare, gradcheck, verify):
         name = command.__name__.rpartition(".")[2]
         assert command.__doc__ is not None
         sub = commands.add_parser(

@@ -1,1 +1,77 @@
-"""Pictures of digits, of any kind and size, made ready for a network as MNIST was made."""
+"""Images of digits, of any kind and size, made ready for a network as MNIST was made.
+
+- `files` reads files, and scales arrays.
+- `ink` finds what is drawn on a page, whatever the paper and the light; `components` are its pieces.
+- `digit` cuts it out, scales and centres it, exactly as `digit.js` of the pad in a report does.
+- `unit` gives it the pixels that a network takes.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.network.layers import Images
+from parallel_lenet.pictures import files
+from parallel_lenet.pictures.digit import FIELD, digit
+from parallel_lenet.pictures.files import PictureError
+from parallel_lenet.pictures.ink import ink
+from parallel_lenet.pictures.unit import in_unit
+
+Array = NDArray[Any]
+
+LONGEST = 400  # Pixels of a side on which the digit is looked for.
+ROUNDING = 8  # Grey levels by which a picture may differ from its prepared self and count as prepared.
+
+
+def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array:
+    """The digit in a picture as MNIST has them: uint8 of ``image_size``, light on black.
+
+    ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM) or an array ``(h,
+    w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or in colour, dark on light
+    or light on dark, with uneven light, noise and specks. The digit is cut out; its longer side is made 20 pixels long
+    and its centre of mass put in the middle of 28 x 28, or of ``image_size`` in proportion. Thin strokes are made as
+    wide as MNIST's. An image that is so prepared already is returned as it is.
+
+    Raises PictureError if the picture can't be read or nothing is drawn on it. Only the first of several images in a
+    file is read. To read files takes Pillow: ``pip install 'parallel-lenet[pictures]'``.
+    """
+    values = files.load(picture, LONGEST)
+    prepared = _already_prepared(values, image_size)
+    if prepared is not None:
+        return prepared
+    amount = ink(values)
+    result = digit(amount, image_size) if amount is not None else None
+    if result is None:
+        where = "" if isinstance(picture, np.ndarray) else f"{picture}: "
+        raise PictureError(f"{where}no digit found: nothing on it differs clearly from its background")
+    return result
+
+
+def read_image(picture: object, images: Images) -> Array:
+    """A picture as one image ``(1, c, h, w)`` of a network whose first layer is ``images``.
+
+    A network for grey images gets the digit (see `read_digit`), one for colours the whole picture, resized. Raises as
+    `read_digit` does.
+    """
+    if images.channels == 1:
+        return in_unit(read_digit(picture, images.height_and_width), images)
+    height, width = images.height_and_width
+    values = files.load(picture, 4 * max(height, width))
+    if images.channels != 3:
+        raise PictureError(f"images of files have 1 or 3 channels, but this network takes {images.channels}")
+    resized = files.averaged(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
+    return in_unit(np.rint(255 * np.moveaxis(resized, 2, 0)).astype(np.uint8), images)
+
+
+def _already_prepared(values: Array, image_size: tuple[int, int]) -> Array | None:
+    """The pixels of a picture that the preparation would leave as it is, light on black; None for another."""
+    if values.shape[:2] != image_size:
+        return None
+    grey: Array = np.rint(255 * values.mean(axis=2)).astype(np.uint8)
+    inverse: Array = 255 - grey
+    for each in (grey, inverse):
+        prepared = digit(each, image_size)
+        if prepared is not None and np.abs(prepared.astype(int) - each).max() <= ROUNDING:
+            return each
+    return None

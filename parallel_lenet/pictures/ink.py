@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.pictures.components import components
+from parallel_lenet.pictures.files import averaged, shrunk
 
 Array = NDArray[Any]
 
 COARSE = 96  # Pixels of the longer side of the picture on which the paper is looked for.
 STROKE = 0.3  # Of the shorter side: wider is paper of another brightness, or a shadow.
-LEAST_CONTRAST = 0.06  # Of the range from black to white: less is a blank page.
+LEAST_CONTRAST = 0.08  # Of the range from black to white: less is a blank page.
 LEAST_CLEAR = 5.0  # Times the noise.
 LEAST_NOISE = 0.01  # Of the range: what a channel without noise counts as.
 GRAINY = 0.07  # Noise in parts of the contrast, from which on it is smoothed.
@@ -37,7 +38,7 @@ def ink(picture: Array) -> Array | None:
     weights = [max(_contrast(each), 0.0) / (_noise(each) + LEAST_NOISE) ** 2 for each in differences]
     if not any(weights):
         return None
-    difference = sum(each * (weight / sum(weights)) for each, weight in zip(differences, weights, strict=True))
+    difference: Array = np.average(differences, axis=0, weights=weights)
     smooth = _blurred(difference, 3)
     contrast, noise = _contrast(smooth), _noise(smooth)
     if contrast < max(LEAST_CONTRAST, LEAST_CLEAR * noise):
@@ -48,18 +49,18 @@ def ink(picture: Array) -> Array | None:
     full = float(np.median(difference[drawn]))
     amount = np.where(_largest_near(drawn, 1), np.clip(difference / full, 0, 1), 0)
     amount[amount < FAINT] = 0
-    return np.rint(_widened(_cropped(amount)) * 255).astype(np.uint8)
+    result: Array = np.rint(_widened(_cropped(amount)) * 255).astype(np.uint8)
+    return result
 
 
 def _difference(channel: Array) -> Array:
     """How far each pixel is from the paper round it, towards the ink; about 0 where there is none."""
-    scale = min(1.0, COARSE / max(channel.shape))
-    coarse = _shrunk(channel, tuple(max(1, round(side * scale)) for side in channel.shape))
+    coarse = shrunk(channel, COARSE)
     rest = coarse - _surface(coarse)
     sign = 1.0 if (rest**3).sum() < 0 else -1.0  # Ink is the smaller part, so it is the longer tail.
     radius = max(1, round(STROKE / 2 * min(coarse.shape)))
     paper = -_largest_near(-_largest_near(sign * coarse, radius), radius)
-    paper = sign * _stretched(_blurred(paper, radius | 1), channel.shape)
+    paper = sign * _stretched(_blurred(paper, 3), channel.shape)
     # Dark ink takes away the same part of the light everywhere.
     difference = 1 - channel / np.maximum(paper, 0.05) if sign > 0 else channel - paper
     return np.asarray(difference - np.median(difference))
@@ -93,7 +94,7 @@ def _cropped(amount: Array) -> Array:
     rows, columns = (np.flatnonzero(amount.any(axis=axis)) for axis in (1, 0))
     digit = amount[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = tuple(max(1, round(side * SIDE / max(digit.shape))) for side in digit.shape)
-    resized = _shrunk(digit, shape) if max(digit.shape) > SIDE else _stretched(digit, shape)
+    resized = averaged(digit, *shape) if max(digit.shape) > SIDE else _stretched(digit, shape)
     return np.pad(resized, SIDE // 10)
 
 
@@ -137,17 +138,6 @@ def _blurred(values: Array, size: int) -> Array:
         ends[axis] = (size // 2, size // 2)
         padded = np.pad(values, ends, mode="edge")
         values = np.lib.stride_tricks.sliding_window_view(padded, size, axis).mean(axis=-1)
-    return values
-
-
-def _shrunk(values: Array, shape: tuple[int, ...]) -> Array:
-    """The values on a coarser grid, each the mean of the area that it covers."""
-    for axis in (0, 1):
-        edges = np.linspace(0, values.shape[axis], shape[axis] + 1)
-        sums = np.insert(np.cumsum(np.moveaxis(values, axis, 0), axis=0), 0, 0, axis=0)
-        low = np.minimum(edges.astype(int), values.shape[axis] - 1)
-        at_edges = sums[low] + (edges - low)[:, np.newaxis] * (sums[low + 1] - sums[low])
-        values = np.moveaxis(np.diff(at_edges, axis=0) / np.diff(edges)[:, np.newaxis], 0, axis)
     return values
 
 

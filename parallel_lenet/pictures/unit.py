@@ -24,8 +24,8 @@ def black_and_white(images: Images) -> BlackAndWhite:
     return BlackAndWhite(images.mean - images.std * MEAN / STD, images.mean + images.std * (1 - MEAN) / STD)
 
 
-def in_unit(ink: Array, images: Images) -> Array:
-    """Ink ``(h, w)``, uint8, as one image ``(1, c, h, w)`` of the network's, with the same pixels in each channel."""
+def in_unit(image: Array, images: Images) -> Array:
+    """An image ``(h, w)`` or ``(c, h, w)``, uint8, as one image ``(1, c, h, w)`` of the network's."""
     black, white = black_and_white(images)
-    pixels = ink if (black, white) == (0, 255) else (black + ink / 255 * (white - black)).astype(np.float32)
-    return np.repeat(pixels[np.newaxis, np.newaxis], images.channels, axis=1)
+    image = image.reshape(1, images.channels, *images.height_and_width)
+    return image if (black, white) == (0, 255) else (black + image / 255 * (white - black)).astype(np.float32)

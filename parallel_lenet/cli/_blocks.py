@@ -1,0 +1,61 @@
+"""Images in a terminal: two pixels per character, one above the other."""
+
+import os
+import shutil
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.display.progress import is_terminal
+from parallel_lenet.pictures.files import averaged
+
+Array = NDArray[Any]
+
+HALVES = " ▄▀█"  # By whether the lower and the upper pixel are light.
+RAMP = " .:-=+*#%@"  # From dark to light, if a terminal has no such blocks.
+GREYS = 24  # Of the 256 colours, from 232 on.
+
+
+def drawn(image: Array, stream: TextIO | None) -> list[str]:
+    """Lines that show an image of floats ``(h, w)``, from 0, black, to 1; none if the stream is not a terminal.
+
+    In greys where the terminal has colours and NO_COLOR is not set. A terminal that is too narrow gets a smaller image.
+    """
+    if stream is None or not is_terminal(stream):
+        return []
+    height, width = image.shape
+    columns = min(width, shutil.get_terminal_size().columns)
+    rows = max(1, round(height * columns / width / 2))
+    image = averaged(image, 2 * rows, columns)
+    upper, lower = image[::2], image[1::2]
+    encoding = (getattr(stream, "encoding", None) or "").lower()
+    if not encoding.startswith("utf"):
+        shades = np.rint((upper + lower) / 2 * (len(RAMP) - 1)).astype(int)
+        return ["".join(RAMP[shade] for shade in row).rstrip() for row in shades]
+    if not _has_colours():
+        codes = (lower > 0.5) + 2 * (upper > 0.5)
+        return ["".join(HALVES[code] for code in row).rstrip() for row in codes]
+    return [_coloured(*pair) for pair in zip(_greys(upper), _greys(lower), strict=True)]
+
+
+def _has_colours() -> bool:
+    terminal = os.environ.get("TERM", "")
+    if os.environ.get("NO_COLOR") or terminal == "dumb":
+        return False
+    return "256" in terminal or bool(os.environ.get("COLORTERM")) or bool(os.environ.get("WT_SESSION"))
+
+
+def _greys(image: Array) -> list[list[int]]:
+    """The numbers of the colours; the first is the terminal's black."""
+    steps = np.rint(image * GREYS).astype(int)
+    numbers: list[list[int]] = np.where(steps == 0, 16, 231 + steps).tolist()
+    return numbers
+
+
+def _coloured(upper: list[int], lower: list[int]) -> str:
+    cells, before = list[str](), None
+    for colours in zip(upper, lower, strict=True):
+        cells.append("▀" if colours == before else f"\x1b[38;5;{colours[0]};48;5;{colours[1]}m▀")
+        before = colours
+    return "".join(cells) + "\x1b[0m"

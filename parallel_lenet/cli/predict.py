@@ -1,0 +1,86 @@
+"""Recognise digits in image files: drawn, scanned or photographed, of any size, grey or in colour.
+
+The digit is found, cut out and centred as in MNIST. Each image gets a line: its class and the most probable ones. On a
+terminal what the network sees is drawn below. An image that can't be used gets a sentence on standard error; the others
+are answered, and the exit code is 1, or 2 if an image does not exist.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from parallel_lenet import kernels
+from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.cli import _checkpoints
+from parallel_lenet.cli._blocks import drawn
+from parallel_lenet.cli._console import Console, printable, write
+from parallel_lenet.cli._options import add_train_options, flags
+from parallel_lenet.pictures.files import PictureError
+from parallel_lenet.pictures.prediction import Prediction, predict_image
+from parallel_lenet.pictures.unit import black_and_white
+from parallel_lenet.trained import from_checkpoint
+
+HELP = "recognise digits in image files"
+SHOWN = 3  # Classes.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ...")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="CHECKPOINT",
+        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
+    )
+    add_train_options(parser, only=("kernel",))
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, with the probabilities of all classes"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer image by image."""
+    console = Console(json=arguments.json)
+    file = _checkpoints.find(arguments.checkpoint)
+    _checkpoints.require(file)
+    checkpoint = Checkpoint.load(file)
+    with console.warnings_as_notes():
+        kernel = kernels.resolve(flags(arguments).get("kernel") or _checkpoints.kernel_of(checkpoint))
+        trained = from_checkpoint(checkpoint, kernel)
+    black, white = black_and_white(trained.model.images)
+    answers, code = list[dict[str, Any]](), 0
+    for name in arguments.images:
+        try:
+            with console.warnings_as_notes():
+                answer = predict_image(name, trained)
+        except PictureError as error:
+            write(sys.stderr, f"parallel-lenet: {printable(str(error))}")
+            answers.append({"image": name, "error": str(error)})
+            code = max(code, 1 if os.path.lexists(name) else 2)
+            continue
+        answers.append({"image": name, **_described(answer)})
+        if not arguments.json:
+            console.line(_sentence(name, answer))
+            for line in drawn(((answer.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
+                console.line(line)
+    if arguments.json:
+        console.result({"checkpoint": file, "kernel": kernel, "images": answers})
+    return code
+
+
+def _described(answer: Prediction) -> dict[str, Any]:
+    return {
+        "class": answer.label,
+        "probability": answer.probability,
+        "top": [{"class": label, "probability": probability} for label, probability in answer.top(SHOWN)],
+        "probabilities": np.asarray(answer.probabilities, float).tolist(),
+    }
+
+
+def _sentence(name: str, answer: Prediction) -> str:
+    (first, probability), *others = answer.top(SHOWN)
+    rest = ", ".join(f"{label} {probability:.1%}" for label, probability in others)
+    return f"{printable(name)}: {first} ({probability:.1%}; {rest})"

@@ -1,0 +1,160 @@
+"""Image files and arrays of any kind, as floats from 0, black, to 1, white.
+
+Files are untrusted: only common formats are tried, and the pixels are counted before any is decoded.
+"""
+
+import os
+import stat
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import optional
+from parallel_lenet.checks import shown
+from parallel_lenet.network import pixels
+
+Array = NDArray[Any]
+
+# Of those that Pillow reads: no format that starts a program or is read through another library of Python.
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
+MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
+CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+PURPOSE = "reading images"
+
+
+class PictureError(ValueError):
+    """An image that can't be used: the message says what is wrong with it and, for a file, which it is."""
+
+
+def load(picture: object, longest: int) -> Array:
+    """The first image of a file, or an array, ``(h, w, 1)`` or ``(h, w, 3)``, upright and opaque.
+
+    A side of more than ``longest`` pixels is made that long. What is transparent lies on white, or on black if the rest
+    is light. Arrays are ``(h, w)`` or ``(h, w, c)``: grey, grey and opacity, colours, or colours and opacity.
+
+    Raises PictureError if it can't be read, TypeError if it is neither a path nor an array, and ExtraError if Pillow,
+    which reads files, is missing.
+    """
+    values = _of_array(picture) if isinstance(picture, np.ndarray) else _of_file(picture, longest)
+    values = shrunk(values, longest)
+    return _opaque(values) if values.shape[2] in (2, 4) else values
+
+
+def shrunk(values: Array, longest: int) -> Array:
+    """The image with its longer side at most that long: each pixel is the mean of the area that it covers."""
+    scale = min(1.0, longest / max(values.shape[:2]))
+    return averaged(values, *(max(1, round(side * scale)) for side in values.shape[:2]))
+
+
+def averaged(values: Array, height: int, width: int) -> Array:
+    """The values ``(h, w, ...)`` on a grid of that size, each the mean of the area that it covers."""
+    for axis, new in enumerate((height, width)):
+        old = values.shape[axis]
+        if old != new:
+            edges = np.linspace(0, old, new + 1)
+            low = np.minimum(edges.astype(np.intp), old - 1)
+            part = (edges - low).reshape(-1, *(1,) * (values.ndim - 1))
+            lines = np.moveaxis(values, axis, 0)
+            sums = np.concatenate([np.zeros((1, *lines.shape[1:])), np.cumsum(lines, axis=0, dtype=np.float64)])
+            means = np.diff(sums[low] + part * (sums[low + 1] - sums[low]), axis=0) * (new / old)
+            values = np.moveaxis(means, 0, axis)
+    return values
+
+
+def _of_array(array: Array) -> Array:
+    channels = 1 if array.ndim == 2 else array.shape[-1]
+    if array.ndim not in (2, 3) or channels not in CHANNELS or array.size == 0:
+        raise PictureError(f"an image must be an array (h, w) or (h, w, c) with 1 to 4 channels c, not {array.shape}")
+    if array.dtype.kind not in "buif":
+        raise PictureError(f"an image must hold numbers, not {array.dtype}")
+    return _scaled(array.reshape(*array.shape[:2], channels))
+
+
+def _scaled(values: Array) -> Array:
+    """The values from 0 to 1, by the unit that they are probably in."""
+    if values.dtype == np.uint8:
+        return values / 255
+    values = values.astype(np.float64)
+    low, high = pixels.extremes(values)
+    if not np.isfinite([low, high]).all():
+        raise PictureError("an image must hold finite numbers, not NaN or infinity")
+    unit = pixels.recognise(values)
+    white = high if unit.white is None else unit.white
+    return np.asarray((values - unit.black) / ((white - unit.black) or 1.0))
+
+
+def _opaque(values: Array) -> Array:
+    colours, opacity = values[..., :-1], values[..., -1:]
+    visible = (colours * opacity).sum() / max(opacity.sum() * colours.shape[2], 1e-9)
+    return np.asarray(colours * opacity + (visible < 0.5) * (1 - opacity))
+
+
+def _of_file(path: object, longest: int) -> Array:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"an image must be the path of a file, or an array, not {shown(path)}")
+    name = os.fsdecode(path)
+    image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
+    image_module.init()
+    formats = [each for each in FORMATS if each in image_module.OPEN]  # Pillow may be built without some.
+    try:
+        # Asked before opening: to open a pipe waits for its writer.
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+        raise PictureError(f"{name}: can't be read: it is {kind}")
+    if found.st_size == 0:
+        raise PictureError(f"{name}: can't be read: it is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of files that are read in spite of an oddity.
+            with image_module.open(path, formats=formats) as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    raise PictureError(
+                        f"{name}: is too large: it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} "
+                        "are read"
+                    )
+                return _of_image(image, longest)
+    except PictureError:
+        raise
+    except image_module.DecompressionBombError:
+        raise PictureError(f"{name}: is too large: at most {MOST_PIXELS:,} pixels are read") from None
+    except image_module.UnidentifiedImageError:
+        known = ", ".join(each for each in formats if each not in ("MPO", "DIB"))
+        raise PictureError(f"{name}: is not an image of a known format ({known})") from None
+    except OSError as error:
+        raise PictureError(f"{name}: can't be read: {error.strerror or optional.reason(error)}") from error
+    except Exception as error:  # The decoders raise anything for a damaged file: SyntaxError, struct.error, ...
+        raise PictureError(f"{name}: is damaged: {optional.reason(error)}") from error
+
+
+def _of_image(image: Any, longest: int) -> Array:
+    """What an open image of Pillow shows, about as small as it is needed."""
+    operations = optional.load("pictures", "PIL", PURPOSE, "PIL.ImageOps")
+    image.draft(None, (2 * longest, 2 * longest))  # JPEG files are decoded smaller.
+    image.load()
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        image = image.convert("I")
+    elif image.mode == "LAB":
+        image = image.getchannel(0)
+    elif image.mode in ("CMYK", "YCbCr", "HSV", "RGBX"):
+        image = image.convert("RGB")
+    if image.mode in ("L", "RGB") and "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    scale = min(1.0, longest / max(image.size))
+    size = [max(1, round(side * scale)) for side in image.size]
+    if size != list(image.size):
+        image = image.resize(size, resample=4)  # BOX: the mean of an area.
+    with suppress(Exception):  # Damaged metadata: as it lies.
+        image = operations.exif_transpose(image)
+    values = np.asarray(image)
+    return _scaled(values.reshape(*values.shape[:2], -1))

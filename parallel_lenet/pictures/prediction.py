@@ -1,0 +1,45 @@
+"""What a trained network makes of a picture."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from parallel_lenet.pictures import read_image
+from parallel_lenet.trained import TrainedModel, load_model
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer of a network to a picture."""
+
+    label: int
+    """The most probable class."""
+    probability: float
+    """Its probability."""
+    probabilities: Array = field(repr=False)
+    """Of each class, ``(classes,)``."""
+    seen: Array = field(repr=False)
+    """The image that the network saw, ``(c, h, w)``, in its unit."""
+
+    def top(self, count: int = 3) -> list[tuple[int, float]]:
+        """The most probable classes with their probabilities, most probable first."""
+        order = (-self.probabilities).argsort(kind="stable")[:count]
+        return [(int(label), float(self.probabilities[label])) for label in order]
+
+
+def predict_image(picture: object, model: TrainedModel | str | os.PathLike[str]) -> Prediction:
+    """What ``model``, or the network of the checkpoint with that path, makes of a picture of a digit.
+
+    ``picture`` is the path of an image file or an array, prepared as in `read_digit`; a network for colours gets the
+    whole picture, resized. For many pictures, load the network once, with `load_model`. Raises PictureError as
+    `read_digit` does, and CheckpointError as `load_model` does.
+    """
+    trained = model if isinstance(model, TrainedModel) else load_model(model)
+    image = read_image(picture, trained.model.images)
+    probabilities = trained.predict_proba(image)[0]
+    label = int(probabilities.argmax())
+    return Prediction(label, float(probabilities[label]), probabilities, image[0])
