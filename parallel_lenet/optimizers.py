@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
 from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, number
+from parallel_lenet.display import Settings
 from parallel_lenet.schedules import Schedule, rate_at, set_number
 from parallel_lenet.slices import ALONE, Threads
 
@@ -73,8 +74,8 @@ class Optimizer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SGD:
+@dataclass(frozen=True, repr=False)
+class SGD(Settings):
     """Stochastic gradient descent; with ``momentum`` along a running sum of the past gradients, the velocity u.
 
         g <- g + weight_decay * p
@@ -128,8 +129,8 @@ class SGD:
         return parameters - rate * direction, OptimizerState(state.step + 1, {"velocity": u})
 
 
-@dataclass(frozen=True)
-class RMSprop:
+@dataclass(frozen=True, repr=False)
+class RMSprop(Settings):
     """Each parameter's gradient is divided by the root of its running mean square.
 
         g <- g + weight_decay * p
@@ -168,8 +169,8 @@ class RMSprop:
         return updated, OptimizerState(state.step + 1, {"mean_square": v})
 
 
-@dataclass(frozen=True)
-class Adam:
+@dataclass(frozen=True, repr=False)
+class Adam(Settings):
     """A running mean of the gradient divided by the root of its running mean square, both freed of their bias to zero.
 
         g <- g + weight_decay * p
@@ -240,7 +241,7 @@ class Adam:
         return p, OptimizerState(t, {"first_moment": m, "second_moment": v})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameters directly instead of passing through the moments.
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from parallel_lenet.arithmetic import half_cosine, power
 from parallel_lenet.checks import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, Range, number, whole
+from parallel_lenet.display import Settings
 
 
 class Schedule(Protocol):
@@ -47,8 +48,8 @@ def _check_step(step: int) -> None:
         raise ValueError(f"step must be at least 0, not {step}")
 
 
-@dataclass(frozen=True)
-class StepDecay:
+@dataclass(frozen=True, repr=False)
+class StepDecay(Settings):
     """The learning rate is multiplied by `factor` after each `every` steps.
 
         lr(s) = learning_rate * factor ** floor(s / every)
@@ -74,8 +75,8 @@ class StepDecay:
         return self.learning_rate * power(self.factor, step // self.every)
 
 
-@dataclass(frozen=True)
-class Cosine:
+@dataclass(frozen=True, repr=False)
+class Cosine(Settings):
     """Half a cosine wave from `learning_rate` down to `minimum`, reached at `total_steps` and kept from there on.
 
         w(s) = (1 + cos(pi * s / total_steps)) / 2
@@ -109,8 +110,8 @@ class Cosine:
         return self.learning_rate * weight + self.minimum * (1 - weight)
 
 
-@dataclass(frozen=True)
-class Warmup:
+@dataclass(frozen=True, repr=False)
+class Warmup(Settings):
     """A straight climb over `steps` steps to the first value of another schedule, then that schedule from its start.
 
         lr(s) = schedule(0) * (s + 1) / steps    for s < steps

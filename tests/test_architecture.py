@@ -275,7 +275,15 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
         if name.startswith("kernels."):
             assert target.startswith("kernels") or target == "optional"  # Which says why numba does not work.
         if name == "optimizers":
-            assert target in ("schedules", "kernels.compiled.adam", "arithmetic", "slices", "optional", "checks")
+            assert target in {
+                "schedules",
+                "kernels.compiled.adam",
+                "arithmetic",
+                "slices",
+                "optional",
+                "checks",
+                "display",
+            }
 
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:

@@ -23,12 +23,14 @@ from parallel_lenet import (
     Adam,
     Cluster,
     Coordinator,
+    Cosine,
     Dataset,
     EpochReport,
     History,
     Metrics,
     Sequential,
     TrainedModel,
+    Warmup,
     lenet5,
     load_model,
 )
@@ -312,6 +314,8 @@ class Strange:
         lambda: Metrics(None, "a", b""),  # type: ignore[arg-type]
         lambda: History((None, 3)),  # type: ignore[arg-type]
         lambda: Coordinator(Softmax(), SGD(Strange()), engine="serial"),
+        lambda: SGD(Strange()),
+        lambda: object.__new__(Adam),
         lambda: Coordinator(Softmax(), SGD(), engine=Cluster("loky", n_workers=2)),
         lambda: TrainedModel(lenet5(kernel="im2col"), np.zeros(3), {"strange": Strange()}),
     ],
@@ -337,6 +341,14 @@ def test_clusters_start_nothing() -> None:
     assert one_line(cluster) == "Cluster('threading', address=None, n_workers=2, timeout=300, max_tries=3)"
     page(cluster)
     assert cluster._parallel is None
+
+
+def test_optimizers_show_what_is_not_their_default() -> None:
+    assert one_line(Adam()) == "Adam()"
+    assert one_line(SGD(0.1, nesterov=True, momentum=0.9)) == "SGD(learning_rate=0.1, momentum=0.9, nesterov=True)"
+    warmup = Adam(Warmup(Cosine(0.1, 90), 5))
+    assert one_line(warmup) == "Adam(learning_rate=Warmup(schedule=Cosine(learning_rate=0.1, total_steps=90), steps=5))"
+    page(warmup)
 
 
 def test_calls_and_long_tables() -> None:

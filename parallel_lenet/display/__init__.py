@@ -113,6 +113,15 @@ class Displayed:
             return None
 
 
+class Settings(Displayed):
+    """A dataclass that shows itself as the call that makes it."""
+
+    __slots__ = ()
+
+    def _summary(self) -> Summary:
+        return Summary(call(self))
+
+
 def call(record: Any) -> str:
     """A dataclass as the call that makes it, without the settings that have their default."""
     fields = [field for field in dataclasses.fields(record) if field.init and field.repr]

@@ -17,6 +17,11 @@ from parallel_lenet import optional
 from parallel_lenet.reports import EpochReport, StepReport
 
 SECONDS = 0.2  # Between two pictures: rich takes a millisecond for one.
+BAR, WIDE = (
+    24,
+    90,
+)  # Characters: of the bar on a terminal of at least this width; on a narrower one it has half as many.
+FIGURES = 17  # Characters for per cent, time and the spaces between columns.
 
 
 class Update(Protocol):
@@ -92,7 +97,7 @@ def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> It
     progress, consoles = require_rich("a progress bar")
     screen: _Screen
     if consoles.Console().is_jupyter:
-        bars = _bars(progress, None, transient)
+        bars = _bars(progress, consoles.Console(), transient)
         task = bars.add_task(title, total=total, text="")
         screen = _Cell(bars)
     elif is_terminal(sys.stderr):
@@ -106,7 +111,11 @@ def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> It
 
     def show() -> None:
         done, text, title = latest
-        bars.update(task, completed=done, text=text if isinstance(text, str) else text(), description=title)
+        text = text if isinstance(text, str) else text()
+        room = bars.console.width - len(title) - (bars.columns[1].bar_width or 0) - FIGURES
+        if len(text) > room:
+            text = text[: max(0, room) + 1].rpartition(" ")[0].rstrip(" ,")  # Whole words and numbers.
+        bars.update(task, completed=done, text=text, description=title)
         screen.draw()
 
     def update(done: int, text: str | Callable[[], str], title: str | None = None) -> None:
@@ -128,9 +137,10 @@ def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> It
 
 
 def _bars(progress: Any, console: Any, transient: bool) -> Any:
+    bar_column = progress.BarColumn(BAR if console.width >= WIDE else BAR // 2)
     columns = (
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(24),
+        bar_column,
         progress.TextColumn("{task.percentage:>3.0f}%"),  # In the page's own colour, light or dark.
         progress.TimeRemainingColumn(elapsed_when_finished=True),
         progress.TextColumn("{task.fields[text]}", markup=False),
