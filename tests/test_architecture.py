@@ -82,6 +82,7 @@ ORDER = (
     "engines.cluster",
     "engines.processes.worker_main",
     "engines.processes.worker_process",
+    "engines.processes.placement",
     "engines.processes.start",
     "engines.processes.dispatcher",
     "engines.processes.messages",

@@ -97,21 +97,6 @@ def test_it_can_be_closed_twice_opened_again_with_another_model_and_left_by_an_e
 # Processes only. What happens when they are lost is in test_worker_death.py.
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="affinity as on Linux")
-def test_as_many_workers_as_cores_get_one_each_and_fewer_may_use_all() -> None:
-    usable = os.sched_getaffinity(0)
-    with ProcessesEngine(len(usable)) as engine:
-        Opened(engine, Scripted(), [FEW], at(0))
-        for workers in (len(usable), len(usable) + 1, len(usable)):
-            engine.resize(workers)
-            cores = [os.sched_getaffinity(pid) for pid in engine.worker_pids()]
-            assert set.union(*cores) == usable
-            assert {len(each) for each in cores} == {1}
-        if len(usable) > 1:
-            engine.resize(len(usable) - 1)
-            assert all(os.sched_getaffinity(pid) == usable for pid in engine.worker_pids())
-
-
 def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error_and_leaves_nothing(leaves_nothing: None) -> None:
     engine = ProcessesEngine(2)
     with engine:

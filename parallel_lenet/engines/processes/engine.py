@@ -50,6 +50,7 @@ from parallel_lenet.engines.processes.messages import (
     Answer,
     Task,
 )
+from parallel_lenet.engines.processes.placement import Placement
 from parallel_lenet.engines.processes.start import interpreter
 from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, rows_size, uninterrupted
 from parallel_lenet.engines.snapshots import Open, Snapshots
@@ -80,6 +81,7 @@ class _Resources:
         self.workers = workers
         self.shared: SharedBlock | None = None
         """With the parameters."""
+        self.placement = Placement()
         self.selector: selectors.BaseSelector | None = None
         self.snapshots: Snapshots[bytes] = Snapshots(
             block_of, quiet=lambda: not any(worker.copies for worker in workers), maps=True
@@ -91,6 +93,7 @@ class _Resources:
             self.selector.close()
             self.selector = None
         end_all(self.workers)
+        self.placement.release()
         if self.shared is not None:
             self.shared.close()
             self.shared = None
@@ -222,8 +225,9 @@ class ProcessesEngine(Displayed):
                     self._unwatch(worker)
                     self._dispatcher.remove(worker)
                 end_all(leaving)
+            self._resources.placement.release()
             for worker in self._workers:
-                worker.place(n_workers)
+                self._resources.placement.place(worker.process.pid, worker.number, n_workers)
             for number in set(range(n_workers)) - {worker.number for worker in self._workers}:
                 self._start(number)
         except BaseException:
@@ -408,7 +412,7 @@ class ProcessesEngine(Displayed):
         with uninterrupted():  # No process that isn't listed.
             assert self._resources.shared is not None
             worker = WorkerProcess(number, self._resources.shared, time.monotonic())
-            worker.place(self.n_workers)
+            self._resources.placement.place(worker.process.pid, number, self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
             if worker.sentinel is not None:

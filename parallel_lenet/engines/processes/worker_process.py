@@ -103,19 +103,6 @@ class WorkerProcess(Worker):
             block.close()
             self.rows = [read_only(row) for row in block.arrays[0]]
 
-    def place(self, n_workers: int) -> None:
-        """Have the process run on a core of its own if there are as many workers as cores, and else on any.
-
-        The coordinator wakes the workers from one of the cores. Left alone, Linux has two of them share another core
-        for milliseconds, until it notices that the coordinator sleeps: an epoch takes a tenth longer.
-        """
-        if sys.platform == "linux":
-            cores = sorted(os.sched_getaffinity(0))
-            if n_workers >= len(cores):
-                cores = [cores[self.number % len(cores)]]
-            with suppress(OSError):  # It has ended, or a sandbox doesn't allow it.
-                os.sched_setaffinity(self.process.pid, cores)
-
     @property
     def name(self) -> str:
         """For people."""
