@@ -56,12 +56,11 @@ def cpu_quota(root: Path = ROOT) -> float:
     """How many cores' worth of time the groups leave this process: infinity for no limit."""
     quotas = [math.inf]
     for group in _groups("cpu", root):
-        words = _text(group / "cpu.max").split()
-        if len(words) == 2 and words[0] != "max":
-            quotas.append(int(words[0]) / int(words[1]))
-        quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
-        if quota < math.inf and period > 0:
-            quotas.append(quota / period)
+        words = _text(group / "cpu.max").split()  # "150000 100000", or "max 100000": microseconds per period.
+        limits = [(_number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us"))]
+        if len(words) == 2 and all(map(str.isdecimal, words)):
+            limits.append((int(words[0]), int(words[1])))
+        quotas += [quota / period for quota, period in limits if 0 < period < math.inf]
     return min(quotas)
 
 

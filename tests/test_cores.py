@@ -1,6 +1,8 @@
 """How many workers: joblib's convention, over the cores that may be used."""
 
+import math
 import os
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -46,13 +48,15 @@ def test_what_is_no_whole_number_is_named(n: Any) -> None:
         count_workers(n)
 
 
-def test_a_quota_of_a_control_group_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for quota in (0.1, 1.0):
-        monkeypatch.setattr(cores, "cpu_quota", lambda: quota)  # noqa: B023
-        assert count_workers(-1) == WorkerCount(1, "the only usable core", all=True)
+@pytest.mark.parametrize(
+    ("quota", "workers"), [(0.1, 1), (1.0, 1), (1.5, 2), (2.5, 3), (7.01, 8), (8.0, 8), (16.0, 8), (math.inf, 8)]
+)
+def test_a_quota_of_a_control_group_limits_the_cores_and_a_part_of_a_core_counts(
+    quota: float, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
-    monkeypatch.setattr(cores, "cpu_quota", lambda: 2.5)
-    assert count_workers(-1).count == 3
+    monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
+    assert count_workers(-1).count == workers
 
 
 PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).count, c(-2).count, c(-1).how)"
@@ -70,3 +74,24 @@ def test_a_limit_in_the_environment_that_is_no_number_is_no_reason_to_fail(run: 
 def test_affinity_limits_the_cores(run: Run) -> None:
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + PROGRAM
     assert run("-c", program).stdout == "1 1 the only usable core\n"
+
+
+NESTED = """
+import multiprocessing
+from joblib import Parallel, cpu_count, delayed
+from parallel_lenet.cores import count_workers, usable_cores
+
+def here():
+    return usable_cores(), count_workers(-1).count, count_workers(3).count
+
+if __name__ == "__main__":
+    print(set(Parallel(n_jobs=cpu_count())(delayed(here)() for _ in range(4))))
+    with multiprocessing.Pool(1) as pool:
+        print(pool.apply(here))
+"""
+
+
+def test_one_of_several_parallel_jobs_has_its_share_of_the_cores(run: Run, tmp_path: Path) -> None:
+    program = tmp_path / "nested.py"
+    program.write_text(NESTED)
+    assert run(str(program), env={"LOKY_MAX_CPU_COUNT": "2"}).stdout == "{(1, 1, 3)}\n(1, 1, 3)\n"

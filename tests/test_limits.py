@@ -52,6 +52,36 @@ def test_every_group_of_version_2_up_to_the_root_limits(folder: str, tmp_path: P
     assert available_memory(root) == 0
 
 
+@pytest.mark.parametrize(
+    ("outer", "middle", "inner", "quota"),
+    [
+        ("max 100000", "150000 100000", "400000 100000", 1.5),  # The lower limit is above.
+        ("800000 100000", "max 100000", "50000 100000", 0.5),
+        ("250000 100000", "max 100000", "max 100000", 2.5),
+        ("max 100000", "max", "30000 10000", 3.0),  # Another period; and a file cut short.
+        ("100000 0", "many 100000", "-1 100000", math.inf),  # Nothing that Linux writes: no limit, and no error.
+    ],
+)
+def test_the_lowest_quota_of_nested_groups_counts(
+    outer: str, middle: str, inner: str, quota: float, tmp_path: Path
+) -> None:
+    folders = {"": outer, "job/": middle, "job/step/": inner}
+    files = {f"sys/fs/cgroup/{folder}cpu.max": f"{text}\n" for folder, text in folders.items()}
+    assert cpu_quota(write(tmp_path, {**V2, **files})) == quota
+
+
+@pytest.mark.parametrize(
+    ("quota", "period", "cores"),
+    [("150000", "100000", 1.5), ("-1", "100000", math.inf), ("100000", "0", math.inf), ("200000", "", math.inf)],
+)
+def test_quotas_of_both_versions_may_hold_at_once(quota: str, period: str, cores: float, tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/cpu,cpuacct/job"
+    root = write(tmp_path, {**BOTH, f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": period})
+    assert cpu_quota(root) == cores
+    write(root, {"sys/fs/cgroup/unified/service/cpu.max": "125000 100000"})
+    assert cpu_quota(root) == min(cores, 1.25)
+
+
 @pytest.mark.parametrize("folder", ["", "/job", "/job/a:b"])
 def test_every_group_of_version_1_up_to_the_root_limits(folder: str, tmp_path: Path) -> None:
     cpu, memory = f"sys/fs/cgroup/cpu,cpuacct{folder}", f"sys/fs/cgroup/memory{folder}"
