@@ -19,7 +19,7 @@ import pytest
 from kits.browser import sticking_out
 from kits.models import Softmax
 
-from parallel_lenet import SGD, Adam, Coordinator, Dataset, Sequential, lenet5, load_dataset, load_model
+from parallel_lenet import SGD, Adam, Coordinator, Dataset, Sequential, lenet5, load_dataset, load_model, read_digit
 from parallel_lenet.batching import epoch_order
 from parallel_lenet.cli import main
 from parallel_lenet.explain import Lesson, explain, page, slides
@@ -714,12 +714,39 @@ def test_the_most_instructive_image_is_chosen(saved: Path, capsys: pytest.Captur
     assert f"image {np.abs(right - 0.75).argmin()} of" in out
 
 
+def test_a_picture_of_ones_own_is_explained_as_the_class_that_the_network_says_or_the_user(
+    saved: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    ink = np.full((90, 70, 3), 240, np.uint8)
+    ink[20:70, 30:38] = 20  # A dark stroke on light paper.
+    file = tmp_path / "my <i>one</i>.png"
+    image.fromarray(ink).save(file)
+    options = (str(saved / "runs" / "newer"), "--image", str(file), "--out", str(tmp_path / "page.html"), "--json")
+    code, out, _ = call(capsys, *options)
+    result = json.loads(out)
+    assert (code, result["image"], result["label_known"]) == (0, "my <i>one</i>.png", False)
+    assert result["label"] == result["predicted"]
+    html = (tmp_path / "page.html").read_text("utf-8")
+    assert "my &lt;i&gt;one&lt;/i&gt;.png" in html
+    assert "<i>one" not in html
+    assert "Nobody said what the image shows" in html
+    code, out, _ = call(capsys, *options, "--label", "1")
+    result = json.loads(out)
+    assert (code, result["label"], result["label_known"]) == (0, 1, True)
+    network = load_model(saved / "runs" / "newer" / "checkpoint.npz")
+    digit = read_digit(file)
+    assert result["predicted"] == network.predict(digit[np.newaxis])[0]
+    expected = network.model.loss_and_gradient(network.parameters, digit[np.newaxis], np.array([1]), None).loss_sum
+    assert result["loss"] == expected
+
+
 def test_pictures_for_slides_are_1600_pixels_wide(
     saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
-    every = page.figures
+    every = slides.figures
     monkeypatch.setattr(slides, "figures", lambda lesson: every(lesson)[2:4])
     folder = tmp_path / "deep" / "slides"
     code, out, _ = call(
@@ -744,7 +771,10 @@ def test_pictures_for_slides_are_1600_pixels_wide(
         (["runs/newer", "--index", "1000"], 2, "--index must be from 0 to 999, got 1,000"),
         (["runs/newer", "--digit", "-1"], 2, "--digit must be from 0 to 9, got -1"),
         (["runs/newer", "--digit", "1", "--index", "1"], 2, "not allowed with argument"),
-        (["runs/newer", "--label", "3"], 2, "--label is for images of your own"),
+        (["runs/newer", "--label", "3"], 2, "--label is for --image"),
+        (["runs/newer", "--image", "missing.png"], 2, "--image missing.png does not exist"),
+        (["runs/newer", "--image", "empty.npz"], 1, "empty.npz: can't be read: it is empty"),
+        (["runs/newer", "--image", "runs", "--index", "3"], 2, "not allowed with argument"),
         (["runs/newer", "--out", "runs"], 2, "--out must name a file, got runs, a folder"),
         (["runs/newer", "--out", "nowhere/page.html"], 2, "the folder nowhere does not exist"),
         (["runs/newer", "--png", "runs/newer/checkpoint.npz"], 2, "--png must name a folder"),

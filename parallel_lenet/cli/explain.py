@@ -17,6 +17,7 @@ from parallel_lenet.cli._options import UsageError, add_train_options, flags
 from parallel_lenet.cli._sources import load
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.files import write_atomically
+from parallel_lenet.pictures import read_image
 from parallel_lenet.trained import TrainedModel, from_checkpoint
 
 DEFAULT = "mnist-5k"
@@ -45,9 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
     )
     which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--image", metavar="FILE", help="a picture of a digit of your own: PNG, JPEG and so on, any size"
+    )
     which.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
     which.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
-    parser.add_argument("--label", type=int, metavar="CLASS", help="what the image shows, if it is not a test image")
+    parser.add_argument(
+        "--label", type=int, metavar="CLASS", help="what --image shows (default: what the network says)"
+    )
     parser.add_argument("--out", metavar="FILE", help=f"the page to write (default: {PAGE} beside the checkpoint)")
     parser.add_argument(
         "--png", metavar="FOLDER", help="also write each figure as a picture for slides, 1600 pixels wide"
@@ -63,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     _checkpoints.require(file)
     out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
     _require_place(arguments.out, arguments.png)
+    if arguments.image is not None and not os.path.exists(arguments.image):
+        raise UsageError(f"--image {arguments.image or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
 
     trained = _trained(file)
@@ -134,14 +142,17 @@ def _trained(file: str) -> TrainedModel:
 
 
 def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset) -> Chosen:
-    """The test image that was asked for, or the one whose right class has a probability nearest to `HESITANT`."""
+    """The image that was asked for; without one, the test image whose right class is nearest to `HESITANT`."""
     classes = trained.model.classes
     for name, value, most in (("digit", arguments.digit, classes), ("label", arguments.label, classes),
                               ("index", arguments.index, len(test))):  # fmt: skip
         if value is not None and not 0 <= value < most:
             raise UsageError(f"--{name} must be from 0 to {most - 1:,}, got {value:,}")
+    if arguments.image is not None:
+        image = read_image(arguments.image, trained.model.images)[0]
+        return Chosen(image, arguments.label, os.path.basename(arguments.image))
     if arguments.label is not None:
-        raise UsageError("--label is for images of your own: the class of a test image is known")
+        raise UsageError("--label is for --image: the class of a test image is known")
     if arguments.index is not None:
         index = arguments.index
     else:
@@ -157,7 +168,7 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
 def _command(arguments: argparse.Namespace, file: str) -> str:
     """What makes the page again."""
     words = ["parallel-lenet", "explain", file]
-    for name in ("digit", "index", "label", "dataset", "data_dir"):
+    for name in ("image", "digit", "index", "label", "dataset", "data_dir"):
         value = getattr(arguments, name, None)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

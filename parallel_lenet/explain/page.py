@@ -6,26 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from parallel_lenet.explain import figures_backward, figures_forward, figures_parallel, parallel
+from parallel_lenet.explain import parallel
 from parallel_lenet.explain.backward import ADAM_STEPS, LEARNING_RATE, STEP_SIZES
-from parallel_lenet.explain.drawing import Figure
-from parallel_lenet.explain.figures_forward import kind, size
+from parallel_lenet.explain.figures import figures
+from parallel_lenet.explain.figures.words import kind, size
 from parallel_lenet.explain.lesson import Array, Lesson, filters_of
 from parallel_lenet.explain.numbers import Number
 from parallel_lenet.explain.source import source
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.report.page import data, render
 
+SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # In one: each uses what stands before it.
 MOST_NUMBERS = 120_000  # That JavaScript gets of one array: larger layers are shown without playing.
-
-
-def figures(lesson: Lesson) -> list[Figure]:
-    """All figures of the lesson, in order."""
-    return [
-        *figures_forward.figures(lesson),
-        *figures_backward.figures(lesson),
-        *figures_parallel.figures(lesson),
-    ]
 
 
 def page(lesson: Lesson, title: str = "", command: str = "") -> str:
@@ -34,7 +26,8 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
     ``title`` names the network, ``command`` is what makes the page again. Raises ExtraError if jinja2 is missing.
     """
     arrays = _arrays(lesson)
-    script = files(__package__ or "parallel_lenet.explain").joinpath("explain.js").read_text("utf-8")
+    folder = files(__package__ or "parallel_lenet.explain").joinpath("scripts")
+    script = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCRIPTS)
     return render(
         "explain.html",
         package="parallel_lenet.explain",

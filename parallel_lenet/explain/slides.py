@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from parallel_lenet import optional
 from parallel_lenet.explain.drawing import NEGATIVE, POSITIVE, Figure, Line, Map, Panel, Rect, Shape, Text
+from parallel_lenet.explain.figures import figures
 from parallel_lenet.explain.lesson import Lesson
-from parallel_lenet.explain.page import figures
 from parallel_lenet.files import write_atomically
 
 WIDTH = 1600  # Pixels.

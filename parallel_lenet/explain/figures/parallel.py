@@ -235,8 +235,3 @@ def death(lesson: Lesson) -> Figure:
         "A block's gradient depends only on the weights and the images. So it does not matter who computes it, or how "
         "often.",
     )
-
-
-def figures(lesson: Lesson) -> list[Figure]:
-    """In the page's order."""
-    return [batch(lesson), tree(lesson), unequal(lesson), orders(lesson), death(lesson)]
