@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _network
-from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError, add_train_options, flags
 from parallel_lenet.cli._sources import load
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.files import write_atomically
 from parallel_lenet.pictures import read_image
+from parallel_lenet.pictures.files import PictureError
 from parallel_lenet.trained import TrainedModel, from_checkpoint
 
 DEFAULT = "mnist-5k"
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
     _require_place(arguments.out, arguments.png)
     if arguments.image is not None and not os.path.exists(arguments.image):
-        raise UsageError(f"--image {arguments.image or repr('')} does not exist")
+        raise UsageError(f"--image {printable(arguments.image) or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
 
     trained = _trained(file)
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        console.line(f"{chosen.source}: class {lesson.predicted} with probability {probability:.2f}")
+        console.line(f"{printable(chosen.source)}: class {lesson.predicted} with probability {probability:.2f}")
         console.line(f"wrote {out} ({len(html.encode()) / 1000:,.0f} kB)")
         if written:
             console.line(f"wrote {len(written)} pictures to {arguments.png}")
@@ -149,7 +150,10 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
         if value is not None and not 0 <= value < most:
             raise UsageError(f"--{name} must be from 0 to {most - 1:,}, got {value:,}")
     if arguments.image is not None:
-        image = read_image(arguments.image, trained.model.images)[0]
+        try:
+            image = read_image(arguments.image, trained.model.images)[0]
+        except PictureError as error:
+            raise DatasetError(printable(str(error))) from error
         return Chosen(image, arguments.label, os.path.basename(arguments.image))
     if arguments.label is not None:
         raise UsageError("--label is for --image: the class of a test image is known")
