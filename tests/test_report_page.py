@@ -59,6 +59,7 @@ def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+LOOKED_AT = (".chart path[style*=series-1]", ".chart text", "body")
 SCRIPT = "document.getElementById('answer').textContent = JSON.parse(document.getElementById('values').textContent)[0];"
 
 
@@ -93,20 +94,21 @@ class Elements(HTMLParser):
 def test_a_page_is_still_whole_and_readable_in_a_browser(templates: Path, tmp_path: Path, open_page: Any) -> None:
     file = tmp_path / "page.html"
     file.write_text(example())
-    colours = set()
+    colours, shown = set(), open_page(file, width=380)
     for dark in (False, True):
+        shown.emulate_media(color_scheme="dark" if dark else "light")
         for width in (380, 768, 1400):
-            shown = open_page(file, width=width, dark=dark)
+            shown.set_viewport_size({"width": width, "height": 900})
             assert sticking_out(shown) == []
             assert shown.evaluate("document.documentElement.scrollWidth") <= width
-        assert shown.title() == HOSTILE
-        assert shown.text_content("#answer") == HOSTILE
-        style = "element => { const s = getComputedStyle(element); return [s.stroke, s.fill, s.color] }"
-        colours.add(
-            (shown.eval_on_selector(".chart path[style*=series-1]", style)[0], shown.eval_on_selector("body", style)[2])
+        style = (
+            "element => { const s = getComputedStyle(element); return [s.stroke, s.color, s.backgroundColor, s.fill] }"
         )
-        drawn = shown.eval_on_selector(".chart text", "element => getComputedStyle(element).fill")
-        assert drawn != shown.eval_on_selector("body", "element => getComputedStyle(element).backgroundColor")
+        line, text, body = (shown.eval_on_selector(each, style) for each in LOOKED_AT)
+        colours.add((line[0], body[1], body[2]))
+        assert text[3] != body[2]
+    assert shown.title() == HOSTILE
+    assert shown.text_content("#answer") == HOSTILE
     assert len(colours) == 2
     shown.keyboard.press("Tab")
     assert shown.evaluate("document.activeElement.textContent") == "Skip to the content"

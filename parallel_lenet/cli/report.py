@@ -17,6 +17,8 @@ from parallel_lenet.cli._resume import fingerprint, local_path
 from parallel_lenet.runs import REPORT, RunError, predictions
 from parallel_lenet.runs.run import Run
 
+BUNDLED = "mnist-5k"
+PATIENCE = 5.0  # Seconds to look at test images.
 HELP = "write a page about a run, or compare several"
 
 
@@ -62,16 +64,18 @@ def _complete(run: Run, console: Console) -> None:
     known = run.predictions is not None and checkpoint is not None and run.predictions.step == checkpoint.state.step
     if known or checkpoint is None or run.model is None or not np.isfinite(checkpoint.state.parameters).all():
         return
+    if run.options.get("evaluate_on") == 0:  # The run was not to see them.
+        return
     dataset, data_dir = checkpoint.metadata.get("dataset"), checkpoint.metadata.get("data_dir")
     try:
         if isinstance(data_dir, str):
-            train, test = datasets.load("mnist-5k", local_path(checkpoint.path, data_dir))
-        elif dataset == "mnist-5k":
-            train, test = datasets.load("mnist-5k")
-        else:
+            data_dir = local_path(checkpoint.path, data_dir)
+        elif dataset != BUNDLED:
             return
+        train, test = datasets.load(BUNDLED, data_dir)
         if fingerprint(train, test) != run.data:
             raise ValueError(f"{test.name}: these are not the images of the run")
-        run.predictions = predictions.predict(run.model, checkpoint.state.parameters, checkpoint.state.step, test, 5)
+        step = checkpoint.state.step
+        run.predictions = predictions.predict(run.model, checkpoint.state.parameters, step, test, PATIENCE)
     except (ValueError, OSError) as error:
         console.note(f"note: no mistakes of {run.folder} are shown: {error}")

@@ -58,12 +58,13 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "name": run.name,
         "subtitle": summary.subtitle(run),
         "when": summary.when(run),
+        "ended": summary.ended(run),
         "cards": summary.cards(run),
         "learning": charts.learning([run]),
         "epoch_header": header,
         "epochs": epochs,
         "predictions": predictions,
-        "confusion": _confusion(run),
+        "confusion": summary.confusion(run),
         "confused": summary.confused(run),
         "mistakes": comparison.mistakes(run),
         "filters": None,
@@ -75,6 +76,7 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "workers": summary.worker_rows(run),
         "timeline": timeline(run.events, last_step),
         "pad": None,
+        "why_no_pad": "",
         "commands": summary.commands(run),
         "options": summary.options_rows(run),
         "sessions": [summary.session_rows(session) for session in run.sessions[-1:]],
@@ -85,15 +87,6 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
     values["events"], values["more_events"] = summary.event_rows(run.events)
     values |= _insides(run, model, with_pad)
     return {**values, "notes": list(dict.fromkeys(run.notes))}
-
-
-def _confusion(run: Run) -> list[list[tuple[int, float]]] | None:
-    """For each class how many of its images were taken for each class, and which part of the row that is."""
-    found = run.predictions
-    if found is None or found.classes > summary.MOST_CONFUSED:
-        return None
-    table = found.confusion()
-    return [[(int(n), float(n) / max(1, int(row.sum()))) for n in row] for row in table]
 
 
 def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any]:

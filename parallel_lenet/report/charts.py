@@ -56,18 +56,18 @@ SPEED = "Images of a step, divided by its seconds; evaluation and checkpoints do
 def speed(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
     """Images per second, and for a single run where the time of its steps went."""
     lines = [
-        Line(label, epochs_done(steps), rate(steps), colour, band=len(runs) == 1)
-        for label, colour, steps in _with_steps(runs, names)
+        Line(label, epochs_done(run, steps), rate(steps), colour, band=len(runs) == 1)
+        for label, colour, run, steps in _with_steps(runs, names)
     ]
     charts = _chart("Images per second", lines, SPEED, log=False, least=0.0)
     if len(runs) == 1 and runs[0].steps is not None and len(runs[0].steps):
-        charts += _phases(runs[0].steps)
+        charts += _phases(runs[0], runs[0].steps)
     return charts
 
 
-def _with_steps(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str, Steps]]:
+def _with_steps(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str, Run, Steps]]:
     return [
-        (name, SERIES[i % len(SERIES)], run.steps)
+        (name, SERIES[i % len(SERIES)], run, run.steps)
         for i, (run, name) in enumerate(zip(runs, names, strict=True))
         if run.steps is not None and len(run.steps)
     ]
@@ -76,18 +76,18 @@ def _with_steps(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, st
 def _step_lines(runs: Sequence[Run], names: Sequence[str], column: str) -> list[Line]:
     many = len(runs) > 1
     return [
-        Line(label, epochs_done(steps), steps[column], colour, band=not many)
-        for label, colour, steps in _with_steps(runs, names)
+        Line(label, epochs_done(run, steps), steps[column], colour, band=not many)
+        for label, colour, run, steps in _with_steps(runs, names)
     ]
 
 
 def _lines(runs: Sequence[Run], names: Sequence[str], what: str) -> list[Line]:
     """The training, validation and test curves; of several runs, the training and the best of the others."""
     lines, factor = [], 100.0 if what == "accuracy" else 1.0
-    for label, colour, steps in _with_steps(runs, names):
+    for label, colour, run, steps in _with_steps(runs, names):
         each = steps["loss"] if what == "loss" else steps["correct"] / steps["images"] * factor
         # For a single run the epochs' curve has the label.
-        lines.append(Line(label, epochs_done(steps), each, colour if label else MUTED, band=not label))
+        lines.append(Line(label, epochs_done(run, steps), each, colour if label else MUTED, band=not label))
     for i, run in enumerate(runs):
         epochs = np.array([line["epoch"] for line in run.epochs], np.float64)
         for j, part in enumerate(("train", "validation", "test")):
@@ -155,12 +155,13 @@ def _said(title: str, drawn: Sequence[tuple[Line, Any]]) -> str:
     parts = [
         f"{line.label or 'the curve'} from {points.mean[0]:.3g} to {points.mean[-1]:.3g}" for line, points in drawn
     ]
-    return f"{title} over {drawn[0][1].x[-1]:.3g} epochs: {'; '.join(parts)}."
+    epochs = max(float(np.nanmax(line.x)) for line, _ in drawn)
+    return f"{title} over {epochs:.3g} epochs: {'; '.join(parts)}."
 
 
-def _phases(steps: Steps) -> list[tuple[str, Html, str]]:
+def _phases(run: Run, steps: Steps) -> list[tuple[str, Html, str]]:
     """Milliseconds of a step by what the coordinator did, and what each worker computed meanwhile."""
-    done, scale = epochs_done(steps), 1e3
+    done, scale = epochs_done(run, steps), 1e3
     phases = {
         "waiting for gradients": steps["waiting"],
         "adding": steps["adding"],
@@ -175,7 +176,7 @@ def _phases(steps: Steps) -> list[tuple[str, Html, str]]:
     x = first.x if len(first.x) > 1 else np.array([0.0, first.x[0]])
     stack = [np.broadcast_to(each.mean, x.shape) for each in points.values()]
     axes.stackplot(x, *stack, colors=SERIES[:3], labels=list(points), alpha=0.75, linewidth=0)
-    axes.set_ylim(0, 1.25 * float(np.percentile(sum(stack), 98)))
+    axes.set_ylim(0, 1.25 * float(np.percentile(sum(stack), 98)) or 1.0)
     _finish(axes, legend=True)
     means = ", ".join(f"{name} {np.nanmean(seconds) * scale:.2f} ms" for name, seconds in phases.items())
     charts = [("Where a step's time goes (ms)", page.svg(figure, f"Mean of a step: {means}."), COORDINATOR)]
@@ -195,7 +196,7 @@ def _phases(steps: Steps) -> list[tuple[str, Html, str]]:
         marker = "o" if len(each.x) == 1 else ""
         axes.plot(each.x, each.mean, color=colour, label=name, linewidth=1.2, marker=marker, markersize=4)
         most = max(most, float(np.percentile(each.mean, 98)))
-    axes.set_ylim(0, 1.25 * most)
+    axes.set_ylim(0, 1.25 * most or 1.0)
     _finish(axes, legend=len(workers) <= len(SERIES))
     means = ", ".join(f"{name} {np.nanmean(milliseconds):.2f} ms" for name, milliseconds in workers[:16])
     return [

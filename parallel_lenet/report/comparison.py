@@ -68,7 +68,7 @@ def page_of(runs: Sequence[Run]) -> str:
                 "subtitle": summary.subtitle(run),
                 "when": summary.when(run),
                 "mistakes": mistakes(run, FEW),
-                "confused": summary.confused(run)[:5],
+                "confusion": summary.confusion(run),
                 "timeline": timeline(run.events),
                 "commands": summary.commands(run),
             }

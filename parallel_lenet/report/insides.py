@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.network.layers import Conv2d
+from parallel_lenet.network.layers import Conv2d, Flatten
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.report import page
@@ -40,6 +40,8 @@ class Filters(NamedTuple):
     before: list[Html]
     after: list[Html]
     more: int
+    colour: bool
+    """Whether they have three channels, which are shown as red, green and blue."""
 
 
 def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters | None:
@@ -51,7 +53,12 @@ def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters 
     old = None if before is None else model.layout.views(before)[name].astype(np.float64)
     largest = _largest(new if old is None else np.concatenate([old, new]))
     show = [] if old is None else [_filter(each, largest, f"filter {i}, before training") for i, each in _some(old)]
-    return Filters(show, [_filter(each, largest, f"filter {i}") for i, each in _some(new)], max(0, len(new) - MOST))
+    return Filters(
+        show,
+        [_filter(each, largest, f"filter {i}") for i, each in _some(new)],
+        max(0, len(new) - MOST),
+        new.shape[1] == 3,
+    )
 
 
 def _some(arrays: Array) -> list[tuple[int, Array]]:
@@ -92,8 +99,9 @@ def outputs(model: Sequential, parameters: Vector, image: Array) -> list[tuple[s
     with one_blas_thread():
         model.images.prepare(kernel, model.images.pixels(image, parameters.dtype), x)
         for layer, shape in zip(model.layers, model.shapes, strict=False):
-            y = np.empty((*layer.output_shape(shape), 1), x.dtype)
+            form = (*layer.output_shape(shape), 1)
             own = {part: views[next(names)[0]] for part in layer.parameter_shapes(shape)}
+            y = x.reshape(form) if isinstance(layer, Flatten) else np.empty(form, x.dtype)
             layer.forward(kernel, own, x, y)
             found.append((type(layer).__name__, y[..., 0]))
             x = y

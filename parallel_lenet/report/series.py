@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
 Numbers = NDArray[np.float64]
@@ -38,10 +39,13 @@ def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
     )
 
 
-def epochs_done(steps: Steps) -> Numbers:
-    """For each step how many epochs were done after it, with a fraction."""
+def epochs_done(run: Run, steps: Steps) -> Numbers:
+    """For each step of the run how many epochs were done after it, with a fraction."""
     epoch, done = steps["epoch"], steps["done"]
-    images = done.max() if len(done) else 1.0
+    images = float(done.max()) if len(done) else 1.0
+    everything, held_out = run.data.get("train"), run.options.get("validation")
+    if len(epoch) and epoch.max() <= 1 and isinstance(everything, int):  # Not one epoch may be complete.
+        images = max(images, everything * (1 - (held_out if isinstance(held_out, float) else 0.0)))
     return np.asarray(epoch - 1 + done / max(images, 1.0))
 
 

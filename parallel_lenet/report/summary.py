@@ -89,7 +89,22 @@ def when(run: Run) -> str:
     if not times:
         return ""
     begin, end = _date(min(times)), _date(max(times))
-    return f"{begin} UTC" if begin == end else f"{begin} to {end} UTC"
+    if begin == end:
+        return f"{begin} UTC"
+    same_day = begin[:10] == end[:10] and begin[:1].isdigit()
+    return f"{begin} to {end[11:] if same_day else end} UTC"
+
+
+def ended(run: Run) -> str:
+    """Why the program ended before the training was done; empty if it was done, or if it is not known."""
+    last = next((event for event in reversed(run.events) if event.kind != "epoch"), None)
+    if last is not None and last.kind == "failed":
+        return f"It ended by an error: {last.text}."
+    if last is not None and last.kind == "interrupted":
+        return (
+            f"It was stopped after {count(last.epoch, 'epoch')}, step {last.step:,} ({last.text}); it can be resumed."
+        )
+    return ""
 
 
 def _date(seconds: float) -> str:
@@ -170,6 +185,15 @@ def event_rows(events: Sequence[Event]) -> tuple[list[Row], int]:
 
 
 NAMES = {"worker": "worker lost", "skipped": "step skipped"}
+
+
+def confusion(run: Run) -> list[list[tuple[int, float]]] | None:
+    """For each class how many of its images were taken for each class, and which part of the row that is."""
+    found = run.predictions
+    if found is None or found.classes > MOST_CONFUSED:
+        return None
+    table = found.confusion()
+    return [[(int(n), float(n) / max(1, int(row.sum()))) for n in row] for row in table]
 
 
 def confused(run: Run) -> list[Row]:

@@ -32,7 +32,7 @@ def gather(command: str, repeat: str, options: dict[str, Any], data: dict[str, A
     ``repeat`` is the command that begins such a run anew and gives the same bits.
     """
     return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "command": command,
         "repeat": repeat,
         "options": options,

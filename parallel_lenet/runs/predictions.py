@@ -27,7 +27,8 @@ Array = NDArray[Any]
 FILE = "predictions.npz"
 WORST = 25  # Mistakes that are kept.
 SIDE = 48  # Pixels of the longer side of an image to show, at most.
-AT_ONCE = 250  # Images.
+AT_ONCE = 250  # Images, at most,
+NUMBERS = 2**25  # and at most so many that they become in all layers.
 MOST_CLASSES = 2**20  # In a file.
 
 
@@ -83,9 +84,10 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     count = len(test)
     order, end = _spread(count), math.inf
     blocks: list[Array] = []
-    for start in range(0, count, AT_ONCE):
+    at_once = max(1, min(AT_ONCE, NUMBERS // sum(map(math.prod, model.shapes))))
+    for start in range(0, count, at_once):
         with one_blas_thread():
-            scores = model.scores(parameters, test.inputs[order[start : start + AT_ONCE]])
+            scores = model.scores(parameters, test.inputs[order[start : start + at_once]])
         if not np.isfinite(scores).all():
             raise ValueError("the network's scores hold NaN or infinity")
         blocks.append(scores.astype(np.float64))
