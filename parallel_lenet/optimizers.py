@@ -31,6 +31,7 @@ from parallel_lenet.slices import ALONE, Threads
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
+NORM_BLOCK = 8192  # Numbers: OpenBLAS uses several threads from 10,000 on.
 TINY = 1e-30  # A sum of float32 squares below this may lack many that vanished.
 
 
@@ -270,15 +271,18 @@ def is_elementwise(optimizer: Optimizer) -> bool:
 
 
 def global_norm(gradient: Vector, threads: Threads = ALONE) -> float:
-    """Return the Euclidean norm of a vector, with a relative error of about 1e-6: to show, in 10 us for LeNet-5.
+    """Return the Euclidean norm of a vector, with a relative error of about 1e-6: to show, in 9 us for LeNet-5.
 
-    If it is finite, so is every number of the vector. Squares that would overflow or vanish are added in float64, as in
+    Its last bits are BLAS's, which gets few numbers at a time: for more, OpenBLAS would wake threads of its own. If the
+    norm is finite, so is every number of the vector. Squares that would overflow or vanish are added in float64, as in
     `clip_by_global_norm`.
     """
 
     def one(part: slice) -> float:
+        vector = gradient[part]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return float(np.add.reduce(np.square(gradient[part])))
+            starts = range(0, len(vector), NORM_BLOCK)
+            return sum(float(np.dot(some, some)) for some in (vector[i : i + NORM_BLOCK] for i in starts))
 
     total = 0.0
     for squares in threads.map(one, gradient.size):
