@@ -45,7 +45,7 @@ from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_nor
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
-from parallel_lenet.slices import ALONE, SLICE, Threads
+from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
 from parallel_lenet.updates import Memory, add, copied, divide, updated
@@ -505,7 +505,7 @@ class Coordinator(Displayed):
 
     def _threads(self) -> Threads:
         """For what this process does with long vectors: as many as workers, but no more than cores."""
-        if self.parameters.size <= SLICE:
+        if self.parameters.size <= LONG:
             return ALONE
         if self._team[0] != self.n_workers:
             self._team = self.n_workers, Threads(min(self.n_workers, usable_cores()))

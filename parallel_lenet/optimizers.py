@@ -32,6 +32,9 @@ from parallel_lenet.slices import ALONE, Threads
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
 NORM_BLOCK = 8192  # Numbers: OpenBLAS uses several threads from 10,000 on.
+Out: TypeAlias = tuple[Vector, Vector, Vector]
+"""Where Adam writes the next parameters and moments."""
+
 TINY = 1e-30  # A sum of float32 squares below this may lack many that vanished.
 
 
@@ -213,13 +216,17 @@ class Adam(Settings):
         """Return the state before the first step: both moments zero."""
         return _zeros(parameters, "first_moment", "second_moment")
 
-    def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step."""
+    def update(
+        self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
+    ) -> tuple[Vector, OptimizerState]:
+        """Return the parameters and the state after one step, written into ``out`` if that is given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
         rate = rate_at(self.learning_rate, state.step)
-        return self._step(parameters, _with_penalty(gradient, parameters, self.weight_decay), state, rate)
+        return self._step(parameters, _with_penalty(gradient, parameters, self.weight_decay), state, rate, out)
 
-    def _step(self, parameters: Vector, g: Vector, state: OptimizerState, rate: float) -> tuple[Vector, OptimizerState]:
+    def _step(
+        self, parameters: Vector, g: Vector, state: OptimizerState, rate: float, out: Out | None
+    ) -> tuple[Vector, OptimizerState]:
         """The formula above, with the corrections moved into the two numbers ``size`` and ``epsilon``.
 
         That is lr * (m / c1) / (sqrt(v) / c2 + epsilon) = (lr * c2 / c1) * m / (sqrt(v) + epsilon * c2), and saves two
@@ -234,11 +241,13 @@ class Adam(Settings):
         fused = None if self.fused is False else _fused()
         if fused is not None:
             betas = (self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2)
-            p, m, v = fused.update((parameters, g, m, v), (*betas, size, epsilon))
+            p, m, v = fused.update((parameters, g, m, v), (*betas, size, epsilon), out)
         else:
             m = self.beta1 * m + (1 - self.beta1) * g
             v = self.beta2 * v + (1 - self.beta2) * (g * g)
             p = parameters - size * (m / (np.sqrt(v) + epsilon))
+            for place, result in zip(out or (), (p, m, v), strict=False):
+                place[:] = result
         return p, OptimizerState(t, {"first_moment": m, "second_moment": v})
 
 
@@ -257,17 +266,37 @@ class AdamW(Adam):
     elementwise: ClassVar[bool] = True
     weight_decay: float = 0.01
 
-    def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step."""
+    def update(
+        self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
+    ) -> tuple[Vector, OptimizerState]:
+        """Return the parameters and the state after one step, written into ``out`` if that is given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
         rate = rate_at(self.learning_rate, state.step)
-        return self._step(parameters * (1 - rate * self.weight_decay), gradient, state, rate)
+        return self._step(parameters * (1 - rate * self.weight_decay), gradient, state, rate, out)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
     """Whether the class that defines ``update`` declares it: a subclass with an ``update`` of its own has to, again."""
     defining = next((kind for kind in type(optimizer).__mro__ if "update" in vars(kind)), None)
     return defining is not None and vars(defining).get("elementwise") is True
+
+
+def update_into(
+    optimizer: Optimizer, part: slice, old: tuple[Vector, Vector, OptimizerState], new: tuple[Vector, OptimizerState]
+) -> None:
+    """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``; for elementwise optimizers."""
+    parameters, gradient, state = old[0][part], old[1][part], _part(old[2], part)
+    updated, slots = new[0][part], _part(new[1], part).slots
+    if isinstance(optimizer, Adam) and type(optimizer).update in (Adam.update, AdamW.update):
+        optimizer.update(parameters, gradient, state, out=(updated, slots["first_moment"], slots["second_moment"]))
+    else:
+        updated[:], after = optimizer.update(parameters, gradient, state)
+        for name, slot in slots.items():
+            slot[:] = after.slots[name]
+
+
+def _part(state: OptimizerState, part: slice) -> OptimizerState:
+    return OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})
 
 
 def global_norm(gradient: Vector, threads: Threads = ALONE) -> float:

@@ -1,8 +1,7 @@
 """Long vectors in slices that fit a core's cache, shared by several threads.
 
 NumPy and compiled loops release the interpreter's lock, so the threads work at once. Where a slice begins depends on
-the vector's length alone: no bit depends on the number of threads. Vectors of up to one slice, such as LeNet-5's, are
-computed whole by the caller.
+the vector's length alone: no bit depends on the number of threads.
 """
 
 import threading
@@ -12,7 +11,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SLICE = 1 << 18  # Numbers. Smaller ones spend more time in the interpreter than they save in the cache.
+SLICE = 1 << 18  # Numbers. Smaller slices spend more time in the interpreter than they save in the cache.
+LONG = 4 * SLICE  # Up to so many numbers, whole vectors on one thread are as fast.
 
 
 class Threads:

@@ -8,9 +8,9 @@ import weakref
 
 import numpy as np
 
-from parallel_lenet.optimizers import Optimizer, OptimizerState, is_elementwise
+from parallel_lenet.optimizers import Optimizer, OptimizerState, is_elementwise, update_into
 from parallel_lenet.parameters import Vector
-from parallel_lenet.slices import SLICE, Threads
+from parallel_lenet.slices import LONG, Threads
 
 
 class Memory:
@@ -25,7 +25,7 @@ class Memory:
 
     def empty_like(self, vector: Vector) -> Vector:
         """A vector of the same size and type, which holds anything."""
-        if vector.size <= SLICE:
+        if vector.size <= LONG:
             return np.empty_like(vector)
         while self._free:
             memory = self._free.pop()
@@ -85,21 +85,18 @@ def updated(
 
     An optimizer that is elementwise gets the slices of a long vector one by one, any other whole vectors.
     """
-    whole = parameters.size <= SLICE or not is_elementwise(optimizer)
-    if whole:
-        with np.errstate(over="ignore", invalid="ignore"):  # The check tells more than a warning.
-            result, after = optimizer.update(parameters, gradient, state)
-    else:
+    sliced = parameters.size > LONG and is_elementwise(optimizer)
+    if sliced:
         result = memory.empty_like(parameters)
         after = OptimizerState(state.step + 1, {name: memory.empty_like(slot) for name, slot in state.slots.items()})
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # The check tells more than a warning.
+            result, after = optimizer.update(parameters, gradient, state)
 
     def one(part: slice) -> bool:
-        if not whole:
-            old = OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})
+        if sliced:
             with np.errstate(over="ignore", invalid="ignore"):
-                result[part], new = optimizer.update(parameters[part], gradient[part], old)
-            for name, slot in after.slots.items():
-                slot[part] = new.slots[name]
+                update_into(optimizer, part, (parameters, gradient, state), (result, after))
         return bool(np.isfinite(result[part]).all())
 
     return result, after, all(threads.map(one, parameters.size))

@@ -12,15 +12,16 @@ from numpy.testing import assert_array_equal
 from parallel_lenet import SGD, Adam, AdamW, Coordinator, RMSprop, StepReport
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.optimizers import OptimizerState, clip_by_global_norm, global_norm, is_elementwise
-from parallel_lenet.slices import SLICE, Threads
+from parallel_lenet.slices import LONG, SLICE, Threads
 from parallel_lenet.updates import Memory, add, copied, divide, updated
 
-SIZE = 2 * SLICE + 4_321
+SIZE = LONG + 4_321
 OPTIMIZERS = (
     SGD(0.1, weight_decay=0.1),
     SGD(0.1, nesterov=True, weight_decay=0.1, momentum=0.9),
     RMSprop(weight_decay=0.1),
-    Adam(lambda step: 0.1 / (step + 1)),
+    Adam(lambda step: 0.1 / (step + 1), weight_decay=0.1),
+    Adam(0.1, fused=False),
     AdamW(fused=True),
 )
 
@@ -30,6 +31,16 @@ class Longest(SGD):
 
     def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
         return super().update(parameters, gradient / np.linalg.norm(gradient), state)
+
+
+class Halved(Adam):
+    """Elementwise as Adam's, with another formula."""
+
+    elementwise = True
+
+    def update(self, parameters: Array, gradient: Array, state: OptimizerState, **out: Any) -> Any:
+        assert not out  # For Adam's own formula.
+        return super().update(parameters, gradient / 2, state)
 
 
 class Declared(Longest):
@@ -46,12 +57,14 @@ def test_only_the_class_that_defines_the_update_can_declare_it_elementwise() -> 
         def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
             return parameters - gradient, OptimizerState(state.step + 1)
 
-    assert all(map(is_elementwise, (*OPTIMIZERS, Named(), Again())))
+    assert all(map(is_elementwise, (*OPTIMIZERS, Named(), Again(), Halved())))
     assert not any(map(is_elementwise, (Longest(), Declared())))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, Longest()], ids=lambda optimizer: type(optimizer).__name__)
+@pytest.mark.parametrize(
+    "optimizer", [*OPTIMIZERS, Longest(), Halved()], ids=lambda optimizer: type(optimizer).__name__
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, threads: int, dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -102,7 +115,7 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
 
 @given(st.lists(st.tuples(st.sampled_from(["vector", "view", "drop"]), st.integers(0, 9)), max_size=40))
 def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, int]]) -> None:
-    memory, like = Memory(), np.empty(SLICE + 1, np.float32)
+    memory, like = Memory(), np.empty(LONG + 1, np.float32)
     held: list[Array] = []
     addresses: set[int] = set()
     most = 0
@@ -122,7 +135,7 @@ def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, i
 
 
 def test_cleared_memory_is_given_back_once_no_one_holds_it() -> None:
-    memory, like = Memory(), np.empty(SLICE + 1, np.float32)
+    memory, like = Memory(), np.empty(LONG + 1, np.float32)
     vector = memory.empty_like(like)
     vector[:] = 7
     memory.clear()
@@ -138,14 +151,14 @@ class Several(SerialEngine):
         self.n_workers = n_workers
 
 
-LONG = Scripted(size=SIZE)
+MODEL = Scripted(size=SIZE)
 INPUTS = np.random.default_rng(2).standard_normal((12, 2)) * 0.001
 DATA = (INPUTS, np.arange(12.0))
 
 
 def train(n_workers: int = 3, steps: int = 5, **settings: Any) -> Coordinator:
     settings = {"batch_size": 4, "shard_size": 1, "engine": Several(n_workers), **settings}
-    coordinator = Coordinator(LONG, settings.pop("optimizer", Adam(0.01)), **settings)
+    coordinator = Coordinator(MODEL, settings.pop("optimizer", Adam(0.01)), **settings)
     for report in coordinator.iterate(DATA, 10):
         if isinstance(report, StepReport) and report.step == steps:
             break
@@ -173,13 +186,13 @@ class Interrupted(SGD):
     elementwise = True
 
     def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
-        if state.step == 1 and len(parameters) == SIZE - 2 * SLICE:
+        if state.step == 1 and len(parameters) == SIZE % SLICE:
             raise KeyboardInterrupt
         return super().update(parameters, gradient, state)
 
 
 def test_an_interrupt_among_the_slices_leaves_the_step_before() -> None:
-    coordinator = Coordinator(LONG, Interrupted(0.1), batch_size=4, shard_size=1, engine=Several(2))
+    coordinator = Coordinator(MODEL, Interrupted(0.1), batch_size=4, shard_size=1, engine=Several(2))
     loop = coordinator.iterate(DATA)
     next(loop)
     parameters, digest = coordinator.parameters, coordinator.parameters_sha256()

@@ -17,15 +17,19 @@ __all__ = ["DISABLED", "update"]
 Array = NDArray[Any]
 
 
-def update(vectors: tuple[Array, Array, Array, Array], factors: tuple[float, ...]) -> tuple[Array, Array, Array]:
+def update(
+    vectors: tuple[Array, Array, Array, Array],
+    factors: tuple[float, ...],
+    out: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array, Array]:
     """From (parameters, gradient, first moment, second moment) to new (parameters, first moment, second moment).
 
     ``factors`` are beta1, 1 - beta1, beta2, 1 - beta2, the step's size and epsilon, the last two with the corrections
-    of the bias in them.
+    of the bias in them. The result is written into ``out``, or into new vectors.
     """
     parameters, gradient, first, second = (own(vector) for vector in vectors)
     # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.
-    new_parameters, new_first, new_second = np.empty((3, parameters.size), parameters.dtype)
+    new_parameters, new_first, new_second = np.empty((3, parameters.size), parameters.dtype) if out is None else out
     numbers = np.array(factors, parameters.dtype)
     _update(parameters, gradient, first, second, numbers, new_parameters, new_first, new_second)
     return new_parameters, new_first, new_second
