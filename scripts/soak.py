@@ -31,7 +31,10 @@ PHASES = ("start-up", "loading", "computing", "evaluation", "shutdown", "any tim
 POLL = 0.004
 DEADLINE = 180  # Seconds: a run takes about three.
 ATTEMPTS = 10  # Then a run is left in peace.
-FILES = {"best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "metrics.jsonl"}
+FILES = {
+    *("best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "environment.json", "events.jsonl"),
+    *("metrics.jsonl", "steps.csv"),
+}
 CODES = {signal.SIGKILL: {-9}}
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     CODES[_number] = {128 + _number, -_number}  # Negative: before it listens.

@@ -82,6 +82,10 @@ def test_tasks_are_the_same_shards_two_by_two_or_one_by_one(
     assert pairs.count(False) < 2 * n_workers
 
 
+def test_shards_and_tasks_are_of_the_first_dataset_if_none_is_named() -> None:
+    assert {shard.dataset for shard in (*shards(np.arange(9), 2), *tasks(np.arange(9), 2, 1))} == {0}
+
+
 def test_a_shard_without_a_cut_is_its_only_half() -> None:
     shard = Shard(np.arange(5), 1)
     assert shard.halves() == [shard]
@@ -102,8 +106,9 @@ def test_the_default_is_what_the_model_prefers_but_gives_two_workers_something_t
 
 @given(SEEDS, st.integers(2, 200), st.floats(0, 1, exclude_min=True, exclude_max=True))
 def test_a_split_takes_every_sample_once_and_is_decided_by_the_seed(seed: int, samples: int, fraction: float) -> None:
-    data = Dataset(np.arange(samples) * 10, np.arange(samples))
+    data = Dataset(np.arange(samples) * 10, np.arange(samples), "numbers")
     train, validation = split(data, fraction, seed)
+    assert (train.name, validation.name) == ("numbers", "numbers (validation)")
     assert abs(len(validation) - fraction * samples) <= 1
     assert len(train) >= 1
     assert sorted([*train.targets, *validation.targets]) == list(range(samples))
@@ -120,7 +125,7 @@ def test_seeds_split_differently_and_neither_as_an_epoch_is_shuffled() -> None:
     assert all(tuple(np.sort(epoch_order(seed, 0, 100)[:20])) not in parts for seed in range(20))
 
 
-@pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf"), True, "0.5", None, 0.5j])
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match=f"a fraction above 0 and below 1, not {fraction!r}"):
         split(Dataset(np.arange(10), np.arange(10)), fraction, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kits.programs import environment
+from kits.programs import PYTHON, run
 
 pytestmark = pytest.mark.slow
 
@@ -16,13 +16,11 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "benchmark.py"), *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=110)
+    return run(SCRIPTS, "benchmark.py", *arguments, command=PYTHON)
 
 
 def test_engines_reports_the_overhead_of_each() -> None:
     result = benchmark("engines", "--rounds", "1", "--json")
-    assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert set(report["ms_a_step"]) == {"serial", "processes, 1 worker", "processes, 2 workers"}
     assert all(value > 0 for value in report["ms_a_step"].values())
@@ -31,7 +29,6 @@ def test_engines_reports_the_overhead_of_each() -> None:
 
 def test_kernels_prints_a_table_with_the_machine() -> None:
     result = benchmark("kernels", "--rounds", "1")
-    assert result.returncode == 0, result.stderr
     for words in ("naive, shards of 1", "im2col, shards of 32", "sgemm", "numpy"):
         assert words in result.stdout
 
@@ -151,12 +148,12 @@ row = {"step_ms": 3.7, "speedup": 1.0, "hardware": 1.0, "parts_ms": parts}
 rows = [{**row, "workers": workers} for workers in (1, 2)]
 DRAWN["scaling"]({"kernel": "compiled", "batches": {"128": rows, "512": rows}}, machine, "scaling.svg")
 """
-    subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(PYTHONPATH=os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])),
-        cwd=tmp_path,
-        check=True,
-        timeout=100,
+    run(
+        tmp_path,
+        "-c",
+        program,
+        command=PYTHON,
+        env={"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])},
     )
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "scaling.svg").read_text()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kits.models import Softmax
-from kits.programs import COMMAND, FILES, environment, write_idx
+from kits.programs import FILES, PYTHON, run, start, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import main
@@ -20,22 +19,14 @@ from parallel_lenet.display import Table
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = [sys.executable, str(ROOT / "scripts" / "train.py")]
+SCRIPT = [*PYTHON, str(Path(__file__).parents[1] / "scripts" / "train.py")]
 SMALL = ("--data-dir", "data", "--kernel", "im2col")
 QUICK = (*SMALL, "--engine", "serial", "--epochs", "1")
 
 
-def run(*arguments: str, cwd: Path, command: list[str] = COMMAND, **extra: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, *arguments], cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120
-    )
-
-
-def train(*arguments: str, cwd: Path, **extra: str) -> dict[str, object]:
+def train(*arguments: str, cwd: Path, **env: str) -> dict[str, object]:
     """The JSON object of a run that succeeds, which is all that stands on standard output."""
-    result = run(*arguments, "--json", cwd=cwd, command=SCRIPT, **extra)
-    assert result.returncode == 0, result.stderr
+    result = run(cwd, *arguments, "--json", command=SCRIPT, env=env)
     assert result.stdout.count("\n") == 1
     return dict(json.loads(result.stdout))
 
@@ -59,9 +50,7 @@ def place(data: Path, tmp_path: Path) -> Path:
 def shown(data: Path) -> subprocess.CompletedProcess[str]:
     """A run, as people see it: of three workers, for which there are two shards a step."""
     arguments = (*SMALL, "--epochs", "2", "--workers", "3", "--shard-size", "64", "--out", "mine")
-    result = run("train", *arguments, cwd=data.parent)
-    assert result.returncode == 0, result.stderr
-    return result
+    return run(data.parent, "train", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +122,13 @@ def test_flag_beats_environment_beats_file_beats_default(place: Path) -> None:
 
 def test_evaluate_measures_what_training_measured(data: Path, told: dict[str, object]) -> None:
     file = f"{told['run_dir']}/checkpoint.npz"
-    result = run("evaluate", file, "--json", "--workers", "3", cwd=data.parent)
-    assert result.returncode == 0, result.stderr
+    result = run(data.parent, "evaluate", file, "--json", "--workers", "3")
     evaluated = json.loads(result.stdout)
     for name in ("test_accuracy", "parameters_sha256"):
         assert evaluated[name] == told[name]
     assert evaluated["test_loss"] == pytest.approx(told["test_loss"])
     assert evaluated["images"] == 1000
-    table = run("evaluate", file, "--engine", "serial", cwd=data.parent)
+    table = run(data.parent, "evaluate", file, "--engine", "serial")
     assert f"{told['test_accuracy']:.2%}" in table.stdout
 
 
@@ -148,12 +136,11 @@ def test_three_channels_and_other_sizes_train(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 40, 40, shape=(20, 36, 3), classes=13)
     result = train(*QUICK, "--batch-size", "16", "--out", "r", cwd=tmp_path)
     assert result["dataset"] == str(tmp_path / "data")
-    assert run("evaluate", "r/checkpoint.npz", "--workers", "1", cwd=tmp_path).returncode == 0
+    run(tmp_path, "evaluate", "r/checkpoint.npz", "--workers", "1")
 
 
 def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
-    result = run("gradcheck", "--kernel", "im2col", "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = run(tmp_path, "gradcheck", "--kernel", "im2col", "--json")
     report = json.loads(result.stdout)
     assert report["passed"]
     assert {check["what"] for check in report["checks"]} >= {
@@ -260,8 +247,7 @@ def called(*arguments: str) -> int:
 def test_after_a_mistake_the_program_ends_with_a_code_and_one_sentence(
     arguments: list[str], code: int, tmp_path: Path
 ) -> None:
-    result = run(*arguments, cwd=tmp_path)
-    assert result.returncode == code, result.stderr
+    result = run(tmp_path, *arguments, code=code)
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -290,7 +276,7 @@ def test_a_network_with_too_few_classes_is_refused(
 
 
 def test_quiet_prints_the_results_only(place: Path) -> None:
-    result = run("train", *QUICK, "--quiet", cwd=place)
+    result = run(place, "train", *QUICK, "--quiet")
     assert result.stderr == ""
     assert "epoch" not in result.stdout
     assert "test accuracy" in result.stdout
@@ -298,15 +284,7 @@ def test_quiet_prints_the_results_only(place: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that closes early")
 def test_a_reader_that_leaves_early_causes_no_traceback(place: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "train", *SMALL, "--workers", "1", "--epochs", "3"],
-        cwd=place,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with start(place, "train", *SMALL, "--workers", "1", "--epochs", "3") as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
@@ -316,8 +294,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback(place: Path) -> None:
 
 
 def test_help_names_every_option(tmp_path: Path) -> None:
-    result = run("train", "--help", cwd=tmp_path)
-    assert result.returncode == 0
+    result = run(tmp_path, "train", "--help")
     flags = ("--dataset", "--data-dir", "--kernel", "--workers", "--engine", "--warmup", "--max-steps", "--config")
     safety = ("--resume", "--checkpoint-every", "--on-nan", "--step-timeout", "--max-tries", "--chaos", "kill:every=N")
     for flag in (*flags, *safety):
@@ -325,7 +302,7 @@ def test_help_names_every_option(tmp_path: Path) -> None:
 
 
 def test_version(tmp_path: Path) -> None:
-    assert run("--version", cwd=tmp_path).stdout.startswith("parallel-lenet 0.")
+    assert run(tmp_path, "--version").stdout.startswith("parallel-lenet 0.")
 
 
 def test_plain_tables_are_aligned() -> None:
@@ -337,13 +314,9 @@ def test_progress_shows_on_a_terminal_only(place: Path) -> None:
     pty = pytest.importorskip("pty")
     pytest.importorskip("rich")
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "train", *QUICK, "--epochs", "2"],
-        cwd=place,
-        env=environment(TERM="xterm", COLUMNS="120", NO_COLOR="1"),
-        stdout=subprocess.DEVNULL,
-        stderr=follower,
-    )
+    terminal = {"TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+    options = {"stdout": subprocess.DEVNULL, "stderr": follower}
+    process = start(place, "train", *QUICK, "--epochs", "2", env=terminal, **options)
     os.close(follower)
     shown = b""
     deadline = time.monotonic() + 60
@@ -366,8 +339,7 @@ def test_notes_that_cannot_be_written_change_neither_result_nor_exit_code(tmp_pa
     options = ("train", "--max-steps", "1", "--kernel", "im2col", "--engine", "serial", "--evaluate-on", "10")
     with open("/dev/full", "w") as full:
         for arguments, code in ((options, 0), (("train", "--nonsense"), 2)):
-            ended = subprocess.run(
-                [*COMMAND, *arguments], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=full
-            )
-            assert ended.returncode == code
-            assert (b"test accuracy" in ended.stdout) == (code == 0)
+            process = start(tmp_path, *arguments, stderr=full)
+            out, _ = process.communicate(timeout=100)
+            assert process.returncode == code
+            assert ("test accuracy" in out) == (code == 0)

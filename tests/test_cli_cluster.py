@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import pytest
 from kits.processes import children, listening, wait_until
-from kits.programs import COMMAND, environment, write_idx
+from kits.programs import PYTHON, run, start, write_idx
 
 from parallel_lenet import archive
 from parallel_lenet.cli import main
@@ -22,15 +22,9 @@ from parallel_lenet.parameters import sha256
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+HERE = Path()
 OPTIONS = ("--kernel", "im2col", "--batch-size", "32", "--warmup", "0", "--schedule", "constant", "--json")
 TWO = ("--epochs", "2")
-
-
-def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=110)
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr, result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def expected(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The hash without a cluster."""
     out = str(tmp_path_factory.mktemp("run") / "run")
-    result = call("train", "--data-dir", data, *OPTIONS, *TWO, "--engine", "serial", "--out", out)
+    result = run(HERE, "train", "--data-dir", data, *OPTIONS, *TWO, "--engine", "serial", "--out", out)
     return str(json.loads(result.stdout)["parameters_sha256"])
 
 
@@ -54,15 +48,14 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("dask")
     file = folder / "scheduler.json"
-    dask = [sys.executable, "-m"]
-    quiet = {"cwd": folder, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"command": [*PYTHON, "-m"], "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     of_its_own = ["--port", "0", "--scheduler-file", str(file)]
-    running = [subprocess.Popen([*dask, *documented_line("dask scheduler"), *of_its_own], **quiet)]
+    running = [start(folder, *documented_line("dask scheduler"), *of_its_own, **quiet)]
     try:
         assert wait_until(lambda: file.exists() and file.read_text().endswith("}"), 60)
         address = str(json.loads(file.read_text())["address"])
         line = documented_line("dask worker", {"tcp://127.0.0.1:8786": address, "--nworkers -1": "--nworkers 1"})
-        running.append(subprocess.Popen([*dask, *line, "--nthreads", "3"], **quiet))
+        running.append(start(folder, *line, "--nthreads", "3", **quiet))
         yield address
         pids = {process.pid for process in running}
         pids |= {child for pid in pids for child in children(pid)}
@@ -91,7 +84,7 @@ def test_the_documented_command_makes_a_token_of_ray_that_others_cannot_read(tmp
     text = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"`(\(umask 077 && ray\s+get-auth-token --generate\))`", text)
     variables = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(command.replace("\n", " "), shell=True, env=environment(**variables), check=True, timeout=60)
+    run(tmp_path, "-c", command.replace("\n", " "), command=["sh"], env=variables)
     token = tmp_path / ".ray" / "auth_token"
     assert token.read_text()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -103,10 +96,10 @@ def test_a_run_on_a_running_dask_cluster_has_the_same_hash_and_leaves_it_running
     cluster = ("--engine", "dask", "--cluster-address", scheduler)
     for name in ("first", "second"):
         out = str(tmp_path / name)
-        result = json.loads(call("train", "--data-dir", data, *OPTIONS, *TWO, *cluster, "--out", out).stdout)
+        result = json.loads(run(HERE, "train", "--data-dir", data, *OPTIONS, *TWO, *cluster, "--out", out).stdout)
         assert (result["parameters_sha256"], result["engine"], result["workers"]) == (expected, "dask", 3)
     file = str(tmp_path / "first" / "checkpoint.npz")
-    measured = json.loads(call("evaluate", file, *cluster, "--workers", "2", "--json").stdout)
+    measured = json.loads(run(HERE, "evaluate", file, *cluster, "--workers", "2", "--json").stdout)
     assert (measured["parameters_sha256"], measured["workers"]) == (expected, 2)
     assert measured["test_accuracy"] == result["test_accuracy"]
 
@@ -114,8 +107,8 @@ def test_a_run_on_a_running_dask_cluster_has_the_same_hash_and_leaves_it_running
 def test_a_run_begun_on_a_cluster_goes_on_without_it(scheduler: str, data: str, expected: str, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     cluster = ("--engine", "dask", "--cluster-address", scheduler)
-    call("train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)
-    resumed = call("train", "--resume", out, *TWO, "--json")  # A file never decides where code runs.
+    run(HERE, "train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)
+    resumed = run(HERE, "train", "--resume", out, *TWO, "--json")  # A file never decides where code runs.
     assert "give --engine and --cluster-address again to use a cluster" in resumed.stderr
     result = json.loads(resumed.stdout)
     assert (result["parameters_sha256"], result["engine"], result["epochs"]) == (expected, "processes", 2)
@@ -123,13 +116,13 @@ def test_a_run_begun_on_a_cluster_goes_on_without_it(scheduler: str, data: str, 
 
 def test_loky_gives_the_same_hash(data: str, expected: str, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    result = json.loads(call("train", "--data-dir", data, *OPTIONS, *TWO, "--engine", "loky", "--out", out).stdout)
+    result = json.loads(run(HERE, "train", "--data-dir", data, *OPTIONS, *TWO, "--engine", "loky", "--out", out).stdout)
     assert (result["parameters_sha256"], result["engine"]) == (expected, "loky")
 
 
 def test_verify_compares_a_cluster_too(scheduler: str) -> None:
     cluster = ("--engine", "dask", "--cluster-address", scheduler, "--workers", "2")
-    result = call("verify", *cluster, "--kernel", "im2col", "--steps", "4", "--batch-size", "32", "--json")
+    result = run(HERE, "verify", *cluster, "--kernel", "im2col", "--steps", "4", "--batch-size", "32", "--json")
     report = json.loads(result.stdout)
     assert report["passed"]
     assert "on dask" in [run["what"] for run in report["runs"]]
@@ -144,8 +137,7 @@ def test_a_signal_leaves_a_checkpoint_with_the_bits_of_a_serial_run_and_no_proce
     pytest.importorskip(engine)
     out = tmp_path / "run"
     options = ("train", "--data-dir", data, *OPTIONS, "--epochs", "10000")
-    command = [*COMMAND, *options, "--engine", engine, "--out", str(out)]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with start(tmp_path, *options, "--engine", engine, "--out", str(out)) as process:
         assert wait_until(lambda: (out / "metrics.jsonl").exists(), 60)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         workers = children.read_text().split() if children.exists() else []
@@ -157,7 +149,7 @@ def test_a_signal_leaves_a_checkpoint_with_the_bits_of_a_serial_run_and_no_proce
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
     arrays, described = archive.load(out / "checkpoint.npz")
     steps = str(described["step"])
-    serial = call(*options, "--engine", "serial", "--max-steps", steps, "--out", str(tmp_path / "serial"))
+    serial = run(HERE, *options, "--engine", "serial", "--max-steps", steps, "--out", str(tmp_path / "serial"))
     assert json.loads(serial.stdout)["parameters_sha256"] == sha256(arrays["parameters"])
 
 

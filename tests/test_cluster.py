@@ -25,7 +25,7 @@ from kits.engine_contract import *  # noqa: F403
 from kits.engine_contract import DATASETS, FEW, MANY, Opened, at, computed, expected, one_each, scripted
 from kits.models import ModelError, Once, Recorded, Scripted, Threads
 from kits.processes import children, temporary_files, wait_until
-from kits.programs import Run, environment
+from kits.programs import PYTHON, Run, start
 
 from parallel_lenet import Adam, Coordinator, Dataset, Metrics, WorkerError, lenet5
 from parallel_lenet.batching import Shard, shards
@@ -62,7 +62,7 @@ def own_deadline() -> Iterator[None]:
         raise AssertionError("hangs")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
+    signal.alarm(100)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -404,14 +404,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
     monkeypatch.setattr("parallel_lenet.engines.cluster.dask.CONNECT", 2.0)
     script = tmp_path / "scheduler.py"
     script.write_text(SCHEDULER)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        env=environment(),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    process = start(tmp_path, str(script), command=PYTHON, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     try:
@@ -424,12 +417,12 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
             list(opened.metrics(parameters, one_each(data)))
             process.kill()
             process.wait()
-            start = time.monotonic()
+            began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", WorkerWarning)
                 with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 shards to compute"):
                     list(opened.metrics(parameters, one_each(data)))
-            assert time.monotonic() - start < 30
+            assert time.monotonic() - began < 30
             with pytest.raises(RuntimeError, match="its engine was closed"):
                 engine.start(opened.context)
         with pytest.raises(WorkerError, match=f"no dask cluster with a worker at {address}"):
@@ -553,8 +546,6 @@ def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
 TWO = """
 import os, signal
 from parallel_lenet import *
-from parallel_lenet.engines.cluster import limits
-limits.LEAVE = 2.0  # It is waited for in vain: see the stopped process below.
 from parallel_lenet.engines.cluster.guard import holders
 def ours():
     return signal.getsignal(signal.SIGTERM), {name: value for name, value in os.environ.items() if "AUTH" in name}
@@ -617,8 +608,8 @@ import os, signal
 from pathlib import Path
 from parallel_lenet import *
 train, _ = load_dataset()
-from parallel_lenet.engines.cluster import limits, ray
-ray.GONE_AFTER, limits.LEAVE = 3.0, 2.0
+from parallel_lenet.engines.cluster import ray
+ray.GONE_AFTER = 3.0
 coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64)
 with coordinator:
     coordinator.engine._follows = True  # As with an address: the number of workers is asked for again and again.

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kits.processes import children, listening, other_user, temporary_files, wait_until
-from kits.programs import environment
+from kits.programs import PYTHON, start
 
 from parallel_lenet import Adam, Coordinator, Dataset, WorkerError, lenet5
 from parallel_lenet.engines import WorkerWarning
@@ -70,7 +69,6 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
-    monkeypatch.setattr(limits, "LEAVE", 2.0)
     files, variables = temporary_files(), _of_speed()
     results = set()
     for engine in (Cluster("dask", n_workers=2), "serial"):
@@ -128,8 +126,7 @@ def running(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str], list[i
     """A scheduler's address and process, and the process ids of its two workers."""
     script = tmp_path / "scheduler.py"
     script.write_text(SCHEDULER)
-    quiet: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, str(script)], env=environment(), **quiet) as process:
+    with start(tmp_path, str(script), command=PYTHON, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         address, *pids = process.stdout.readline().split()
         try:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from kits.processes import listening, other_user, wait_until
-from kits.programs import environment
+from kits.programs import PYTHON, run, start
 
 from parallel_lenet.cli import main
 from parallel_lenet.engines.cluster.guard import Guard, holders, kill, stopped
@@ -62,15 +62,8 @@ def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence
     """Ray ends the program at once when its raylet dies: no one but another process can say so and clean up."""
     pytest.importorskip("ray")
     with TemporaryDirectory(prefix="t", dir="/tmp") as outer:  # Short: the names of sockets are.
-        program = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM],
-            env=environment(TMPDIR=outer),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with program:
+        arguments = ("-W", "ignore", "-c", PROGRAM)
+        with start(Path(outer), *arguments, command=PYTHON, env={"TMPDIR": outer}, stdin=subprocess.PIPE) as program:
             assert program.stdin is not None
             assert program.stdout is not None
             address = program.stdout.readline().strip()
@@ -115,9 +108,7 @@ os.kill(child.pid, signal.SIGSTOP)
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60
-    )
+    result = run(tmp_path, "-c", program, command=PYTHON, code=-signal.SIGKILL)
     pid = int(result.stdout)
     assert not folder.exists()
     assert wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 10)

@@ -16,7 +16,7 @@ from kits.engine_contract import *  # noqa: F403
 from kits.engine_contract import DATASETS, FEW, Opened, at, computed, expected, holding, one_each, usable
 from kits.models import ModelError, Scripted
 from kits.processes import alive, wait_until
-from kits.programs import Run, environment
+from kits.programs import PYTHON, Run, start
 
 from parallel_lenet import Dataset, Engine, lenet5
 from parallel_lenet.batching import shards
@@ -193,15 +193,9 @@ def test_a_model_of_a_program_needs_no_main_guard_prints_to_standard_error_and_l
     assert stderr.replace("computing", "").split() == []
 
 
-def endless(program: str) -> tuple[subprocess.Popen[str], list[int]]:
+def endless(folder: Path, program: str) -> tuple[subprocess.Popen[str], list[int]]:
     """A program that trains, and its workers' process ids, once it has finished a step."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(folder, "-c", program, command=PYTHON)
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
@@ -211,8 +205,8 @@ def endless(program: str) -> tuple[subprocess.Popen[str], list[int]]:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", "SIGTERM"])
-def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_nothing: None) -> None:
-    process, pids = endless(ENDLESS)
+def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_nothing: None, tmp_path: Path) -> None:
+    process, pids = endless(tmp_path, ENDLESS)
     process.send_signal(getattr(signal, how))
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == -getattr(signal, how)
@@ -233,7 +227,7 @@ coordinator = Coordinator(Scripted(folder={str(tmp_path)!r}), SGD(), n_workers=2
 x = np.array([(HOLD, 3600.0)] * 2, np.float32)
 coordinator.fit((x, np.zeros(2)))
 """
-    process = subprocess.Popen([sys.executable, "-c", program], env=environment())
+    process = start(tmp_path, "-c", program, command=PYTHON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert wait_until(lambda: len(holding(tmp_path)) == 2, 60)
     pids = holding(tmp_path)
     process.kill()

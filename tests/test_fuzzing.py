@@ -1,12 +1,11 @@
 """A fast part of the attack with hostile files; ``fuzzing.attack(kind, 20_000, seed)`` is the whole."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kits.programs import environment
+from kits.programs import PYTHON, environment, run
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +29,5 @@ def test_hostile_files_are_refused_with_a_sentence_and_take_little_memory(
     kind: str, number: int, tmp_path: Path
 ) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), environment()["PYTHONPATH"]])
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, kind, str(number)],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=path),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    run(tmp_path, "-W", "error", "-c", PROGRAM, kind, str(number), command=PYTHON, env={"PYTHONPATH": path})
     assert os.listdir(tmp_path) == []

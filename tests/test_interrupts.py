@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from kits.models import SLEEP, Scripted
 from kits.processes import children, descendants_end, wait_for_workers, wait_until
-from kits.programs import FILES, PACKAGE_FOLDER, environment, run, start, train, write_idx
+from kits.programs import FILES, PYTHON, run, start, train, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals as POSIX has them, and /proc"),
 ]
 
-SCRIPT = str(Path(PACKAGE_FOLDER, "scripts", "train.py"))
 SOON = 2.0  # Seconds that leaving may take.
 NOISE = 4.0  # And what a busy machine may add.
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--workers", "2")
@@ -37,17 +36,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_idx(folder / "data", 205, 64)
     write_idx(folder / "long", 4, 40_000)
     return folder
-
-
-def python(place: Path, program: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=place,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def leave(process: "subprocess.Popen[str]", number: signal.Signals, times: int = 1) -> str:
@@ -125,7 +113,7 @@ def test_before_there_is_a_run_nothing_is_written(place: Path) -> None:
         "def load(*_):\n    print('loading', flush=True)\n    time.sleep(60)\n"
         "train.load = load\nsys.exit(main(['train', '--out', 'never', '--quiet']))"
     )
-    process = python(place, hold)
+    process = start(place, "-c", hold, command=PYTHON)
     assert process.stdout is not None
     process.stdout.readline()
     assert leave(process, signal.SIGINT) == "parallel-lenet: interrupted before the run began\n"
@@ -144,7 +132,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
         "archive.os.fsync = hang\n"
         f"sys.exit(main(['train', *{OPTIONS!r}, '--epochs', '99999', '--out', 'twice', '--quiet']))"
     )
-    process = python(place, hold)
+    process = start(place, "-c", hold, command=PYTHON)
     assert process.stderr is not None
     assert process.stderr.readline() == "hanging\n"
     assert any(file.name.startswith(".checkpoint.npz.") for file in out.iterdir())
@@ -175,7 +163,7 @@ def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) ->
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_the_library_stays_usable_with_the_last_finished_step(engine: str, leaves_nothing: None) -> None:
     inputs = np.zeros((60, 2), np.float32)
-    inputs[:, 0], inputs[:, 1] = SLEEP, 5
+    inputs[:, 0], inputs[:, 1] = SLEEP, 10  # So that training takes longer than both delays.
     data = inputs, np.arange(60)
     reference = Coordinator(Scripted(), SGD(), engine="serial", batch_size=10, shard_size=5)
     hashes = [reference.parameters_sha256()]
@@ -186,8 +174,8 @@ def test_the_library_stays_usable_with_the_last_finished_step(engine: str, leave
             coordinator.evaluate(data)  # Workers are there.
             for delay in (0.03, 0.13):
                 timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-                timer.start()
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+                    timer.start()  # Inside: on a busy machine the signal may come before training begins.
                     coordinator.fit(data, 1 - coordinator.epoch)
                 timer.join()
                 assert coordinator.epoch == 0

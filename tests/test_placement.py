@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from kits.engine_contract import FEW, Opened, at
 from kits.models import Scripted
 from kits.programs import environment
-from test_engines import FEW, Opened, at
 
 from parallel_lenet.engines.processes import placement
 from parallel_lenet.engines.processes.engine import ProcessesEngine

@@ -2,13 +2,11 @@
 
 import platform
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kits.programs import environment
+from kits.programs import PYTHON, run
 
 from parallel_lenet import Coordinator, kernels, load_dataset
 from parallel_lenet.cli import _published
@@ -36,21 +34,16 @@ def test_the_default_run_gives_the_published_bits() -> None:
 
 
 @pytest.mark.slow
-def test_code_for_another_processor_gives_the_same_bits() -> None:
+def test_code_for_another_processor_gives_the_same_bits(tmp_path: Path) -> None:
     # The rest of what same_bits.py shows takes minutes.
     expected = after(1)
     here = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("the names of processors are those of x86-64")
     name = "haswell" if any(level.startswith(("AVX512", "X86_V4")) for level in here) else "nehalem"
-    program = subprocess.run(
-        [sys.executable, str(SAME_BITS), "--print", "--steps", "1"],
-        env=environment(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=""),
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert program.stdout == f"{expected}\n", program.stderr
+    other = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}
+    program = run(tmp_path, str(SAME_BITS), "--print", "--steps", "1", command=PYTHON, env=other)
+    assert program.stdout == f"{expected}\n"
 
 
 def test_the_readme_states_the_published_bits() -> None:

@@ -1,12 +1,10 @@
 """The programs of the README and of docs/ run as they stand there, and what the texts name exists."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from kits.programs import environment
+from kits.programs import PYTHON, run
 
 pytestmark = pytest.mark.slow
 
@@ -32,16 +30,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_runs(program: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-"],
-        input=program,
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert result.returncode == 0, result.stderr
+    result = run(tmp_path, "-W", "error", "-", command=PYTHON, stdin=program)
     assert result.stderr == ""
     accuracy = float(re.findall(r"accuracy=([0-9.]+)", result.stdout)[-1])
     assert accuracy > 0.85, result.stdout

@@ -5,7 +5,6 @@ import math
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from kits.processes import wait_until
-from kits.programs import FILES, environment, numbers, run, start, train, write_idx
+from kits.programs import FILES, PYTHON, numbers, run, start, train, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import _resume, main
@@ -38,10 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "_training.Training.save = stop\nmain(sys.argv[1:])"
     )
     arguments = ["train", *OPTIONS, "--engine", "serial", "--out", "half"]
-    process = subprocess.run(
-        [sys.executable, "-c", stop, *arguments], cwd=folder, env=environment(), capture_output=True
-    )
-    assert process.returncode == 9, process.stderr
+    run(folder, "-c", stop, *arguments, command=PYTHON, code=9)
     return folder
 
 

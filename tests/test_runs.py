@@ -3,12 +3,11 @@
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kits.programs import FILES, run, write_idx
+from kits.programs import FILES, PYTHON, run, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli._options import UsageError
@@ -75,15 +74,7 @@ archive.write_atomically = _run_folder.write_atomically = fail
 sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "--out", "r"]))
 """
     (tmp_path / "program.py").write_text(program)
-    result = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 1
+    result = run(tmp_path, "program.py", command=PYTHON, code=1)
     assert result.stderr.splitlines()[-1] == f"parallel-lenet: r/{name}: {os.strerror(errno.EROFS)}"
     if name != "config.toml":
         archive.load(tmp_path / "r" / LAST)

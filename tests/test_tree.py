@@ -51,6 +51,23 @@ def test_the_total_is_the_same_however_the_leaves_are_cut_into_blocks(cut: tuple
     assert most <= leaves.bit_length()
 
 
+@given(st.integers(1, 70))
+def test_a_block_that_waits_is_held_and_a_sum_is_not(leaves: int) -> None:
+    """As an engine gives them: each block in the same memory, which is written to again when the next is asked for."""
+    memory = [""]
+
+    def hold(depth: int, block: list[str]) -> list[str]:
+        assert block is memory
+        return list(block)
+
+    sums = TreeSum[list[str]](lambda left, right: [add(left[0], right[0])], hold)
+    for leaf in range(leaves):
+        memory[0] = str(leaf)
+        sums.append(memory)
+    memory[0] = "overwritten"
+    assert sums.total() == [by_halves(0, leaves)]
+
+
 def test_nothing_has_no_sum() -> None:
-    with pytest.raises(ValueError, match="nothing to add"):
+    with pytest.raises(ValueError, match=r"^there is nothing to add$"):
         TreeSum[int]().total()

@@ -1,12 +1,11 @@
 """The commands that prove the promise: ``verify``, ``train --chaos``, and the soak."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kits.programs import environment, run, write_idx
+from kits.programs import PYTHON, run, write_idx
 
 from parallel_lenet.cli import main, verify
 from parallel_lenet.cli._chaos import Chaos
@@ -77,15 +76,9 @@ def test_a_plan_of_another_form_is_refused(plan: str) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_the_soak_runs_and_sums_up(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(SOAK), "--minutes", "0.001", "--seed", "1408", "--kernel", "im2col", "--json"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=110,
+    result = run(
+        tmp_path, str(SOAK), "--minutes", "0.001", "--seed", "1408", "--kernel", "im2col", "--json", command=PYTHON
     )
-    assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads(result.stdout)
     assert summary["runs"] >= 1
     assert summary["problems"] == []

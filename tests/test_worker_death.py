@@ -22,7 +22,7 @@ from kits import models
 from kits.engine_contract import FEW, Opened, at, computed, expected, holding, one_each, scripted, usable
 from kits.models import Array, Scripted
 from kits.processes import alive, children, wait_until
-from kits.programs import environment
+from kits.programs import PYTHON, start
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, Metrics, WorkerError, WorkerWarning, lenet5
 from parallel_lenet.batching import Shard, shards, tasks
@@ -774,7 +774,7 @@ if {thread}:
 else:
     train()
 """
-    process = subprocess.Popen([sys.executable, "-c", program], env=environment())
+    process = start(tmp_path, "-c", program, command=PYTHON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert wait_until(lambda: len(holding(tmp_path)) == 2, 60)
     pids = holding(tmp_path)
     process.kill()
