@@ -258,8 +258,10 @@ class Coordinator(Displayed):
 
     def _summary(self) -> Summary:
         """Of the last finished step, if another thread trains; starts no workers and waits for nothing."""
-        state, pids = self._state, self.worker_pids()
-        model, optimizer = type(self.model).__name__, type(self.optimizer).__name__
+        state = self._state
+        pids = self.worker_pids()
+        model = type(self.model).__name__
+        optimizer = type(self.optimizer).__name__
         where = f"n_workers={self.n_workers}, engine={type(self.engine).__name__}, batch_size={self.batch_size}"
         done = f"epoch={state.epoch}, step={state.optimizer.step}"
         running = f", processes {', '.join(map(str, pids))}" if pids else ""

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from kits.programs import FILES, environment, write_idx
 
-from parallel_lenet import SGD, Coordinator, Dataset, archive, lenet5
+from parallel_lenet import SGD, Adam, AdamW, Coordinator, Dataset, archive, lenet5, load_dataset, load_model
 from parallel_lenet.cli import _config, evaluate, main, train
 from parallel_lenet.cli._interrupts import ENDING
 from parallel_lenet.cli._run_folder import RunFolder
@@ -534,3 +534,28 @@ def test_what_a_checkpoint_of_the_library_holds_is_no_run(result: Any) -> None:
     Path("api").mkdir()
     Coordinator(lenet5(kernel="im2col"), SGD(), engine="serial").save("api/checkpoint.npz")
     assert "was not left by a training run" in result("--resume", "api", code=1)["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("adam", Adam(0.01)),
+        ("adamw", AdamW(0.01, weight_decay=1.0)),
+        ("nesterov", SGD(0.01, momentum=0.9, nesterov=True)),
+    ],
+)
+def test_a_program_gets_the_commands_bits_and_continues_its_run(result: Any, name: str, optimizer: Any) -> None:
+    """However the command has Adam computed: that is no setting of a checkpoint."""
+    options = ("--optimizer", name, "--learning-rate", "0.01", "--schedule", "constant", "--warmup", "0")
+    done = result(*QUICK, *options, "--max-steps", "4", "--out", "r")
+    trained = load_model("r/checkpoint.npz", kernel="im2col")
+    data, _ = load_dataset(data_dir="data")
+    with Coordinator(trained.model, optimizer, engine="serial", batch_size=10) as coordinator:
+        reports = coordinator.iterate(data)
+        for _ in range(4):
+            next(reports)
+        assert coordinator.parameters_sha256() == done["parameters_sha256"]
+    with Coordinator(trained.model, optimizer, engine="serial", batch_size=10) as coordinator:
+        coordinator.load("r/checkpoint.npz")
+        coordinator.fit(data)
+        assert coordinator.step == 6
