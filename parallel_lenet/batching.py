@@ -1,8 +1,15 @@
-"""From an epoch to its batches to their shards: which samples, in which order, decided by (seed, epoch) alone."""
+"""From an epoch to its batches to their blocks: which samples, in which order, decided by (seed, epoch) alone.
 
+A *block* is what a worker is given at a time, an aligned run of leaves (see `tree`); a *shard* is what the model is
+given at a time. How a batch is cut into blocks follows the number of workers, and decides no bit.
+"""
+
+import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +20,61 @@ from parallel_lenet.random import permutation
 Rows = NDArray[np.int64]
 
 SPLIT = 2**64 - 1  # The epoch whose order decides a split: no training gets there.
+SMALLEST = 4  # Blocks are not smaller than this part of the shard that the model prefers, if it can add smaller ones,
+MOST_SHARDS = 4  # and not larger than so many shards.
+SAMPLES_NAMED = 8  # In an error.
 
 
-class Shard(NamedTuple):
-    """Some samples of one dataset: what a worker is given at a time."""
+class Block(NamedTuple):
+    """Some samples of one dataset, in the tree of sums a block: what a worker is given at a time."""
 
     rows: Rows
     """Their positions in the dataset, int64, in the order to use them."""
     dataset: int = 0
     """Which of the datasets the engine was opened with."""
-    cut: int = 0
-    """Above 0: two shards in one, the second from this row on. Each is computed, then the two results are added."""
+    shard_size: int = 0
+    """How many of them the model is given at a time, the last time what is left; 0 for all."""
 
-    def halves(self) -> list["Shard"]:
-        """The two shards that this is, or itself."""
-        if not self.cut:
-            return [self]
-        return [Shard(self.rows[: self.cut], self.dataset), Shard(self.rows[self.cut :], self.dataset)]
+    def shards(self) -> Iterator[Rows]:
+        """The positions that the model is given at a time."""
+        return batches(self.rows, self.shard_size or max(1, len(self.rows)))
+
+    def samples(self) -> str:
+        """The samples for people, in an error."""
+        return named(self.rows, self.dataset)
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """How a batch may be cut into blocks for the workers. A size is the number of samples in a block that is whole.
+
+    All but the first are ``leaf`` times a power of two, and decide no bit.
+    """
+
+    leaf: int
+    """From how many samples on sums follow the tree: see `tree`."""
+    least: int
+    """Smaller blocks cost more than they balance."""
+    most: int
+    """Larger ones cost no less per sample, and one that is held up holds up more."""
+    shard_size: int
+    """The model gets at most so many samples at a time."""
+
+    @classmethod
+    def of(cls, leaf: int | None, preferred: int, shard_size: int) -> Self:
+        """Those for a model with such a leaf (None: each shard is one) and preferred shard size, see `Model`."""
+        if leaf is None:
+            return cls(shard_size, shard_size, MOST_SHARDS * shard_size, shard_size)
+        least = aligned(min(preferred // SMALLEST, shard_size), leaf)
+        return cls(leaf, least, MOST_SHARDS * shard_size, shard_size)
+
+    def workers(self, samples: int) -> int:
+        """How many workers a batch of so many samples has work for."""
+        return -(-samples // self.least)
+
+    def leaves(self, block: Block) -> int:
+        """How many leaves a block has, for `TreeSum`: a power of two, also if it is cut off."""
+        return 1 << (-(-len(block.rows) // self.leaf) - 1).bit_length()
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Rows:
@@ -62,22 +107,52 @@ def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
         yield order[start : start + batch_size]
 
 
-def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Shard]:
-    """The rows cut into shards; the last one holds what is left."""
-    return [Shard(some, dataset) for some in batches(rows, shard_size)]
+def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Block]:
+    """The rows as blocks of one shard each; the last one holds what is left."""
+    return [Block(some, dataset, shard_size) for some in batches(rows, shard_size)]
 
 
-def tasks(rows: Rows, shard_size: int, n_workers: int, dataset: int = 0) -> list[Shard]:
-    """The same shards as they are given out so that all workers finish together.
+def blocks(rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0) -> list[Block]:
+    """The rows cut into aligned blocks, so that each worker has work and all finish together.
 
-    Two neighbours at a time while there are enough for each worker, whose sum takes one answer instead of two; shard by
-    shard in the last round.
+    They are few, and in the order in which workers should begin them.
     """
-    pairs = [
-        Shard(both, dataset, cut=shard_size if len(both) > shard_size else 0) for both in batches(rows, 2 * shard_size)
-    ]
-    rounds = len(pairs) // n_workers * n_workers
-    return [*pairs[:rounds], *(half for pair in pairs[rounds:] for half in pair.halves())]
+    units = -(-len(rows) // sizes.least)
+    cut, start = [], 0
+    for size in _shares(units, n_workers, sizes.most // sizes.least):
+        end = start + size * sizes.least
+        cut.append(Block(rows[start:end], dataset, sizes.shard_size))
+        start = end
+    return cut
+
+
+@lru_cache(64)
+def _shares(units: int, n_workers: int, most: int) -> tuple[int, ...]:
+    """Powers of two that add up to ``units``, each the size of an aligned block, at most ``most``.
+
+    The fair share is units / n_workers, rounded up. Whoever of equal workers has least so far takes the largest block
+    that keeps it within its fair share, and leaves a unit for each that has none yet.
+    """
+    fair = -(-units // n_workers)
+    loads = [(0, worker) for worker in range(n_workers)]
+    sizes, start = list[int](), 0
+    while start < units:
+        load, worker = loads[0]
+        idle = max(0, n_workers - 1 - len(sizes))
+        room = max(1, min(most, fair - load, units - start - idle))
+        size = 1 << (room.bit_length() - 1)
+        if start:
+            size = min(size, start & -start)  # The largest power of two that divides the start.
+        heapq.heapreplace(loads, (load + size, worker))
+        sizes.append(size)
+        start += size
+    return tuple(sizes)
+
+
+def call_sizes(samples: int, sizes: BlockSizes, n_workers: int) -> tuple[int, ...]:
+    """How many samples the model gets at a time for batches of so many, each number once, the largest first."""
+    cut = blocks(np.arange(samples), sizes, n_workers)
+    return tuple(sorted({len(shard) for block in cut for shard in block.shards()}, reverse=True))
 
 
 def default_shard_size(preferred: int, batch_size: int) -> int:
@@ -85,6 +160,13 @@ def default_shard_size(preferred: int, batch_size: int) -> int:
     return max(1, min(preferred, -(-batch_size // 2)))
 
 
-def aligned(shard_size: int, leaf: int) -> int:
-    """The size of the largest block of leaves within ``shard_size`` samples: ``leaf * 2^k``, and at least ``leaf``."""
-    return leaf << (max(1, shard_size // leaf).bit_length() - 1)
+def aligned(size: int, leaf: int) -> int:
+    """The size of the largest block of leaves within ``size`` samples: ``leaf * 2^k``, and at least ``leaf``."""
+    return leaf << (max(1, size // leaf).bit_length() - 1)
+
+
+def named(rows: Rows, dataset: int) -> str:
+    """Samples for people: enough to look for what is wrong with them."""
+    samples = ", ".join(str(sample) for sample in rows[:SAMPLES_NAMED])
+    more = f" and {len(rows) - SAMPLES_NAMED} more" if len(rows) > SAMPLES_NAMED else ""
+    return f"sample{'s' * (len(rows) != 1)} {samples}{more} of dataset {dataset}"

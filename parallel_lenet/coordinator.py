@@ -1,8 +1,8 @@
 """The coordinator: the only loop. It splits batches, adds and averages gradients, and owns weights and optimizer state.
 
-One step: cut the batch into shards; add their summed gradients along a balanced binary tree (see `tree`); divide once
-by the number of samples; update. The tree depends on the batch alone, so neither workers nor shards of the model's leaf
-or larger change a bit of the result.
+One step: cut the batch into blocks for the workers; add their summed gradients along a balanced binary tree (see
+`tree`); divide once by the number of samples; update. The tree depends on the batch alone, so neither the workers nor
+the sizes of blocks change a bit of the result.
 """
 
 import inspect
@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from parallel_lenet import finite
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.batching import Shard, aligned, default_shard_size, epoch_order, shards, split, tasks
+from parallel_lenet.batching import (
+    Block,
+    BlockSizes,
+    aligned,
+    blocks,
+    call_sizes,
+    default_shard_size,
+    epoch_order,
+    shards,
+    split,
+)
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
 from parallel_lenet.cores import count_workers, usable_cores
@@ -32,7 +42,7 @@ from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined, of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
-from parallel_lenet.engines import Context, Engine, ShardGradient
+from parallel_lenet.engines import BlockGradient, Context, Engine
 from parallel_lenet.engines.cluster.engine import BACKENDS, TIMEOUT, Cluster
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
@@ -49,6 +59,7 @@ from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
 from parallel_lenet.updates import Memory, add, copied, divide, updated
+from parallel_lenet.worker import warm_up
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
@@ -92,13 +103,14 @@ class Coordinator(Displayed):
     """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
 
     - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
-      environment variable ``PARALLEL_LENET_WORKERS`` says, or else -1. No more start than a batch has shards:
+      environment variable ``PARALLEL_LENET_WORKERS`` says, or else -1. No more start than a batch has work for:
       `n_workers` is how many there are, and `workers_note` says why they are fewer.
     - ``batch_size``: samples per step, over all workers together.
-    - ``shard_size``: samples that the model gets at a time; by default what the model prefers for this batch size. If
-      the model has a ``leaf`` (see `Model`), as with the kernels compiled and naive, it is rounded down to a power of
-      two times that and decides no bit of the result. Otherwise it is the leaf: gradients are added shard by shard, so
-      results depend on it in their last bits.
+    - ``shard_size``: samples that the model gets at a time. If the model has a ``leaf`` (see `Model`), as with the
+      kernels compiled and naive, it gets at most so many (by default what it prefers), and fewer if that gives more
+      workers something to do; no bit of the result depends on it. Otherwise gradients are added shard by shard, so
+      results depend on ``shard_size`` in their last bits, and a batch has work for no more workers than it has shards;
+      the default is what the model prefers, or half a batch if that is less.
     - ``engine``: "processes"; "serial" (in this process; then there is one worker); "dask", "ray", "loky" or
       "threading" for a `Cluster` that starts and ends with the workers; or an engine of your own, such as a
       `Cluster` at an address.
@@ -108,8 +120,9 @@ class Coordinator(Displayed):
     - ``on_nan``: what to do where a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
       step, which leaves parameters and optimizer as they are.
     - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; None for ever.
-      A worker's first shard of each size and kind has a minute at least, since it may compile.
-    - ``max_tries``: how many workers may be lost over one shard before WorkerError.
+      A worker's first block of each size and kind has ten seconds at least, since it may compile.
+    - ``max_tries``: how many workers may be lost over one block, the part of a batch that a worker gets at a time,
+      before WorkerError.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
 
@@ -145,17 +158,18 @@ class Coordinator(Displayed):
     ) -> None:
         _require("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         _require("optimizer", optimizer, ("init", "update"))
-        preferred = getattr(model, "preferred_shard_size", ANY_SHARD_SIZE)
+        preferred = whole("the model's preferred_shard_size", getattr(model, "preferred_shard_size", ANY_SHARD_SIZE), 1)
         self.model = model
         self.optimizer = optimizer
         self.batch_size = whole("batch_size", batch_size, 1)
-        self.shard_size = whole(
-            "shard_size", default_shard_size(preferred, batch_size) if shard_size is None else shard_size, 1
-        )
         self.leaf: int | None = getattr(model, "leaf", None)
         """The model's: see `Model`. None: gradients are added shard by shard."""
+        if shard_size is None:
+            shard_size = default_shard_size(preferred, batch_size) if self.leaf is None else preferred
+        self.shard_size = whole("shard_size", shard_size, 1)
         if self.leaf is not None:
             self.shard_size = aligned(self.shard_size, whole("the model's leaf", self.leaf, 1))
+        self._sizes = BlockSizes.of(self.leaf, preferred, self.shard_size)
         self.seed = whole("seed", seed, 0)
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64, not {self.seed}")
@@ -164,7 +178,7 @@ class Coordinator(Displayed):
             raise ValueError(f"on_nan must be stop or skip, not {on_nan!r}")
         self.on_nan = on_nan
         step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
-        self._limit = -(-self.batch_size // self.shard_size) if isinstance(engine, str) else None
+        self._starts = isinstance(engine, str)  # Whether the workers are ours to start.
         self._workers_note: str | None = None
         self.engine = _engine(
             engine,
@@ -186,7 +200,7 @@ class Coordinator(Displayed):
             )
         parameters = parameters.copy()  # The caller may go on to change theirs.
         self._state = TrainingState(parameters, optimizer.init(parameters))
-        self._warm = False
+        self._warm, self._warmed = 0, set[int]()  # With how many workers, and how many samples.
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
         self._memory = Memory()  # For the vectors of the next state, and for sums.
         self._team = 1, ALONE  # Workers, and the threads of this process that go with so many.
@@ -214,22 +228,28 @@ class Coordinator(Displayed):
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are: those that were asked for, but no more than a batch has shards."""
+        """How many workers there are: those that were asked for, but no more than a batch has work for."""
         return self.engine.n_workers
 
     def _limited(self, asked: int) -> int:
         """How many of so many workers to start; says so if they are fewer, or if some have no work."""
-        shards_a_batch = -(-self.batch_size // self.shard_size)
+        most = self._sizes.workers(self.batch_size)
         self._workers_note = None
-        if shards_a_batch < asked:
-            many = f"{shards_a_batch} shard{'s' * (shards_a_batch > 1)}"
+        if most < asked:
+            part, smaller = "block", ""
+            if self.leaf is None:
+                part, smaller = "shard", "a smaller shard_size or "
             self._workers_note = (
-                f"{shards_a_batch} of {asked} workers {'run' if self._limit else 'have work'}: a batch of "
-                f"{self.batch_size} makes {many} of {self.shard_size}; a smaller shard_size or a larger batch_size "
-                "makes more"
+                f"{most} of {asked} workers {'run' if self._starts else 'have work'}: a batch of {self.batch_size} "
+                f"makes {most} {part}{'s' * (most > 1)} of {self._sizes.least}; {smaller}a larger batch_size makes more"
             )
             _log.info(self._workers_note)
-        return asked if self._limit is None else min(asked, self._limit)
+        return min(asked, most) if self._starts else asked
+
+    @property
+    def call_sizes(self) -> tuple[int, ...]:
+        """How many samples of a batch the model gets at a time, each number once, the largest first."""
+        return call_sizes(self.batch_size, self._sizes, self.n_workers)
 
     @property
     def parameters(self) -> Vector:
@@ -354,7 +374,11 @@ class Coordinator(Displayed):
             self._require_same_settings()
         call = self._claim("train")
         try:
-            call.begin(self._turns.run("fit or iterate", lambda: self.engine.open(self.model, data, self.parameters)))
+            call.begin(
+                self._turns.run(
+                    "fit or iterate", lambda: self.engine.open(self.model, data, self.parameters, self.call_sizes)
+                )
+            )
             if epochs:
                 self._require_same_data(call)
                 self._loaded = None
@@ -417,7 +441,7 @@ class Coordinator(Displayed):
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state, threads = self._state, self._threads()
-        work = tasks(rows, self.shard_size, self.n_workers)
+        work = blocks(rows, self._sizes, self.n_workers)
         metrics, gradient, suspects, times = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
         norm, rate, bad = global_norm(gradient, threads), _learning_rate(self.optimizer, state.optimizer.step), None
@@ -460,7 +484,7 @@ class Coordinator(Displayed):
         )
 
     def _trace(
-        self, context: Context, rows: NDArray[np.int64], work: list[Shard], suspects: list[str]
+        self, context: Context, rows: NDArray[np.int64], work: list[Block], suspects: list[str]
     ) -> NonFiniteError:
         """Compute a step whose sum is not finite again, to find out why."""
         step, parts = self.step + 1, shards(rows, self.shard_size)
@@ -473,9 +497,9 @@ class Coordinator(Displayed):
         return finite.overflow(step)
 
     def _mean_gradient(
-        self, context: Context, work: list[Shard]
+        self, context: Context, work: list[Block]
     ) -> tuple[Metrics, Vector, list[str], StepTimes]:  # fmt: skip
-        """The sums over the shards, added along the tree, the gradient divided once by the number of samples.
+        """The sums over the blocks, added along the tree, the gradient divided once by the number of samples.
 
         And the workers whose sums are not finite, or all of them if no worker's alone is not; and where the time went.
         """
@@ -484,26 +508,25 @@ class Coordinator(Displayed):
         sums, workers, suspects = TreeSum(self._add, self._hold), list[str](), list[str]()
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
             asked = begun
-            for task, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
+            for block, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
                 waiting += clock() - asked
                 computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
-                one = result.metrics.loss_sum + float(np.add.reduce(result.gradient))
-                (workers if math.isfinite(one) else suspects).append(result.worker)
-                sums.append(result, len(task.halves()))
+                (workers if result.finite else suspects).append(result.worker)
+                sums.append(result, self._sizes.leaves(block))
                 asked = clock()
             metrics, total = sums.total()[:2]
         divide(total, metrics.count, self._threads())
         times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
         return metrics, total, suspects or workers, times
 
-    def _hold(self, _: int, result: ShardGradient) -> ShardGradient:
+    def _hold(self, _: int, result: BlockGradient) -> BlockGradient:
         """A copy in memory of our own, which waits for the result beside it."""
-        return ShardGradient(result.metrics, copied(result.gradient, self._memory, self._threads()))
+        return BlockGradient(result.metrics, copied(result.gradient, self._memory, self._threads()))
 
-    def _add(self, left: ShardGradient, right: ShardGradient) -> ShardGradient:
+    def _add(self, left: BlockGradient, right: BlockGradient) -> BlockGradient:
         """The sum, in the place of the left one."""
         add(left.gradient, right.gradient, self._threads())
-        return ShardGradient(left.metrics + right.metrics, left.gradient)
+        return BlockGradient(left.metrics + right.metrics, left.gradient)
 
     def _threads(self) -> Threads:
         """For what this process does with long vectors: as many as workers, but no more than cores."""
@@ -549,7 +572,7 @@ class Coordinator(Displayed):
 
     def _evaluate_now(self, dataset: Dataset) -> Metrics:
         finite.require_finite(self.step, self.model.layout, self.parameters)
-        with self.engine.open(self.model, (dataset,), self.parameters) as context:
+        with self.engine.open(self.model, (dataset,), self.parameters, (self.shard_size,)) as context:
             self.engine.start(context)
             return self._evaluate(context, 0)
 
@@ -561,13 +584,14 @@ class Coordinator(Displayed):
         """
         dataset, parameters = self._checked(data), self.parameters
         finite.require_finite(self.step, self.model.layout, parameters)
-        context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters))
+        sizes = (self.shard_size,)
+        context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters, sizes))
         return self._iterate_evaluation(context, parameters)
 
     def _iterate_evaluation(self, context: Context, parameters: Vector) -> Iterator[Metrics]:
         with context:
             self._turns.run("evaluate", lambda: self.engine.start(context))
-            work = shards(np.arange(len(context.datasets[0].inputs)), self.shard_size)
+            work = self._evaluated(context, 0)
             sums, at_once = TreeSum[Metrics](), self.n_workers
             while work:
                 some, work = work[:at_once], work[at_once:]
@@ -578,36 +602,45 @@ class Coordinator(Displayed):
                 yield sums.total()
 
     def _evaluate(self, context: Context, dataset: int) -> Metrics:
-        work = shards(np.arange(len(context.datasets[dataset].inputs)), self.shard_size, dataset)
         sums = TreeSum[Metrics]()
-        self._add_metrics(context, self.parameters, work, sums)
+        self._add_metrics(context, self.parameters, self._evaluated(context, dataset), sums)
         return sums.total()
 
-    def _add_metrics(self, context: Context, parameters: Vector, work: list[Shard], sums: TreeSum[Metrics]) -> None:
-        for metrics in self.engine.metrics(context, parameters, work):
+    def _evaluated(self, context: Context, dataset: int) -> list[Block]:
+        """All of a dataset in blocks: larger ones than for training, since an answer costs as much for less work."""
+        sizes = replace(self._sizes, least=self.shard_size, most=2 * self._sizes.most)
+        return blocks(np.arange(len(context.datasets[dataset].inputs)), sizes, self.n_workers, dataset)
+
+    def _add_metrics(self, context: Context, parameters: Vector, work: list[Block], sums: TreeSum[Metrics]) -> None:
+        for block, metrics in zip(work, self.engine.metrics(context, parameters, work), strict=True):
             if not math.isfinite(metrics.loss_sum):
                 raise finite.evaluation(self.step, metrics.loss_sum)
-            sums.append(metrics)
+            sums.append(metrics, self._sizes.leaves(block))
 
     @_takes_a_pair
     def warm_up(self, data: Data) -> None:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
 
         `fit` and `iterate` begin with it, so that the seconds they report are those of training. Calls the model's
-        optional ``warm_up(parameters, inputs, targets)`` with one sample, unless its ``is_compiled()`` is true.
+        optional ``warm_up(parameters, inputs, targets)`` with as many samples as it will get at a time, for each of the
+        `call_sizes` for which its ``is_compiled(samples)`` is not true.
         """
         dataset = _dataset(data)
         self._turns.run("warm_up", lambda: self._warm_up(dataset.inputs, dataset.targets))
 
     def _warm_up(self, inputs: Array, targets: Array) -> None:
-        if self._warm:
+        if self._warm == self.n_workers:
             return
-        if hasattr(self.model, "warm_up") and not (hasattr(self.model, "is_compiled") and self.model.is_compiled()):
-            with one_blas_thread():
-                self.model.warm_up(self.parameters, inputs[:1].copy(), targets[:1].copy())
-        if getattr(self.optimizer, "fused", False) is not False:
+        if hasattr(self.model, "warm_up"):
+            is_compiled = getattr(self.model, "is_compiled", lambda size: False)
+            for size in set(self.call_sizes) - self._warmed:
+                if not is_compiled(size):
+                    with one_blas_thread():
+                        warm_up(self.model, self.parameters, inputs, targets, size)
+                self._warmed.add(size)
+        if getattr(self.optimizer, "fused", False) is not False and not self._warm:
             self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self.optimizer.init(self.parameters))
-        self._warm = True
+        self._warm = self.n_workers
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one per row of ``inputs``: for a classifier the class labels.

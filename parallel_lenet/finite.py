@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.engines import ShardGradient
+from parallel_lenet.engines import BlockGradient
 from parallel_lenet.parameters import Layout, Vector
 
 
@@ -40,7 +40,7 @@ def first_layer(layout: Layout, vector: Vector) -> str | None:
     return next((name for name, view in layout.views(vector).items() if not np.isfinite(view).all()), None)
 
 
-def trace(step: int, layout: Layout, results: Iterable[ShardGradient], shards: int) -> NonFiniteError | None:
+def trace(step: int, layout: Layout, results: Iterable[BlockGradient], shards: int) -> NonFiniteError | None:
     """The error to raise, from the results of the step's shards computed again; None if all are finite."""
     for number, result in enumerate(results, start=1):
         loss, gradient = result.metrics.loss_sum, result.gradient

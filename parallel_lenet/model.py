@@ -32,11 +32,13 @@ class Model(Protocol):
       it `Coordinator.predict_proba` raises TypeError.
     - ``preferred_shard_size``: samples per shard if the user doesn't say.
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
-      ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give, and
-      no bit depends on the shard size. Without it, or if it is None, each shard is a leaf.
-    - ``warm_up(parameters, inputs, targets)`` is for models that compile. It is called with one sample, before training
-      and any measurement of time begin: in the coordinator's process, unless ``is_compiled()`` (optional too) is true,
-      and in each worker process. Compiled code that is kept on disk is then compiled once.
+      ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give. So
+      no bit depends on how many samples it gets, and many workers share a batch in smaller parts: down to a quarter of
+      ``preferred_shard_size``. Without it, or if it is None, each shard is a leaf.
+    - ``warm_up(parameters, inputs, targets)`` is for models that compile. It is called before training and any
+      measurement of time begin, with as many samples as ``loss_and_gradient`` will get, once for each such number: in
+      the coordinator's process, unless ``is_compiled(samples)`` (optional too) is true for that number, and in each
+      worker process. Compiled code that is kept on disk is then compiled once.
     """
 
     @property

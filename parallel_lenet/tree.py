@@ -49,6 +49,11 @@ class TreeSum(Generic[Sum]):
             size *= 2
         self._waiting.append((size, self._hold(len(self._waiting), total) if total is block else total))
 
+    @property
+    def waiting(self) -> int:
+        """How many blocks wait for their right neighbours."""
+        return len(self._waiting)
+
     def total(self) -> Sum:
         """The sum of all blocks so far; ValueError if there are none. Ask once if ``add`` writes into its blocks."""
         if not self._waiting:

@@ -1,15 +1,17 @@
-"""What a worker does with a shard, wherever it runs: a pure function of (model, parameters, shard)."""
+"""What a worker does with a block, wherever it runs: a pure function of (model, parameters, block)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block, Rows, batches, named
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
+from parallel_lenet.tree import TreeSum
 
 
 class Samples(NamedTuple):
@@ -19,32 +21,85 @@ class Samples(NamedTuple):
     targets: NDArray[Any]
 
 
-def shard_gradient(
-    model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard, gradient: Vector
-) -> Metrics:
-    """Forward and backward on the shard's samples: the loss, and in ``gradient`` its gradient, both summed."""
-    first, *rest = shard.halves()
-    metrics = _compute(model, datasets, parameters, first, gradient)
-    for second in rest:
-        other = np.empty_like(gradient)
-        metrics += _compute(model, datasets, parameters, second, other)
-        with np.errstate(over="ignore", invalid="ignore"):  # The coordinator checks the sum, and tells more.
-            gradient += other
-    return metrics
+class Sums(NamedTuple):
+    """What came of a block, besides its gradient."""
+
+    metrics: Metrics
+    finite: bool
+    """False if the loss or the gradient holds NaN or infinity; or if the gradient is too large to be squared."""
 
 
-def shard_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard) -> Metrics:
+def block_gradient(
+    model: Model,
+    datasets: Sequence[Samples],
+    parameters: Vector,
+    block: Block,
+    gradient: Vector,
+    spare: list[Vector],
+) -> Sums:
+    """Forward and backward on the block's samples: the loss, and in ``gradient`` its gradient, both summed.
+
+    The model's shards are added along the tree. ``spare`` keeps the vectors that this needs from block to block, at
+    most log2(shards): give it a list that is empty at first.
+    """
+
+    def room(depth: int) -> Vector:
+        if depth > len(spare):
+            spare.append(np.full_like(gradient, np.nan))  # What a model forgets to write is noticed.
+        return spare[depth - 1] if depth else gradient
+
+    with np.errstate(over="ignore", invalid="ignore"):  # The coordinator checks the sum, and tells more.
+        sums = TreeSum(_add)
+        for rows in block.shards():
+            vector = room(sums.waiting)
+            sums.append((_compute(model, datasets, parameters, rows, block.dataset, vector), vector))
+        metrics, _ = sums.total()
+        return Sums(metrics, math.isfinite(metrics.loss_sum) and math.isfinite(np.dot(gradient, gradient)))
+
+
+def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector, block: Block) -> Metrics:
     """Forward only: the loss, summed, and how many samples were right."""
-    return _compute(model, datasets, parameters, shard, None)
+    sums = TreeSum[Metrics]()
+    for rows in block.shards():
+        sums.append(_compute(model, datasets, parameters, rows, block.dataset, None))
+    return sums.total()
+
+
+def warm_up(model: Any, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], samples: int) -> None:
+    """Call the model's ``warm_up`` with so many samples: the first ones, over and over if there are fewer."""
+    rows = np.arange(samples) % max(1, len(inputs))
+    model.warm_up(parameters, inputs[rows], targets[rows])
+
+
+def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[Metrics, Vector]:
+    """The sum, in the place of the left one."""
+    np.add(left[1], right[1], out=left[1])
+    return left[0] + right[0], left[1]
 
 
 def _compute(
-    model: Model, datasets: Sequence[Samples], parameters: Vector, shard: Shard, gradient: Vector | None
+    model: Model, datasets: Sequence[Samples], parameters: Vector, rows: Rows, dataset: int, gradient: Vector | None
 ) -> Metrics:
-    data = datasets[shard.dataset]
-    n = len(shard.rows)
+    """The sums over a shard. An exception names its samples: the first leaf that fails alone, if the model has one."""
+    try:
+        return _call(model, datasets[dataset], parameters, rows, gradient)
+    except Exception as error:
+        # How many samples a shard of such a model has may follow the number of workers. What is raised does not.
+        for leaf in batches(rows, getattr(model, "leaf", None) or len(rows)):
+            if len(leaf) < len(rows):
+                try:
+                    _call(model, datasets[dataset], parameters, leaf, gradient)
+                except Exception as first:
+                    first.add_note(f"On {named(leaf, dataset)}.")
+                    raise first from None
+        error.add_note(f"On {named(rows, dataset)}.")
+        raise
+
+
+def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient: Vector | None) -> Metrics:
+    n = len(rows)
     # In C order, whatever the dataset's: some engines copy datasets, and a model's sums may follow the order in memory.
-    inputs, targets = (np.ascontiguousarray(array[shard.rows]) for array in (data.inputs, data.targets))
+    inputs, targets = (np.ascontiguousarray(array[rows]) for array in (data.inputs, data.targets))
     sums = model.loss_and_gradient(parameters, inputs, targets, gradient)
     if not isinstance(sums, Metrics):
         raise TypeError(f"loss_and_gradient must return Metrics, not {type(sums).__name__}")

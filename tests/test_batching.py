@@ -1,4 +1,7 @@
-"""Order, batches and shards: every sample once, decided by (seed, epoch) alone."""
+"""Order, batches, shards and blocks: every sample once, decided by (seed, epoch) alone."""
+
+import heapq
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -6,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_lenet import Dataset, DatasetError
-from parallel_lenet.batching import Shard, aligned, batches, default_shard_size, epoch_order, shards, split, tasks
+from parallel_lenet.batching import (
+    Block,
+    BlockSizes,
+    Rows,
+    aligned,
+    batches,
+    blocks,
+    call_sizes,
+    default_shard_size,
+    epoch_order,
+    shards,
+    split,
+)
+from parallel_lenet.tree import TreeSum
 
 SEEDS = st.integers(0, 2**64 - 1)
 SIZES = st.integers(1, 300)
@@ -67,28 +83,108 @@ def test_shards_cut_a_batch_without_a_gap_or_an_overlap(samples: int, shard_size
     assert {shard.dataset for shard in cut} == {dataset}
 
 
-@given(st.integers(1, 1000), SIZES, st.integers(1, 9), st.integers(0, 3))
-def test_tasks_are_the_same_shards_two_by_two_or_one_by_one(
-    samples: int, shard_size: int, n_workers: int, dataset: int
+# Blocks.
+
+
+def models(leaf: int | None) -> st.SearchStrategy[BlockSizes]:
+    """Those of a model with such a leaf, whatever it prefers and the user sets."""
+    size = st.integers(1, 70)
+    if leaf is None:
+        return st.builds(BlockSizes.of, st.none(), size, size)
+    return st.builds(BlockSizes.of, st.just(leaf), size, size.map(lambda n: aligned(n, leaf)))
+
+
+ALL = st.sampled_from([None, 1, 2, 3, 16]).flatmap(models)
+
+
+def busiest(loads: Sequence[int], n_workers: int) -> list[int]:
+    """What each of equal workers does, if each takes the next block when it is done with the one before."""
+    workers = [0] * n_workers
+    for load in loads:
+        heapq.heapreplace(workers, workers[0] + load)
+    return sorted(workers)
+
+
+@given(st.integers(1, 3000), ALL, st.integers(1, 40), st.integers(0, 3))
+def test_blocks_are_aligned_cover_the_batch_once_and_give_every_worker_its_share(
+    samples: int, sizes: BlockSizes, n_workers: int, dataset: int
 ) -> None:
     rows = epoch_order(0, 0, samples)
-    given_out = tasks(rows, shard_size, n_workers, dataset)
-    single = [half for task in given_out for half in task.halves()]
-    assert [shard.rows.tolist() for shard in single] == [s.rows.tolist() for s in shards(rows, shard_size, dataset)]
-    assert {shard.dataset for shard in single} == {dataset}
-    assert not any(half.cut for half in single)
-    pairs = [len(task.halves()) == 2 for task in given_out]
-    assert sorted(pairs, reverse=True) == pairs
-    assert pairs.count(False) < 2 * n_workers
+    cut = blocks(rows, sizes, n_workers, dataset)
+    assert np.array_equal(np.concatenate([block.rows for block in cut]), rows)
+    assert {(block.dataset, block.shard_size) for block in cut} == {(dataset, sizes.shard_size)}
+    start = 0
+    for block in cut:
+        leaves = sizes.leaves(block)
+        assert leaves & (leaves - 1) == 0
+        assert start % (sizes.leaf * leaves) == 0
+        assert len(block.rows) == sizes.leaf * leaves or block is cut[-1]
+        assert len(block.rows) <= sizes.leaf * leaves < 2 * max(sizes.leaf, len(block.rows))
+        assert sizes.least <= len(block.rows) <= sizes.most or block is cut[-1]
+        start += len(block.rows)
+    units = -(-samples // sizes.least)
+    assert sizes.workers(samples) == units
+    loads = busiest([-(-len(block.rows) // sizes.least) for block in cut], n_workers)
+    assert loads[-1] == -(-units // n_workers)  # No other way of cutting is better than that.
+    assert loads.count(0) == max(0, n_workers - units)
 
 
-def test_shards_and_tasks_are_of_the_first_dataset_if_none_is_named() -> None:
-    assert {shard.dataset for shard in (*shards(np.arange(9), 2), *tasks(np.arange(9), 2, 1))} == {0}
+def test_blocks_are_of_the_first_dataset_if_none_is_named() -> None:
+    cut = [*shards(np.arange(9), 2), *blocks(np.arange(9), BlockSizes.of(None, 2, 2), 1), Block(np.arange(9))]
+    assert {block.dataset for block in cut} == {0}
 
 
-def test_a_shard_without_a_cut_is_its_only_half() -> None:
-    shard = Shard(np.arange(5), 1)
-    assert shard.halves() == [shard]
+@given(st.integers(1, 600), ALL, st.integers(1, 20))
+def test_the_sum_over_blocks_is_that_over_leaves_bit_by_bit(samples: int, sizes: BlockSizes, n_workers: int) -> None:
+    values = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+
+    def total(parts: Iterator[Rows]) -> np.float32:
+        sums = TreeSum[np.float32]()
+        for part in parts:
+            sums.append(np.add.reduce(values[part]))
+        return sums.total()
+
+    outer = TreeSum[np.float32]()
+    for block in blocks(np.arange(samples), sizes, n_workers):
+        outer.append(total(batches(block.rows, sizes.leaf)), sizes.leaves(block))
+    assert outer.total() == total(batches(np.arange(samples), sizes.leaf))
+
+
+@given(st.integers(1, 300), ALL, st.integers(1, 20))
+def test_call_sizes_are_those_the_model_gets(samples: int, sizes: BlockSizes, n_workers: int) -> None:
+    cut = blocks(np.arange(samples), sizes, n_workers)
+    got = {len(shard) for block in cut for shard in block.shards()}
+    assert call_sizes(samples, sizes, n_workers) == tuple(sorted(got, reverse=True))
+    assert max(got) <= sizes.shard_size
+
+
+def test_a_batch_of_128_in_blocks_for_compiled() -> None:
+    sizes = BlockSizes.of(1, 32, 32)
+
+    def cut(n_workers: int) -> list[int]:
+        return [len(block.rows) for block in blocks(np.arange(128), sizes, n_workers)]
+
+    assert [cut(n) for n in (1, 2, 4, 16, 20)] == [[128], [64] * 2, [32] * 4, [8] * 16, [8] * 16]
+    assert cut(3) == [32, 32, 32, 16, 16]
+    assert cut(7) == [*[16] * 7, 8, 8]
+    assert [len(block.rows) for block in blocks(np.arange(2000), sizes, 2)][:3] == [128] * 3
+
+
+def test_a_block_without_a_shard_size_is_one_shard() -> None:
+    assert [shard.tolist() for shard in Block(np.arange(5), 1).shards()] == [[0, 1, 2, 3, 4]]
+    assert [shard.tolist() for shard in Block(np.arange(5), 1, 2).shards()] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([7], "sample 7 of dataset 3"),
+        ([2, 9], "samples 2, 9 of dataset 3"),
+        (range(20), "samples 0, 1, 2, 3, 4, 5, 6, 7 and 12 more of dataset 3"),
+    ],
+)
+def test_samples_are_named_for_people(rows: Sequence[int], text: str) -> None:
+    assert Block(np.array(rows), 3).samples() == text
 
 
 @given(SIZES, st.integers(1, 1000))
@@ -99,6 +195,15 @@ def test_the_default_is_what_the_model_prefers_but_gives_two_workers_something_t
     assert 1 <= size <= preferred
     assert len(shards(np.arange(batch_size), size)) >= min(2, batch_size)
     assert size == preferred or size == (batch_size + 1) // 2
+
+
+@given(SIZES, SIZES)
+def test_aligned_sizes_are_blocks_of_the_tree(shard_size: int, leaf: int) -> None:
+    size = aligned(shard_size, leaf)
+    leaves = size // leaf
+    assert size % leaf == 0
+    assert leaves & (leaves - 1) == 0
+    assert size == leaf or size <= shard_size < 2 * size
 
 
 # Splits.
@@ -134,12 +239,3 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
 def test_one_sample_cannot_be_split() -> None:
     with pytest.raises(DatasetError, match="ones: 1 sample can't be split"):
         split(Dataset(np.arange(1), np.arange(1), "ones"), 0.5, 0)
-
-
-@given(SIZES, SIZES)
-def test_aligned_shards_are_blocks_of_the_tree(shard_size: int, leaf: int) -> None:
-    size = aligned(shard_size, leaf)
-    leaves = size // leaf
-    assert size % leaf == 0
-    assert leaves & (leaves - 1) == 0
-    assert size == leaf or size <= shard_size < 2 * size

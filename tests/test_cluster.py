@@ -28,7 +28,7 @@ from kits.processes import children, temporary_files, wait_until
 from kits.programs import PYTHON, Run, start
 
 from parallel_lenet import Adam, Coordinator, Dataset, Metrics, WorkerError, lenet5
-from parallel_lenet.batching import Shard, shards
+from parallel_lenet.batching import Block, shards
 from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster.engine import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
@@ -186,7 +186,7 @@ def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
 
 
 def test_a_task_is_too_small_for_rays_object_store_that_would_keep_it() -> None:
-    assert sys.getsizeof(Task(1, "0" * 64, "0" * 20, np.zeros(100), [(0, Shard(np.arange(100)))], True)) < 100
+    assert sys.getsizeof(Task(1, "0" * 64, "0" * 20, np.zeros(100), [(0, Block(np.arange(100)))], True)) < 100
 
 
 def test_parameters_changed_in_place_are_not_stale_in_workers(engine: Cluster) -> None:
@@ -250,7 +250,7 @@ def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
         request.getfixturevalue("ray_cluster")
     with (
         Cluster(backend, n_workers=2, timeout=SECONDS) as engine,
-        pytest.warns(WorkerWarning, match=r"was lost .*: \d shards are computed again"),
+        pytest.warns(WorkerWarning, match=r"was lost .*: \d blocks are computed again"),
     ):
         survives(engine, Once(folder=str(tmp_path)), once(-1))
 
@@ -320,7 +320,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
     with Cluster("threading", n_workers=2) as engine:
         opened = Opened(engine, Scripted(), (FEW,), at(0))
         monkeypatch.setattr(engine._backend, "parallel", lambda workers, timeout: Stub())
-        with pytest.warns(WorkerWarning, match=r"OSError: it broke\): 3 shards"):
+        with pytest.warns(WorkerWarning, match=r"OSError: it broke\): 3 blocks"):
             results = computed(opened, at(0), one_each(FEW))
         assert results == expected(Scripted(), (FEW,), at(0), one_each(FEW))
         assert len(made) == 2
@@ -420,7 +420,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
             began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", WorkerWarning)
-                with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 shards to compute"):
+                with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 blocks to compute"):
                     list(opened.metrics(parameters, one_each(data)))
             assert time.monotonic() - began < 30
             with pytest.raises(RuntimeError, match="its engine was closed"):
@@ -631,7 +631,7 @@ def test_a_ray_whose_control_service_is_gone_ends_the_run_with_an_error(run: Run
     with TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         result = run("-W", "ignore", "-c", HEADLESS, env={"TMPDIR": folder}, code=1)
         assert os.listdir(folder) == []
-    assert "WorkerError: the ray cluster is gone, with 2 shards to compute: it doesn't answer" in result.stderr
+    assert "WorkerError: the ray cluster is gone, with 2 blocks to compute: it doesn't answer" in result.stderr
     assert wait_until(lambda: children() <= before, 10)
 
 
@@ -652,5 +652,5 @@ def test_a_missing_extra_is_named(backend: str, monkeypatch: pytest.MonkeyPatch)
         Cluster(backend, n_workers=2)
 
 
-def test_a_result_names_its_version_and_shard() -> None:
-    assert Result._fields[:2] == ("version", "shard")
+def test_a_result_names_its_version_and_block() -> None:
+    assert Result._fields[:2] == ("version", "block")

@@ -65,8 +65,8 @@ def test_a_right_answer_passes_also_with_nan_an_exception_at_its_end_or_no_resul
         ({"failure": "text"}, "an object of type str as its exception"),
     ],
 )
-def test_a_wrong_result_is_an_error_that_names_the_worker_and_the_shard(changes: dict[str, Any], words: str) -> None:
-    assert f"worker host:1:2 of the dask cluster returned for shard 1 {words}" in raised(good(**changes))
+def test_a_wrong_result_is_an_error_that_names_the_worker_and_the_block(changes: dict[str, Any], words: str) -> None:
+    assert f"worker host:1:2 of the dask cluster returned for block 1 {words}" in raised(good(**changes))
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_a_wrong_result_is_an_error_that_names_the_worker_and_the_shard(changes:
         (lambda answer: replace(answer, results=tuple(answer.results)), "results that are not a list"),
         (lambda answer: replace(answer, results=[None]), "results that are not a list of Result"),
         (lambda answer: replace(answer, results=[]), "no results, although it was sent the model and the data"),
-        (lambda answer: replace(answer, results=answer.results[:1]), "results of the shards [0], not of [0, 1]"),
-        (lambda answer: replace(answer, results=answer.results[::-1]), "shard 1, for which it was not asked"),
-        (lambda answer: replace(answer, results=answer.results[:1] * 2), "results of the shards [0, 0]"),
-        (lambda answer: replace(answer, results=[r._replace(shard=9) for r in answer.results]), "step 7, shard 9"),
-        (lambda answer: replace(answer, results=[r._replace(version=8) for r in answer.results]), "step 8, shard 0"),
+        (lambda answer: replace(answer, results=answer.results[:1]), "results of the blocks [0], not of [0, 1]"),
+        (lambda answer: replace(answer, results=answer.results[::-1]), "block 1, for which it was not asked"),
+        (lambda answer: replace(answer, results=answer.results[:1] * 2), "results of the blocks [0, 0]"),
+        (lambda answer: replace(answer, results=[r._replace(block=9) for r in answer.results]), "step 7, block 9"),
+        (lambda answer: replace(answer, results=[r._replace(version=8) for r in answer.results]), "step 8, block 0"),
         (lambda answer: replace(answer, results=[answer.results[0], answer.results[1]._replace(version=6)]), "[7, 6]"),
         (
             lambda answer: replace(answer, results=[answer.results[0]._replace(failure=b"x"), answer.results[1]]),
@@ -155,6 +155,6 @@ def test_the_engine_ends_with_the_error_and_takes_nothing_of_the_answer(monkeypa
     with Cluster("threading", n_workers=2) as engine:
         opened = Opened(engine, Scripted(), (FEW,), at(0))
         with pytest.raises(
-            WorkerError, match=r"worker \S+ of the threading cluster returned for shard \d a gradient of"
+            WorkerError, match=r"worker \S+ of the threading cluster returned for block \d a gradient of"
         ):
             list(opened.gradients(at(0), one_each(FEW)))

@@ -150,7 +150,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
             coordinator.fit(digits)
             if engine != "serial":
                 os.kill(pids[0], signal.SIGSTOP)
-                with pytest.warns(WorkerWarning, match="has given no sign of life for 2 s: others compute its shards"):
+                with pytest.warns(WorkerWarning, match="has given no sign of life for 2 s: others compute its blocks"):
                     coordinator.fit(digits)
                 os.kill(pids[0], signal.SIGCONT)
             else:
@@ -158,7 +158,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
             results.append(coordinator.parameters_sha256())
             if engine != "serial":
                 scheduler.send_signal(signal.SIGSTOP)
-                with pytest.raises(WorkerError, match=r"cluster is gone, with \d shards to compute: it doesn't answer"):
+                with pytest.raises(WorkerError, match=r"cluster is gone, with \d blocks to compute: it doesn't answer"):
                     coordinator.fit(digits)
     assert results[0] == results[1]
     with pytest.raises(WorkerError, match=re.escape(f"no dask cluster with a worker at {address}: ")):

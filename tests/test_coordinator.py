@@ -947,7 +947,7 @@ def test_a_model_is_warmed_up_once_before_anything_is_measured(digits: Dataset) 
 
     with Coordinator(Compiles(), SGD(), engine="serial") as coordinator:
         coordinator.fit(digits, epochs=2)
-    assert calls[0] == "warm up 1"
+    assert calls[0] == "warm up 32"
     assert set(calls[1:]) == {"compute"}
 
 

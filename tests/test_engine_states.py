@@ -23,6 +23,7 @@ from parallel_lenet.engines.processes.dispatcher import (
 )
 
 MAX_TRIES = 3
+SIZES = st.sampled_from([1, 8, 64])  # Of blocks.
 STEP_TIMEOUT = 50.0
 TORN = ("torn", -1)
 
@@ -48,7 +49,7 @@ class Played(Worker):
 
     def finish(self) -> None:
         assert self.computing is not None
-        self.memory[self.computing.row] = (self.computing.stamp, self.computing.shard)
+        self.memory[self.computing.row] = (self.computing.stamp, self.computing.block)
         self.outbox.append(self.computing)
         self.computing = None
 
@@ -67,14 +68,14 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.dispatcher = Dispatcher[Played](MAX_TRIES, STEP_TIMEOUT)
         self.failed_starts = Counter[int]()
-        self.start_step(0)
+        self.start_step([])
 
-    @initialize(workers=st.integers(2, 3), shards=st.integers(1, 3 * ROWS))
-    def open(self, workers: int, shards: int) -> None:
+    @initialize(workers=st.integers(2, 3), blocks=st.lists(SIZES, min_size=1, max_size=3 * ROWS))
+    def open(self, workers: int, blocks: list[int]) -> None:
         for number in range(workers):
             self.add(number)
             self.dispatcher.opened(self.dispatcher.workers[-1], self.now)
-        self.start_step(shards)
+        self.start_step(blocks)
         self.assign()
 
     # What the engine does.
@@ -82,28 +83,29 @@ class Machine(RuleBasedStateMachine):
     def add(self, number: int) -> None:
         self.dispatcher.workers.append(Played(number, self.now))
 
-    @precondition(lambda self: self.next == self.shards or self.steps > 8)
-    @rule(shards=st.integers(0, 3 * ROWS))
-    def begin(self, shards: int) -> None:
+    @precondition(lambda self: self.next == len(self.blocks) or self.steps > 8)
+    @rule(blocks=st.lists(SIZES, max_size=3 * ROWS), kind=st.booleans())
+    def begin(self, blocks: list[int], kind: bool) -> None:
         """Also half way through a step, which is given up with that: not at once, or none would get far."""
-        self.start_step(shards)
+        self.start_step(blocks, kind)
         self.assign()
 
-    def start_step(self, shards: int) -> None:
+    def start_step(self, blocks: list[int], kind: bool = False) -> None:
         self.steps = 0
-        self.stamp = self.dispatcher.begin([None] * shards)
-        self.shards = shards
+        self.stamp = self.dispatcher.begin(blocks, kind)
+        self.blocks = blocks
         self.next = 0
         self.reading = False
         self.deaths = Counter[int]()
-        """Of workers that were computing the shard for this step."""
+        """Of workers that were computing the block for this step."""
 
     def assign(self) -> bool:
         given = self.dispatcher.assign(self.now)
         for worker, copy in given:
             assert worker.ready
             assert copy.stamp == self.stamp
-            assert not any(other.shard == copy.shard and other.stamp == copy.stamp for other in worker.inbox)
+            assert copy.size == self.blocks[copy.block]
+            assert not any(other.block == copy.block and other.stamp == copy.stamp for other in worker.inbox)
             worker.inbox.append(copy)
             assert len(worker.copies) <= 2
         return bool(given)
@@ -209,14 +211,14 @@ class Machine(RuleBasedStateMachine):
             if given_up:  # The engine raises, and closes; a test goes on without the step.
                 self.dispatcher.reset()
                 self.failed_starts.clear()
-                self.start_step(0)
+                self.start_step([])
         elif tried and first is not None:
-            self.deaths[first.shard] += 1
+            self.deaths[first.block] += 1
             if given_up:
-                assert self.deaths[first.shard] >= MAX_TRIES
-                assert isinstance(self.dispatcher.held[first.shard].answer, GivenUp)
-            elif self.deaths[first.shard] >= MAX_TRIES:
-                assert first.shard in self.dispatcher._out  # Another worker may still answer.
+                assert self.deaths[first.block] >= MAX_TRIES
+                assert isinstance(self.dispatcher.held[first.block].answer, GivenUp)
+            elif self.deaths[first.block] >= MAX_TRIES:
+                assert first.block in self.dispatcher._out  # Another worker may still answer.
         else:
             assert not given_up
         self.add(worker.number)
@@ -236,11 +238,15 @@ class Machine(RuleBasedStateMachine):
         idle = [worker for worker in self.dispatcher.workers if worker.ready and not worker.copies and worker.free]
         if idle and self.dispatcher._out:
             assert timeout is not None
-            assert timeout < 2 * SLOW  # No shard here takes more than a second.
-        if timeout is not None:
-            self.now += timeout + 1e-6
-            overdue = self.kill_overdue()
-            assert self.assign() or overdue
+            assert timeout < 2 * SLOW  # No block here takes more than a second.
+        for look in range(2):  # The first time may be an estimate, made before some of the answers.
+            if timeout is not None:
+                self.now += timeout + 1e-6
+                overdue = self.kill_overdue()
+                if self.assign() or overdue:
+                    return
+                timeout = self.dispatcher.timeout(self.now)
+                assert look == 0 or timeout is None
 
     def kill_overdue(self) -> bool:
         late = self.dispatcher.overdue(self.now)
@@ -257,17 +263,17 @@ class Machine(RuleBasedStateMachine):
         if not worker.ready:
             self.dispatcher.opened(worker, self.now)
             self.failed_starts.clear()
-        for _ in range(10 * (self.shards + ROWS)):
-            self.now += 2 * SLOW  # No shard here takes more than a second.
+        for _ in range(10 * (len(self.blocks) + ROWS)):
+            self.now += 2 * SLOW  # No block here takes more than a second.
             self.assign()
             worker.run()
             while worker.outbox:
                 self.deliver_first(worker)
             while self.reading or self.next in self.dispatcher.held:
                 self.read()
-                self.the_row_is_that_of_the_shard()
+                self.the_row_is_that_of_the_block()
                 self.release()
-        assert self.next == self.shards
+        assert self.next == len(self.blocks)
 
     # What always holds.
 
@@ -276,10 +282,10 @@ class Machine(RuleBasedStateMachine):
         self.steps += 1
 
     @invariant()
-    def every_shard_is_in_exactly_one_state(self) -> None:
+    def every_block_is_in_exactly_one_state(self) -> None:
         dispatcher = self.dispatcher
         states = [*range(self.next), *dispatcher.waiting, *dispatcher._out, *dispatcher.held]
-        assert sorted(states) == list(range(self.shards))
+        assert sorted(states) == list(range(len(self.blocks)))
         for out in dispatcher._out.values():
             assert out.copies
             if len(out.copies) > 1:  # Only what may have been begun is computed twice.
@@ -293,7 +299,7 @@ class Machine(RuleBasedStateMachine):
             for copy in worker.copies
             if worker.wanted[copy.row] == self.stamp
         }
-        out = [each for shard in self.dispatcher._out.values() for each in shard.copies]
+        out = [each for block in self.dispatcher._out.values() for each in block.copies]
         assert len(out) == len(set(out))
         assert set(out) == wanted
         assert all(
@@ -308,13 +314,13 @@ class Machine(RuleBasedStateMachine):
             assert sorted([*worker.free, *held, *(copy.row for copy in worker.copies)]) == list(range(ROWS))
 
     @invariant()
-    def the_row_is_that_of_the_shard(self) -> None:
+    def the_row_is_that_of_the_block(self) -> None:
         """And stays so while it is held, and read: no live worker writes it."""
-        for shard, held in self.dispatcher.held.items():
+        for block, held in self.dispatcher.held.items():
             if not isinstance(held.answer, GivenUp):
-                assert held.worker.memory[held.row] == (self.stamp, shard)
+                assert held.worker.memory[held.row] == (self.stamp, block)
             else:
-                assert self.deaths[shard] >= MAX_TRIES
+                assert self.deaths[block] >= MAX_TRIES
 
 
 TestStates = Machine.TestCase

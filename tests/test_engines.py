@@ -216,7 +216,7 @@ def test_a_training_program_that_is_ended_leaves_no_worker(how: str, leaves_noth
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_workers_leave_a_killed_coordinator_in_the_middle_of_a_shard(tmp_path: Path, leaves_nothing: None) -> None:
+def test_workers_leave_a_killed_coordinator_in_the_middle_of_a_block(tmp_path: Path, leaves_nothing: None) -> None:
     program = f"""
 import sys
 sys.path.append({os.path.dirname(__file__)!r})

@@ -25,7 +25,7 @@ from kits.processes import alive, children, wait_until
 from kits.programs import PYTHON, start
 
 from parallel_lenet import SGD, Coordinator, Dataset, Engine, Metrics, WorkerError, WorkerWarning, lenet5
-from parallel_lenet.batching import Shard, shards, tasks
+from parallel_lenet.batching import Block, shards
 from parallel_lenet.engines.processes import dispatcher, worker_process
 from parallel_lenet.engines.processes.dispatcher import ROWS
 from parallel_lenet.engines.processes.engine import ProcessesEngine
@@ -38,7 +38,7 @@ pytestmark = [
 ]
 unwarned = pytest.mark.filterwarnings("ignore::parallel_lenet.WorkerWarning")
 
-OFTEN = 10**6  # Tries: however often chance hits the same shard.
+OFTEN = 10**6  # Tries: however often chance hits the same block.
 
 
 def sleepy(samples: int, seed: int) -> Dataset:
@@ -204,7 +204,7 @@ def test_survivors_go_on_while_a_replacement_starts(tmp_path: Path) -> None:
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         start = time.monotonic()
-        with pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing shard 0: another"):
+        with pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing block 0: another"):
             results = [result.metrics for result in opened.gradients(at(0), work)]
         assert time.monotonic() - start < 3
         assert results == list(opened.metrics(at(0), work))
@@ -262,9 +262,9 @@ def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_
     ("action", "ending"),
     [(models.EXIT, "ended with exit code 9"), (models.SEGFAULT, "was killed by SIGSEGV")],
 )
-def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, ending: str) -> None:
+def test_a_block_that_no_worker_survives_is_an_error_that_names_it(action: int, ending: str) -> None:
     data = scripted((models.NOTHING, 0), *[(models.NOTHING, i) for i in range(11)], (action, 9), (models.NOTHING, 1))
-    work = [Shard(np.array([0])), Shard(np.arange(2, 13)), Shard(np.array([13]))]
+    work = [Block(np.array([0])), Block(np.arange(2, 13)), Block(np.array([13]))]
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, Scripted(), [data], at(0))
         results = opened.metrics(at(0), work)
@@ -273,27 +273,10 @@ def test_a_shard_that_no_worker_survives_is_an_error_that_names_it(action: int, 
             next(results)
         message = str(caught.value)
         assert message.startswith(
-            "shard 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) crashed 3 workers; the last one: worker "
+            "block 1 (samples 2, 3, 4, 5, 6, 7, 8, 9 and 3 more of dataset 0) crashed 3 workers; the last one: worker "
         )
-        assert message.endswith(f"{ending} while computing shard 1")
+        assert message.endswith(f"{ending} while computing block 1")
         work = [work[0], work[2]]
-        assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
-
-
-@unwarned
-def test_of_a_pair_that_no_worker_survives_both_shards_are_named() -> None:
-    data = scripted(*[(models.EXIT if index == 6 else models.NOTHING, index) for index in range(9)])
-    with ProcessesEngine(1) as engine:
-        opened = Opened(engine, Scripted(), [data], at(0))
-        results = opened.gradients(at(0), tasks(np.arange(9), 2, 1))
-        next(results)
-        with pytest.raises(
-            WorkerError,
-            match=r"^shards 2 and 3 \(samples 4, 5, 6, 7 of dataset 0\) crashed 3 workers; the last one: "
-            r"worker 0 \(pid \d+\) ended with exit code 6 while computing shards 2 and 3$",
-        ):
-            next(results)
-        work = tasks(np.array([8, 0, 1]), 1, 1)
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
@@ -387,7 +370,7 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
 
 def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -> None:
     rows = np.zeros(100_000, np.int64)  # 0.8 MB: more than any socket takes.
-    work = [Shard(rows[:4])] + [Shard(rows)] * 4
+    work = [Block(rows[:4])] + [Block(rows)] * 4
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, Scripted(), [FEW], at(0))
         pids = engine.worker_pids()
@@ -401,7 +384,7 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
 
 @pytest.fixture
 def no_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers get no more time for their first shards than for others."""
+    """Workers get no more time for their first blocks than for others."""
     monkeypatch.setattr(dispatcher, "FIRST", 0.0)
 
 
@@ -416,14 +399,14 @@ def test_a_stopped_worker_is_replaced_after_the_timeout(workers: int) -> None:
         with pytest.warns(WorkerWarning) as caught:
             assert computed(opened, at(0), work) == expected(Scripted(), [FEW], at(0), work)
         assert len(caught) == workers
-        assert "was killed because it took longer than the step_timeout of 0.5 s while computing shard" in str(
+        assert "was killed because it took longer than the step_timeout of 0.5 s while computing block" in str(
             caught[0].message
         )
         assert not set(engine.worker_pids()) & set(pids)
 
 
 class WarmedUp(Scripted):
-    """Cannot compute a shard before it is warmed up, which takes longer than the timeout below."""
+    """Cannot compute a block before it is warmed up, which takes longer than the timeout below."""
 
     ready = False
 
@@ -438,7 +421,7 @@ class WarmedUp(Scripted):
 
 @unwarned
 @pytest.mark.usefixtures("no_first")
-def test_what_a_worker_compiles_before_its_first_shard_does_not_count_as_hanging() -> None:
+def test_what_a_worker_compiles_before_its_first_block_does_not_count_as_hanging() -> None:
     work = one_each(FEW)
     with ProcessesEngine(2, step_timeout=0.5) as engine:
         assert computed(Opened(engine, WarmedUp(), [FEW], at(0)), at(0), work) == expected(
@@ -458,19 +441,19 @@ def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: 
 
 @unwarned
 @pytest.mark.usefixtures("no_first")
-def test_a_shard_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None:
+def test_a_block_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.SLEEP_NATIVE, 3600), (models.NOTHING, 0))
     with ProcessesEngine(2, step_timeout=0.5, max_tries=2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         start = time.monotonic()
         with pytest.raises(
             WorkerError,
-            match=r"^shard 1 \(samples 1 of dataset 0\) crashed 2 workers; the last one: .* was killed because "
-            r"it took longer than the step_timeout of 0.5 s while computing shard 1$",
+            match=r"^block 1 \(sample 1 of dataset 0\) crashed 2 workers; the last one: .* was killed because "
+            r"it took longer than the step_timeout of 0.5 s while computing block 1$",
         ):
             list(opened.gradients(at(0), one_each(data)))
         assert time.monotonic() - start < 20
-        work = [Shard(np.array([2])), Shard(np.array([0]))]
+        work = [Block(np.array([2])), Block(np.array([0]))]
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 
@@ -479,7 +462,7 @@ _compiled = set[tuple[bool, int]]()
 
 
 class Compiles(Scripted):
-    """Takes its time for the first shard of each size and kind, as a model does that is compiled then."""
+    """Takes its time for the first block of each size and kind, as a model does that is compiled then."""
 
     def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         if (gradient is None, len(inputs)) not in _compiled:
@@ -489,7 +472,7 @@ class Compiles(Scripted):
 
 
 def test_a_timeout_leaves_time_to_compile() -> None:
-    work = [Shard(np.arange(4)), Shard(np.arange(4)), Shard(np.arange(2))]
+    work = [Block(np.arange(4)), Block(np.arange(4)), Block(np.arange(2))]
     with ProcessesEngine(1, step_timeout=0.3) as engine:
         opened = Opened(engine, Compiles(), [FEW], at(0))
         assert computed(opened, at(0), work) == expected(Scripted(), [FEW], at(0), work)
@@ -567,7 +550,7 @@ def test_resizing_in_the_middle_of_a_step_loses_nothing() -> None:
         assert got == expected(Scripted(), [TRAIN], at(1), work)
 
 
-def test_shrinking_does_not_wait_for_a_shard_that_nobody_wants(tmp_path: Path) -> None:
+def test_shrinking_does_not_wait_for_a_block_that_nobody_wants(tmp_path: Path) -> None:
     data = scripted((models.NOTHING, 0), (models.HOLD, 3600), (models.HOLD, 3600), (models.NOTHING, 1))
     with ProcessesEngine(3) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
@@ -578,7 +561,7 @@ def test_shrinking_does_not_wait_for_a_shard_that_nobody_wants(tmp_path: Path) -
         engine.resize(1)
         engine.resize(2)
         assert time.monotonic() - start < 5
-        work = [Shard(np.array([3])), Shard(np.array([0]))]
+        work = [Block(np.array([3])), Block(np.array([0]))]
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
 

@@ -93,7 +93,7 @@ def compile_first(coordinator: Coordinator, data: Dataset, console: Console) -> 
     if getattr(coordinator.model, "kernel", None) == "compiled":
         from parallel_lenet.kernels import compiled  # Imported lazily: an extra.
 
-        if not compiled.is_compiled():
+        if not all(compiled.is_compiled(size) for size in coordinator.call_sizes):
             console.note("compiling the kernels for this machine, once ...")
             begun = time.perf_counter()
             coordinator.warm_up(data)

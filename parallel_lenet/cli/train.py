@@ -219,7 +219,7 @@ def _prepare(
         console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")
     if coordinator.workers_note is not None:
         # The library's sentence, and a remedy in this command's words.
-        smaller = "a smaller --shard-size or " if coordinator.shard_size > (coordinator.leaf or 1) else ""
+        smaller = "a smaller --shard-size or " if coordinator.leaf is None and coordinator.shard_size > 1 else ""
         fact = coordinator.workers_note.partition("; ")[0]
         console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
     if options.evaluate_on is not None and options.evaluate_on > len(test):

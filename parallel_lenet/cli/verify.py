@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.cli import _engines, _network, _published
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.display import count
-from parallel_lenet.engines import Context, Engine, ShardGradient
+from parallel_lenet.engines import BlockGradient, Context, Engine
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.sequential import Sequential
@@ -39,13 +39,13 @@ HELP = "prove here that workers, their order, their death and a resume change no
 
 
 class Backwards(SerialEngine):
-    """Computes the shards last to first; and yields them in shard order, as every engine has to."""
+    """Computes the blocks last to first; and yields them in block order, as every engine has to."""
 
-    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """All are computed before the first is yielded."""
         computed = [
             result._replace(gradient=result.gradient.copy())
-            for result in super().gradients(context, parameters, shards[::-1])
+            for result in super().gradients(context, parameters, blocks[::-1])
         ]
         return iter(computed[::-1])
 
@@ -131,7 +131,7 @@ class Proof:
             "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
             count(self.workers, "worker"): lambda: self.run(self.coordinator(n_workers=self.workers)),
             "in this process, no workers": lambda: self.run(self.coordinator(engine="serial")),
-            "shards computed last to first": lambda: self.run(self.coordinator(engine=Backwards())),
+            "blocks computed last to first": lambda: self.run(self.coordinator(engine=Backwards())),
             "3 workers that answer in random order": lambda: self.run(
                 self.coordinator(Dawdling(self.model), n_workers=3)
             ),

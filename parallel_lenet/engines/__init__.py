@@ -1,4 +1,4 @@
-"""The engine contract: where shards are computed. Implemented by `serial`, `processes` and `cluster`.
+"""The engine contract: where blocks are computed. Implemented by `serial`, `processes` and `cluster`.
 
 An engine moves work and results; it never averages and knows nothing of epochs. Every call of the coordinator opens a
 *context*: the model and the datasets as they are then. Whatever happens to them later, the call computes with those,
@@ -7,11 +7,11 @@ long as the call, at most, and never reaches the caller's model. Several context
 
 Every engine gives the same container, order and errors:
 
-- ``gradients`` and ``metrics`` are lazy iterators, one result per shard, *in shard order*, whatever order they were
+- ``gradients`` and ``metrics`` are lazy iterators, one result per block, *in block order*, whatever order they were
   computed in. So the coordinator can add the first gradients while the last are being computed; `cluster` alone
-  collects those of a call first. A shard with a ``cut`` is two: its gradient is that of the first plus that of the
-  second, as `worker.shard_gradient` computes it.
-- An exception of the model is raised as itself, with the worker's traceback as a note if it was another process.
+  collects those of a call first. Blocks of one call may have any sizes; `worker.block_gradient` computes them.
+- An exception of the model is raised as itself, that of the first block that fails, with a note that names the samples
+  and another one with the worker's traceback if it was another process.
 - A worker that is lost is replaced, with a WorkerWarning; what cannot be computed for that raises WorkerError.
 - Dropping an iterator half way is allowed; the engine stays usable.
 
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Protocol, Self
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -39,8 +39,8 @@ class WorkerWarning(UserWarning):
     """A worker was lost and replaced: the run goes on, and its result is what it would have been."""
 
 
-class ShardGradient(NamedTuple):
-    """The result for one shard."""
+class BlockGradient(NamedTuple):
+    """The result for one block."""
 
     metrics: Metrics
     gradient: Vector
@@ -49,6 +49,8 @@ class ShardGradient(NamedTuple):
     """Who computed it, for people."""
     seconds: float = 0.0
     """What the computation took there."""
+    finite: bool = True
+    """Whether the loss and the gradient are, as `worker.Sums` has it."""
 
 
 class Context:
@@ -93,17 +95,22 @@ class Engine(Protocol):
 
     n_workers: int
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
-        """Take model and datasets as they are now, to compute with vectors like ``parameters``."""
+    def open(
+        self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
+    ) -> Context:
+        """Take model and datasets as they are now, to compute with vectors like ``parameters``.
+
+        Workers that start or take it over call the model's ``warm_up``, if it has one, with so many samples.
+        """
 
     def start(self, context: Context) -> None:
         """Start the workers that are missing, and wait until they are ready: ``gradients`` would do it too."""
 
-    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
-        """The gradient of each shard at ``parameters``, in shard order. RuntimeError if the context is closed."""
+    def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
+        """The gradient of each block at ``parameters``, in block order. RuntimeError if the context is closed."""
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
-        """Loss and correct answers of each shard at ``parameters``, in shard order."""
+    def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
+        """Loss and correct answers of each block at ``parameters``, in block order."""
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from the next step on; the results stay the same. ValueError if it can't."""

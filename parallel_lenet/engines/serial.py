@@ -1,4 +1,4 @@
-"""In this process, one shard after the other: the engine to debug a model with, and the yardstick for the others."""
+"""In this process, one block after the other: the engine to debug a model with, and the yardstick for the others."""
 
 import copy
 import threading
@@ -12,17 +12,17 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary
-from parallel_lenet.engines import Context, ShardGradient, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, refuse_copy
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
-from parallel_lenet.worker import shard_gradient, shard_metrics
+from parallel_lenet.worker import block_gradient, block_metrics
 
 
 @cache
@@ -73,40 +73,42 @@ class SerialEngine(Displayed):
     n_workers = 1
 
     def __init__(self) -> None:
-        self._snapshots: Snapshots[tuple[Model, Vector]] = Snapshots(Private, quiet=lambda: True)
+        self._snapshots: Snapshots[tuple[Model, Vector, list[Vector]]] = Snapshots(Private, quiet=lambda: True)
 
     def _summary(self) -> Summary:
         return Summary("SerialEngine()")
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+    def open(
+        self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
+    ) -> Context:
         """Copies of both. Unlike unpickling, copying in this process leaves the model's class alone."""
         gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
-        return self._snapshots.open((copied(model, copy.deepcopy), gradient), datasets, parameters)
+        return self._snapshots.open((copied(model, copy.deepcopy), gradient, []), datasets, parameters)
 
     def start(self, context: Context) -> None:
         """The caller is ready."""
         self._snapshots.get(context)
 
-    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """Each gradient is computed when it is asked for, into the same buffer."""
-        model, gradient = self._snapshots.get(context).model
+        model, gradient, spare = self._snapshots.get(context).model
         frozen, result = read_only(parameters.view()), read_only(gradient.view())
-        for shard in shards:
+        for block in blocks:
             self._snapshots.get(context)
             with one_blas_thread():
                 start = time.perf_counter()
-                metrics = shard_gradient(model, context.datasets, frozen, shard, gradient)
+                sums = block_gradient(model, context.datasets, frozen, block, gradient, spare)
                 seconds = time.perf_counter() - start
-            yield ShardGradient(metrics, result, seconds=seconds)
+            yield BlockGradient(sums.metrics, result, seconds=seconds, finite=sums.finite)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
+    def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """Each is computed when it is asked for."""
-        model, _ = self._snapshots.get(context).model
+        model, *_ = self._snapshots.get(context).model
         frozen = read_only(parameters.view())
-        for shard in shards:
+        for block in blocks:
             self._snapshots.get(context)
             with one_blas_thread():
-                metrics = shard_metrics(model, context.datasets, frozen, shard)
+                metrics = block_metrics(model, context.datasets, frozen, block)
             yield metrics
 
     def resize(self, n_workers: int) -> None:

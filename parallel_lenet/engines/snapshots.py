@@ -168,7 +168,9 @@ class Stored:
 class Open(Generic[M]):
     """What an engine keeps of a live context."""
 
-    def __init__(self, number: int, model: M, arrays: Sequence[Stored], parameters: Vector) -> None:
+    def __init__(
+        self, number: int, model: M, arrays: Sequence[Stored], parameters: Vector, call_sizes: Sequence[int]
+    ) -> None:
         self.number = number
         self.model = model
         self.arrays = arrays
@@ -176,6 +178,8 @@ class Open(Generic[M]):
         self.datasets = tuple(
             Samples(inputs.array, targets.array) for inputs, targets in zip(arrays[::2], arrays[1::2], strict=True)
         )
+        self.call_sizes = tuple(call_sizes)
+        """How many samples to warm up with."""
         self.shape = parameters.shape
         self.dtype = parameters.dtype
         self.context: weakref.ref[Context] | None = None
@@ -200,7 +204,9 @@ class Snapshots(Generic[M]):
         self._blocks: list[Stored] = []
         """Every block, the one used last at the end."""
 
-    def open(self, model: M, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+    def open(
+        self, model: M, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
+    ) -> Context:
         """A context of this copy of a model and of the datasets as they are now."""
         self.sweep()
         arrays: list[Stored] = []
@@ -213,7 +219,7 @@ class Snapshots(Generic[M]):
             for stored in arrays:
                 self._release(stored)
             raise
-        opened = Open(next(_numbers), model, arrays, parameters)
+        opened = Open(next(_numbers), model, arrays, parameters, call_sizes)
         self._live[opened.number] = opened
         context = Context(opened.number, opened.datasets, self._closed)
         opened.context = weakref.ref(context)

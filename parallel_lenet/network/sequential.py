@@ -22,7 +22,7 @@ from parallel_lenet.parameters import Layout, Vector
 
 Array = NDArray[Any]
 
-SIZES_KEPT = 4  # A shard, the rest of a batch or a dataset, a prediction: not the buffers of every size there ever was.
+SIZES_KEPT = 6  # Shards, the rest of a batch or dataset, a prediction: not the buffers of all sizes there ever were.
 CACHE_LINE = 64  # Bytes.
 PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
 
@@ -243,16 +243,14 @@ class Sequential(Displayed):
         return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
-        """Compile the kernel for such samples, or load what is compiled; see `Model`."""
-        kernel = kernels.load(self.kernel)
-        if hasattr(kernel, "is_compiled"):  # What it compiles may depend on the number of images.
-            inputs, targets = (np.repeat(array[:1], kernel.SHARD_SIZE, axis=0) for array in (inputs, targets))
+        """Compile the kernel for so many samples, or load what is compiled; see `Model`."""
+        if hasattr(kernels.load(self.kernel), "is_compiled"):
             self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
 
-    def is_compiled(self) -> bool:
-        """Whether the kernel needs no compiling, or is compiled already."""
+    def is_compiled(self, images: int) -> bool:
+        """Whether the kernel needs no compiling for so many images, or is compiled already."""
         is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
-        return is_compiled is None or bool(is_compiled())
+        return is_compiled is None or bool(is_compiled(images))
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.common import Report, alternate
 from parallel_lenet import Layout, Metrics, load_dataset
-from parallel_lenet.batching import tasks
+from parallel_lenet.batching import BlockSizes, blocks
 from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     train, _ = load_dataset()
     model = NoOp()
     parameters = model.initial_parameters(np.random.default_rng(0))
-    work = tasks(np.arange(128), 32, n_workers=1)
+    sizes = BlockSizes.of(None, 32, 32)
     engines: dict[str, Engine] = {
         "serial": SerialEngine(),
         **{f"processes, {n} worker{'s' * (n > 1)}": ProcessesEngine(n) for n in (1, 2)},
@@ -50,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 
     def step(engine: Engine, context: Context) -> None:
         total = np.zeros_like(parameters)
-        for result in engine.gradients(context, parameters, work):
+        for result in engine.gradients(context, parameters, blocks(np.arange(128), sizes, engine.n_workers)):
             total += result.gradient
 
     try:

@@ -7,6 +7,7 @@ A test file runs the contract over its engines with ``from kits.engine_contract 
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from numpy.testing import assert_array_equal
 from kits import models
 from kits.models import Array, ModelError, Scripted
 from parallel_lenet import Dataset, Engine, Model
-from parallel_lenet.batching import Shard, shards, tasks
-from parallel_lenet.engines import ShardGradient
+from parallel_lenet.batching import Block, BlockSizes, blocks, shards
+from parallel_lenet.engines import BlockGradient
 from parallel_lenet.engines.processes.dispatcher import ROWS
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 from parallel_lenet.metrics import Metrics
-from parallel_lenet.worker import shard_gradient
+from parallel_lenet.tree import TreeSum
+from parallel_lenet.worker import block_gradient
 
 
 def plain(samples: int, seed: int = 0) -> Dataset:
@@ -35,7 +37,7 @@ def scripted(*actions: tuple[int, float]) -> Dataset:
     return Dataset(np.array(actions, np.float32), np.arange(len(actions)))
 
 
-def one_each(data: Dataset, dataset: int = 0) -> list[Shard]:
+def one_each(data: Dataset, dataset: int = 0) -> list[Block]:
     return shards(np.arange(len(data)), 1, dataset)
 
 
@@ -55,25 +57,25 @@ class Opened:
         self.context = engine.open(model, datasets, parameters)
         engine.start(self.context)
 
-    def gradients(self, parameters: Array, work: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, parameters: Array, work: Sequence[Block]) -> Iterator[BlockGradient]:
         return self.engine.gradients(self.context, parameters, work)
 
-    def metrics(self, parameters: Array, work: Sequence[Shard]) -> Iterator[Metrics]:
+    def metrics(self, parameters: Array, work: Sequence[Block]) -> Iterator[Metrics]:
         return self.engine.metrics(self.context, parameters, work)
 
 
-def computed(opened: Opened, parameters: Array, work: Sequence[Shard]) -> list[Result]:
+def computed(opened: Opened, parameters: Array, work: Sequence[Block]) -> list[Result]:
     return [(result.metrics, result.gradient.tobytes()) for result in opened.gradients(parameters, work)]
 
 
-def expected(model: Model, datasets: Sequence[Dataset], parameters: Array, work: Sequence[Shard]) -> list[Result]:
+def expected(model: Model, datasets: Sequence[Dataset], parameters: Array, work: Sequence[Block]) -> list[Result]:
     """What the worker's function gives, called right here."""
     results = []
-    for shard in work:
+    for block in work:
         gradient = np.full_like(parameters, np.nan)
         with one_blas_thread():
-            metrics = shard_gradient(model, datasets, parameters, shard, gradient)
-        results.append((metrics, gradient.tobytes()))
+            sums = block_gradient(model, datasets, parameters, block, gradient, [])
+        results.append((sums.metrics, gradient.tobytes()))
     return results
 
 
@@ -124,36 +126,39 @@ def test_gradients_and_metrics_are_those_of_the_workers_function(opened: Opened,
     assert list(opened.metrics(at(size), work)) == [metrics for metrics, _ in wanted]
 
 
-@pytest.mark.parametrize(("samples", "size"), [(1, 1), (2, 1), (5, 1), (50, 1), (64, 1), (50, 4), (64, 30)])
-def test_the_gradient_of_a_pair_is_that_of_its_first_shard_plus_that_of_its_second(
-    opened: Opened, samples: int, size: int
+@pytest.mark.parametrize(("samples", "size", "workers"), [(1, 1, 1), (50, 1, 3), (64, 4, 5), (50, 4, 1), (64, 30, 2)])
+def test_the_gradient_of_a_block_is_that_of_its_shards_added_along_the_tree(
+    opened: Opened, samples: int, size: int, workers: int
 ) -> None:
     rows = np.arange(64)[::-1][:samples]
     single = iter(expected(Scripted(), DATASETS, at(3), shards(rows, size, 1)))
     wanted = []
-    for pair in tasks(rows, size, 1, 1):
-        metrics, gradient = Metrics(), np.zeros_like(at(3))
-        for _ in pair.halves():
-            more, added = next(single)
-            metrics += more
-            gradient += np.frombuffer(added, gradient.dtype)
-        wanted.append((metrics, gradient.tobytes()))
-    assert computed(opened, at(3), tasks(rows, size, 1, 1)) == wanted
+    work = blocks(rows, BlockSizes.of(None, 32, size), workers, 1)
+    assert sum(len(block.rows) for block in work) == samples
+    for block in work:
+        sums = TreeSum[Any](lambda a, b: (a[0] + b[0], a[1] + b[1]))
+        for _ in block.shards():
+            metrics, gradient = next(single)
+            sums.append((metrics, np.frombuffer(gradient, np.float32)))
+        metrics, total = sums.total()
+        wanted.append((metrics, total.tobytes()))
+    assert computed(opened, at(3), work) == wanted
+    assert list(opened.metrics(at(3), work)) == [metrics for metrics, _ in wanted]
 
 
 @pytest.mark.parametrize("dataset", [2, 3], ids=["the first is slowest", "all differ"])
-def test_results_come_in_shard_order_whatever_was_done_first(opened: Opened, dataset: int) -> None:
+def test_results_come_in_block_order_whatever_was_done_first(opened: Opened, dataset: int) -> None:
     work = one_each(DATASETS[dataset], dataset)
     assert len(DATASETS[2]) > ROWS * 3
     assert computed(opened, at(1), work) == expected(Scripted(), DATASETS, at(1), work)
 
 
 def test_one_step_may_use_several_datasets(opened: Opened) -> None:
-    work = [shard for pair in zip(one_each(FEW, 0), shards(np.arange(64), 9, 1), strict=False) for shard in pair]
+    work = [block for pair in zip(one_each(FEW, 0), shards(np.arange(64), 9, 1), strict=False) for block in pair]
     assert computed(opened, at(2), work) == expected(Scripted(), DATASETS, at(2), work)
 
 
-def test_no_shards_give_no_results(opened: Opened) -> None:
+def test_no_blocks_give_no_results(opened: Opened) -> None:
     assert list(opened.gradients(at(0), [])) == []
     assert list(opened.metrics(at(0), [])) == []
 
@@ -215,15 +220,17 @@ def test_an_exception_of_the_model_is_raised_as_itself_and_the_engine_stays_usab
             with pytest.raises(ModelError) as caught:
                 list(ask(at(0), one_each(TROUBLE, 4)[:4]))
             assert str(caught.value) == "value 1"
+            samples, *others = caught.value.__notes__
+            assert samples == "On sample 2 of dataset 4."
             if not isinstance(opened.engine, SerialEngine):
-                (note,) = caught.value.__notes__
+                (note,) = others
                 assert note.startswith(("In worker ", "In a worker of the cluster:"))
                 assert 'raise ModelError(f"value {value:g}")' in note
         work = one_each(FEW)
         assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
 
 
-def test_the_exception_is_that_of_the_first_shard_that_fails_and_comes_in_its_turn(opened: Opened) -> None:
+def test_the_exception_is_that_of_the_first_block_that_fails_and_comes_in_its_turn(opened: Opened) -> None:
     for _ in range(5):
         results = opened.metrics(at(0), one_each(TROUBLE, 4)[1:4])  # Slow, fails, fails.
         next(results)
@@ -236,7 +243,7 @@ def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
     opened: Opened, row: int, kind: type[Exception]
 ) -> None:
     with pytest.raises((kind, RuntimeError)) as caught:
-        list(opened.metrics(at(0), [Shard(np.array([row]), 4)]))
+        list(opened.metrics(at(0), [Block(np.array([row]), 4)]))
     assert type(caught.value) is kind or kind.__name__ in str(caught.value)
     work = one_each(FEW)
     assert computed(opened, at(4), work) == expected(Scripted(), DATASETS, at(4), work)
@@ -245,23 +252,23 @@ def test_an_exception_that_cannot_travel_is_raised_as_an_error_that_names_it(
 def test_a_model_that_writes_to_the_parameters_is_refused(opened: Opened) -> None:
     parameters = at(0)
     with pytest.raises(ValueError, match="read-only"):
-        list(opened.metrics(parameters, [Shard(np.array([4]), 4)]))
+        list(opened.metrics(parameters, [Block(np.array([4]), 4)]))
     assert_array_equal(parameters, at(0))
     assert parameters.flags.writeable
 
 
 def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(opened: Opened) -> None:
     before = TROUBLE.inputs.copy()
-    work = [Shard(np.array([5, 0]), 4)]
+    work = [Block(np.array([5, 0]), 4)]
     first, second = list(opened.metrics(at(0), work)), list(opened.metrics(at(0), work))
     assert first == second
     assert_array_equal(TROUBLE.inputs, before)
 
 
-@pytest.mark.parametrize("shard", [Shard(np.array([7])), Shard(np.array([0]), 5)], ids=["sample", "dataset"])
-def test_a_shard_of_samples_that_do_not_exist_is_an_index_error(opened: Opened, shard: Shard) -> None:
+@pytest.mark.parametrize("block", [Block(np.array([7])), Block(np.array([0]), 5)], ids=["sample", "dataset"])
+def test_a_block_of_samples_that_do_not_exist_is_an_index_error(opened: Opened, block: Block) -> None:
     with pytest.raises(IndexError):
-        list(opened.metrics(at(0), [shard]))
+        list(opened.metrics(at(0), [block]))
 
 
 __all__ = ["DATASETS", "Opened", *(name for name in dir() if name.startswith("test_"))]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.task import Answer, Result, Task
 from parallel_lenet.engines.cluster.versions import difference
@@ -44,23 +44,23 @@ def _wrong(answer: Answer, tasks: Sequence[Task], had_setup: bool) -> str | None
         return f"results of the steps {[result.version for result in answer.results]} in one answer"
     if first.version < version:
         return None  # Late: no one takes it.
-    task = next((task for task in tasks if task.shards[0][0] == first.shard), None)
+    task = next((task for task in tasks if task.blocks[0][0] == first.block), None)
     if task is None or first.version > version:
-        return f"a result of step {first.version!r}, shard {first.shard!r}, for which it was not asked"
-    numbers = [number for number, _ in task.shards]
-    got = [result.shard for result in answer.results]
+        return f"a result of step {first.version!r}, block {first.block!r}, for which it was not asked"
+    numbers = [number for number, _ in task.blocks]
+    got = [result.block for result in answer.results]
     if got != (numbers[: len(got)] if answer.results[-1].failure else numbers):
-        return f"results of the shards {got}, not of {numbers}"
-    for result, (number, shard) in zip(answer.results, task.shards, strict=False):
+        return f"results of the blocks {got}, not of {numbers}"
+    for result, (number, block) in zip(answer.results, task.blocks, strict=False):
         last = result is answer.results[-1]
-        wrong = _wrong_result(result, shard, task) if not result.failure else _wrong_failure(result, last)
+        wrong = _wrong_result(result, block, task) if not result.failure else _wrong_failure(result, last)
         if wrong is not None:
-            return f"for shard {number} {wrong}"
+            return f"for block {number} {wrong}"
     return None
 
 
-def _wrong_result(result: Result, shard: Shard, task: Task) -> str | None:
-    metrics, gradient, n = result.metrics, result.gradient, len(shard.rows)
+def _wrong_result(result: Result, block: Block, task: Task) -> str | None:
+    metrics, gradient, n = result.metrics, result.gradient, len(block.rows)
     if type(metrics) is not Metrics:
         return f"metrics that are {_kind(metrics)}"
     if type(metrics.loss_sum) is not float:
@@ -69,6 +69,8 @@ def _wrong_result(result: Result, shard: Shard, task: Task) -> str | None:
         return f"a count of {metrics.count!r}, not {n}"
     if type(metrics.correct) is not int or not 0 <= metrics.correct <= n:
         return f"{metrics.correct!r} correct answers, not 0 to {n}"
+    if type(result.finite) is not bool:
+        return f"{result.finite!r} as whether it is finite"
     if not task.gradients:
         return None if gradient is None else "a gradient that nobody asked for"
     if type(gradient) is not np.ndarray:

@@ -73,7 +73,7 @@ class Backend(ABC):
                 return_as=self.returns,
                 # Of one job joblib makes none: it runs right here, where a time limit only makes it warn.
                 timeout=timeout if n_workers > 1 or self.name == "dask" else None,
-                batch_size=1,  # A task is a group of shards already.
+                batch_size=1,  # A task is a group of blocks already.
                 pre_dispatch="all",
                 max_nbytes=None,  # No memory-mapped copies in files, which go stale when an array changes in place.
             )

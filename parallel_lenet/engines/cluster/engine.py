@@ -1,8 +1,8 @@
 """Workers on any cluster that joblib can use: Dask, Ray, or loky's processes and threads on this machine.
 
-A step is cut into groups of shards; a group is a task, and takes the parameters along. Back come the gradients of its
-pairs of shards one by one, not their sum: the coordinator adds them in order, so that the result has the same bits as
-on one machine. (Parameters could travel once a worker instead; but at least one gradient, of the same size, comes back
+The blocks of a step are dealt out in groups; a group is a task, and takes the parameters along. Back come the gradients
+of its blocks one by one, not their sum: the coordinator adds them in order, so that the result has the same bits as on
+one machine. (Parameters could travel once a worker instead; but at least one gradient, of the same size, comes back
 for every task, so they are never the larger part, and putting them into a cluster first takes as long as sending them
 twice.)
 
@@ -10,29 +10,29 @@ What joblib does when something goes wrong, and what we do about it:
 
 - *It may wait for ever* for a task of the Dask backend that has failed. Calls to other processes have a time limit.
 - *A `Parallel` may return results of an earlier call that failed.* After any exception it is thrown away; and every
-  result is stamped with its step's version and its shard, and only those that are wanted are taken.
+  result is stamped with its step's version and its block, and only those that are wanted are taken.
 - *Arrays changed in place may go stale* in a worker. A step sends a copy, and joblib maps nothing into files.
 - *A lost worker costs the call.* What was stamped before is kept, the rest is asked for again.
 """
 
 import copy
 import hashlib
+import heapq
 import pickle
 import secrets
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from math import ceil
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.checks import shown, whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
-from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
 from parallel_lenet.engines.cluster.dask import Dask
@@ -56,7 +56,7 @@ LOOK_EVERY = 2.0  # Seconds.
 STEPS_MEASURED = 5  # Before we say that a cluster doesn't pay.
 
 Work = TypeVar("Work")
-Numbered: TypeAlias = Sequence[tuple[int, Shard]]
+Numbered: TypeAlias = Sequence[tuple[int, Block]]
 
 
 class ClusterWarning(UserWarning):
@@ -111,7 +111,7 @@ class Cluster(Displayed):
         """Of the contexts that are open, by number: their keys and contents."""
         self._name = secrets.token_hex(8)
         self._version = 0
-        self._shard_seconds = 0.0
+        self._sample_seconds = 0.0
         self._measured: list[tuple[float, float]] = []  # Of each step: all of it, and what the busiest worker computed.
         self._follows, self._counted = False, 0.0
         if n_workers is None:
@@ -132,7 +132,9 @@ class Cluster(Displayed):
 
     __str__ = Displayed.__repr__
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+    def open(
+        self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
+    ) -> Context:
         """The workers get model and datasets with their first task, unless they have the same from an earlier call."""
         pickled = copied(model, dumps)
         try:
@@ -167,22 +169,22 @@ class Cluster(Displayed):
             if self._setups:
                 self._backend.start(n_workers)
 
-    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """Computed a few hundred megabytes of gradients at a time."""
-        for result in self._results(context, parameters, shards, True):
+        for result in self._results(context, parameters, blocks, True):
             if result.gradient is not None:  # Always, but that is for us to know.
                 gradient, worker = read_only(result.gradient), f"worker {result.worker}"
-                yield ShardGradient(result.metrics, gradient, worker, result.seconds)
+                yield BlockGradient(result.metrics, gradient, worker, result.seconds, result.finite)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
+    def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """As ``gradients``."""
-        for result in self._results(context, parameters, shards, False):
+        for result in self._results(context, parameters, blocks, False):
             yield result.metrics
 
     def _results(
-        self, context: Context, parameters: Vector, shards: Sequence[Shard], gradients: bool
+        self, context: Context, parameters: Vector, blocks: Sequence[Block], gradients: bool
     ) -> Iterator[Result]:
-        """Call after call, each yielded in shard order before the next is made."""
+        """Call after call, each yielded in block order before the next is made."""
         self.start(context)
         self._version += 1
         version = self._version
@@ -191,8 +193,8 @@ class Cluster(Displayed):
         self._follow()
         at_once = max(self.n_workers * TASKS_A_WORKER, BYTES_HELD // max(1, parameters.nbytes))
         sent = received = 0
-        for start in range(0, len(shards), at_once):
-            numbered = list(enumerate(shards))[start : start + at_once]
+        for start in range(0, len(blocks), at_once):
+            numbered = list(enumerate(blocks))[start : start + at_once]
             task = Task(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
             done, traffic = self._complete(task, setup)
             sent, received = sent + traffic.sent, received + traffic.received
@@ -212,16 +214,17 @@ class Cluster(Displayed):
                 self._discard()
 
     def _complete(self, task: Task, setup: Setup) -> tuple[dict[int, Result], Traffic]:
-        """The results of all the task's shards, or of all up to the first that the model fails on."""
+        """The results of all the task's blocks, or of all up to the first that the model fails on."""
         done: dict[int, Result] = {}
         failures, sent, received, blob = 0, 0, 0, None
         start, busy, clean = time.perf_counter(), dict[str, float](), True
-        while wanted := _wanted(task.shards, done):
+        while wanted := _wanted(task.blocks, done):
             if self._backend.gone():
                 self._end(wanted)
+            sizes = [len(block.rows) for _, block in wanted]
             groups = [
                 Task(task.version, task.key, task.context, task.parameters, group, task.gradients)
-                for group in grouped(wanted, len(wanted) * self._shard_seconds, self.n_workers)
+                for group in grouped(wanted, sizes, self._sample_seconds, self.n_workers)
             ]
             sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
             missing = False
@@ -231,15 +234,16 @@ class Cluster(Displayed):
                         answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
                         received += answer.nbytes
                         missing |= not answer.results
-                        seconds = answer.seconds / max(1, len(answer.results))
+                        seconds = answer.seconds / max(1, sum(result.metrics.count for result in answer.results))
                         for result in answer.results:
                             if result.version == task.version:
-                                result = result._replace(worker=answer.worker, seconds=seconds)
-                                done.setdefault(result.shard, result)
+                                share = seconds * result.metrics.count
+                                result = result._replace(worker=answer.worker, seconds=share)
+                                done.setdefault(result.block, result)
                         if answer.results:
                             busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
-                            self._shard_seconds = seconds
-                if not missing and len(_wanted(task.shards, done)) == len(wanted):
+                            self._sample_seconds = seconds
+                if not missing and len(_wanted(task.blocks, done)) == len(wanted):
                     raise RuntimeError("no results")
             except WorkerError:
                 self.close()
@@ -248,7 +252,7 @@ class Cluster(Displayed):
                 self._abandoned = True
                 self._discard()
                 failures, clean = failures + 1, False
-                self._retry(error, failures, _wanted(task.shards, done))
+                self._retry(error, failures, _wanted(task.blocks, done))
             except BaseException:  # An interrupt.
                 self._abandoned = True
                 self._discard()
@@ -290,7 +294,7 @@ class Cluster(Displayed):
         """Warn of workers that were given up."""
         while self._backend.lost:
             warnings.warn(
-                f"{self._backend.lost.pop()}: others compute its shards, and the result is not affected",
+                f"{self._backend.lost.pop()}: others compute its blocks, and the result is not affected",
                 WorkerWarning,
                 stacklevel=2,
             )
@@ -298,17 +302,17 @@ class Cluster(Displayed):
     def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
         """Say that it will be tried again, or raise WorkerError."""
         late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
-        what, missing = f"no result within {self.timeout:g} s" if late else _described(error), _count(wanted)
+        what, missing = f"no result within {self.timeout:g} s" if late else _described(error), len(wanted)
         if not self._backend.running():
             self._end(wanted, None if late or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
-            raise WorkerError(f"{missing} shards could not be computed in {self.max_tries} tries: {what}") from error
+            raise WorkerError(f"{missing} blocks could not be computed in {self.max_tries} tries: {what}") from error
         if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
             self._backend.stop()  # What is stopped, but not dead, would only hold up the next try too.
             self._backend.start(self.n_workers)
         warnings.warn(
-            f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} shards are computed again, and "
+            f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} blocks are computed again, and "
             "the result is not affected",
             WorkerWarning,
             stacklevel=2,
@@ -319,7 +323,7 @@ class Cluster(Displayed):
         what = "it doesn't answer" if error is None else _described(error)
         self.close()
         raise WorkerError(
-            f"the {self._backend.name} cluster is gone, with {_count(wanted)} shards to compute: {what}"
+            f"the {self._backend.name} cluster is gone, with {len(wanted)} blocks to compute: {what}"
         ) from error
 
     def _compare(self, seconds: float, computing: float) -> None:
@@ -333,7 +337,7 @@ class Cluster(Displayed):
         if seconds > 2 * computing:
             warnings.warn(
                 f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms, so the "
-                f"{self._backend.name} cluster costs more than it computes: larger batches and shards would help, or "
+                f"{self._backend.name} cluster costs more than it computes: larger batches would help, or "
                 "the engine of this machine, processes",
                 ClusterWarning,
                 stacklevel=2,
@@ -373,25 +377,27 @@ class Cluster(Displayed):
         self.close()
 
 
-def grouped(work: Sequence[Work], seconds: float, n_workers: int) -> Iterator[Sequence[Work]]:
-    """Neighbours in as many groups as a worker's share of the work, which takes ``seconds`` in all, is worth."""
-    number = n_workers * min(TASKS_A_WORKER, max(1, int(seconds / n_workers / TASK_SECONDS)))
-    size = ceil(len(work) / number)
-    for start in range(0, len(work), size):
-        yield work[start : start + size]
+def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_workers: int) -> list[Sequence[Work]]:
+    """The work in as many groups as a worker's share of it is worth, about equally large; each in the order it has.
+
+    A piece of work of size 1 takes so many ``seconds``.
+    """
+    number = n_workers * min(TASKS_A_WORKER, max(1, int(sum(sizes) * seconds / n_workers / TASK_SECONDS)))
+    groups: list[list[Work]] = [[] for _ in range(min(number, len(work)))]
+    loads = [(0, group) for group in range(len(groups))]
+    for piece, size in zip(work, sizes, strict=True):
+        load, group = loads[0]
+        groups[group].append(piece)
+        heapq.heapreplace(loads, (load + size, group))
+    return list(groups)
 
 
-def _count(wanted: Numbered) -> int:
-    """How many shards these are: a pair is two."""
-    return sum(len(shard.halves()) for _, shard in wanted)
-
-
-def _wanted(shards: Numbered, done: dict[int, Result]) -> Numbered:
+def _wanted(blocks: Numbered, done: dict[int, Result]) -> Numbered:
     """Those without a result, but none behind one that has failed: its exception ends the step."""
     wanted = []
-    for number, shard in shards:
+    for number, block in blocks:
         if number not in done:
-            wanted.append((number, shard))
+            wanted.append((number, block))
         elif done[number].failure:
             break
     return wanted

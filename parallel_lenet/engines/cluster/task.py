@@ -1,7 +1,7 @@
 """What a worker of a cluster does with a task, and what the coordinator's side and it say to each other.
 
 Model and datasets, the *setup*, travel to a worker process once. A task names its setup by a key of its own; a
-worker that hasn't got it says so, and is sent the shards again with the setup beside them. So it doesn't matter how a
+worker that hasn't got it says so, and is sent the blocks again with the setup beside them. So it doesn't matter how a
 worker came to be there, with the cluster, later, or in place of one that died, nor which cluster it is. Each thread
 that computes makes a model of its own for each context.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.remote_exceptions import failure
@@ -28,7 +28,7 @@ from parallel_lenet.engines.serial import blas
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
-from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
+from parallel_lenet.worker import Samples, block_gradient, block_metrics
 
 # A worker may serve two coordinators, or the calls of one in turn, but must not gather the datasets of all it ever had.
 SETUPS_KEPT = 3
@@ -49,7 +49,7 @@ class Setup:
 # and keeps it there as long as the pool, which would fill it with the parameters of every step. An instance has 48.
 @dataclass(frozen=True)
 class Task:
-    """A group of shards at one version of the parameters."""
+    """A group of blocks at one version of the parameters."""
 
     version: int
     key: str
@@ -57,7 +57,7 @@ class Task:
     context: str
     """Unique."""
     parameters: Vector
-    shards: Sequence[tuple[int, Shard]]
+    blocks: Sequence[tuple[int, Block]]
     """Each with its number in the step."""
     gradients: bool
     """Whether they are wanted, or the metrics alone."""
@@ -67,14 +67,14 @@ class Task:
     @property
     def nbytes(self) -> int:
         """What its arrays weigh."""
-        return int(self.parameters.nbytes + sum(shard.rows.nbytes for _, shard in self.shards))
+        return int(self.parameters.nbytes + sum(block.rows.nbytes for _, block in self.blocks))
 
 
 class Result(NamedTuple):
-    """What came of one shard: stamped with version and shard, so that it can't be taken for another's."""
+    """What came of one block: stamped with version and block, so that it can't be taken for another's."""
 
     version: int
-    shard: int
+    block: int
     metrics: Metrics
     gradient: Vector | None = None
     failure: bytes = b""
@@ -82,7 +82,9 @@ class Result(NamedTuple):
     worker: str = ""
     """Filled in when it has come back, as is the next."""
     seconds: float = 0.0
-    """The task's, divided by its shards."""
+    """The task's, divided among its blocks by their samples."""
+    finite: bool = True
+    """As `worker.Sums` has it."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _model(task: Task, setup: Setup) -> Model:
 
 
 def compute(task: Task, blob: Blob | None) -> Answer:
-    """Each shard of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
+    """Each block of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
 
     An exception would end the pool in loky, and the call, with all other results, everywhere.
     """
@@ -185,22 +187,24 @@ def compute(task: Task, blob: Blob | None) -> Answer:
         return Answer(worker, 0.0, results)
     # A copy: what comes out of a message may lie at any address, and NumPy adds unaligned numbers in another order.
     parameters = read_only(task.parameters.copy())
+    spare = list[Vector]()
     start = time.perf_counter()
-    for number, shard in task.shards:
+    for number, block in task.blocks:
         gradient = np.full_like(parameters, np.nan) if task.gradients else None  # If the model forgets to write it.
+        finite = True
         try:
             if setup is None and blob is not None:
                 setup = _unpack(task.key, blob)
             assert setup is not None
             model = _model(task, setup)
             if gradient is None:
-                metrics = shard_metrics(model, setup.datasets, parameters, shard)
+                metrics = block_metrics(model, setup.datasets, parameters, block)
             else:
-                metrics = shard_gradient(model, setup.datasets, parameters, shard, gradient)
+                metrics, finite = block_gradient(model, setup.datasets, parameters, block, gradient, spare)
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             if isinstance(error, KeyboardInterrupt) and task.key in _own:
                 raise  # This is the coordinator's program.
             results.append(Result(task.version, number, Metrics(), failure=failure(error)))
             break
-        results.append(Result(task.version, number, metrics, gradient))
+        results.append(Result(task.version, number, metrics, gradient, finite=finite))
     return Answer(worker, time.perf_counter() - start, results)

@@ -1,10 +1,10 @@
-"""Which worker computes which shard: decisions only, without processes, sockets or a clock, to be checked by reading.
+"""Which worker computes which block: decisions only, without processes, sockets or a clock, to be checked by reading.
 
 A *worker* is **starting** until it says that it is ready, and again while it takes over a new context; then **idle**,
-or **busy** while copies of shards that it was given are unanswered; and **gone** when it has died or been let go. It
+or **busy** while copies of blocks that it was given are unanswered; and **gone** when it has died or been let go. It
 computes its copies in the order it was given them, each into a row of memory of its own, and answers each.
 
-A *shard* of the step is **waiting**; **out** while a worker has a copy that is still wanted, or several workers have;
+A *block* of the step is **waiting**; **out** while a worker has a copy that is still wanted, or several workers have;
 **held** when the first of its answers is here; **yielded** when its turn has come and its row has been read.
 
 ===============  =====================================================================================================
@@ -12,27 +12,27 @@ what happens     what follows
 ===============  =====================================================================================================
 `begin`          A new step: the one before is given up. Rows are free, but for those of unanswered copies, which aren't
                  wanted any more: their workers skip them, or answer in vain.
-`assign`         Waiting shards go out in order, to idle workers first; while shards are short, a busy worker gets a
+`assign`         Waiting blocks go out in order, to idle workers first; while blocks are short, a busy worker gets a
                  second copy, which waits in its socket so that it needn't wait for us. A worker that is still idle then
-                 takes over the oldest shard that is late: one that its worker can't have begun, being at the one before
+                 takes over the oldest block that is late: one that its worker can't have begun, being at the one before
                  for longer than usual (that copy isn't wanted any more); or one that has itself been out for clearly
-                 longer than usual (now two compute it).
-`answer`         The first answer to a shard of this step is held, wanted or not: every copy gives the same bits. The
+                 longer than usual for its size (now two compute it).
+`answer`         The first answer to a block of this step is held, wanted or not: every copy gives the same bits. The
                  other copies aren't wanted any more. Any other answer only frees its row.
-`died`           Its shards wait again, unless they are out elsewhere too. The one it was computing has had one more
+`died`           Its blocks wait again, unless they are out elsewhere too. The one it was computing has had one more
                  try; after ``max_tries`` it is given up: what is held in its place is `GivenUp`. A worker that dies
                  while starting counts against its number until any worker is ready. What a dead worker has answered
                  stays held: its rows stay mapped.
-`overdue`        A worker that has been computing one shard for ``step_timeout``, or starting for that and for `START`,
-                 or computing the first shard of a kind for that and for `FIRST`: whoever asks kills it.
+`overdue`        A worker that has been computing one block for ``step_timeout``, or starting for that and for `START`,
+                 or computing the first block of a kind for that and for `FIRST`: whoever asks kills it.
 `remove`         A worker is let go: as `died`, but no try is counted.
 `release`        The held answer has been used: its row is free.
 ===============  =====================================================================================================
 
 Three rules make it safe. A worker writes only to rows of its own, and a row is free only when no unanswered copy and no
-held answer has it: so two copies of a shard never write to the same memory, and no one writes what is being read. A
-shard of the step is always in exactly one of its four states. And a worker's last free row is kept for the oldest
-unanswered shard, the one that all held rows are waiting for: so a worker that can go on with it always has a row to.
+held answer has it: so two copies of a block never write to the same memory, and no one writes what is being read. A
+block of the step is always in exactly one of its four states. And a worker's last free row is kept for the oldest
+unanswered block, the one that all held rows are waiting for: so a worker that can go on with it always has a row to.
 """
 
 import heapq
@@ -45,28 +45,30 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 3  # Gradients a worker can hold: two under way, the other waiting for another worker's earlier shard.
-SHORT = 0.02  # Seconds: of shards shorter than this a worker is given the next while it computes one.
-PATIENCE = 0.1  # Seconds a shard may be out before an idle worker computes it too, at least,
-SLOW = 3  # and how many times as long as shards usually take.
+ROWS = 3  # Gradients a worker can hold: two under way, the other waiting for another worker's earlier block.
+SHORT = 0.02  # Seconds: of blocks shorter than this a worker is given the next while it computes one.
+PATIENCE = 0.1  # Seconds a block may be out before an idle worker computes it too, at least,
+SLOW = 3  # and how many times as long as blocks usually take.
 HASTE = (
     0.001  # Seconds more than usual that its worker may be at the one before: less than an answer takes is no delay.
 )
 LONGEST = 86_400.0  # Seconds to wait at once: a system's longest is 24.8 days.
-FIRST = 10.0  # Seconds a worker may take for its first shard of a kind, if there is a timeout: it may load or compile.
+FIRST = 10.0  # Seconds a worker may take for its first block of a kind, if there is a timeout: it may load or compile.
 START = 60.0  # Seconds a worker may take to start, if there is a timeout: imports are slow where everything is.
 
 
 class Copy(NamedTuple):
-    """A shard as it was given to one worker."""
+    """A block as it was given to one worker."""
 
     stamp: int
     """Of the step: an unanswered copy may be of one given up."""
-    shard: int
+    block: int
     row: int
     """Of the worker's memory: where it writes the gradient."""
+    size: int = 1
+    """Samples: the time it takes is in proportion to them, about."""
     kind: Hashable = None
-    """Shards of one kind take about as long as each other, except for the first, in which a worker may compile."""
+    """What is computed of them."""
 
 
 class Worker:
@@ -80,7 +82,7 @@ class Worker:
         """What it hasn't said it is ready with: starting, and contexts that it was given to open."""
         self.started = False
         self.served = False
-        """Whether it has been ready for shards once: before, its death counts as a failed start."""
+        """Whether it has been ready for blocks once: before, its death counts as a failed start."""
         self.hurried = False
         """Whether what it is opening has nothing new to import or compile."""
         self.since = now
@@ -89,11 +91,11 @@ class Worker:
         """Unanswered, in the order it was given them: it can only be computing the first."""
         self.free = list(range(ROWS))
         self.known = set[Hashable]()
-        """The kinds of shards that it has computed."""
+        """The kinds and sizes of blocks that it has computed."""
 
     @property
     def ready(self) -> bool:
-        """Whether it can be given shards."""
+        """Whether it can be given blocks."""
         return self.opening == 0
 
 
@@ -101,7 +103,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class GivenUp(NamedTuple):
-    """Held in place of the answer to a shard that no worker survives."""
+    """Held in place of the answer to a block that no worker survives."""
 
     ending: str
     """How the last of them ended."""
@@ -118,7 +120,7 @@ class Held(NamedTuple, Generic[W]):
 
 @dataclass(slots=True)
 class _Out(Generic[W]):
-    """Where a shard is being computed: the copies that are wanted, and when the latest was given."""
+    """Where a block is being computed: the copies that are wanted, and when the latest was given."""
 
     copies: list[tuple[W, Copy]]
     since: float
@@ -134,29 +136,37 @@ class Dispatcher(Generic[W]):
         self.stamp = 0
         self.held: dict[int, Held[W]] = {}
         self.waiting: list[int] = []
-        """Shards that no one has, a heap."""
+        """Blocks that no one has, a heap."""
         self._out: dict[int, _Out[W]] = {}
-        self._kinds: Sequence[Hashable] = ()
-        self._oldest = 0  # The first shard that isn't answered.
+        self._sizes: Sequence[int] = ()
+        self._kind: Hashable = None
+        self._oldest = 0  # The first block that isn't answered.
         self._tries = Counter[int]()
         self._failed_starts = Counter[int]()
-        self._seconds = self._usual = 0.0
-        self._due = math.inf  # When an idle worker will take over a shard that is out.
+        self._seconds = self._usual = 0.0  # Per sample.
+        self._look = math.inf  # When to look for what is late: then, or after, the first that an idle worker can take.
+        self._late_from = math.inf  # When the first block that is out counts as late, or some time before.
 
-    def begin(self, kinds: Sequence[Hashable]) -> int:
-        """Start a step of shards of these kinds and return its stamp; what was left of the one before is given up."""
+    def begin(self, sizes: Sequence[int], kind: Hashable = None) -> int:
+        """Start a step of blocks of so many samples and return its stamp; what was left of the one before is given up.
+
+        What a worker computes for the first time of a ``kind`` and size may take longer: it may compile.
+        """
         self.stamp += 1
         for worker in self.workers:
-            used = [copy.row for copy in worker.copies]
-            for row in used:
-                worker.wanted[row] = 0
-            worker.free = [row for row in range(ROWS) if row not in used]
+            if len(worker.free) < ROWS:
+                used = [copy.row for copy in worker.copies]
+                for row in used:
+                    worker.wanted[row] = 0
+                worker.free = [row for row in range(ROWS) if row not in used]
         self.held = {}
-        self.waiting = list(range(len(kinds)))
-        self._kinds = kinds
+        self.waiting = list(range(len(sizes)))
+        self._sizes = sizes
+        self._kind = kind
         self._out = {}
         self._oldest = 0
         self._tries.clear()
+        self._look = self._late_from = math.inf
         return self.stamp
 
     def reset(self) -> None:
@@ -164,7 +174,6 @@ class Dispatcher(Generic[W]):
         self.begin(())
         self._failed_starts.clear()
         self._seconds = self._usual = 0.0
-        self._due = math.inf
 
     def opened(self, worker: W, now: float) -> None:
         """It has started, or taken over a context."""
@@ -174,56 +183,80 @@ class Dispatcher(Generic[W]):
         if worker.ready:
             worker.served = True
             self._failed_starts.clear()
+            self._idle()
 
     def assign(self, now: float) -> list[tuple[W, Copy]]:
         """What to give to whom now."""
-        given = []
-        for already in (0, 1) if self._usual < SHORT else (0,):
+        given = list[tuple[W, Copy]]()
+        for already in (0, 1):
+            if already and self.waiting and self._usual * self._sizes[self.waiting[0]] >= SHORT:
+                break
             for worker in self.workers:
                 if not self.waiting:
                     break
-                if worker.ready and len(worker.copies) == already and self._has_room(worker, self.waiting[0]):
+                if worker.opening == 0 and len(worker.copies) == already and self._has_room(worker, self.waiting[0]):
                     given.append((worker, self._give(worker, heapq.heappop(self.waiting), now)))
-        self._due = math.inf
-        for worker in self.workers:
-            if worker.ready and not worker.copies:
-                shard = self._late(worker, now)
-                if shard is not None:
-                    given.append((worker, self._give(worker, shard, now)))
+        if now >= self._look:
+            self._take_over(now, given)
         return given
 
-    def _has_room(self, worker: W, shard: int) -> bool:
-        """Whether it has a row for the shard: the last one is for the oldest."""
-        return len(worker.free) > (shard != self._oldest)
+    def _has_room(self, worker: W, block: int) -> bool:
+        """Whether it has a row for the block: the last one is for the oldest."""
+        return len(worker.free) > (block != self._oldest)
 
-    def _give(self, worker: W, shard: int, now: float) -> Copy:
-        copy = Copy(self.stamp, shard, worker.free.pop(), self._kinds[shard])
-        if not worker.copies:
+    def _give(self, worker: W, block: int, now: float) -> Copy:
+        size = self._sizes[block]
+        copy = Copy(self.stamp, block, worker.free.pop(), size, self._kind)
+        if worker.copies:
+            late = worker.since + self._usual * worker.copies[0].size + HASTE
+        else:
             worker.since = now
+            late = now + max(PATIENCE, SLOW * self._usual * size)
         worker.copies.append(copy)
         worker.wanted[copy.row] = self.stamp
-        out = self._out.setdefault(shard, _Out([], now))
-        out.copies.append((worker, copy))
-        out.since = now
+        out = self._out.get(block)
+        if out is None:
+            self._out[block] = _Out([(worker, copy)], now)
+        else:
+            out.copies.append((worker, copy))
+            out.since = now
+        self._late_from = min(self._late_from, late)
+        self._look = min(self._look, late)
         return copy
 
-    def _late(self, worker: W, now: float) -> int | None:
-        """The oldest shard for an idle worker to take over; without one `_due` says when to look again."""
-        for shard in sorted(self._out):
-            if not self._has_room(worker, shard):
-                continue
-            out = self._out[shard]
-            begun = any(copy is holder.copies[0] for holder, copy in out.copies)
-            if begun:
-                due = out.since + max(PATIENCE, SLOW * self._usual)
+    def _take_over(self, now: float, given: list[tuple[W, Copy]]) -> None:
+        """Have idle workers take over what is late, and find out when to look again."""
+        self._look = self._late_from = math.inf
+        idle = [worker for worker in self.workers if worker.ready and not worker.copies]
+        for block in sorted(self._out):
+            late = self._late(block)
+            worker = next((worker for worker in idle if self._has_room(worker, block)), None)
+            if worker is None:
+                self._late_from = min(self._late_from, late)
+            elif late > now:
+                self._look = min(self._look, late)
             else:
-                due = min(holder.since for holder, _ in out.copies) + self._usual + HASTE
-            if due <= now:
-                if not begun:
+                idle.remove(worker)
+                out = self._out[block]
+                if not self._begun(out):
                     self._forget(out)
-                return shard
-            self._due = min(self._due, due)
-        return None
+                given.append((worker, self._give(worker, block, now)))
+        self._late_from = min(self._late_from, self._look)
+
+    def _begun(self, out: _Out[W]) -> bool:
+        """Whether some worker may be computing it."""
+        return any(copy is holder.copies[0] for holder, copy in out.copies)
+
+    def _late(self, block: int) -> float:
+        """From when on a block that is out counts as late."""
+        out = self._out[block]
+        if self._begun(out):
+            return out.since + max(PATIENCE, SLOW * self._usual * self._sizes[block])
+        return min(holder.since + self._usual * holder.copies[0].size for holder, _ in out.copies) + HASTE
+
+    def _idle(self) -> None:
+        """A worker is idle, or has room, or blocks take much less than was thought: look for what is late."""
+        self._look = min(self._look, self._late_from)
 
     def _forget(self, out: _Out[W]) -> None:
         """None of these copies is wanted any more."""
@@ -235,33 +268,40 @@ class Dispatcher(Generic[W]):
         """A worker has answered its first copy, in so many seconds; ``answer`` is None where it was skipped."""
         copy = worker.copies.pop(0)
         if answer is not None:
-            worker.known.add(copy.kind)
+            worker.known.add((copy.kind, copy.size))
         worker.since = now
         if seconds is not None:
             # The shorter of the last two, so that one that was held up doesn't count.
-            self._usual = min(self._seconds or seconds, seconds)
+            seconds /= copy.size
+            before, self._usual = self._usual, min(self._seconds or seconds, seconds)
             self._seconds = seconds
-        late = copy.stamp != self.stamp or copy.shard < self._oldest or copy.shard in self.held
+            if self._usual < before / 2:
+                self._late_from = -math.inf
+                self._idle()
+        if not worker.copies:
+            self._idle()
+        late = copy.stamp != self.stamp or copy.block < self._oldest or copy.block in self.held
         if late or answer is None:
             worker.free.append(copy.row)
         else:
-            self._hold(copy.shard, Held(worker, copy.row, answer))
+            self._hold(copy.block, Held(worker, copy.row, answer))
 
-    def _hold(self, shard: int, held: Held[W]) -> None:
-        self.held[shard] = held
-        out = self._out.pop(shard, None)
+    def _hold(self, block: int, held: Held[W]) -> None:
+        self.held[block] = held
+        out = self._out.pop(block, None)
         if out is None:  # It had come back, and waits for another try.
-            self.waiting.remove(shard)
+            self.waiting.remove(block)
             heapq.heapify(self.waiting)
         else:
             self._forget(out)
         while self._oldest in self.held:
             self._oldest += 1
 
-    def release(self, shard: int) -> None:
+    def release(self, block: int) -> None:
         """Its held answer has been used."""
-        held = self.held.pop(shard)
+        held = self.held.pop(block)
         held.worker.free.append(held.row)
+        self._idle()
 
     def died(self, worker: W, ending: str) -> bool:
         """A worker has died; whether that was one death too many for what it was doing."""
@@ -272,25 +312,27 @@ class Dispatcher(Generic[W]):
             return self._failed_starts[worker.number] >= self.max_tries
         if first is None or not worker.wanted[first.row]:
             return False
-        self._tries[first.shard] += 1
-        if self._tries[first.shard] < self.max_tries or first.shard in self._out:
+        self._tries[first.block] += 1
+        if self._tries[first.block] < self.max_tries or first.block in self._out:
             return False
-        self._hold(first.shard, Held(worker, first.row, GivenUp(ending)))
+        self._hold(first.block, Held(worker, first.row, GivenUp(ending)))
         return True
 
     def remove(self, worker: W) -> None:
         """A worker is gone: what only it was computing waits again."""
         self.workers.remove(worker)
-        for shard in [shard for shard, out in self._out.items() if any(holder is worker for holder, _ in out.copies)]:
-            out = self._out[shard]
+        for block in [block for block, out in self._out.items() if any(holder is worker for holder, _ in out.copies)]:
+            out = self._out[block]
             out.copies = [(holder, copy) for holder, copy in out.copies if holder is not worker]
             if not out.copies:
-                del self._out[shard]
-                heapq.heappush(self.waiting, shard)
+                del self._out[block]
+                heapq.heappush(self.waiting, block)
         worker.copies.clear()
 
     def overdue(self, now: float) -> list[W]:
         """The workers to kill, each named once."""
+        if self.step_timeout == math.inf:
+            return []
         late = [worker for worker in self.workers if self._deadline(worker) <= now]
         for worker in late:
             worker.since = math.inf
@@ -301,12 +343,12 @@ class Dispatcher(Generic[W]):
             return worker.since + (self.step_timeout if worker.hurried else max(self.step_timeout, START))
         if not worker.copies:
             return math.inf
-        known = worker.copies[0].kind in worker.known
+        known = (worker.copies[0].kind, worker.copies[0].size) in worker.known
         return worker.since + (self.step_timeout if known else max(self.step_timeout, FIRST))
 
     def timeout(self, now: float) -> float | None:
         """Seconds until `assign` or `overdue` has something to do even if no one answers; None for never."""
-        due = self._due
+        due = self._look
         if self.step_timeout < math.inf:
             due = min(due, *map(self._deadline, self.workers))
         return None if due == math.inf else min(max(0.0, due - now), LONGEST)

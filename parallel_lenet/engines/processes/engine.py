@@ -6,7 +6,7 @@ to every worker once: the model pickled, and the descriptors of blocks that are 
 all that are open. `dispatcher` decides who computes what and what follows from each event. Here are the events, all
 of them from one `select`:
 
-- *An answer* goes to the dispatcher. The model's own exception is raised after all shards before it were yielded: so
+- *An answer* goes to the dispatcher. The model's own exception is raised after all blocks before it were yielded: so
   it is always the same one.
 - *The end of a stream* means that a worker has died, after its last answer. Another is started at once, and a
   `WorkerWarning` is issued. It is ready when it says so, through the same `select`: no one waits for it.
@@ -30,12 +30,12 @@ from typing import NoReturn, Self
 
 import numpy as np
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.display import Displayed, Summary
-from parallel_lenet.engines import Context, ShardGradient, WorkerError, WorkerWarning, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, WorkerError, WorkerWarning, refuse_copy
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
 from parallel_lenet.engines.processes.dispatcher import Dispatcher, GivenUp, Held
@@ -59,7 +59,6 @@ from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 
 POLL = 0.5  # Seconds between looks for processes that have ended, if the system does not tell.
-SAMPLES_NAMED = 8  # In an error: enough to look for what is wrong with them.
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _Events = Sequence[tuple[selectors.SelectorKey, int]]
@@ -107,10 +106,10 @@ class _Resources:
 class ProcessesEngine(Displayed):
     """An engine of ``n_workers`` processes. A worker that dies is replaced, and what it was doing done again.
 
-    - ``max_tries``: how many workers may die at one shard, or one after the other while they start, before WorkerError.
-    - ``step_timeout``: seconds after which a worker that has not answered a shard counts as hung, is killed and
+    - ``max_tries``: how many workers may die at one block, or one after the other while they start, before WorkerError.
+    - ``step_timeout``: seconds after which a worker that has not answered a block counts as hung, is killed and
       replaced; None for never. Results do not depend on it. A worker has at least a minute to start, in which it calls
-      the model's ``warm_up``, and at least ten seconds for its first shard of a size and kind.
+      the model's ``warm_up``, and at least ten seconds for its first block of a size and kind.
 
     ValueError where a value is out of its range.
     """
@@ -123,7 +122,7 @@ class ProcessesEngine(Displayed):
         self.step_timeout = step_timeout
         self._context: Open[bytes] | None = None
         self._kind = GRADIENT
-        self._shards: Sequence[Shard] = ()
+        self._blocks: Sequence[Block] = ()
         self._parameters: Vector = np.empty(0)
         self._dispatcher = Dispatcher[WorkerProcess](max_tries, step_timeout)
         self._workers = self._dispatcher.workers
@@ -140,11 +139,13 @@ class ProcessesEngine(Displayed):
         limits = f"max_tries={self.max_tries}, step_timeout={self.step_timeout}"
         return Summary(f"ProcessesEngine(n_workers={self.n_workers}, {limits})")
 
-    def open(self, model: Model, datasets: Sequence[Dataset], parameters: Vector) -> Context:
+    def open(
+        self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
+    ) -> Context:
         """The workers that run get it at once, and no one waits for them."""
         self._leave_parents()
         self._settle()
-        context = self._snapshots.open(pickle_model(model), datasets, parameters)
+        context = self._snapshots.open(pickle_model(model), datasets, parameters, call_sizes)
         opened = self._snapshots.get(context)
         if self._fits(opened):
             try:
@@ -234,19 +235,19 @@ class ProcessesEngine(Displayed):
             self._end_workers()
             raise
 
-    def gradients(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[ShardGradient]:
+    def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """The gradients are views of the workers' memory."""
-        for held in self._results(GRADIENT, context, parameters, shards):
+        for held in self._results(GRADIENT, context, parameters, blocks):
             answer, worker = held.answer, held.worker
-            yield ShardGradient(answer.metrics, worker.rows[held.row], worker.name, answer.seconds)
+            yield BlockGradient(answer.metrics, worker.rows[held.row], worker.name, answer.seconds, answer.finite)
 
-    def metrics(self, context: Context, parameters: Vector, shards: Sequence[Shard]) -> Iterator[Metrics]:
+    def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """As ``gradients``, but nothing is written."""
-        for held in self._results(METRICS, context, parameters, shards):
+        for held in self._results(METRICS, context, parameters, blocks):
             yield held.answer.metrics
 
     def _results(
-        self, kind: int, context: Context, parameters: Vector, shards: Sequence[Shard]
+        self, kind: int, context: Context, parameters: Vector, blocks: Sequence[Block]
     ) -> Iterator[Held[WorkerProcess]]:
         """Hand out, receive, and yield in order."""
         self.start(context)
@@ -259,13 +260,13 @@ class ProcessesEngine(Displayed):
                 self._watch(worker)
         dispatcher = self._dispatcher
         model = hash(opened.model)
-        stamp = dispatcher.begin([(model, kind, len(shard.rows), shard.cut) for shard in shards])
+        stamp = dispatcher.begin([len(block.rows) for block in blocks], (model, kind))
         self._kind = kind
         self._context = opened
-        self._shards = shards
+        self._blocks = blocks
         self._parameters[:] = parameters
         try:
-            for index in range(len(shards)):
+            for index in range(len(blocks)):
                 if dispatcher.waiting:
                     self._handle()
                 while index not in dispatcher.held:
@@ -287,20 +288,12 @@ class ProcessesEngine(Displayed):
                 dispatcher.begin(())  # Whatever is left of it is given up.
 
     def _given_up(self, index: int, answer: GivenUp) -> str:
-        shard = self._shards[index]
-        samples = ", ".join(str(sample) for sample in shard.rows[:SAMPLES_NAMED])
-        more = f" and {len(shard.rows) - SAMPLES_NAMED} more" if len(shard.rows) > SAMPLES_NAMED else ""
-        named = f"{self._named(index)} (samples {samples}{more} of dataset {shard.dataset})"
-        return f"{named} crashed {self._tries()}; the last one: {answer.ending}"
+        block = self._blocks[index]
+        return f"block {index} ({block.samples()}) crashed {self._tries()}; the last one: {answer.ending}"
 
     def _tries(self) -> str:
-        """How many workers may be lost over one shard, for people."""
+        """How many workers may be lost over one block, for people."""
         return f"{self.max_tries} worker{'s' * (self.max_tries > 1)}"
-
-    def _named(self, index: int) -> str:
-        """The shard or shards for people, counted from 0 over the whole step."""
-        first = index + sum(shard.cut > 0 for shard in self._shards[:index])
-        return f"shards {first} and {first + 1}" if self._shards[index].cut else f"shard {first}"
 
     def _doing(self, worker: WorkerProcess) -> str:
         """What a worker is in the middle of, for people."""
@@ -309,7 +302,7 @@ class ProcessesEngine(Displayed):
         if not worker.copies:
             return "waiting for work"
         stamp, index, *_ = worker.copies[0]
-        return f"computing {self._named(index)}" if stamp == self._dispatcher.stamp else "computing a shard given up"
+        return f"computing block {index}" if stamp == self._dispatcher.stamp else "computing a block given up"
 
     def _wait(self) -> None:
         """Until something happens, and handle it."""
@@ -356,7 +349,7 @@ class ProcessesEngine(Displayed):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
             for worker, copy in self._dispatcher.assign(now):
                 assert self._context is not None
-                task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._shards[copy.shard])
+                task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
                 worker.send(task.pack())
                 self._watch(worker)
         except BaseException:
@@ -438,7 +431,7 @@ class ProcessesEngine(Displayed):
             self._refused.clear()
             self._rows_given = False
             self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
-            self._shards = ()
+            self._blocks = ()
             self._context = None
 
     def close(self) -> None:

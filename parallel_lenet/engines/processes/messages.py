@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parallel_lenet.batching import Shard
+from parallel_lenet.batching import Block
 from parallel_lenet.engines.memory import Place
 from parallel_lenet.metrics import Metrics
 
@@ -24,9 +24,9 @@ GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # kinds of message to a worker
 READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # kinds of answer
 
 _LENGTH = struct.Struct("<Q")
-_TASK = struct.Struct("<BQQIII")
-_ANSWER = struct.Struct("<Bdqqd")
-_READ = 1 << 16  # Bytes read at a time: more messages than ever wait.
+_TASK = struct.Struct("<BQQIIQ")
+_ANSWER = struct.Struct("<Bdqqd?")
+_READ = 1 << 14  # Bytes read at a time: more messages than usually wait.
 _DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # The same, for what comes along.
 
 
@@ -63,6 +63,8 @@ class Opening(NamedTuple):
     """What the worker does not have yet."""
     datasets: tuple[tuple[tuple[int, Place], tuple[int, Place]], ...]
     """For each, in which memory and where the inputs and the targets lie."""
+    call_sizes: tuple[int, ...]
+    """How many samples to warm up with."""
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -92,7 +94,7 @@ class Rows(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One shard to compute."""
+    """One block to compute."""
 
     kind: int
     stamp: int
@@ -100,18 +102,19 @@ class Task(NamedTuple):
     context: int
     row: int
     """Of the worker's gradients, to write."""
-    shard: Shard
+    block: Block
 
     def pack(self) -> bytes:
         """As bytes."""
-        rows, dataset, cut = self.shard
-        return _TASK.pack(self.kind, self.stamp, self.context, self.row, dataset, cut) + rows.tobytes()
+        rows, dataset, shard_size = self.block
+        return _TASK.pack(self.kind, self.stamp, self.context, self.row, dataset, shard_size) + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "Task":
         """From bytes."""
-        kind, stamp, context, row, dataset, cut = _TASK.unpack_from(message)
-        return cls(kind, stamp, context, row, Shard(np.frombuffer(message, np.int64, offset=_TASK.size), dataset, cut))
+        kind, stamp, context, row, dataset, shard_size = _TASK.unpack_from(message)
+        rows = np.frombuffer(message, np.int64, offset=_TASK.size)
+        return cls(kind, stamp, context, row, Block(rows, dataset, shard_size))
 
 
 class Answer(NamedTuple):
@@ -121,19 +124,22 @@ class Answer(NamedTuple):
     metrics: Metrics = Metrics()
     seconds: float = 0.0
     """What the computation took."""
+    finite: bool = True
+    """As `worker.Sums` has it."""
     failure: bytes = b""
     """The pickled exception and its traceback, where it failed."""
 
     def pack(self) -> bytes:
         """As bytes."""
         sums = self.metrics
-        return _ANSWER.pack(self.kind, sums.loss_sum, sums.correct, sums.count, self.seconds) + self.failure
+        packed = _ANSWER.pack(self.kind, sums.loss_sum, sums.correct, sums.count, self.seconds, self.finite)
+        return packed + self.failure
 
     @classmethod
     def unpack(cls, message: bytes) -> "Answer":
         """From bytes."""
-        kind, loss_sum, correct, count, seconds = _ANSWER.unpack_from(message)
-        return cls(kind, Metrics(loss_sum, correct, count), seconds, message[_ANSWER.size :])
+        kind, loss_sum, correct, count, seconds, finite = _ANSWER.unpack_from(message)
+        return cls(kind, Metrics(loss_sum, correct, count), seconds, finite, message[_ANSWER.size :])
 
 
 def _copy(descriptor: int) -> int:
@@ -160,10 +166,18 @@ class Channel:
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send one message, or as much of it as goes; OSError if the other end is closed."""
-        # Copies of the descriptors: the message may wait for longer than the originals are open.
-        copies = [_copy(descriptor) for descriptor in descriptors]
-        self.outbox.append((bytearray(_LENGTH.pack(len(message)) + message), copies))
-        self.flush()
+        framed = _LENGTH.pack(len(message)) + message
+        if self.outbox or descriptors:
+            # Copies of the descriptors: the message may wait for longer than the originals are open.
+            self.outbox.append((bytearray(framed), [_copy(descriptor) for descriptor in descriptors]))
+            self.flush()
+            return
+        try:  # As nearly always.
+            sent = self.socket.send(framed)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(framed):
+            self.outbox.append((bytearray(framed[sent:]), []))
 
     def flush(self) -> None:
         """Send what waits, or as much of it as goes."""
@@ -213,6 +227,8 @@ class Channel:
             return []
         if not data:
             raise EOFError
+        if not self._inbox and len(data) >= _LENGTH.size and _LENGTH.unpack_from(data)[0] == len(data) - _LENGTH.size:
+            return [data[_LENGTH.size :]]  # As nearly always.
         self._inbox += data
         messages, start = [], 0
         while len(self._inbox) >= start + _LENGTH.size:

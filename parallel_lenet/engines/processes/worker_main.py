@@ -1,4 +1,4 @@
-"""The program a worker process runs: set up once, then shard after shard until the coordinator hangs up.
+"""The program a worker process runs: set up once, then block after block until the coordinator hangs up.
 
 `start` starts it, with the arguments SOCKET PARENT THREAD PATH... Not multiprocessing: that would import the user's
 script again, which then needs ``if __name__ == "__main__"``.
@@ -45,7 +45,8 @@ from parallel_lenet.engines.processes.start import GUARD
 from parallel_lenet.engines.remote_exceptions import failure
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
-from parallel_lenet.worker import Samples, shard_gradient, shard_metrics
+from parallel_lenet.parameters import Vector
+from parallel_lenet.worker import Samples, block_gradient, block_metrics, warm_up
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
 COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGALRM")  # Signals.
@@ -58,6 +59,8 @@ class _Context(NamedTuple):
     datasets: tuple[Samples, ...]
     written: set[int]
     """The rows of gradients that this model has written to."""
+    spare: list[Vector]
+    """Where it adds the shards of a block."""
 
 
 class _Worker:
@@ -68,8 +71,8 @@ class _Worker:
         self.wanted = read_only(view(own, setup.wanted))
         self.memory: dict[int, mmap.mmap] = {}
         self.contexts: dict[int, _Context] = {}
-        self.warm = set[bytes]()
-        """The model that was warmed up last, pickled."""
+        self.warm = set[tuple[bytes, int]]()
+        """The model that was warmed up last, pickled, and with how many samples."""
 
     def take(self, message: Opening | Closing | Rows, descriptors: deque[int]) -> Answer | None:
         """Open or close contexts, or use new memory for gradients."""
@@ -92,11 +95,14 @@ class _Worker:
                 Samples(self._array(*inputs), self._array(*targets)) for inputs, targets in message.datasets
             )
             model = unpickle_model(message.model)
-            if hasattr(model, "warm_up") and message.model not in self.warm:
-                # What is compiled or loaded now does not count as computing a shard.
-                model.warm_up(self.parameters, datasets[0].inputs[:1].copy(), datasets[0].targets[:1].copy())
-                self.warm = {message.model}
-            self.contexts[message.context] = _Context(model, datasets, set())
+            if hasattr(model, "warm_up"):
+                # What is compiled or loaded now does not count as computing a block.
+                self.warm = {each for each in self.warm if each[0] == message.model}
+                for size in message.call_sizes:
+                    if (message.model, size) not in self.warm:
+                        warm_up(model, self.parameters, *datasets[0], size)
+                        self.warm.add((message.model, size))
+            self.contexts[message.context] = _Context(model, datasets, set(), [])
         except Exception as error:
             return Answer(REFUSED, Metrics(count=message.context), failure=failure(error))
         return Answer(READY)
@@ -109,18 +115,18 @@ class _Worker:
             return Answer(SKIPPED)
         start = time.perf_counter()
         try:
-            model, datasets, written = self.contexts[task.context]
+            model, datasets, written, spare = self.contexts[task.context]
             if task.kind == GRADIENT:
                 gradient = self.gradients[task.row]
                 if task.row not in written:
                     written.add(task.row)
                     gradient[:] = np.nan  # What a model forgets to write is noticed.
-                metrics = shard_gradient(model, datasets, self.parameters, task.shard, gradient)
+                metrics, finite = block_gradient(model, datasets, self.parameters, task.block, gradient, spare)
             else:
-                metrics = shard_metrics(model, datasets, self.parameters, task.shard)
+                metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             return Answer(FAILED, failure=failure(error))
-        return Answer(RESULT, metrics, time.perf_counter() - start)
+        return Answer(RESULT, metrics, time.perf_counter() - start, finite)
 
 
 def _mapped(memory: Memory, descriptors: deque[int]) -> mmap.mmap:
@@ -129,7 +135,7 @@ def _mapped(memory: Memory, descriptors: deque[int]) -> mmap.mmap:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process soon after its parent, even in the middle of a long shard: there is no one left to answer."""
+    """End this process soon after its parent, even in the middle of a long block: there is no one left to answer."""
     while os.getppid() == parent:  # On Windows this never changes; there the closed socket has to do.
         time.sleep(0.25)
     os._exit(1)

@@ -62,7 +62,7 @@ class WorkerProcess(Worker):
         self.dismissed = False
         self._killed_for = ""
         self._held: set[int] = set()  # Which memory of contexts it has.
-        self._models: set[int] = set()  # Hashes of those it has been given.
+        self._models: set[int] = set()  # Hashes of those it has been given, each with what it warms up with.
         self.send(pickle.dumps(setup))
 
     def open(self, context: Open[bytes]) -> None:
@@ -80,9 +80,11 @@ class WorkerProcess(Worker):
                 (_place(inputs), _place(targets))
                 for inputs, targets in zip(context.arrays[::2], context.arrays[1::2], strict=True)
             ),
+            context.call_sizes,
         )
-        known = hash(context.model) in self._models
-        self._models.add(hash(context.model))
+        models = {hash((context.model, size)) for size in context.call_sizes}
+        known = models <= self._models
+        self._models |= models
         self.hurried = known and (self.ready or self.hurried)
         self.opening += 1
         self.send(opening.pack(), [each.memory.handle for each in new.values() if isinstance(each.memory.handle, int)])

@@ -110,13 +110,13 @@ def record(work: Callable[..., object], arrays: Sequence[Array]) -> Callable[...
     return run
 
 
-def is_compiled() -> bool:
-    """False if the first float32 training step of LeNet-5 will have to compile, which takes ten seconds or so.
+def is_compiled(images: int = SHARD_SIZE) -> bool:
+    """False if the first float32 step of LeNet-5 with so many images will have to compile: ten seconds or so.
 
     Asks for the weight gradient of its first convolution, the last thing that a step needs. Compiles nothing, and never
     raises.
     """
-    function: Any = convolution.weight_gradient_loop(*convolution.gradient_tiles(6, 5), tiles.lanes(SHARD_SIZE, 4))
+    function: Any = convolution.weight_gradient_loop(*convolution.gradient_tiles(6, 5), tiles.lanes(images, 4))
     if not hasattr(function, "signatures"):  # NUMBA_DISABLE_JIT is set: nothing ever is.
         return True
     try:
