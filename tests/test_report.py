@@ -68,6 +68,10 @@ def test_the_page_of_a_run_in_the_browser(folder: Path, tmp_path: Path, open_pag
         style = "element => getComputedStyle(element).stroke"
         drawn.add(shown.eval_on_selector(".chart path[style*='stroke: var(--series-1)']", style))
     assert len(drawn) == 2
+    shown.emulate_media(media="print")
+    shown.set_viewport_size({"width": 670, "height": 900})  # What A4 leaves between its margins.
+    assert sticking_out(shown) == []
+    shown.emulate_media(media="screen")
     assert shown.title() == f"{HOSTILE} $x_1$ run: training report"
     titles = shown.eval_on_selector_all("h2", "all => all.map(each => each.textContent)")
     assert len(titles) == 7
