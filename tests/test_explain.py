@@ -299,6 +299,7 @@ def test_the_window_moves_with_the_keyboard_and_shows_the_numbers_under_it(
     assert "Product 3 of 25" in said(opened, "convolution")
     opened.select_option("#play-convolution select", "4")
     assert bits_of(shown(opened, "conv-w")) == bits_of(lesson.numbers["conv1.weight"][4, 0])
+    assert "map 4 of 28×28×6" in opened.inner_text("#figure-convolution")
     opened.get_by_role("button", name="Add number by number").click()
     opened.wait_for_selector("#play-convolution .said:has-text('sum so far')")
 
@@ -316,6 +317,7 @@ def test_the_backward_figures_play_to_the_bits_of_the_kernels(open_page: Any, fi
     first = error[0] * lesson.numbers["avgpool1"][lesson.weight[1][1], 0:5, 0:5]
     assert bits_of(shown(opened, "kernel-sum")) == bits_of(first + error[1] * window)
     channel = int(lesson.numbers["deep.place"][0])
+    assert "map 0 of 10×10×16" in opened.inner_text("#figure-scatter")
     weighted = lesson.numbers["conv2.error"][0, 0, 1] * lesson.numbers["conv2.weight"][0, channel]
     assert bits_of(shown(opened, "scatter-p")) == bits_of(weighted)
     before = opened.get_attribute("#scatter-dx", "href")

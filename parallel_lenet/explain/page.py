@@ -17,7 +17,7 @@ from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.report.page import data, render
 
 SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # In one: each uses what stands before it.
-MOST_NUMBERS = 120_000  # That JavaScript gets of one array: larger layers are shown without playing.
+MOST_NUMBERS = 50_000  # That JavaScript gets of one array: larger layers are shown without playing.
 
 
 def page(lesson: Lesson, title: str = "", command: str = "") -> str:

@@ -104,6 +104,7 @@ function convolution({ stride, padding, at, ...packed }) {
   for (let n = 0; n < filters; n++) select.append(new Option(String(n), String(n), n === f, n === f));
   select.addEventListener("change", () => {
     f = Number(select.value);
+    renumber("conv-output", f);
     product = -1;
     player.draw(false);
   });
@@ -169,6 +170,7 @@ function scatter({ stride, padding, at, ...packed }) {
     const filter = w.values.subarray(f * k * k, (f + 1) * k * k);
     const where = `(${f},${row},${column})`;
     if (f !== shownFilter) {
+      renumber("scatter-dy", f);
       drawMap("scatter-dy", dy.values.subarray(f * per, (f + 1) * per), rows, columns, mostError);
       shownFilter = f;
     }

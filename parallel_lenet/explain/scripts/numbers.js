@@ -59,6 +59,15 @@ function drawMap(id, values, rows, columns, largest) {
   element(id).setAttribute("href", canvas.toDataURL());
 }
 
+// The first number in the words under a map says which of them it is.
+function renumber(id, map) {
+  const panel = element(id).closest(".panel");
+  const note = panel.querySelector(".panel-note");
+  note.textContent = note.textContent.replace(/\d+/, map);
+  const drawing = panel.querySelector("svg[role=img]");
+  drawing?.setAttribute("aria-label", `${panel.querySelector(".panel-title").textContent}, ${note.textContent}`);
+}
+
 const largestOf = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
 
 // Move a frame to a place, in pixels of a map that has the same scale in both directions.
