@@ -206,7 +206,7 @@ def _finite_differences(lesson: Lesson) -> None:
 
 def _adam(lesson: Lesson) -> None:
     """A few steps of Adam on this one image, and what they do to the followed weight and to the loss."""
-    model, index, optimizer = lesson.model, lesson.weight_index, Adam(LEARNING_RATE)
+    model, index, optimizer = lesson.model, lesson.weight_index, Adam(LEARNING_RATE, fused=False)
     parameters, state = lesson.parameters, optimizer.init(lesson.parameters)
     rows: dict[str, list[float]] = {name: [] for name in ("weight", "loss", "gradient", "first", "second", "change")}
     gradient = np.empty_like(parameters)

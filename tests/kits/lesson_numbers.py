@@ -246,7 +246,9 @@ def trained_by_adam(network: Sequential, parameters: np.ndarray, lesson: Lesson,
     index = lesson.weight_index
     rows: dict[str, list[Any]] = defaultdict(list)
     one = Dataset(batch.inputs[:1], batch.targets[:1])
-    with Coordinator(network, Adam(RATE), parameters=parameters, batch_size=1, engine="serial") as coordinator:
+    with Coordinator(
+        network, Adam(RATE, fused=False), parameters=parameters, batch_size=1, engine="serial"
+    ) as coordinator:
         for _ in range(5):
             before = coordinator.parameters[index]
             gradient = np.empty_like(parameters)
