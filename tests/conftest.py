@@ -28,21 +28,27 @@ settings.load_profile("any machine")
 
 DEADLINE = 120  # Seconds a test may take before it counts as hung: many times what the slowest needs.
 
-# The files that take longest, longest first.
+# The files that take longest, longest first, but so that not all that begin have a cluster.
 LONG = [
+    *("test_cluster", "test_worker_death", "test_cli", "test_compiled", "test_cli_cluster", "test_coordinator"),
     *(
-        "test_cluster",
         "test_cluster_ray",
-        "test_cluster_dask",
-        "test_worker_death",
-        "test_cli",
-        "test_cli_cluster",
-        "test_compiled",
+        "test_model",
         "test_engines",
+        "test_cluster_dask",
+        "test_resume",
+        "test_verify",
+        "test_train",
     ),
-    *("test_verify", "test_interrupts", "test_kernels", "test_resume", "test_coordinator", "test_model"),
-    *("test_benchmark", "test_gradcheck"),
+    *("test_readme", "test_interrupts", "test_snapshots", "test_start", "test_published", "test_kernels"),
+    *("test_benchmark", "test_imports", "test_gradcheck"),
 ]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three processes on two cores: a third of the time tests wait for programs and for time limits."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores * 3 // 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:

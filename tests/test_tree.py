@@ -63,7 +63,10 @@ def test_a_block_that_waits_is_held_and_a_sum_is_not(leaves: int) -> None:
     sums = TreeSum[list[str]](lambda left, right: [add(left[0], right[0])], hold)
     for leaf in range(leaves):
         memory[0] = str(leaf)
-        sums.append(memory)
+        if leaf % 2:
+            sums.append(memory, 1)
+        else:
+            sums.append(memory)  # The same.
     memory[0] = "overwritten"
     assert sums.total() == [by_halves(0, leaves)]
 
