@@ -196,7 +196,7 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate", "user.npz"], 1, "user.npz: its metadata is incomplete: user is [1]"),
         (["train", "--chaos", "kill:every=2", "--engine", "serial"], 2, "of --engine processes, not of serial"),
         (["evaluate", "full"], 2, "full is a folder: name a checkpoint, such as full/checkpoint.npz"),
-        (["evaluate"], 2, "CHECKPOINT"),
+        (["evaluate"], 2, "there is no run in the folder runs: train a network with parallel-lenet train, or name"),
         (["bake"], 2, "bake"),
         ([], 2, "COMMAND"),
         (["gradcheck", "--kernel", "steam"], 2, "steam"),

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a run's checkpoint.npz; without --dataset and --data-dir it is measured on that run's test images",
+        nargs="?",
+        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs); without "
+        "--dataset and --data-dir it is measured on that run's test images",
     )
     add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine", "cluster_address"))
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
@@ -32,14 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
     console = Console(json=arguments.json)
     workers = worker_count(flags(arguments).get("workers"))
-    _checkpoints.require(arguments.checkpoint)
-    checkpoint = Checkpoint.load(arguments.checkpoint)
+    file = _checkpoints.find(arguments.checkpoint)
+    _checkpoints.require(file)
+    checkpoint = Checkpoint.load(file)
     asked = flags(arguments)
     with console.warnings_as_notes():
         kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
         trained = from_checkpoint(checkpoint, kernel)
     model, parameters = trained.model, trained.parameters
-    dataset, data_dir = _checkpoints.images_of(arguments.checkpoint, asked, trained.metadata, console)
+    dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
     _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
@@ -64,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             for metrics in coordinator.iterate_evaluation(test):
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
     result = {
-        "checkpoint": arguments.checkpoint,
+        "checkpoint": file,
         "dataset": data_dir or dataset or DEFAULT,
         "engine": asked.get("engine", "processes"),
         "cluster_address": asked.get("cluster_address"),
@@ -84,5 +87,5 @@ def run(arguments: argparse.Namespace) -> int:
             ("test loss", f"{metrics.loss:.4f}"),
             ("parameters SHA-256", coordinator.parameters_sha256()[:16] + "..."),
         ]
-        console.table(f"{arguments.checkpoint} on {test.name}", ("", "result"), rows)
+        console.table(f"{file} on {test.name}", ("", "result"), rows)
     return 0
