@@ -179,7 +179,6 @@ def test_a_model_of_the_users_own_has_a_page_without_what_cannot_be_shown(tmp_pa
 
 
 def test_a_page_that_would_be_too_large_leaves_out_the_pad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "pad-canvas" in make([Run(folder / "first")])
     monkeypatch.setattr(page, "LARGEST", 200_000)
     text = make([Run(folder / "first")])
     assert "<canvas" not in text
