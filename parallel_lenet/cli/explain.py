@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import optional
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _network
@@ -74,6 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--image {printable(arguments.image) or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
 
+    optional.load("report", "jinja2", "an HTML page")  # Said before all is computed, not after.
+    if arguments.png is not None:
+        optional.load("report", "matplotlib", "pictures for slides")
     trained = _trained(file)
     asked = flags(arguments)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
