@@ -16,8 +16,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
-from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +36,7 @@ from parallel_lenet.batching import (
 )
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
+from parallel_lenet.closing import Closeable
 from parallel_lenet.cores import count_workers, usable_cores
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import differences, joined, of_model
@@ -99,7 +99,7 @@ def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-class Coordinator(Displayed):
+class Coordinator(Displayed, Closeable):
     """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
 
     - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
@@ -725,8 +725,8 @@ class Coordinator(Displayed):
         self._turns.run("resize", lambda: self.engine.resize(count))
 
     def worker_pids(self) -> list[int]:
-        """The worker processes that run now; none where the engine has no processes of its own."""
-        return self.engine.worker_pids() if isinstance(self.engine, ProcessesEngine) else []
+        """The process ids of the workers that run now; empty if the engine has no processes of its own."""
+        return self.engine.worker_pids()
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` of your own.
@@ -834,16 +834,6 @@ class Coordinator(Displayed):
             "path) of another Coordinator takes it over"
         )
 
-    def __enter__(self) -> Self:
-        """The coordinator itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -928,7 +918,8 @@ class _Call:
 
 def _engine(engine: str | Engine, workers: Callable[[], int], step_timeout: float | None, max_tries: int) -> Engine:
     if not isinstance(engine, str):
-        _require("engine", engine, ("open", "start", "gradients", "metrics", "resize", "close"))
+        if not isinstance(engine, Engine):
+            raise TypeError(f"engine must be a name or an Engine, got {shown(engine)}")
         return engine
     if engine == "processes":
         return ProcessesEngine(workers(), step_timeout=step_timeout, max_tries=max_tries)

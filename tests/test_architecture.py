@@ -147,6 +147,7 @@ ORDER = (
     "arithmetic",
     "slices",
     "cores",
+    "closing",
     "limits",
     "optional",
     "jsonable",

@@ -18,12 +18,13 @@ Every engine gives the same container, order and errors:
 An engine is used by one thread at a time: `turns` sees to that. Only contexts may be closed, or dropped, by any thread.
 """
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import NamedTuple, NoReturn, Protocol, Self
+from typing import NamedTuple, NoReturn
 
 from parallel_lenet.batching import Block
+from parallel_lenet.closing import Closeable
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -53,7 +54,7 @@ class BlockGradient(NamedTuple):
     """Whether the loss and the gradient are, as `worker.Sums` has it."""
 
 
-class Context:
+class Context(Closeable):
     """The model and the data of one call. Dropping it closes it."""
 
     def __init__(self, number: int, datasets: tuple[Samples, ...], closing: deque[int]) -> None:
@@ -64,7 +65,7 @@ class Context:
         self._closing = closing
 
     def close(self) -> None:
-        """Let the engine free what it holds, when it is used next. A second call does nothing."""
+        """Let the engine free what it holds for this call, when the engine is used next."""
         if not self.closed:
             self.closed = True
             self.datasets = ()
@@ -72,56 +73,56 @@ class Context:
 
     __del__ = close
 
-    def __enter__(self) -> Self:
-        """The context itself."""
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+class Engine(Closeable):
+    """Where workers run. Every engine derives from this class, also one of your own.
 
-
-def refuse_copy(engine: object) -> NoReturn:
-    """TypeError: an engine cannot be copied or pickled."""
-    raise TypeError(
-        f"a {type(engine).__name__} cannot be copied or pickled, since it holds workers: create another one instead"
-    )
-
-
-class Engine(Protocol):
-    """Where workers run; a context manager that closes itself."""
+    An engine starts workers when it first needs them, and again after `close`: it can be used as long as it exists.
+    The caller who created an engine closes it, usually with a ``with`` block. A `Coordinator` closes only the engine
+    that it created itself, from a name.
+    """
 
     n_workers: int
 
+    @abstractmethod
     def open(
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
-        """Take model and datasets as they are now, to compute with vectors like ``parameters``.
+        """Copy model and datasets as they are now, to compute with vectors like ``parameters``.
 
-        Workers that start or take it over call the model's ``warm_up``, if it has one, with so many samples.
+        Workers that start or get the copies call the model's ``warm_up``, if it has one, once per number of samples in
+        ``call_sizes``. Raises TypeError if the model cannot be copied.
         """
 
+    @abstractmethod
     def start(self, context: Context) -> None:
-        """Start the workers that are missing, and wait until they are ready: ``gradients`` would do it too."""
+        """Start the workers that are missing, and wait until they are ready. ``gradients`` does it too."""
 
+    @abstractmethod
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """The gradient of each block at ``parameters``, in block order. RuntimeError if the context is closed."""
 
+    @abstractmethod
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
-        """Loss and correct answers of each block at ``parameters``, in block order."""
+        """Loss and correct answers of each block at ``parameters``, in block order, as ``gradients``."""
 
+    @abstractmethod
     def resize(self, n_workers: int) -> None:
-        """Have so many workers from the next step on; the results stay the same. ValueError if it can't."""
+        """Have this number of workers from the next step on; results stay the same.
 
+        Raises ValueError if the engine cannot have this number.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """End all workers, close all contexts and free what they held; a second call does nothing."""
+        """End all workers, close all contexts and free what they held. A second call does nothing."""
 
-    def __enter__(self) -> Self:
-        """The engine itself."""
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that run now; empty if the engine has no processes of its own."""
+        return []
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError: an engine cannot be copied or pickled."""
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled, since it holds workers: create another one instead"
+        )

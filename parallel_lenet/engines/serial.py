@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -15,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from parallel_lenet.batching import Block
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary
-from parallel_lenet.engines import BlockGradient, Context, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, Engine
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.snapshots import Private, Snapshots
@@ -67,7 +66,7 @@ def _released() -> ThreadpoolController:
     return blas()
 
 
-class SerialEngine(Displayed):
+class SerialEngine(Displayed, Engine):
     """An engine of one worker: the caller."""
 
     n_workers = 1
@@ -119,16 +118,3 @@ class SerialEngine(Displayed):
     def close(self) -> None:
         """Forget models and data."""
         self._snapshots.clear()
-
-    def __reduce__(self) -> NoReturn:
-        refuse_copy(self)
-
-    def __enter__(self) -> Self:
-        """The engine itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()

@@ -24,15 +24,14 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Block
 from parallel_lenet.checks import shown, whole
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
-from parallel_lenet.engines import BlockGradient, Context, WorkerError, WorkerWarning, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
 from parallel_lenet.engines.cluster.dask import Dask
@@ -70,7 +69,7 @@ class Traffic(NamedTuple):
     received: int
 
 
-class Cluster(Displayed):
+class Cluster(Displayed, Engine):
     """An engine over one of joblib's backends: "dask", "ray", "loky" or "threading".
 
     - ``address``: of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which is used and
@@ -362,19 +361,6 @@ class Cluster(Displayed):
         self._backend.forget(self._name)
         self._snapshots.clear()
         self._backend.stop()
-
-    def __reduce__(self) -> NoReturn:
-        refuse_copy(self)
-
-    def __enter__(self) -> Self:
-        """The engine itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_workers: int) -> list[Sequence[Work]]:

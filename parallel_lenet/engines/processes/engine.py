@@ -25,8 +25,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.display import Displayed, Summary
-from parallel_lenet.engines import BlockGradient, Context, WorkerError, WorkerWarning, refuse_copy
+from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
 from parallel_lenet.engines.processes.dispatcher import Dispatcher, GivenUp, Held
@@ -103,7 +102,7 @@ class _Resources:
         self.snapshots.clear()
 
 
-class ProcessesEngine(Displayed):
+class ProcessesEngine(Displayed, Engine):
     """An engine of ``n_workers`` processes. A worker that dies is replaced, and what it was doing done again.
 
     - ``max_tries``: how many workers may die at one block, or one after the other while they start, before WorkerError.
@@ -433,16 +432,3 @@ class ProcessesEngine(Displayed):
         with uninterrupted():
             self._end_workers()
             self._resources.end()
-
-    def __reduce__(self) -> NoReturn:
-        refuse_copy(self)
-
-    def __enter__(self) -> Self:
-        """The engine itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
