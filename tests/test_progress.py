@@ -139,7 +139,7 @@ coordinator(Broken()).fit(few, progress=True)
     lines = screen(shown)
     assert lines[0].startswith("epoch 1/1")
     assert lines[1] == "Traceback (most recent call last):"
-    assert lines[-1] == "ValueError: broken model"
+    assert "ValueError: broken model" in lines
 
 
 def test_threads_have_a_line_each_and_warnings_stand_above() -> None:

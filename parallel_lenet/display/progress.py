@@ -17,10 +17,8 @@ from parallel_lenet import optional
 from parallel_lenet.reports import EpochReport, StepReport
 
 SECONDS = 0.2  # Between two pictures: rich takes a millisecond for one.
-BAR, WIDE = (
-    24,
-    90,
-)  # Characters: of the bar on a terminal of at least this width; on a narrower one it has half as many.
+BAR = 24  # Characters: the bar itself; half as many on a narrow terminal.
+WIDE = 90  # Characters from which on a terminal is not narrow.
 FIGURES = 17  # Characters for per cent, time and the spaces between columns.
 
 
