@@ -505,28 +505,32 @@ class Coordinator(Displayed, Closeable):
         """
         clock = time.perf_counter
         waiting, computing, begun = 0.0, dict[str, float](), clock()
-        sums, workers, suspects = TreeSum(self._add, self._hold), list[str](), list[str]()
+        threads = ALONE  # While others compute, their cores are theirs.
+
+        def hold(_: int, result: BlockGradient) -> BlockGradient:
+            """A copy in memory of our own, which waits for the result beside it."""
+            return BlockGradient(result.metrics, copied(result.gradient, self._memory, threads))
+
+        def added(left: BlockGradient, right: BlockGradient) -> BlockGradient:
+            """The sum, in the place of the left one."""
+            add(left.gradient, right.gradient, threads)
+            return BlockGradient(left.metrics + right.metrics, left.gradient)
+
+        sums, workers, suspects = TreeSum(added, hold), list[str](), list[str]()
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
             asked = begun
             for block, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
                 waiting += clock() - asked
+                if block is work[-1]:
+                    threads = self._threads()
                 computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
                 (workers if result.finite else suspects).append(result.worker)
                 sums.append(result, self._sizes.leaves(block))
                 asked = clock()
             metrics, total = sums.total()[:2]
-        divide(total, metrics.count, self._threads())
+        divide(total, metrics.count, threads)
         times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
         return metrics, total, suspects or workers, times
-
-    def _hold(self, _: int, result: BlockGradient) -> BlockGradient:
-        """A copy in memory of our own, which waits for the result beside it."""
-        return BlockGradient(result.metrics, copied(result.gradient, self._memory, self._threads()))
-
-    def _add(self, left: BlockGradient, right: BlockGradient) -> BlockGradient:
-        """The sum, in the place of the left one."""
-        add(left.gradient, right.gradient, self._threads())
-        return BlockGradient(left.metrics + right.metrics, left.gradient)
 
     def _threads(self) -> Threads:
         """For what this process does with long vectors: as many as workers, but no more than cores."""

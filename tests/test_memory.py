@@ -85,29 +85,58 @@ def reserved() -> int:
     return sum(int(end, 16) - int(start, 16) for start, end in (fields[0].split("-") for fields in maps))
 
 
-def test_gradients_have_memory_once_they_are_asked_for_and_then_three_per_worker() -> None:
-    model = Scripted(size=1_000_000)
-    with ProcessesEngine(2) as engine:
+MB = 1_000_000
+
+
+def test_parameters_are_shared_once_and_a_gradient_has_memory_once_it_is_needed() -> None:
+    model = Scripted(size=10 * MB)  # 40 MB.
+    parameters = np.zeros(10 * MB, np.float32)
+    work = one_each(FEW)
+    with ProcessesEngine(1) as engine:
+        opened = Opened(engine, model, [FEW], parameters)
+        list(opened.metrics(parameters, work))
+        assert 40 * MB <= reserved() < 41 * MB
+        for _ in range(3):
+            list(opened.gradients(parameters, work[:1]))
+            assert 80 * MB <= reserved() < 81 * MB
+
+
+def test_a_worker_never_has_memory_for_more_than_three_gradients() -> None:
+    model, work, workers = Scripted(size=MB), one_each(FEW), 2
+    with ProcessesEngine(workers) as engine:
         opened = Opened(engine, model, [FEW], at(0, model))
-        list(opened.metrics(at(0, model), one_each(FEW)))
-        assert reserved() < 5_000_000
-        work = one_each(FEW)
-        assert computed(opened, at(0, model), work) == expected(model, [FEW], at(0, model), work)
-        assert 4_000_000 * (1 + 2 * ROWS) <= reserved() < 4_000_000 * (2 + 2 * ROWS)
-    assert ROWS <= 3
+        for _ in range(3):
+            assert computed(opened, at(0, model), work) == expected(model, [FEW], at(0, model), work)
+        assert 4 * MB * (1 + workers) <= reserved() < 4 * MB * (1 + ROWS * workers) + MB
+    assert ROWS == 3
     assert reserved() == 0
 
 
 def test_memory_for_gradients_is_looked_for_before_any_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Scripted(size=1_000_000)
+    model = Scripted(size=MB)
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, model, [FEW], at(0, model))
         before = reserved()
-        monkeypatch.setattr(memory, "available_memory", lambda: 23_000_000)  # Enough for one worker.
-        with pytest.raises(OSError, match=r"no room for the 24,000,000 bytes .*: 23,000,000 bytes are left"):
+        monkeypatch.setattr(memory, "available_memory", lambda: 7 * MB)  # Enough for one worker.
+        with pytest.raises(OSError, match=r"no room for the 8,000,000 bytes .*: 7,000,000 bytes are left"):
             next(opened.gradients(at(0, model), one_each(FEW)))
         assert reserved() == before
         assert len(list(opened.metrics(at(0, model), one_each(FEW)))) == 7
+
+
+def test_memory_that_runs_out_within_a_step_is_an_error_that_leaves_the_engine_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, work = Scripted(size=MB), one_each(FEW)
+    with ProcessesEngine(1) as engine:
+        opened = Opened(engine, model, [FEW], at(0, model))
+        list(opened.gradients(at(0, model), work[:1]))
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "available_memory", lambda: 3 * MB)
+            list(opened.gradients(at(0, model), work[:1]))  # It has what it needs.
+            with pytest.raises(OSError, match=r"no room for the 4,000,000 bytes .*: 3,000,000 bytes are left"):
+                list(opened.gradients(at(0, model), work))
+        assert computed(opened, at(0, model), work) == expected(model, [FEW], at(0, model), work)
 
 
 def test_a_dropped_engine_leaves_neither_memory_nor_descriptors_without_the_garbage_collector() -> None:

@@ -69,7 +69,7 @@ def _no_room(size: int) -> str:
 
 def require_memory(size: int) -> None:
     """Raise OSError if the system would have to end a process to reserve so many bytes."""
-    room = available_memory()
+    room = available_memory() if size else math.inf
     if size > room:
         raise OSError(errno.ENOMEM, f"{_no_room(size)}: {room:,} bytes are left")
 

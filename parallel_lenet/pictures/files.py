@@ -112,7 +112,8 @@ def _of_file(path: object, longest: int) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of files that are read in spite of an oddity.
-            with image_module.open(path, formats=formats) as image:
+            # A stream, not a path: mapped into memory, TIFF files on their side come out wrong (Pillow 13.0).
+            with open(path, "rb") as stream, image_module.open(stream, formats=formats) as image:
                 width, height = image.size
                 if width * height > MOST_PIXELS:
                     raise PictureError(

@@ -46,9 +46,11 @@ def ink(picture: Array) -> Array | None:
     if noise > GRAINY * contrast:
         difference = smooth
     drawn = _digit(smooth > 0.5 * contrast)
-    full = float(np.median(difference[drawn]))
+    full = max(float(np.median(difference[drawn])), 0.5 * contrast)
     amount = np.where(_largest_near(drawn, 1), np.clip(difference / full, 0, 1), 0)
     amount[amount < FAINT] = 0
+    if not amount.any():
+        return None
     result: Array = np.rint(_widened(_cropped(amount)) * 255).astype(np.uint8)
     return result
 
@@ -85,7 +87,7 @@ def _digit(mask: Array) -> Array:
     main = int(np.argmax(sizes))
     reach = 0.3 * (ends[main] - starts[main]).max()
     near = (starts <= ends[main] + reach).all(axis=1) & (ends >= starts[main] - reach).all(axis=1)
-    kept = near & (sizes >= PART * sizes[main])
+    kept = near & (sizes >= PART * sizes[main]) & (at_edge <= at_edge[main])
     return np.append(False, kept)[pieces.labels]
 
 

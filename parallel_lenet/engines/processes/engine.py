@@ -1,7 +1,7 @@
 """Worker processes on this machine, with shared memory: the default engine.
 
-Datasets (as stored) and parameters lie in blocks that all workers map; each worker writes its gradients into rows of a
-block of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. A context goes
+Datasets (as stored) and parameters lie in blocks that all workers map; each worker writes its gradients into
+blocks of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. A context goes
 to every worker once: the model pickled, and the descriptors of blocks that are new to it; one that starts later gets
 all that are open. `dispatcher` decides who computes what and what follows from each event. Here are the events, all
 of them from one `select`:
@@ -51,7 +51,7 @@ from parallel_lenet.engines.processes.messages import (
 )
 from parallel_lenet.engines.processes.placement import Placement
 from parallel_lenet.engines.processes.start import interpreter
-from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, rows_size, uninterrupted
+from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, uninterrupted
 from parallel_lenet.engines.snapshots import Open, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -127,7 +127,6 @@ class ProcessesEngine(Displayed, Engine):
         self._workers = self._dispatcher.workers
         self._resources = _Resources(self._workers)
         self._snapshots = self._resources.snapshots
-        self._rows_given = False  # No worker has memory for gradients before one is asked for.
         self._refused: dict[int, tuple[WorkerProcess, Answer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
         import_path()  # What relative entries mean now.
@@ -251,12 +250,8 @@ class ProcessesEngine(Displayed, Engine):
         """Hand out, receive, and yield in order."""
         self.start(context)
         opened = self._snapshots.get(context)
-        if kind == GRADIENT and not self._rows_given:
-            require_memory(rows_size(parameters) * self.n_workers)
-            self._rows_given = True
-            for worker in self._workers:
-                worker.give_rows(self._parameters)
-                self._watch(worker)
+        if kind == GRADIENT:  # Too little memory is better known before any worker has begun.
+            require_memory(parameters.nbytes * sum(not worker.rows for worker in self._workers))
         dispatcher = self._dispatcher
         model = hash(opened.model)
         stamp = dispatcher.begin([len(block.rows) for block in blocks], (model, kind))
@@ -348,6 +343,8 @@ class ProcessesEngine(Displayed, Engine):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
             for worker, copy in self._dispatcher.assign(now):
                 assert self._context is not None
+                if self._kind == GRADIENT:
+                    worker.give_row(copy.row, self._parameters)
                 task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
                 worker.send(task.pack())
                 self._watch(worker)
@@ -409,8 +406,6 @@ class ProcessesEngine(Displayed, Engine):
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
             if worker.sentinel is not None:
                 self._selector.register(worker.sentinel, _READ, worker)
-        if self._rows_given:
-            worker.give_rows(self._parameters)
         for opened in self._snapshots.live():
             if self._fits(opened):
                 self._give(worker, opened)
@@ -428,7 +423,6 @@ class ProcessesEngine(Displayed, Engine):
             self._resources.end_workers()
             self._dispatcher.reset()
             self._refused.clear()
-            self._rows_given = False
             self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
             self._blocks = ()
             self._context = None

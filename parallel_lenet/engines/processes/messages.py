@@ -82,9 +82,10 @@ class Closing(NamedTuple):
         return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
-class Rows(NamedTuple):
-    """Memory for the worker's gradients, before its first task that has one; it is not answered."""
+class Row(NamedTuple):
+    """Memory for one of the worker's gradients, before its first task that writes there; it is not answered."""
 
+    row: int
     memory: Memory
     place: Place
 

@@ -37,7 +37,7 @@ from parallel_lenet.engines.processes.messages import (
     Closing,
     Memory,
     Opening,
-    Rows,
+    Row,
     Setup,
     Task,
 )
@@ -67,17 +67,18 @@ class _Worker:
     def __init__(self, setup: Setup) -> None:
         shared, own = take(*setup.shared), take(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
-        self.gradients: NDArray[Any] = np.empty((0, 0))
+        self.gradients: dict[int, Vector] = {}
+        """By row: where to write them."""
         self.wanted = read_only(view(own, setup.wanted))
         self.memory: dict[int, mmap.mmap] = {}
         self.contexts: dict[int, _Context] = {}
         self.warm = set[tuple[bytes, int]]()
         """The model that was warmed up last, pickled, and with how many samples."""
 
-    def take(self, message: Opening | Closing | Rows, descriptors: deque[int]) -> Answer | None:
+    def take(self, message: Opening | Closing | Row, descriptors: deque[int]) -> Answer | None:
         """Open or close contexts, or use new memory for gradients."""
-        if isinstance(message, Rows):
-            self.gradients = view(_mapped(message.memory, descriptors), message.place)
+        if isinstance(message, Row):
+            self.gradients[message.row] = view(_mapped(message.memory, descriptors), message.place)
             return None
         if isinstance(message, Closing):
             for context in message.contexts:

@@ -20,7 +20,7 @@ import numpy as np
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import Place, SharedBlock, read_only
 from parallel_lenet.engines.processes.dispatcher import ROWS, Worker
-from parallel_lenet.engines.processes.messages import Answer, Channel, Closing, Memory, Opening, Rows, Setup
+from parallel_lenet.engines.processes.messages import Answer, Channel, Closing, Memory, Opening, Row, Setup
 from parallel_lenet.engines.processes.start import start
 from parallel_lenet.engines.snapshots import Mapped, Open, Stored
 from parallel_lenet.parameters import Vector
@@ -29,7 +29,7 @@ GRACE = 1.0  # Seconds that processes get to end by themselves.
 
 
 class WorkerProcess(Worker):
-    """A worker with its process, our end of its socket, and memory: what is wanted of it, and rows of gradients.
+    """A worker with its process, our end of its socket, and memory: what is wanted of it, and for gradients.
 
     The rows stay mapped for as long as anyone holds one of them, even when the process is gone.
     """
@@ -37,8 +37,8 @@ class WorkerProcess(Worker):
     def __init__(self, number: int, shared: SharedBlock, now: float) -> None:
         own = SharedBlock([((ROWS,), np.dtype(np.int64))])
         super().__init__(number, own.arrays[0], now)
-        self.rows: list[Vector] = []
-        """Of gradients, for the coordinator to read: see `give_rows`."""
+        self.rows: dict[int, Vector] = {}
+        """Gradients, for the coordinator to read: see `give_row`."""
         setup = Setup(
             shared=(shared.handle, shared.size),
             parameters=shared.places[0],
@@ -96,14 +96,15 @@ class WorkerProcess(Worker):
             self._held &= held
             self.send(Closing(tuple(contexts), tuple(gone)).pack())
 
-    def give_rows(self, parameters: Vector) -> None:
-        """Let it write gradients of such parameters. Before, it has no memory for them."""
-        if not self.rows:
-            block = SharedBlock([((ROWS, parameters.size), parameters.dtype)])
+    def give_row(self, row: int, parameters: Vector) -> None:
+        """Have memory for a gradient of such parameters there. A row that is never needed has none."""
+        if row not in self.rows:
+            block = SharedBlock([(parameters.shape, parameters.dtype)])
             memory = Memory(0, block.handle, block.size, read_only=False)
-            self.send(Rows(memory, block.places[0]).pack(), [block.handle] if isinstance(block.handle, int) else [])
+            handles = [block.handle] if isinstance(block.handle, int) else []
+            self.send(Row(row, memory, block.places[0]).pack(), handles)
             block.close()
-            self.rows = [read_only(row) for row in block.arrays[0]]
+            self.rows[row] = read_only(block.arrays[0])
 
     @property
     def name(self) -> str:
@@ -154,11 +155,6 @@ class WorkerProcess(Worker):
         if self._killed_for:
             how = f"was killed because {self._killed_for}"
         return f"{self.name} {how} while {doing}"
-
-
-def rows_size(parameters: Vector) -> int:
-    """The bytes of one worker's rows of gradients."""
-    return ROWS * parameters.nbytes
 
 
 def _sentinel(pid: int) -> int | None:

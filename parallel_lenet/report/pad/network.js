@@ -37,17 +37,18 @@ function prepared({image_size: [rows, columns], channels, size, mean, std, pixel
 function conv2d(map, {filters, kernel_size: k, stride, padding, flip}, take) {
   const input = padded(map, padding);
   const height = Math.floor((input.height - k) / stride) + 1, width = Math.floor((input.width - k) / stride) + 1;
-  const weights = take(filters * map.channels * k * k), biases = take(filters);
+  const size = map.channels * k * k, taken = take(filters * size), biases = take(filters);
+  // A true convolution turns each filter by 180 degrees.
+  const weights = flip ? taken.map((_, i) => taken[i - i % (k * k) + k * k - 1 - i % (k * k)]) : taken;
   const values = new Float64Array(filters * height * width);
   for (let f = 0, out = 0; f < filters; f++)
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++, out++) {
         let sum = biases[f];
-        for (let c = 0; c < map.channels; c++)
+        for (let c = 0, weight = f * size; c < map.channels; c++)
           for (let i = 0; i < k; i++) {
             const row = (c * input.height + y * stride + i) * input.width + x * stride;
-            const weight = ((f * map.channels + c) * k + (flip ? k - 1 - i : i)) * k;
-            for (let j = 0; j < k; j++) sum += weights[weight + (flip ? k - 1 - j : j)] * input.values[row + j];
+            for (let j = 0; j < k; j++, weight++) sum += weights[weight] * input.values[row + j];
           }
         values[out] = sum;
       }

@@ -1,6 +1,7 @@
 """Pictures that look like drawings and photographs of digits, made from strokes of our own and from fonts.
 
-``python tests/photos.py FOLDER`` writes the hundred that the tests look at, or with ``--count`` and ``--seed`` others.
+``python tests/kits/photos.py FOLDER`` writes a hundred, with ``--count`` and ``--seed`` others. With
+``--checkpoint FILE`` it says how many of them the network of that checkpoint recognises.
 """
 
 import argparse
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from parallel_lenet import PictureError, load_model, predict_image
 
 Array = NDArray[Any]
 Point = tuple[float, float]
@@ -129,10 +132,10 @@ def light(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     return result.astype(np.float32)
 
 
-def photo(label: int, rng: np.random.Generator) -> Photo:
-    """One picture of a digit."""
-    width = round(60 * (3000 / 60) ** rng.uniform(0, 1))
-    height = min(max(round(width * rng.uniform(0.6, 1.6)), 60), 3000)
+def photo(label: int, rng: np.random.Generator, largest: int = 3000) -> Photo:
+    """One picture of a digit; its sides are from 60 to ``largest`` pixels long."""
+    width = round(60 * (largest / 60) ** rng.uniform(0, 1))
+    height = min(max(round(width * rng.uniform(0.6, 1.6)), 60), largest)
     shorter = min(width, height)
     make = drawn if rng.random() < 0.6 else printed
     mask, how = make(label, round(shorter * rng.uniform(0.35, 0.75)), rng)
@@ -168,22 +171,36 @@ def photo(label: int, rng: np.random.Generator) -> Photo:
     return Photo(label, buffer.getvalue(), kind, f"{lit}, {how}, {ground}, {width}x{height}, {angle:.0f} degrees")
 
 
-def photos(count: int = 100, seed: int = 0) -> Iterator[Photo]:
+def photos(count: int = 100, seed: int = 0, largest: int = 3000) -> Iterator[Photo]:
     """As many pictures, each digit as often as the others."""
     for i in range(count):
-        yield photo(i % 10, np.random.default_rng([seed, i]))
+        yield photo(i % 10, np.random.default_rng([seed, i]), largest)
 
 
 def main() -> None:
-    """Write the pictures, named after their digits."""
+    """Write the pictures, named after their digits, and perhaps recognise them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    trained = None if arguments.checkpoint is None else load_model(arguments.checkpoint)
+    right = 0
     for i, each in enumerate(photos(arguments.count, arguments.seed)):
-        (arguments.folder / f"{each.label}-{i:03}.{each.suffix}").write_bytes(each.content)
+        file = arguments.folder / f"{each.label}-{i:03}.{each.suffix}"
+        file.write_bytes(each.content)
+        if trained is not None:
+            try:
+                answer = str(predict_image(file, trained).label)
+            except PictureError as error:
+                answer = str(error)
+            right += answer == str(each.label)
+            if answer != str(each.label):
+                print(f"{file}: {answer} ({each.how})")
+    if trained is not None:
+        print(f"{right} of {arguments.count} are right")
 
 
 if __name__ == "__main__":
