@@ -32,8 +32,8 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the mean is taken over batch_size, not over the samples of a short last batch",
-        "divide(total, metrics.count, self._threads())",
-        "divide(total, self.batch_size, self._threads())",
+        "divide(total, metrics.count, threads)",
+        "divide(total, self.batch_size, threads)",
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(
