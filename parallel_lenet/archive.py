@@ -39,7 +39,7 @@ class CheckpointError(ValueError):
 def checked_path(path: object) -> str:
     """The path as a string; TypeError if it is not one: a number would name an open file, whatever that is."""
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', not {shown(path)}")
+        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', got {shown(path)}")
     return os.fsdecode(path)
 
 

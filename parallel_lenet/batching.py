@@ -89,7 +89,7 @@ def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     ValueError unless 0 < fraction < 1, DatasetError if ``data`` has fewer than two samples.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
-        raise ValueError(f"validation must be data, or a fraction above 0 and below 1, not {fraction!r}")
+        raise ValueError(f"validation must be data, or a fraction above 0 and below 1, got {fraction!r}")
     if len(data) < 2:
         raise DatasetError(f"{data.name}: {len(data)} sample can't be split into training and validation data")
     held_out = min(max(1, round(float(fraction) * len(data))), len(data) - 1)

@@ -36,7 +36,7 @@ def whole(name: str, value: object, least: int | None = None) -> int:
             raise TypeError
     except TypeError:
         allowed = "a whole number" if least is None else f"a whole number of at least {least}"
-        raise ValueError(f"{name} must be {allowed}, not {shown(value)}") from None
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}") from None
     return result
 
 
@@ -52,7 +52,7 @@ def number(name: str, value: object, allowed: Range) -> float:
         if isinstance(value, bool) or not isinstance(value, Real) or not allowed.contains(float(value)):
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"{name} must be {allowed.words}, not {shown(value)}") from None
+        raise ValueError(f"{name} must be {allowed.words}, got {shown(value)}") from None
     return float(value)
 
 
@@ -60,9 +60,9 @@ def numeric_array(name: str, value: object) -> NDArray[Any]:
     """The value; TypeError unless it is a NumPy array of numbers or booleans."""
     if not isinstance(value, np.ndarray):
         as_array = f": np.asarray({name}) makes one" if isinstance(value, list | tuple) else ""
-        raise TypeError(f"{name} must be a NumPy array of numbers, not {type(value).__name__}{as_array}")
+        raise TypeError(f"{name} must be a NumPy array of numbers, got {type(value).__name__}{as_array}")
     if value.dtype.kind not in "buif":
-        raise TypeError(f"{name} must be a NumPy array of numbers, not of {value.dtype}")
+        raise TypeError(f"{name} must be a NumPy array of numbers, got an array of {value.dtype}")
     return value
 
 

@@ -172,10 +172,10 @@ class Coordinator(Displayed, Closeable):
         self._sizes = BlockSizes.of(self.leaf, preferred, self.shard_size)
         self.seed = whole("seed", seed, 0)
         if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64, not {self.seed}")
+            raise ValueError(f"seed must be below 2**64, got {self.seed}")
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, ABOVE_ZERO_OR_NONE)
         if on_nan not in ("stop", "skip"):
-            raise ValueError(f"on_nan must be stop or skip, not {on_nan!r}")
+            raise ValueError(f"on_nan must be stop or skip, got {on_nan!r}")
         self.on_nan = on_nan
         step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
         self._starts = isinstance(engine, str)  # Whether the workers are ours to start.
@@ -192,11 +192,11 @@ class Coordinator(Displayed, Closeable):
         if parameters is None:
             parameters = model.initial_parameters(generator(self.seed))
         if not isinstance(parameters, np.ndarray):
-            raise TypeError(f"parameters must be a NumPy vector, not {type(parameters).__name__}")
+            raise TypeError(f"parameters must be a NumPy vector, got {type(parameters).__name__}")
         if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
-                f"not {parameters.dtype} of shape {parameters.shape}"
+                f"got {parameters.dtype} of shape {parameters.shape}"
             )
         parameters = parameters.copy()  # The caller may go on to change theirs.
         self._state = TrainingState(parameters, optimizer.init(parameters))
@@ -361,7 +361,7 @@ class Coordinator(Displayed, Closeable):
         """Check the arguments of ``fit`` or ``iterate`` and open the data: the epoch to train up to, and the call."""
         if isinstance(epochs, np.ndarray | list | tuple):
             raise TypeError(
-                f"epochs must be a whole number, not {type(epochs).__name__}: inputs and targets are passed as one "
+                f"epochs must be a whole number, got {type(epochs).__name__}: inputs and targets are passed as one "
                 "pair, fit((inputs, targets), epochs)"
             )
         epochs = whole("epochs", epochs, 0)
@@ -738,7 +738,7 @@ class Coordinator(Displayed, Closeable):
         can't be written. Then the old file is left as it was.
         """
         if not isinstance(metadata, Mapping | None):
-            raise TypeError(f"metadata must be a dict, not {type(metadata).__name__}")
+            raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}")
         user = json_value("metadata", metadata or {}, depth=1)
         settings = self._settings() if self._loaded is None else self._loaded.settings
         Checkpoint(self._state, self.model.layout, of_model(self.model), settings, user).save(path)
@@ -764,7 +764,7 @@ class Coordinator(Displayed, Closeable):
         if not listed or not all(name in allowed for name in may_differ):
             example = may_differ if may_differ in allowed else "optimizer"
             raise ValueError(
-                f'may_differ must be a list of settings, such as ["{example}"], not {shown(may_differ)}; the settings '
+                f'may_differ must be a list of settings, such as ["{example}"], got {shown(may_differ)}; the settings '
                 f"are {', '.join(allowed)}"
             )
         checkpoint = Checkpoint.load(path)
@@ -848,7 +848,7 @@ class _Loaded:
 
 def _require(what: str, value: object, members: tuple[str, ...]) -> None:
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        raise TypeError(f"the {what} must be an object with {', '.join(members)}, not {value!r}")
+        raise TypeError(f"the {what} must be an object with {', '.join(members)}, got {value!r}")
 
 
 def _load(may_differ: Collection[str]) -> str:
@@ -890,7 +890,7 @@ def _dataset(data: Data) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(f"data must be a Dataset or a pair (inputs, targets), not {type(data).__name__}")
+        raise TypeError(f"data must be a Dataset or a pair (inputs, targets), got {type(data).__name__}")
     return Dataset(*data)
 
 

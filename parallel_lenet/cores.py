@@ -57,7 +57,7 @@ def default_workers() -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{WORKERS_VARIABLE} must be a whole number such as 4 or -1, not {text!r}") from None
+        raise ValueError(f"{WORKERS_VARIABLE} must be a whole number such as 4 or -1, got {text!r}") from None
 
 
 def count_workers(n_workers: int | None) -> WorkerCount:
@@ -77,7 +77,7 @@ def count_workers(n_workers: int | None) -> WorkerCount:
             "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"
         )
     if n_workers > MOST:
-        raise ValueError(f"the number of workers must be at most {MOST:,}, not {n_workers:,}")
+        raise ValueError(f"the number of workers must be at most {MOST:,}, got {n_workers:,}")
     if n_workers > 0:
         return WorkerCount(n_workers, "as asked")
     cores = usable_cores()

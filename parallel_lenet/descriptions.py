@@ -104,7 +104,7 @@ def build(description: Any, kernel: str = "auto") -> Sequential:
     if not isinstance(stack, list) or len(stack) > MOST_LAYERS:
         raise ValueError(f"its layers must be a list of at most {MOST_LAYERS:,}")
     if not isinstance(description["dtype"], str):
-        raise ValueError(f"its dtype must be float32 or float64, not {shown(description['dtype'])}")
+        raise ValueError(f"its dtype must be float32 or float64, got {shown(description['dtype'])}")
     images = _make({"Images": layers.Images}, description["images"])
     network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"])
     if sum(map(math.prod, network.shapes)) > MOST_NUMBERS:
@@ -122,7 +122,7 @@ def _make(kinds: Mapping[str, Callable[..., Any]], description: Any) -> Any:
     fields = {field.name for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     if settings.keys() != fields:
         raise ValueError(
-            f"{description['class']} must have the settings {sorted(fields)}, not {shown(sorted(settings))}"
+            f"{description['class']} must have the settings {sorted(fields)}, got {shown(sorted(settings))}"
         )
     for name, value in settings.items():
         for item in value if isinstance(value, list) else [value]:

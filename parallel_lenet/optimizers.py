@@ -49,7 +49,7 @@ class OptimizerState:
         """Check the step and make it a Python int: a NumPy one would make float64 scalars of Adam's factors."""
         step = operator.index(self.step)
         if step < 0:
-            raise ValueError(f"step must be at least 0, not {step}")
+            raise ValueError(f"step must be at least 0, got {step}")
         object.__setattr__(self, "step", step)
 
 
@@ -107,7 +107,7 @@ class SGD(Settings):
         set_number(self, "momentum", BELOW_ONE)
         # Checked because PyTorch's third argument is a number, the dampening, which would count as True here.
         if not isinstance(self.nesterov, bool | np.bool_):
-            raise ValueError(f"nesterov must be True or False, not {self.nesterov!r}")
+            raise ValueError(f"nesterov must be True or False, got {self.nesterov!r}")
         object.__setattr__(self, "nesterov", bool(self.nesterov))
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0, such as momentum=0.9")
@@ -208,7 +208,7 @@ class Adam(Settings):
         set_number(self, "epsilon", POSITIVE)
         set_number(self, "weight_decay", NOT_NEGATIVE)
         if not isinstance(self.fused, bool | None):
-            raise ValueError(f"fused must be True, False or None, not {self.fused!r}")
+            raise ValueError(f"fused must be True, False or None, got {self.fused!r}")
         if self.fused:
             _load_fused()
 
@@ -388,7 +388,7 @@ def _zeros(parameters: Vector, *slots: str) -> OptimizerState:
 def _check_vector(parameters: Vector) -> None:
     if parameters.ndim != 1 or parameters.dtype not in (np.float32, np.float64):
         raise ValueError(
-            f"parameters must be a float32 or float64 vector, not {parameters.dtype} of shape {parameters.shape}"
+            f"parameters must be a float32 or float64 vector, got {parameters.dtype} of shape {parameters.shape}"
         )
 
 
@@ -396,10 +396,10 @@ def _check(parameters: Vector, gradient: Vector, state: OptimizerState, *slots: 
     """Refuse what NumPy would quietly broadcast or convert, and a state that another kind of optimizer has left."""
     _check_vector(parameters)
     if set(state.slots) != set(slots):
-        raise ValueError(f"the state of this optimizer must hold {list(slots)}, not {list(state.slots)}")
+        raise ValueError(f"the state of this optimizer must hold {list(slots)}, got {list(state.slots)}")
     for name, vector in (("gradient", gradient), *state.slots.items()):
         if vector.shape != parameters.shape or vector.dtype != parameters.dtype:
             raise ValueError(
                 f"{name} must be {parameters.dtype} of shape {parameters.shape} like the parameters, "
-                f"not {vector.dtype} of shape {vector.shape}"
+                f"got {vector.dtype} of shape {vector.shape}"
             )

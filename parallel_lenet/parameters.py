@@ -37,7 +37,7 @@ class Layout:
             lengths = shape if isinstance(shape, tuple | list) else (shape,)
             entries.append((str(name), tuple(whole(f"a length of parameter {name!r}", n, 1) for n in lengths)))
         if len(dict(entries)) < len(entries):
-            raise ValueError(f"parameter names must differ, not {[name for name, _ in entries]}")
+            raise ValueError(f"parameter names must differ, got {[name for name, _ in entries]}")
         object.__setattr__(self, "entries", tuple(entries))
 
     @classmethod
@@ -67,7 +67,7 @@ class Layout:
     def check(self, vector: Vector) -> None:
         """Raise ValueError if the vector has another size."""
         if vector.shape != (self.size,):
-            raise ValueError(f"a parameter vector of this layout has shape ({self.size},), not {vector.shape}")
+            raise ValueError(f"a parameter vector of this layout has shape ({self.size},), got {vector.shape}")
 
 
 def sha256(vector: Vector) -> str:

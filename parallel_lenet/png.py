@@ -18,7 +18,7 @@ def encode(pixels: NDArray[Any]) -> bytes:
     channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in COLOUR_TYPES or not pixels.size:
         raise ValueError(
-            f"an image must be uint8 of shape (h, w), (h, w, 3) or (h, w, 4), not {pixels.dtype} of {pixels.shape}"
+            f"an image must be uint8 of shape (h, w), (h, w, 3) or (h, w, 4), got {pixels.dtype} of {pixels.shape}"
         )
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # Filter 0: as they are.

@@ -29,7 +29,7 @@ def rate_at(learning_rate: float | Schedule, step: int) -> float:
     # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
     rate = float(learning_rate(step))
     if not 0 <= rate < math.inf:
-        raise ValueError(f"a schedule must return a finite number of at least 0, not {rate!r} as it did at step {step}")
+        raise ValueError(f"a schedule must return a finite number of at least 0, got {rate!r} as it did at step {step}")
     return rate
 
 
@@ -45,7 +45,7 @@ def set_step_count(record: object, name: str) -> None:
 
 def _check_step(step: int) -> None:
     if step < 0:
-        raise ValueError(f"step must be at least 0, not {step}")
+        raise ValueError(f"step must be at least 0, got {step}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +97,7 @@ class Cosine(Settings):
         set_step_count(self, "total_steps")
         set_number(self, "minimum", NOT_NEGATIVE)
         if self.minimum > self.learning_rate:
-            raise ValueError(f"minimum must be at most the learning_rate {self.learning_rate}, not {self.minimum}")
+            raise ValueError(f"minimum must be at most the learning_rate {self.learning_rate}, got {self.minimum}")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate after `step` finished steps."""

@@ -102,11 +102,11 @@ def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient:
     inputs, targets = (np.ascontiguousarray(array[rows]) for array in (data.inputs, data.targets))
     sums = model.loss_and_gradient(parameters, inputs, targets, gradient)
     if not isinstance(sums, Metrics):
-        raise TypeError(f"loss_and_gradient must return Metrics, not {type(sums).__name__}")
+        raise TypeError(f"loss_and_gradient must return Metrics, got {type(sums).__name__}")
     if sums.count != n or not 0 <= sums.correct <= n:
         raise ValueError(
             f"loss_and_gradient must return sums over the {n} samples it was given: "
-            f"count {n}, not {sums.count}, and correct from 0 to {n}, not {sums.correct}"
+            f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
         )
     # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON knows none of them.
     return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count))

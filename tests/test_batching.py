@@ -232,7 +232,7 @@ def test_seeds_split_differently_and_neither_as_an_epoch_is_shuffled() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf"), True, "0.5", None, 0.5j])
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"a fraction above 0 and below 1, not {fraction!r}"):
+    with pytest.raises(ValueError, match=f"a fraction above 0 and below 1, got {fraction!r}"):
         split(Dataset(np.arange(10), np.arange(10)), fraction, 0)
 
 

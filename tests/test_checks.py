@@ -43,7 +43,7 @@ def test_a_whole_number_of_any_type_becomes_an_int(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [True, np.True_, 2.0, np.float32(2), "2", None, [2], np.array([2]), 0, -1])
 def test_what_is_no_whole_number_of_at_least_one_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^n must be a whole number of at least 1, not "):
+    with pytest.raises(ValueError, match=r"^n must be a whole number of at least 1, got "):
         whole("n", value, 1)
     for make, words in (
         (Dense, "Dense: units"),
@@ -68,7 +68,7 @@ def test_a_number_of_any_type_becomes_a_float(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j, [1.0], np.ones(1), 10**400])
 def test_what_is_no_finite_number_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^rate must be a finite number, not "):
+    with pytest.raises(ValueError, match=r"^rate must be a finite number, got "):
         number("rate", value, FINITE)
 
 

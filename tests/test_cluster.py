@@ -518,10 +518,10 @@ def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> N
     [
         ({"backend": "mpi"}, "unknown cluster backend 'mpi': choose dask, ray, loky, threading"),
         ({"backend": "loky", "address": "host:1"}, "loky runs on this machine and takes no address, such as 'host:1'"),
-        ({"backend": "dask", "address": "host"}, "a dask cluster's address is one like tcp://HOST:8786, not 'host'"),
-        ({"backend": "ray", "address": 3}, "a ray cluster's address is one like HOST:6379, not 3"),
-        ({"backend": "loky", "n_workers": 0}, "n_workers must be a whole number of at least 1, not 0"),
-        ({"backend": "loky", "timeout": 0}, "timeout must be above 0 seconds, not 0"),
+        ({"backend": "dask", "address": "host"}, "a dask cluster's address is one like tcp://HOST:8786, got 'host'"),
+        ({"backend": "ray", "address": 3}, "a ray cluster's address is one like HOST:6379, got 3"),
+        ({"backend": "loky", "n_workers": 0}, "n_workers must be a whole number of at least 1, got 0"),
+        ({"backend": "loky", "timeout": 0}, "timeout must be above 0 seconds, got 0"),
     ],
 )
 def test_a_value_out_of_its_range_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -467,7 +467,7 @@ def test_settings_that_may_differ_continue_with_the_optimizers_memory(tmp_path: 
         other.fit(digits)
     for wrong, example in ((["metadata"], "optimizer"), ("seed", "seed"), (b"seed", "optimizer"), (3, "optimizer")):
         sentence = (
-            rf'may_differ must be a list of settings, such as \["{example}"\], not {re.escape(repr(wrong))}; the '
+            rf'may_differ must be a list of settings, such as \["{example}"\], got {re.escape(repr(wrong))}; the '
         )
         with pytest.raises(ValueError, match=sentence):
             other.load(tmp_path / "c.npz", may_differ=wrong)  # type: ignore[arg-type]
@@ -482,7 +482,7 @@ def test_what_is_not_a_path_is_named(path: Any) -> None:
     coordinator = serial()
     for call in (coordinator.load, coordinator.save, load_model):
         with pytest.raises(
-            TypeError, match=f"^path must be a string or a path object, .* not {re.escape(repr(path))}$"
+            TypeError, match=f"^path must be a string or a path object, .* got {re.escape(repr(path))}$"
         ):
             call(path)
 
@@ -539,7 +539,7 @@ def test_metadata_that_json_does_not_have_is_refused_before_the_file_is_touched(
     before = (tmp_path / "c.npz").read_bytes()
     for wrong, sentence in (
         ({"curve": np.zeros(3)}, r"metadata['curve'] is an array of shape (3,)"),
-        ([1], "metadata must be a dict, not list"),
+        ([1], "metadata must be a dict, got list"),
     ):
         with pytest.raises(TypeError, match=re.escape(sentence)):
             coordinator.save(tmp_path / "c.npz", wrong)  # type: ignore[arg-type]
@@ -646,17 +646,17 @@ def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
-        ({"batch_size": 2.0}, "batch_size must be a whole number of at least 1, not 2.0"),
-        ({"shard_size": 0}, "shard_size must be a whole number of at least 1, not 0"),
-        ({"shard_size": True}, "shard_size must be a whole number of at least 1, not True"),
-        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
-        ({"seed": 2**64}, f"seed must be below 2**64, not {2**64}"),
-        ({"clip_norm": 0}, "clip_norm must be a number above 0, or None, not 0"),
-        ({"clip_norm": math.nan}, "clip_norm must be a number above 0, or None, not nan"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number of at least 1, got 2.0"),
+        ({"shard_size": 0}, "shard_size must be a whole number of at least 1, got 0"),
+        ({"shard_size": True}, "shard_size must be a whole number of at least 1, got True"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"seed": 2**64}, f"seed must be below 2**64, got {2**64}"),
+        ({"clip_norm": 0}, "clip_norm must be a number above 0, or None, got 0"),
+        ({"clip_norm": math.nan}, "clip_norm must be a number above 0, or None, got nan"),
         ({"n_workers": 0}, "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all"),
-        ({"step_timeout": 0}, "step_timeout must be a number above 0, or None, not 0"),
-        ({"max_tries": 0}, "max_tries must be a whole number of at least 1, not 0"),
+        ({"step_timeout": 0}, "step_timeout must be a number above 0, or None, got 0"),
+        ({"max_tries": 0}, "max_tries must be a whole number of at least 1, got 0"),
         ({"engine": "threads"}, "unknown engine 'threads': choose processes, serial, dask, ray, loky, threading"),
     ],
     ids=str,
@@ -672,8 +672,8 @@ def test_an_argument_out_of_range_is_named_with_its_value(arguments: dict[str, A
     [
         ((lenet5, SGD()), "the model must be an object with layout, initial_parameters, loss_and_gradient, predict, "),
         ((SGD(), Softmax()), "the model must be an object with layout"),
-        ((Softmax(), None), "the optimizer must be an object with init, update, not None"),
-        ((Softmax(), SGD), "the optimizer must be an object with init, update, not <class "),
+        ((Softmax(), None), "the optimizer must be an object with init, update, got None"),
+        ((Softmax(), SGD), "the optimizer must be an object with init, update, got <class "),
     ],
 )
 def test_what_is_no_model_or_optimizer_is_named(arguments: Any, message: str) -> None:
@@ -686,7 +686,7 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
         Coordinator(Softmax(), SGD(), engine=3)  # type: ignore[arg-type]
     coordinator = serial()
     for data in (None, digits.inputs, (digits.inputs,)):
-        with pytest.raises(TypeError, match=r"data must be a Dataset or a pair \(inputs, targets\), not "):
+        with pytest.raises(TypeError, match=r"data must be a Dataset or a pair \(inputs, targets\), got "):
             coordinator.fit(data)  # type: ignore[arg-type]
     for call in (coordinator.evaluate, coordinator.iterate_evaluation, coordinator.warm_up):
         with pytest.raises(TypeError, match=rf"one pair, {call.__name__}\(\(inputs, targets\)\)$"):
@@ -699,14 +699,14 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
         ):
             call(digits.inputs, y=digits.targets)  # type: ignore[operator]
     for pair in (([[1.0]], digits.targets), (digits.inputs, [1])):
-        with pytest.raises(DatasetError, match=r"must be a NumPy array, not list: np\.asarray\((in|tar).*\) makes one"):
+        with pytest.raises(DatasetError, match=r"must be a NumPy array, got list: np\.asarray\((in|tar).*\) makes one"):
             coordinator.fit(pair)  # type: ignore[arg-type]
     for inputs, what in (
         (digits, "Dataset"),
         ([1.0], r"list: np\.asarray\(inputs\) makes one"),
         (np.array(["a"]), "of <U1"),
     ):
-        with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, not {what}"):
+        with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, got {what}"):
             coordinator.predict(inputs)  # type: ignore[arg-type]
 
 
@@ -726,11 +726,11 @@ def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine() -> None:
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
-        (None, TypeError, "loss_and_gradient must return Metrics, not NoneType"),
-        ((1.0, 1, 1), TypeError, "loss_and_gradient must return Metrics, not tuple"),
-        (Metrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, not 7, and correct from 0 to 10"),
-        (Metrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, not 11"),
-        (Metrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, not -1"),
+        (None, TypeError, "loss_and_gradient must return Metrics, got NoneType"),
+        ((1.0, 1, 1), TypeError, "loss_and_gradient must return Metrics, got tuple"),
+        (Metrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, got 7, and correct from 0 to 10"),
+        (Metrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, got 11"),
+        (Metrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, got -1"),
     ],
 )
 def test_metrics_that_cannot_be_are_refused(
@@ -746,7 +746,7 @@ def test_metrics_that_cannot_be_are_refused(
 
 @pytest.mark.parametrize("epochs", [-1, 1.5, True])
 def test_epochs_are_checked_before_anything_runs(digits: Dataset, epochs: Any) -> None:
-    with pytest.raises(ValueError, match=f"epochs must be a whole number of at least 0, not {epochs}"):
+    with pytest.raises(ValueError, match=f"epochs must be a whole number of at least 0, got {epochs}"):
         serial().iterate(digits, epochs)
 
 
@@ -756,7 +756,7 @@ def test_initial_parameters_that_do_not_fit_the_layout_are_refused(start: Array)
         def initial_parameters(self, rng: np.random.Generator) -> Array:
             return start
 
-    message = re.escape(f"not {start.dtype} of shape {start.shape}")
+    message = re.escape(f"got {start.dtype} of shape {start.shape}")
     with pytest.raises(ValueError, match=rf"float32 or float64 of shape \(50,\).*{message}"):
         serial(Wrong())
 

@@ -28,7 +28,7 @@ def test_minus_two_is_all_but_one_and_never_none() -> None:
 
 
 def test_more_than_a_machine_can_have_is_a_slip() -> None:
-    with pytest.raises(ValueError, match=r"the number of workers must be at most 1,024, not 1,025"):
+    with pytest.raises(ValueError, match=r"the number of workers must be at most 1,024, got 1,025"):
         count_workers(1025)
 
 
@@ -44,7 +44,7 @@ def test_no_workers_is_an_error_that_names_the_choices() -> None:
 
 @pytest.mark.parametrize("n", [True, False, 1.5, "2"])
 def test_what_is_no_whole_number_is_named(n: Any) -> None:
-    with pytest.raises(ValueError, match=f"the number of workers must be a whole number, not {n!r}"):
+    with pytest.raises(ValueError, match=f"the number of workers must be a whole number, got {n!r}"):
         count_workers(n)
 
 

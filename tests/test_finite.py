@@ -132,7 +132,7 @@ def test_an_epoch_of_skipped_steps_only_is_an_error() -> None:
 
 
 def test_on_nan_is_checked() -> None:
-    with pytest.raises(ValueError, match="on_nan must be stop or skip, not 'ignore'"):
+    with pytest.raises(ValueError, match="on_nan must be stop or skip, got 'ignore'"):
         coordinator(on_nan="ignore")
 
 

@@ -220,38 +220,38 @@ def test_fresh_parameters_keep_the_variance() -> None:
 
 # Each mistake beside the sentence that has to name it.
 BAD_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Conv2d(0, 5), "Conv2d: filters must be a whole number of at least 1, not 0"),
-    (lambda: Conv2d(6, -5), "Conv2d: kernel_size must be a whole number of at least 1, not -5"),
-    (lambda: Conv2d(6, 2.5), "Conv2d: kernel_size must be a whole number of at least 1, not 2.5"),  # type: ignore[arg-type]
-    (lambda: Conv2d(6, (5, 5)), r"Conv2d: kernel_size must be a whole number of at least 1, not \(5, 5\)"),  # type: ignore[arg-type]
-    (lambda: Conv2d(6, 5, stride=0), "Conv2d: stride must be a whole number of at least 1, not 0"),
-    (lambda: Conv2d(6, 5, padding=-1), "Conv2d: padding must be a whole number of at least 0, not -1"),
-    (lambda: Conv2d(6, 5, padding="same"), "Conv2d: padding must be a whole number of at least 0, not 'same'"),  # type: ignore[arg-type]
-    (lambda: AvgPool2d(0), "AvgPool2d: size must be a whole number of at least 1, not 0"),
-    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 1, not -1"),
-    (lambda: AvgPool2d(2, stride=0), "AvgPool2d: stride must be a whole number of at least 1, not 0"),
-    (lambda: Tanh(0), "Tanh: amplitude must be a finite number above 0, not 0"),
-    (lambda: Tanh(math.inf), "Tanh: amplitude must be a finite number above 0, not inf"),
-    (lambda: Tanh(math.nan), "Tanh: amplitude must be a finite number above 0, not nan"),
-    (lambda: Dense(0), "Dense: units must be a whole number of at least 1, not 0"),
-    (lambda: Images((0, 28)), "Images: height of image_size must be a whole number of at least 1, not 0"),
-    (lambda: Images((28, 2.0)), "Images: width of image_size must be a whole number of at least 1, not 2.0"),  # type: ignore[arg-type]
-    (lambda: Images(channels=0), "Images: channels must be a whole number of at least 1, not 0"),
-    (lambda: Images(size=-1), "Images: size must be a whole number of at least 1, not -1"),
-    (lambda: Images(std=0), "Images: std must be a finite number above 0, not 0"),
-    (lambda: Images((28, 28, 1)), r"Images: image_size must be \(height, width\) or one number, not \(28, 28, 1\)"),  # type: ignore[arg-type]
-    (lambda: Images(mean=(0.1, 0.2)), r"Images: mean must be a finite number, not \(0.1, 0.2\)"),  # type: ignore[arg-type]
-    (lambda: Images(mean=10**400), "Images: mean must be a finite number, not 1" + 96 * "0" + "..."),
-    (lambda: Images(std=10**5000), "Images: std must be a finite number above 0, not a value of type int"),
-    (lambda: Images(pixel_max=True), "Images: pixel_max must be a finite number, not True"),
-    (lambda: Images(pixel_min=1, pixel_max=1), "Images: pixel_max must be above pixel_min, 1.0, not 1.0"),
-    (lambda: Dense(True), "Dense: units must be a whole number of at least 1, not True"),
+    (lambda: Conv2d(0, 5), "Conv2d: filters must be a whole number of at least 1, got 0"),
+    (lambda: Conv2d(6, -5), "Conv2d: kernel_size must be a whole number of at least 1, got -5"),
+    (lambda: Conv2d(6, 2.5), "Conv2d: kernel_size must be a whole number of at least 1, got 2.5"),  # type: ignore[arg-type]
+    (lambda: Conv2d(6, (5, 5)), r"Conv2d: kernel_size must be a whole number of at least 1, got \(5, 5\)"),  # type: ignore[arg-type]
+    (lambda: Conv2d(6, 5, stride=0), "Conv2d: stride must be a whole number of at least 1, got 0"),
+    (lambda: Conv2d(6, 5, padding=-1), "Conv2d: padding must be a whole number of at least 0, got -1"),
+    (lambda: Conv2d(6, 5, padding="same"), "Conv2d: padding must be a whole number of at least 0, got 'same'"),  # type: ignore[arg-type]
+    (lambda: AvgPool2d(0), "AvgPool2d: size must be a whole number of at least 1, got 0"),
+    (lambda: MaxPool2d(2, -1), "MaxPool2d: stride must be a whole number of at least 1, got -1"),
+    (lambda: AvgPool2d(2, stride=0), "AvgPool2d: stride must be a whole number of at least 1, got 0"),
+    (lambda: Tanh(0), "Tanh: amplitude must be a finite number above 0, got 0"),
+    (lambda: Tanh(math.inf), "Tanh: amplitude must be a finite number above 0, got inf"),
+    (lambda: Tanh(math.nan), "Tanh: amplitude must be a finite number above 0, got nan"),
+    (lambda: Dense(0), "Dense: units must be a whole number of at least 1, got 0"),
+    (lambda: Images((0, 28)), "Images: height of image_size must be a whole number of at least 1, got 0"),
+    (lambda: Images((28, 2.0)), "Images: width of image_size must be a whole number of at least 1, got 2.0"),  # type: ignore[arg-type]
+    (lambda: Images(channels=0), "Images: channels must be a whole number of at least 1, got 0"),
+    (lambda: Images(size=-1), "Images: size must be a whole number of at least 1, got -1"),
+    (lambda: Images(std=0), "Images: std must be a finite number above 0, got 0"),
+    (lambda: Images((28, 28, 1)), r"Images: image_size must be \(height, width\) or one number, got \(28, 28, 1\)"),  # type: ignore[arg-type]
+    (lambda: Images(mean=(0.1, 0.2)), r"Images: mean must be a finite number, got \(0.1, 0.2\)"),  # type: ignore[arg-type]
+    (lambda: Images(mean=10**400), "Images: mean must be a finite number, got 1" + 96 * "0" + "..."),
+    (lambda: Images(std=10**5000), "Images: std must be a finite number above 0, got a value of type int"),
+    (lambda: Images(pixel_max=True), "Images: pixel_max must be a finite number, got True"),
+    (lambda: Images(pixel_min=1, pixel_max=1), "Images: pixel_max must be above pixel_min, 1.0, got 1.0"),
+    (lambda: Dense(True), "Dense: units must be a whole number of at least 1, got True"),
     (
         lambda: Conv2d(6, np.array([5, 5])),
-        "Conv2d: kernel_size must be a whole number of at least 1, not array.*",
+        "Conv2d: kernel_size must be a whole number of at least 1, got array.*",
     ),  # type: ignore[arg-type]
-    (lambda: Conv2d(6, 5, flip=1), "Conv2d: flip must be True or False, not 1"),  # type: ignore[arg-type]
-    (lambda: Images(mean=math.nan), "Images: mean must be a finite number, not nan"),
+    (lambda: Conv2d(6, 5, flip=1), "Conv2d: flip must be True or False, got 1"),  # type: ignore[arg-type]
+    (lambda: Images(mean=math.nan), "Images: mean must be a finite number, got nan"),
 ]
 
 
@@ -262,16 +262,16 @@ def test_bad_arguments(make: Callable[[], object], sentence: str) -> None:
 
 
 BAD_SHAPES: list[tuple[Layer, Shape, str]] = [
-    (Conv2d(6, 5), (400,), r"Conv2d takes images of shape \(c, h, w\), not \(400,\)"),
-    (MaxPool2d(), (400,), r"MaxPool2d takes images of shape \(c, h, w\), not \(400,\)"),
-    (AvgPool2d(), (28, 28), r"AvgPool2d takes images of shape \(c, h, w\), not \(28, 28\)"),
+    (Conv2d(6, 5), (400,), r"Conv2d takes images of shape \(c, h, w\), got \(400,\)"),
+    (MaxPool2d(), (400,), r"MaxPool2d takes images of shape \(c, h, w\), got \(400,\)"),
+    (AvgPool2d(), (28, 28), r"AvgPool2d takes images of shape \(c, h, w\), got \(28, 28\)"),
     (Conv2d(6, 5), (1, 9, 4), r"Conv2d: a window of 5 doesn't fit into 4 \+ 2 \* 0 pixels"),
     (Conv2d(6, 7, padding=1), (1, 4, 9), r"Conv2d: a window of 7 doesn't fit into 4 \+ 2 \* 1 pixels"),
     (AvgPool2d(3), (1, 2, 2), r"AvgPool2d: a window of 3 doesn't fit into 2 \+ 2 \* 0 pixels"),
     (
         Dense(10),
         (16, 5, 5),
-        r"Dense takes features of shape \(features,\), not \(16, 5, 5\): put Flatten\(\) before it",
+        r"Dense takes features of shape \(features,\), got \(16, 5, 5\): put Flatten\(\) before it",
     ),
 ]
 

@@ -106,14 +106,14 @@ def test_layouts_are_values() -> None:
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (2, -1), (True,), (2.0,)])
 def test_layout_without_room(shape: tuple[int, ...]) -> None:
     with pytest.raises(
-        ValueError, match=r"^a length of parameter 'bias' must be a whole number of at least 1, not (0|-1|True|2.0)$"
+        ValueError, match=r"^a length of parameter 'bias' must be a whole number of at least 1, got (0|-1|True|2.0)$"
     ):
         Layout.of({"weight": (2, 2), "bias": shape})
 
 
 @pytest.mark.parametrize("shape", [(5,), (7,), (6, 1), (2, 3), ()])
 def test_vector_of_another_size(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^a parameter vector of this layout has shape \(6,\), not \("):
+    with pytest.raises(ValueError, match=r"^a parameter vector of this layout has shape \(6,\), got \("):
         Layout.of({"weight": (2, 3)}).views(np.zeros(shape))
 
 
@@ -168,7 +168,7 @@ def test_other_types_mean_the_same_pixels(dtype: str) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 27, 28), (4, 3, 28, 28), (28, 28), (784,), (4, 1, 1, 28, 28)])
 def test_images_of_another_shape(shape: tuple[int, ...], lenet: Sequential) -> None:
-    sentence = r"^this network takes images of shape \(n, 28, 28\) or \(n, 1, 28, 28\) or \(n, 28, 28, 1\), not \("
+    sentence = r"^this network takes images of shape \(n, 28, 28\) or \(n, 1, 28, 28\) or \(n, 28, 28, 1\), got \("
     with pytest.raises(ValueError, match=sentence):
         lenet.predict(fresh(lenet), np.zeros(shape, np.uint8))
 
@@ -176,7 +176,7 @@ def test_images_of_another_shape(shape: tuple[int, ...], lenet: Sequential) -> N
 def test_colour_images_of_another_shape() -> None:
     model = lenet5(channels=3, image_size=(32, 30))
     shapes = r"\(n, 3, 32, 30\) or \(n, 32, 30, 3\)"
-    with pytest.raises(ValueError, match=rf"^this network takes images of shape {shapes}, not \(4, 32, 30\): build"):
+    with pytest.raises(ValueError, match=rf"^this network takes images of shape {shapes}, got \(4, 32, 30\): build"):
         model.predict(fresh(model), np.zeros((4, 32, 30), np.uint8))
 
 
@@ -197,7 +197,7 @@ def test_colour_images_of_another_shape() -> None:
 def test_images_of_another_shape_are_refused_with_the_network_that_takes_them(
     shape: tuple[int, ...], hint: str, lenet: Sequential
 ) -> None:
-    with pytest.raises(ValueError, match=rf"not {re.escape(str(shape))}{hint}$"):
+    with pytest.raises(ValueError, match=rf"got {re.escape(str(shape))}{hint}$"):
         lenet.predict(fresh(lenet), np.zeros(shape, np.uint8))
 
 
@@ -218,7 +218,7 @@ def test_images_with_their_channels_last_give_the_same_bits(channels: int, dtype
 def test_channels_last_are_refused_if_they_could_be_channels_first_of_another_size() -> None:
     model = lenet5(channels=3, image_size=(3, 8))
     model.predict(fresh(model), np.zeros((2, 3, 3, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"takes images of shape \(n, 3, 3, 8\), not \(2, 3, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"takes images of shape \(n, 3, 3, 8\), got \(2, 3, 8, 3\)"):
         model.predict(fresh(model), np.zeros((2, 3, 8, 3), np.uint8))
 
 
@@ -292,11 +292,11 @@ def test_a_larger_image_only_makes_the_first_dense_layer_larger() -> None:
     [
         ({"activation": "gelu"}, "unknown activation 'gelu': choose one of tanh, relu"),
         ({"pooling": "min"}, "unknown pooling 'min': choose one of avg, max"),
-        ({"classes": 1}, "classes must be a whole number of at least 2, not 1"),
-        ({"classes": 10.0}, "classes must be a whole number of at least 2, not 10.0"),
+        ({"classes": 1}, "classes must be a whole number of at least 2, got 1"),
+        ({"classes": 10.0}, "classes must be a whole number of at least 2, got 10.0"),
         ({"kernel": "cuda"}, "unknown kernel 'cuda': choose one of auto, naive, im2col, compiled"),
-        ({"dtype": "float16"}, "dtype must be float32 or float64, not 'float16'"),
-        ({"channels": 0}, "Images: channels must be a whole number of at least 1, not 0"),
+        ({"dtype": "float16"}, "dtype must be float32 or float64, got 'float16'"),
+        ({"channels": 0}, "Images: channels must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:
@@ -498,11 +498,11 @@ def test_layers_in_any_order(layers: tuple[Layer, ...]) -> None:
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ((Dense(3),), r"Dense takes features of shape \(features,\), not \(1, 6, 6\): put Flatten\(\) before it"),
-        ((Flatten(), Conv2d(3, 3)), r"Conv2d takes images of shape \(c, h, w\), not \(36,\)"),
-        ((Conv2d(3, 3),), r"the last layer must give class scores of shape \(classes,\), not \(3, 4, 4\)"),
+        ((Dense(3),), r"Dense takes features of shape \(features,\), got \(1, 6, 6\): put Flatten\(\) before it"),
+        ((Flatten(), Conv2d(3, 3)), r"Conv2d takes images of shape \(c, h, w\), got \(36,\)"),
+        ((Conv2d(3, 3),), r"the last layer must give class scores of shape \(classes,\), got \(3, 4, 4\)"),
         ((Conv2d(3, 7),), r"Conv2d: a window of 7 doesn't fit into 6 \+ 2 \* 0 pixels"),
-        ((), r"the last layer must give class scores of shape \(classes,\), not \(1, 6, 6\)"),
+        ((), r"the last layer must give class scores of shape \(classes,\), got \(1, 6, 6\)"),
     ],
 )
 def test_layers_that_do_not_fit(layers: tuple[Layer, ...], sentence: str) -> None:

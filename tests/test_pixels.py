@@ -119,7 +119,7 @@ def test_labels_and_sizes_are_refused_before_any_worker_starts() -> None:
         for inputs, targets, words in (
             (stored(), np.full(20, 10), "label 10 is out of range: this network has 10 classes"),
             (stored(), np.full(20, -1), "label -1 is out of range"),
-            (stored(), np.zeros(20), "class labels must be integers, not float64"),
+            (stored(), np.zeros(20), "class labels must be integers, got float64"),
             (stored(), np.zeros((20, 1), int), r"targets must have shape \(20,\)"),
             (stored()[:, :5], np.zeros(20, int), r"takes images of shape \(n, 6, 6\)"),
         ):

@@ -98,8 +98,8 @@ def test_errors_are_those_of_predict(digits: Dataset, tmp_path: Path, caplog: py
     coordinator.save(tmp_path / "c.npz")
     trained = load_model(tmp_path / "c.npz", kernel="im2col")
     wrong: list[tuple[Any, type[Exception], str]] = [
-        (digits.inputs[0].tolist(), TypeError, r"must be a NumPy array of numbers, not list: np.asarray"),
-        (np.array(["a"]), TypeError, "must be a NumPy array of numbers, not of <U1"),
+        (digits.inputs[0].tolist(), TypeError, r"must be a NumPy array of numbers, got list: np.asarray"),
+        (np.array(["a"]), TypeError, "must be a NumPy array of numbers, got an array of <U1"),
         (digits.inputs[:, :5], ValueError, "this network takes images of shape"),
         (digits.inputs / 255, ValueError, "takes 0 to 255"),
     ]

@@ -262,7 +262,7 @@ def test_report_writes_where_it_is_told(folder: Path, tmp_path: Path, capsys: py
         ([str(tmp_path / "none")], "none does not exist: name the folder of a run"),
         ([str(tmp_path)], "is not the folder of a run"),
         ([str(first), "--out", str(tmp_path)], "--out must name a file"),
-        ([str(first)] * 13, "a report is about 1 to 12 runs, not 13"),
+        ([str(first)] * 13, "a report is about 1 to 12 runs, got 13"),
     ):
         assert main(["report", *wrong]) == 2
         error = capsys.readouterr().err

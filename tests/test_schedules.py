@@ -106,7 +106,7 @@ def test_pickles_compares_and_repeats(schedule: Schedule) -> None:
 @pytest.mark.parametrize("schedule", [*SCHEDULES, Warmup(0.1, 3)], ids=repr)
 def test_negative_step_is_refused(schedule: Schedule) -> None:
     """There is nothing before step 0."""
-    with pytest.raises(ValueError, match=r"^step must be at least 0, not -1$"):
+    with pytest.raises(ValueError, match=r"^step must be at least 0, got -1$"):
         schedule(-1)
 
 
@@ -121,7 +121,7 @@ def test_numpy_numbers_become_python_numbers() -> None:
 @pytest.mark.parametrize("make", [lambda rate: StepDecay(rate, 3), lambda rate: Cosine(rate, 3)])
 def test_bad_learning_rates(make: Callable[[Any], object], bad: Any) -> None:
     """One sentence with the name, what is allowed, and the value."""
-    with pytest.raises(ValueError, match=r"^learning_rate must be a finite number above 0, not .*$") as error:
+    with pytest.raises(ValueError, match=r"^learning_rate must be a finite number above 0, got .*$") as error:
         make(bad)
     assert repr(bad) in str(error.value)
 
@@ -138,7 +138,7 @@ def test_bad_learning_rates(make: Callable[[Any], object], bad: Any) -> None:
 )
 def test_bad_step_counts(make: Callable[[Any], object], name: str, bad: Any) -> None:
     """Whole numbers of at least 1 only."""
-    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of at least 1, not .*$") as error:
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of at least 1, got .*$") as error:
         make(bad)
     assert repr(bad) in str(error.value)
 
@@ -146,13 +146,13 @@ def test_bad_step_counts(make: Callable[[Any], object], name: str, bad: Any) -> 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StepDecay(0.1, 3, factor=0.0), "factor must be a number above 0 and at most 1, not 0.0"),
-        (lambda: StepDecay(0.1, 3, factor=1.5), "factor must be a number above 0 and at most 1, not 1.5"),
-        (lambda: StepDecay(0.1, 3, factor=math.nan), "factor must be a number above 0 and at most 1, not nan"),
-        (lambda: Cosine(0.1, 3, minimum=-0.5), "minimum must be a finite number of at least 0, not -0.5"),
-        (lambda: Cosine(0.1, 3, minimum=0.2), "minimum must be at most the learning_rate 0.1, not 0.2"),
-        (lambda: Warmup(-0.1, 3), "schedule must be a schedule, or a finite number above 0, not -0.1"),
-        (lambda: Warmup(None, 3), "schedule must be a schedule, or a finite number above 0, not None"),  # type: ignore[arg-type]
+        (lambda: StepDecay(0.1, 3, factor=0.0), "factor must be a number above 0 and at most 1, got 0.0"),
+        (lambda: StepDecay(0.1, 3, factor=1.5), "factor must be a number above 0 and at most 1, got 1.5"),
+        (lambda: StepDecay(0.1, 3, factor=math.nan), "factor must be a number above 0 and at most 1, got nan"),
+        (lambda: Cosine(0.1, 3, minimum=-0.5), "minimum must be a finite number of at least 0, got -0.5"),
+        (lambda: Cosine(0.1, 3, minimum=0.2), "minimum must be at most the learning_rate 0.1, got 0.2"),
+        (lambda: Warmup(-0.1, 3), "schedule must be a schedule, or a finite number above 0, got -0.1"),
+        (lambda: Warmup(None, 3), "schedule must be a schedule, or a finite number above 0, got None"),  # type: ignore[arg-type]
     ],
 )
 def test_other_bad_values(make: Callable[[], object], message: str) -> None:

@@ -502,7 +502,7 @@ def test_a_timeout_does_not_count_while_no_one_asks() -> None:
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan")])
 def test_a_timeout_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=r"^step_timeout must be a number above 0, or None, not "):
+    with pytest.raises(ValueError, match=r"^step_timeout must be a number above 0, or None, got "):
         ProcessesEngine(1, step_timeout=value)
 
 
@@ -578,7 +578,7 @@ def test_a_number_of_workers_that_cannot_be_is_refused() -> None:
     with ProcessesEngine(1) as engine:
         opened = Opened(engine, Scripted(), [FEW], at(0))
         for value in (0, -1, 1.5, True, "2"):
-            message = f"^n_workers must be a whole number of at least 1, not {value!r}$"
+            message = f"^n_workers must be a whole number of at least 1, got {value!r}$"
             with pytest.raises(ValueError, match=message):
                 ProcessesEngine(value)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match=message):

@@ -27,7 +27,7 @@ class Chaos:
             if name == "seed":
                 seed = int(value)
             elif int(value) == 0:
-                raise UsageError(f"--chaos {plan}: {name} must be at least 1, not 0")
+                raise UsageError(f"--chaos {plan}: {name} must be at least 1, got 0")
             else:
                 every[name.partition(":")[0]] = int(value)
         if plan is not None and os.name != "posix":

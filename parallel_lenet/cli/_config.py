@@ -93,7 +93,7 @@ def _checked(where: str, value: Any, option: Field[Any]) -> Any:
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{where} {error}") from None
     if type(value) is not kind:
-        raise UsageError(f"{where} must be {KINDS[kind]}, not {shown(value)}")
+        raise UsageError(f"{where} must be {KINDS[kind]}, got {shown(value)}")
     if choices and value not in choices:
-        raise UsageError(f"{where} must be one of {', '.join(choices)}, not {shown(value)}")
+        raise UsageError(f"{where} must be one of {', '.join(choices)}, got {shown(value)}")
     return value

@@ -41,7 +41,7 @@ def seconds(text: str) -> float:
     if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(
             f"must be a positive duration: seconds, or as in 90m, 1h30m, MM:SS, HH:MM:SS or D-HH:MM:SS, "
-            f"not {shown(text)}"
+            f"got {shown(text)}"
         )
     return value
 
@@ -237,11 +237,11 @@ def check(options: TrainOptions) -> None:
         value, least = getattr(options, name), option.metadata["least"]
         if value is not None and least is not None and not least <= value <= MOST:
             bound = f"at least {least}" if value < least else f"at most {MOST:,}"
-            raise UsageError(f"--{dashed(name)} must be {bound}, not {shown(value)}")
+            raise UsageError(f"--{dashed(name)} must be {bound}, got {shown(value)}")
     if options.validation is not None and not 0 < options.validation < 1:
-        raise UsageError(f"--validation must be a fraction above 0 and below 1, not {options.validation}")
+        raise UsageError(f"--validation must be a fraction above 0 and below 1, got {options.validation}")
     if options.max_time is not None and not 0 < options.max_time <= LONGEST:
-        raise UsageError(f"--max-time must be positive and at most {LONGEST:,} seconds, not {options.max_time}")
+        raise UsageError(f"--max-time must be positive and at most {LONGEST:,} seconds, got {options.max_time}")
 
 
 def is_of_kind(value: Any, option: Field[Any]) -> bool:

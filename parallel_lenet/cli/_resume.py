@@ -116,7 +116,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     for name, done in (("epochs", checkpoint.state.epoch), ("max_steps", checkpoint.state.step)):
         if name in given and given[name] < done:
             raise UsageError(
-                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, not {given[name]}"
+                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, got {given[name]}"
             )
     if before.engine not in ("processes", "serial") and "engine" not in given:
         notes.append(

@@ -107,7 +107,7 @@ def new_folder(out: str | None, *, continues: bool = False) -> Path:
     With ``continues``, what a run wrote that ended before its first checkpoint counts as nothing.
     """
     if out == "":
-        raise UsageError("--out must name a folder, not ''")
+        raise UsageError("--out must name a folder, got ''")
     if out is not None:
         folder = Path(out)
         if folder.exists() and not (folder.is_dir() and _is_empty(folder, continues)):

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a table; exit code 1 where a relative error is over the tolerance."""
     if arguments.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {arguments.seed}")
+        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
     console = Console(json=arguments.json)
     checks: list[Check] = []
     with console.warnings_as_notes():

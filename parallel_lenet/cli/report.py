@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
     file = default if arguments.out is None else Path(arguments.out)
     if arguments.out == "" or file.is_dir():
-        raise UsageError(f"--out must name a file, not {'a folder: ' if arguments.out else ''}{arguments.out!r}")
+        raise UsageError(f"--out must name a file, got {'a folder: ' if arguments.out else ''}{arguments.out!r}")
     from parallel_lenet import report  # Lazily: an extra.
 
     with console.warnings_as_notes():

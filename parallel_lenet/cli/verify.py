@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, least in (("steps", 2), ("batch_size", 1)):
         if getattr(arguments, name) < least:
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} must be at least {least}, not {getattr(arguments, name)}")
+            raise UsageError(f"--{option} must be at least {least}, got {getattr(arguments, name)}")
     console = Console(json=arguments.json)
     asked = vars(arguments)
     workers = worker_count(asked.get("workers"))

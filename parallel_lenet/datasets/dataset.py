@@ -40,9 +40,9 @@ class Dataset(Displayed):
         for what, array in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(array, np.ndarray):
                 as_array = f": np.asarray({what}) makes one" if isinstance(array, list | tuple) else ""
-                raise DatasetError(f"{self.name}: {what} must be a NumPy array, not {type(array).__name__}{as_array}")
+                raise DatasetError(f"{self.name}: {what} must be a NumPy array, got {type(array).__name__}{as_array}")
             if array.dtype.kind not in "buif":
-                raise DatasetError(f"{self.name}: {what} must be numbers, not {array.dtype}")
+                raise DatasetError(f"{self.name}: {what} must be numbers, got {array.dtype}")
             if array.ndim == 0 or len(array) == 0:
                 raise DatasetError(f"{self.name}: {what} hold no samples (shape {array.shape})")
             if array.dtype.kind == "f" and not is_finite(array):

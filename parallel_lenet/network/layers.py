@@ -77,7 +77,7 @@ def _set_whole(layer: object, least: int, *names: str) -> None:
 
 def _check_image(layer: object, shape: Shape) -> None:
     if len(shape) != 3:
-        raise ValueError(f"{type(layer).__name__} takes images of shape (c, h, w), not {shape}")
+        raise ValueError(f"{type(layer).__name__} takes images of shape (c, h, w), got {shape}")
 
 
 def _windows(layer: object, size: int, k: int, stride: int, padding: int = 0) -> int:
@@ -120,7 +120,7 @@ class Images:
     def __post_init__(self) -> None:
         sides = self.image_size if isinstance(self.image_size, tuple | list) else (self.image_size, self.image_size)
         if len(sides) != 2:
-            raise ValueError(f"Images: image_size must be (height, width) or one number, not {shown(self.image_size)}")
+            raise ValueError(f"Images: image_size must be (height, width) or one number, got {shown(self.image_size)}")
         names = ("Images: height of image_size", "Images: width of image_size")
         image_size = tuple(whole(name, side, 1) for name, side in zip(names, sides, strict=True))
         object.__setattr__(self, "image_size", image_size)
@@ -130,7 +130,7 @@ class Images:
         if self.pixel_max is not None:
             object.__setattr__(self, "pixel_max", number("Images: pixel_max", self.pixel_max, FINITE))
             if not self.pixel_max > self.pixel_min:
-                raise ValueError(f"Images: pixel_max must be above pixel_min, {self.pixel_min}, not {self.pixel_max}")
+                raise ValueError(f"Images: pixel_max must be above pixel_min, {self.pixel_min}, got {self.pixel_max}")
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -171,7 +171,7 @@ class Images:
         shapes = [f"(n, {height}, {width})"] * (channels == 1) + [f"(n, {channels}, {height}, {width})"]
         shapes += [f"(n, {height}, {width}, {channels})"] * last
         raise ValueError(
-            f"this network takes images of shape {' or '.join(shapes)}, not {images.shape}{self._hint(images)}"
+            f"this network takes images of shape {' or '.join(shapes)}, got {images.shape}{self._hint(images)}"
         )
 
     def _hint(self, images: Array) -> str:
@@ -230,7 +230,7 @@ class Conv2d(Layer):
         _set_whole(self, 1, "filters", "kernel_size", "stride")
         _set_whole(self, 0, "padding")
         if not isinstance(self.flip, bool | np.bool_):
-            raise ValueError(f"Conv2d: flip must be True or False, not {shown(self.flip)}")
+            raise ValueError(f"Conv2d: flip must be True or False, got {shown(self.flip)}")
         object.__setattr__(self, "flip", bool(self.flip))
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -379,7 +379,7 @@ class Dense(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         """``(units,)`` for ``(features,)``."""
         if len(shape) != 1:
-            raise ValueError(f"Dense takes features of shape (features,), not {shape}: put Flatten() before it")
+            raise ValueError(f"Dense takes features of shape (features,), got {shape}: put Flatten() before it")
         return (self.units,)
 
     def parameter_shapes(self, shape: Shape) -> dict[str, Shape]:

@@ -27,9 +27,9 @@ def softmax_cross_entropy(kernels: Kernels, logits: Array, targets: Array, d_log
 def check_labels(targets: Array, classes: int, n: int) -> None:
     """ValueError unless the targets are ``n`` labels of ``classes`` classes: integers from 0 to ``classes - 1``."""
     if targets.shape != (n,):
-        raise ValueError(f"targets must have shape ({n},), a label per image, not {targets.shape}")
+        raise ValueError(f"targets must have shape ({n},), a label per image, got {targets.shape}")
     if targets.dtype.kind not in "iu":
-        raise ValueError(f"class labels must be integers, not {targets.dtype}")
+        raise ValueError(f"class labels must be integers, got {targets.dtype}")
     if targets.min() < 0 or targets.max() >= classes:
         bad = targets[(targets < 0) | (targets >= classes)][0]
         raise ValueError(f"label {bad} is out of range: this network has {classes} classes, 0 to {classes - 1}")

@@ -72,9 +72,9 @@ class Sequential(Displayed):
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", kernels.resolve(self.kernel))
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
         if len(self.shapes[-1]) != 1:
-            raise ValueError(f"the last layer must give class scores of shape (classes,), not {self.shapes[-1]}")
+            raise ValueError(f"the last layer must give class scores of shape (classes,), got {self.shapes[-1]}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its buffers."""
@@ -226,7 +226,7 @@ class Sequential(Displayed):
         arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64)]
         if gradient is not None:
             if gradient.dtype != parameters.dtype:
-                raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, not {gradient.dtype}")
+                raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, got {gradient.dtype}")
             arrays.append(gradient)
         kind = tuple((array.shape, array.dtype) for array in arrays)
         if kind not in buffers.programs:

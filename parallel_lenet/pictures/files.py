@@ -67,9 +67,9 @@ def averaged(values: Array, height: int, width: int) -> Array:
 def _of_array(array: Array) -> Array:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if array.ndim not in (2, 3) or channels not in CHANNELS or array.size == 0:
-        raise PictureError(f"an image must be an array (h, w) or (h, w, c) with 1 to 4 channels c, not {array.shape}")
+        raise PictureError(f"an image must be an array (h, w) or (h, w, c) with 1 to 4 channels c, got {array.shape}")
     if array.dtype.kind not in "buif":
-        raise PictureError(f"an image must hold numbers, not {array.dtype}")
+        raise PictureError(f"an image must hold numbers, got {array.dtype}")
     return _scaled(array.reshape(*array.shape[:2], channels))
 
 
@@ -94,7 +94,7 @@ def _opaque(values: Array) -> Array:
 
 def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"an image must be the path of a file, or an array, not {shown(path)}")
+        raise TypeError(f"an image must be the path of a file, or an array, got {shown(path)}")
     name = os.fsdecode(path)
     image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
     image_module.init()

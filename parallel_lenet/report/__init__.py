@@ -30,7 +30,7 @@ def write(runs: Sequence[Run], file: Path) -> None:
 def make(runs: Sequence[Run]) -> str:
     """The page as `write` writes it."""
     if not 1 <= len(runs) <= MOST:
-        raise RunError(f"a report is about 1 to {MOST} runs, not {len(runs)}")
+        raise RunError(f"a report is about 1 to {MOST} runs, got {len(runs)}")
     with page.drawing():
         if len(runs) > 1:
             return comparison.page_of(runs)

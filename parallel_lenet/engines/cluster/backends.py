@@ -26,7 +26,7 @@ class Backend(ABC):
         if address is not None and not self.example:
             raise ValueError(f"{self.name} runs on this machine and takes no address, such as {address!r}")
         if address is not None and not (isinstance(address, str) and self.addresses.fullmatch(address)):
-            raise ValueError(f"a {self.name} cluster's address is one like {self.example}, not {address!r}")
+            raise ValueError(f"a {self.name} cluster's address is one like {self.example}, got {address!r}")
         self.address = address
         self.lost: list[str] = []
         """Workers that were given up since someone looked, each as a sentence."""

@@ -96,7 +96,7 @@ class Cluster(Displayed, Engine):
         if backend not in BACKENDS:
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
         if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
         self.timeout = timeout
         self.max_tries = whole("max_tries", max_tries, 1)
         self.bytes_a_step = Traffic(0, 0)
