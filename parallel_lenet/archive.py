@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.files import write_atomically
 from parallel_lenet.jsonable import json_value
 
@@ -39,7 +39,7 @@ class CheckpointError(ValueError):
 def checked_path(path: object) -> str:
     """The path as a string; TypeError if it is not one: a number would name an open file, whatever that is."""
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', got {shown(path)}")
+        raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', got {quoted(path)}")
     return os.fsdecode(path)
 
 

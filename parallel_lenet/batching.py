@@ -8,12 +8,12 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.checks import FRACTION, real_number
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.random import permutation
 
@@ -88,8 +88,7 @@ def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     A pure function of the arguments: shuffled by ``seed``, then in the order of ``data``. Both parts are copies. Raises
     ValueError unless 0 < fraction < 1, DatasetError if ``data`` has fewer than two samples.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
-        raise ValueError(f"validation must be data, or a fraction above 0 and below 1, got {fraction!r}")
+    real_number("validation", fraction, FRACTION)
     if len(data) < 2:
         raise DatasetError(f"{data.name}: {len(data)} sample can't be split into training and validation data")
     held_out = min(max(1, round(float(fraction) * len(data))), len(data) - 1)

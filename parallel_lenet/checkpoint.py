@@ -8,7 +8,7 @@ import numpy as np
 
 from parallel_lenet import archive, descriptions
 from parallel_lenet.archive import Arrays, CheckpointError, checked_path
-from parallel_lenet.checks import shown, whole
+from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.fingerprint import EpochData
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -138,8 +138,8 @@ class Checkpoint:
         for name in [*wanted, *found]:
             if wanted.get(name) != found.get(name):
                 raise CheckpointError(
-                    f"{self.path}: belongs to another network: {shown(name)} is {shown(found.get(name, 'missing'))} in "
-                    f"the checkpoint, {wanted.get(name, 'missing')} in the model"
+                    f"{self.path}: belongs to another network: {quoted(name)} is {quoted(found.get(name, 'missing'))} "
+                    f"in the checkpoint, {wanted.get(name, 'missing')} in the model"
                 )
 
     def require_dtype(self, dtype: np.dtype[Any]) -> None:
@@ -164,7 +164,7 @@ def _require_format(path: str, described: dict[str, Any]) -> None:
             f"numpy.load(path)['parameters'], for Coordinator(model, optimizer, parameters=...)"
         )
     if found != FORMAT:
-        raise CheckpointError(f"{path}: has format {shown(found)}; this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: has format {quoted(found)}; this version reads {FORMAT}")
 
 
 def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> TrainingState:
@@ -185,7 +185,7 @@ def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> Trai
 def _object(described: dict[str, Any], name: str) -> dict[str, Any]:
     value = described.get(name)
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {shown(value)}")
+        raise ValueError(f"{name} is {quoted(value)}")
     return value
 
 
@@ -194,7 +194,7 @@ def _count(described: dict[str, Any], name: str) -> int:
 
 
 def _counted(name: str, value: object) -> int:
-    value = whole(name, value, 0)
+    value = whole_number(name, value, 0)
     if value >= LARGEST:
         raise ValueError(f"{name} must be below 2**63")
     return value
@@ -203,13 +203,13 @@ def _counted(name: str, value: object) -> int:
 def _float(value: object) -> float:
     """A number, or the text that stands for NaN or infinity."""
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
-        raise ValueError(f"{shown(value)} is not a number")
+        raise ValueError(f"{quoted(value)} is not a number")
     return float(value)
 
 
 def _report(values: Any) -> EpochReport:
     if not isinstance(values, dict):
-        raise TypeError(f"history holds {shown(values)}")
+        raise TypeError(f"history holds {quoted(values)}")
     counts = ("epoch", "step")
     rest = {name: value if value is None else _float(value) for name, value in values.items() if name not in counts}
     return EpochReport(**{name: _count(values, name) for name in counts}, **rest)  # type: ignore[arg-type]
@@ -218,9 +218,9 @@ def _report(values: Any) -> EpochReport:
 def _fingerprint(values: Any) -> dict[str, Any]:
     """Of the data that the last step was trained on."""
     if not isinstance(values, dict):
-        raise TypeError(f"data is {shown(values)}")
+        raise TypeError(f"data is {quoted(values)}")
     for length in [values["samples"], *values["shape"][:MOST_AXES]]:
         _counted("data", length)
     if not isinstance(values["sha256"], str) or len(values["shape"]) > MOST_AXES:
-        raise ValueError(f"data is {shown(values)}")
+        raise ValueError(f"data is {quoted(values)}")
     return dict(values)

@@ -1,4 +1,4 @@
-"""One check per kind of value: NumPy's scalars become Python's, and an error names the value and what is allowed."""
+"""One check per kind of value. NumPy's scalars become Python's; an error has name, value and what is allowed."""
 
 import math
 import operator
@@ -19,29 +19,45 @@ class Range(NamedTuple):
 
 FINITE = Range("a finite number", math.isfinite)
 ABOVE_ZERO = Range("a number above 0", lambda value: value > 0)
-ABOVE_ZERO_OR_NONE = ABOVE_ZERO._replace(words="a number above 0, or None")
 POSITIVE = Range("a finite number above 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("a finite number of at least 0", lambda value: 0 <= value < math.inf)
 BELOW_ONE = Range("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
 UP_TO_ONE = Range("a number above 0 and at most 1", lambda value: 0 < value <= 1)
+FRACTION = Range("a fraction above 0 and below 1", lambda value: 0 < value < 1)
 
 
-def whole(name: str, value: object, least: int | None = None) -> int:
-    """The value as an int; ValueError unless it is a whole number (not a bool), of at least ``least`` if given."""
+class InvalidValue(ValueError):  # noqa: N818
+    """A value that is not allowed: ``name`` must be ``allowed`` (or None, if ``or_none``), got ``value``."""
+
+    def __init__(self, name: str, allowed: str, value: object, or_none: bool = False) -> None:
+        super().__init__(name, allowed, value, or_none)
+        self.name = name
+        self.allowed = allowed
+        self.value = value
+        self.or_none = or_none
+
+    def __str__(self) -> str:
+        return f"{self.name} must be {self.allowed}{', or None' * self.or_none}, got {quoted(self.value)}"
+
+
+def whole_number(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """The value as an int. Raises InvalidValue unless it is a whole number, not a bool, from ``least`` to ``most``."""
+    allowed = "a whole number" if least is None else f"a whole number of at least {least}"
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         result = operator.index(cast(SupportsIndex, value))
-        if least is not None and result < least:
-            raise TypeError
     except TypeError:
-        allowed = "a whole number" if least is None else f"a whole number of at least {least}"
-        raise ValueError(f"{name} must be {allowed}, got {shown(value)}") from None
+        raise InvalidValue(name, allowed, value) from None
+    if least is not None and result < least:
+        raise InvalidValue(name, allowed, value)
+    if most is not None and result > most:
+        raise InvalidValue(name, f"at most {most:,}", value)
     return result
 
 
-def number(name: str, value: object, allowed: Range) -> float:
-    """The value as a float; ValueError unless it is a real number (not a bool) in the range.
+def real_number(name: str, value: object, allowed: Range, or_none: bool = False) -> float:
+    """The value as a float. Raises InvalidValue unless it is a real number, not a bool, in the range.
 
     A NumPy scalar is converted because `np.float64(0.9) * float32_array` is a float64 array, while a Python float
     leaves the array's dtype alone.
@@ -52,8 +68,13 @@ def number(name: str, value: object, allowed: Range) -> float:
         if isinstance(value, bool) or not isinstance(value, Real) or not allowed.contains(float(value)):
             raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError(f"{name} must be {allowed.words}, got {shown(value)}") from None
+        raise InvalidValue(name, allowed.words, value, or_none) from None
     return float(value)
+
+
+def optional_number(name: str, value: object, allowed: Range) -> float | None:
+    """None, or the value as `real_number` returns it."""
+    return None if value is None else real_number(name, value, allowed, or_none=True)
 
 
 def numeric_array(name: str, value: object) -> NDArray[Any]:
@@ -66,8 +87,8 @@ def numeric_array(name: str, value: object) -> NDArray[Any]:
     return value
 
 
-def shown(value: object) -> str:
-    """The value as an error message shows it: its repr on one line, cut where it is long."""
+def quoted(value: object) -> str:
+    """The value as an error message shows it: its repr on one line, cut if it is long."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # An int of more than 4,300 digits, or an object whose repr fails.

@@ -35,7 +35,7 @@ from parallel_lenet.batching import (
     split,
 )
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
-from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, numeric_array, shown, whole
+from parallel_lenet.checks import ABOVE_ZERO, InvalidValue, numeric_array, optional_number, quoted, whole_number
 from parallel_lenet.closing import Closeable
 from parallel_lenet.cores import count_workers, usable_cores
 from parallel_lenet.datasets import Dataset, DatasetError
@@ -158,33 +158,35 @@ class Coordinator(Displayed, Closeable):
     ) -> None:
         _require("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         _require("optimizer", optimizer, ("init", "update"))
-        preferred = whole("the model's preferred_shard_size", getattr(model, "preferred_shard_size", ANY_SHARD_SIZE), 1)
+        preferred = whole_number(
+            "the model's preferred_shard_size", getattr(model, "preferred_shard_size", ANY_SHARD_SIZE), 1
+        )
         self.model = model
         self.optimizer = optimizer
-        self.batch_size = whole("batch_size", batch_size, 1)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.leaf: int | None = getattr(model, "leaf", None)
         """The model's: see `Model`. None: gradients are added shard by shard."""
         if shard_size is None:
             shard_size = default_shard_size(preferred, batch_size) if self.leaf is None else preferred
-        self.shard_size = whole("shard_size", shard_size, 1)
+        self.shard_size = whole_number("shard_size", shard_size, 1)
         if self.leaf is not None:
-            self.shard_size = aligned(self.shard_size, whole("the model's leaf", self.leaf, 1))
+            self.shard_size = aligned(self.shard_size, whole_number("the model's leaf", self.leaf, 1))
         self._sizes = BlockSizes.of(self.leaf, preferred, self.shard_size)
-        self.seed = whole("seed", seed, 0)
+        self.seed = whole_number("seed", seed, 0)
         if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64, got {self.seed}")
-        self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, ABOVE_ZERO_OR_NONE)
+            raise InvalidValue("seed", "below 2**64", self.seed)
+        self.clip_norm = optional_number("clip_norm", clip_norm, ABOVE_ZERO)
         if on_nan not in ("stop", "skip"):
             raise ValueError(f"on_nan must be stop or skip, got {on_nan!r}")
         self.on_nan = on_nan
-        step_timeout = None if step_timeout is None else number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
+        step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO)
         self._starts = isinstance(engine, str)  # Whether the workers are ours to start.
         self._workers_note: str | None = None
         self.engine = _engine(
             engine,
             lambda: self._limited(count_workers(n_workers).count),
             step_timeout,
-            whole("max_tries", max_tries, 1),
+            whole_number("max_tries", max_tries, 1),
         )
         if not isinstance(engine, str):
             self._limited(self.engine.n_workers)
@@ -286,9 +288,9 @@ class Coordinator(Displayed, Closeable):
         done = f"epoch={state.epoch}, step={state.optimizer.step}"
         running = f", processes {', '.join(map(str, pids))}" if pids else ""
         rows = [
-            ("model", shown(self.model)),
-            ("optimizer", shown(self.optimizer)),
-            ("workers", f"{self.n_workers} of {shown(self.engine)}{running}"),
+            ("model", quoted(self.model)),
+            ("optimizer", quoted(self.optimizer)),
+            ("workers", f"{self.n_workers} of {quoted(self.engine)}{running}"),
             *((name, str(getattr(self, name))) for name in ("batch_size", "shard_size", "seed", "clip_norm", "on_nan")),
             ("finished", f"{count(state.epoch, 'epoch')}, {count(state.optimizer.step, 'step')}"),
             ("unfinished epoch", count(state.cursor, "sample") if state.cursor else "none"),
@@ -364,7 +366,7 @@ class Coordinator(Displayed, Closeable):
                 f"epochs must be a whole number, got {type(epochs).__name__}: inputs and targets are passed as one "
                 "pair, fit((inputs, targets), epochs)"
             )
-        epochs = whole("epochs", epochs, 0)
+        epochs = whole_number("epochs", epochs, 0)
         data: tuple[Dataset, ...] = (self._checked(train),)
         if isinstance(validation, float | int | np.floating | np.integer):
             data = split(data[0], validation, self.seed)
@@ -764,7 +766,7 @@ class Coordinator(Displayed, Closeable):
         if not listed or not all(name in allowed for name in may_differ):
             example = may_differ if may_differ in allowed else "optimizer"
             raise ValueError(
-                f'may_differ must be a list of settings, such as ["{example}"], got {shown(may_differ)}; the settings '
+                f'may_differ must be a list of settings, such as ["{example}"], got {quoted(may_differ)}; the settings '
                 f"are {', '.join(allowed)}"
             )
         checkpoint = Checkpoint.load(path)
@@ -919,7 +921,7 @@ class _Call:
 def _engine(engine: str | Engine, workers: Callable[[], int], step_timeout: float | None, max_tries: int) -> Engine:
     if not isinstance(engine, str):
         if not isinstance(engine, Engine):
-            raise TypeError(f"engine must be a name or an Engine, got {shown(engine)}")
+            raise TypeError(f"engine must be a name or an Engine, got {quoted(engine)}")
         return engine
     if engine == "processes":
         return ProcessesEngine(workers(), step_timeout=step_timeout, max_tries=max_tries)

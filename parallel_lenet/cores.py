@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import whole_number
 from parallel_lenet.limits import cpu_quota
 
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
@@ -71,7 +71,7 @@ def count_workers(n_workers: int | None) -> WorkerCount:
             return count_workers(asked)
         except ValueError as error:
             raise ValueError(f"{WORKERS_VARIABLE}: {error}") from None
-    n_workers = whole("the number of workers", n_workers)
+    n_workers = whole_number("the number of workers", n_workers)
     if n_workers == 0:
         raise ValueError(
             "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all but one"

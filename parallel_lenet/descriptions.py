@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.model import Model
 from parallel_lenet.network import layers
@@ -49,12 +49,12 @@ def _written(description: Any) -> str:
         return f"{_name(description['class'])}({settings})"
     if isinstance(description, dict) and isinstance(description.get("function"), str):
         return _name(description["function"])
-    return shown(description)
+    return quoted(description)
 
 
 def _name(text: str) -> str:
     """A name as it is; any other text as its repr, without control characters."""
-    return text if text.replace(".", "").replace("<", "").replace(">", "").isidentifier() else shown(text)
+    return text if text.replace(".", "").replace("<", "").replace(">", "").isidentifier() else quoted(text)
 
 
 def differences(saved: Any, ours: Any, where: str) -> list[str]:
@@ -104,7 +104,7 @@ def build(description: Any, kernel: str = "auto") -> Sequential:
     if not isinstance(stack, list) or len(stack) > MOST_LAYERS:
         raise ValueError(f"its layers must be a list of at most {MOST_LAYERS:,}")
     if not isinstance(description["dtype"], str):
-        raise ValueError(f"its dtype must be float32 or float64, got {shown(description['dtype'])}")
+        raise ValueError(f"its dtype must be float32 or float64, got {quoted(description['dtype'])}")
     images = _make({"Images": layers.Images}, description["images"])
     network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"])
     if sum(map(math.prod, network.shapes)) > MOST_NUMBERS:
@@ -114,18 +114,18 @@ def build(description: Any, kernel: str = "auto") -> Sequential:
 
 def _make(kinds: Mapping[str, Callable[..., Any]], description: Any) -> Any:
     if not isinstance(description, dict) or not isinstance(description.get("class"), str):
-        raise ValueError(f"{shown(description)} is not a layer")
+        raise ValueError(f"{quoted(description)} is not a layer")
     kind = kinds.get(description["class"])
     if kind is None:
-        raise ValueError(f"it has a layer of another program, {shown(description['class'])}: build the model there")
+        raise ValueError(f"it has a layer of another program, {quoted(description['class'])}: build the model there")
     settings = {name: value for name, value in description.items() if name != "class"}
     fields = {field.name for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     if settings.keys() != fields:
         raise ValueError(
-            f"{description['class']} must have the settings {sorted(fields)}, got {shown(sorted(settings))}"
+            f"{description['class']} must have the settings {sorted(fields)}, got {quoted(sorted(settings))}"
         )
     for name, value in settings.items():
         for item in value if isinstance(value, list) else [value]:
             if not isinstance(item, bool | int | float | None) or (isinstance(item, int) and abs(item) >= LARGEST):
-                raise ValueError(f"{description['class']}: {name} can't be {shown(value)}")
+                raise ValueError(f"{description['class']}: {name} can't be {quoted(value)}")
     return kind(**settings)

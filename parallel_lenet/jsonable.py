@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 
 DEEPEST = 50  # Lists and dicts within each other, in metadata.
 DEEPEST_SETTING = 8  # An optimizer's schedule's schedule is 3 deep. Objects that hold each other have no end.
@@ -44,7 +44,7 @@ def json_value(name: str, value: object, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if isinstance(key, bool) or not isinstance(key, str | int | np.integer):
-                raise TypeError(f"{name} has the key {shown(key)}; JSON's keys are strings")
+                raise TypeError(f"{name} has the key {quoted(key)}; JSON's keys are strings")
         return {str(key): json_value(f"{name}[{str(key)!r}]", item, depth + 1) for key, item in value.items()}
     raise TypeError(f"{name} is of type {type(value).__name__}, which JSON does not have")
 

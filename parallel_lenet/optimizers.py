@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.arithmetic import power, sum_of_squares
-from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, number
+from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, real_number
 from parallel_lenet.display import Settings
 from parallel_lenet.schedules import Schedule, rate_at, set_number
 from parallel_lenet.slices import ALONE, Threads
@@ -334,7 +334,7 @@ def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = AL
     below; TensorFlow's `clip_by_global_norm` and Keras's `global_clipnorm` agree with the paper. Keras's `clipnorm` is
     something else, a limit for each variable alone.
     """
-    max_norm = number("max_norm", max_norm, ABOVE_ZERO)
+    max_norm = real_number("max_norm", max_norm, ABOVE_ZERO)
     # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and
     # the norm is then infinite.
     norm = math.sqrt(sum_of_squares(gradient, threads))

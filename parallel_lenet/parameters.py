@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import whole_number
 
 Vector = NDArray[Any]
 
@@ -35,7 +35,7 @@ class Layout:
         entries = []
         for name, shape in self.entries:
             lengths = shape if isinstance(shape, tuple | list) else (shape,)
-            entries.append((str(name), tuple(whole(f"a length of parameter {name!r}", n, 1) for n in lengths)))
+            entries.append((str(name), tuple(whole_number(f"a length of parameter {name!r}", n, 1) for n in lengths)))
         if len(dict(entries)) < len(entries):
             raise ValueError(f"parameter names must differ, got {[name for name, _ in entries]}")
         object.__setattr__(self, "entries", tuple(entries))

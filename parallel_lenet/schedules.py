@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from parallel_lenet.arithmetic import half_cosine, power
-from parallel_lenet.checks import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, Range, number, whole
+from parallel_lenet.checks import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, InvalidValue, Range, real_number, whole_number
 from parallel_lenet.display import Settings
 
 
@@ -35,17 +35,17 @@ def rate_at(learning_rate: float | Schedule, step: int) -> float:
 
 def set_number(record: object, name: str, allowed: Range) -> None:
     """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed."""
-    object.__setattr__(record, name, number(name, getattr(record, name), allowed))
+    object.__setattr__(record, name, real_number(name, getattr(record, name), allowed))
 
 
 def set_step_count(record: object, name: str) -> None:
     """Check that the attribute `name` of a frozen dataclass counts steps and store it as an int; ValueError if not."""
-    object.__setattr__(record, name, whole(name, getattr(record, name), 1))
+    object.__setattr__(record, name, whole_number(name, getattr(record, name), 1))
 
 
 def _check_step(step: int) -> None:
     if step < 0:
-        raise ValueError(f"step must be at least 0, got {step}")
+        raise InvalidValue("step", "at least 0", step)
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from parallel_lenet import descriptions, finite, kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.checks import numeric_array, shown
+from parallel_lenet.checks import numeric_array, quoted
 from parallel_lenet.display import Displayed, Summary, Table, shortened
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.sequential import Sequential
@@ -34,7 +34,7 @@ class TrainedModel(Displayed):
     """What was given to `Coordinator.save`."""
 
     def _summary(self) -> Summary:
-        rows = [(shown(name), shown(value)) for name, value in self.metadata.items()]
+        rows = [(quoted(name), quoted(value)) for name, value in self.metadata.items()]
         parts = [*self.model._summary().parts, Table(("metadata", ""), shortened(rows), texts=2)]
         return Summary(f"TrainedModel({self.model!r})", parts)
 

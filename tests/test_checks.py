@@ -1,6 +1,7 @@
 """One check per kind of value, and NumPy's scalars wherever a number is taken."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from parallel_lenet import (
     Warmup,
     lenet5,
 )
-from parallel_lenet.checks import FINITE, POSITIVE, number, whole
+from parallel_lenet.checks import FINITE, POSITIVE, InvalidValue, optional_number, real_number, whole_number
 
 THREE = [3, np.int64(3), np.uint8(3), np.array(3), np.array([3, 1]).max()]
 
 
 @pytest.mark.parametrize("value", THREE, ids=lambda value: type(value).__name__)
 def test_a_whole_number_of_any_type_becomes_an_int(value: Any) -> None:
-    assert type(whole("n", value, 0)) is int
+    assert type(whole_number("n", value, 0)) is int
     assert Dense(value) == Dense(3)
     assert AvgPool2d(value, value) == AvgPool2d(3)
     assert MaxPool2d(value) == MaxPool2d(3)
@@ -44,7 +45,7 @@ def test_a_whole_number_of_any_type_becomes_an_int(value: Any) -> None:
 @pytest.mark.parametrize("value", [True, np.True_, 2.0, np.float32(2), "2", None, [2], np.array([2]), 0, -1])
 def test_what_is_no_whole_number_of_at_least_one_is_refused_by_name(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^n must be a whole number of at least 1, got "):
-        whole("n", value, 1)
+        whole_number("n", value, 1)
     for make, words in (
         (Dense, "Dense: units"),
         (AvgPool2d, "AvgPool2d: size"),
@@ -59,7 +60,7 @@ def test_what_is_no_whole_number_of_at_least_one_is_refused_by_name(value: Any) 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.array(0.5), np.longdouble(0.5)])
 def test_a_number_of_any_type_becomes_a_float(value: Any) -> None:
-    assert type(number("rate", value, POSITIVE)) is float
+    assert type(real_number("rate", value, POSITIVE)) is float
     assert Adam(value, beta1=value) == Adam(0.5, beta1=0.5)
     assert Warmup(Cosine(value, np.int64(9)), np.int64(2)) == Warmup(Cosine(0.5, 9), 2)
     assert lenet5(mean=value, std=value).images == lenet5(mean=0.5, std=0.5).images
@@ -69,7 +70,19 @@ def test_a_number_of_any_type_becomes_a_float(value: Any) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None, 1j, [1.0], np.ones(1), 10**400])
 def test_what_is_no_finite_number_is_refused_by_name(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^rate must be a finite number, got "):
-        number("rate", value, FINITE)
+        real_number("rate", value, FINITE)
+
+
+def test_an_error_about_a_value_has_its_parts_also_from_another_process() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        optional_number("clip_norm", -2, POSITIVE)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.name, error.allowed, error.value) == ("clip_norm", "a finite number above 0", -2)
+        assert str(error) == "clip_norm must be a finite number above 0, or None, got -2"
+    assert optional_number("clip_norm", None, POSITIVE) is None
+    assert whole_number("n", np.int64(5), 1, 5) == 5
+    with pytest.raises(InvalidValue, match=r"^n must be at most 5, got 6$"):
+        whole_number("n", 6, 1, 5)
 
 
 def test_one_number_for_the_image_size_is_height_and_width() -> None:

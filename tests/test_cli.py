@@ -157,10 +157,10 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["train", "--dataset", "cats"], 2, "cats"),
-        (["train", "--batch-size", "0"], 2, "--batch-size must be at least 1, got 0"),
+        (["train", "--batch-size", "0"], 2, "--batch-size must be a whole number of at least 1, got 0"),
         (["train", "--batch-size", "x"], 2, "'x'"),
         (["train", "--workers", "0"], 2, "--workers"),
-        (["train", "--epochs", "0"], 2, "--epochs must be at least 1, got 0"),
+        (["train", "--epochs", "0"], 2, "--epochs must be a whole number of at least 1, got 0"),
         (["train", "--max-steps", "0"], 2, "--max-steps"),
         (["train", "--shard-size", "-3"], 2, "--shard-size"),
         (["train", "--learning-rate", "nan"], 2, "--learning-rate must be a finite number above 0, got nan"),

@@ -100,7 +100,7 @@ def test_a_thousand_workers_need_more_than_a_files_word(
         (b"data-dir = '/missing'\ndataset = 'mnist-5k'", "--data-dir /missing does not exist"),
         (b"max-time = '0:5'", "got '0:5'"),
         (b"validation = 1", "--validation must be a fraction above 0 and below 1, got 1.0"),
-        (b"evaluate-on = -1", "--evaluate-on must be at least 0, got -1"),
+        (b"evaluate-on = -1", "--evaluate-on must be a whole number of at least 0, got -1"),
         (b"seed = 1979-05-27", "seed must be a whole number, got datetime.date"),
         (b"# " + bytes(2 << 20), "is longer than 1,048,576 bytes"),
     ],

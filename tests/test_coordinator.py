@@ -227,7 +227,7 @@ def test_a_fraction_for_validation_is_left_out_of_training_the_same_way_each_tim
     assert together.parameters_sha256() == apart.parameters_sha256()
     assert [e.validation_loss for e in together.history] == [e.validation_loss for e in apart.history]
     for wrong in (0, 1.0, True):
-        with pytest.raises(ValueError, match="validation must be data, or a fraction"):
+        with pytest.raises(ValueError, match="validation must be a fraction"):
             together.fit(digits, 1, wrong)
 
 

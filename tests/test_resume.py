@@ -145,7 +145,7 @@ def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
         (["half", "--max-steps", "9"], 2, "--max-steps"),
         (["half", "--on-nan", "skip"], 2, "--on-nan"),
         (["half", "--out", "other"], 2, "--out other disagrees with --resume, which continues in half"),
-        (["half", "--epochs", "0"], 2, "--epochs must be at least 1, got 0"),
+        (["half", "--epochs", "0"], 2, "--epochs must be a whole number of at least 1, got 0"),
         (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has finished, got 2"),
         (["half", "--data-dir", "others"], 1, "205 training and 64 test images with the SHA-256"),
         (["half", "--chaos", "kill:every=0"], 2, "--chaos kill:every=0: kill:every must be at least 1, got 0"),

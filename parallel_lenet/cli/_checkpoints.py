@@ -7,8 +7,9 @@ from typing import Any
 from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.checks import quoted
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError, shown
+from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._resume import local_path
 from parallel_lenet.cli._sources import reading
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
@@ -51,10 +52,10 @@ def images_of(
     dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")
     if data_dir is not None:
         if not isinstance(data_dir, str):
-            raise CheckpointError(f"{file}: names the data {shown(data_dir)}, which is not a path: give --data-dir")
+            raise CheckpointError(f"{file}: names the data {quoted(data_dir)}, which is not a path: give --data-dir")
         console.note(reading(local_path(file, data_dir)))
     if not isinstance(dataset, str | None):
-        raise CheckpointError(f"{file}: names the dataset {shown(dataset)}, which is not a name: give --dataset")
+        raise CheckpointError(f"{file}: names the dataset {quoted(dataset)}, which is not a name: give --dataset")
     return dataset, data_dir
 
 

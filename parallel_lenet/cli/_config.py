@@ -9,7 +9,8 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, shown, stored
+from parallel_lenet.checks import quoted
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, stored
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
 KINDS = {int: "a whole number", float: "a number", str: "a string"}
@@ -58,7 +59,7 @@ def read(file: str) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in OPTIONS:
             allowed = ", ".join(map(dashed, OPTIONS))
-            raise UsageError(f"--config {path}: unknown option {shown(key)}; allowed are {allowed}")
+            raise UsageError(f"--config {path}: unknown option {quoted(key)}; allowed are {allowed}")
         if name in values:
             raise UsageError(f"--config {path}: names {dashed(name)} twice")
         where = f"--config {path}: {dashed(name)}"
@@ -89,11 +90,11 @@ def _checked(where: str, value: Any, option: Field[Any]) -> Any:
         if parse is not kind and type(value) is str:
             value = parse(value)
     except OverflowError:
-        raise UsageError(f"{where} is too large: {shown(value)}") from None
+        raise UsageError(f"{where} is too large: {quoted(value)}") from None
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{where} {error}") from None
     if type(value) is not kind:
-        raise UsageError(f"{where} must be {KINDS[kind]}, got {shown(value)}")
+        raise UsageError(f"{where} must be {KINDS[kind]}, got {quoted(value)}")
     if choices and value not in choices:
-        raise UsageError(f"{where} must be one of {', '.join(choices)}, got {shown(value)}")
+        raise UsageError(f"{where} must be one of {', '.join(choices)}, got {quoted(value)}")
     return value

@@ -8,6 +8,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from parallel_lenet import kernels
+from parallel_lenet.checks import FRACTION, InvalidValue, Range, quoted, real_number, whole_number
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
@@ -18,10 +19,10 @@ SCHEDULES = ("constant", "step", "cosine")
 ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
 LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
-MOST = 10**12  # Of anything counted: beyond it, products of counts would not fit where they are computed.
-# Where code runs, whom to talk to and where to write: said by whoever starts a run, not by the file of another run.
+MOST = 10**12  # The largest count: products of larger ones would overflow.
+DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
+# Where code runs, which machines it talks to and where it writes: only the command line says it, never a file.
 NOT_WRITTEN = ("engine", "cluster_address", "out")
-SHOWN = 60  # Characters of a wrong value in an error.
 BELIEVED = 4  # Workers per usable core that a configuration file may ask for.
 
 
@@ -41,7 +42,7 @@ def seconds(text: str) -> float:
     if not 0 < value <= LONGEST:
         raise argparse.ArgumentTypeError(
             f"must be a positive duration: seconds, or as in 90m, 1h30m, MM:SS, HH:MM:SS or D-HH:MM:SS, "
-            f"got {shown(text)}"
+            f"got {quoted(text)}"
         )
     return value
 
@@ -172,20 +173,12 @@ def dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def shown(value: object) -> str:
-    """A wrong value for an error message, cut short if it is long; never raises."""
-    try:
-        text = repr(value)
-    except Exception:  # An integer of more digits than Python prints, or a value nested too deeply.
-        return f"a {type(value).__name__} that is too large to print"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
 def as_usage(error: ValueError) -> UsageError:
-    """What the library says of a value, beginning with its name, about the option that has it."""
-    name, _, rest = str(error).partition(" ")
-    # On a command line, an option that is left out stands for None.
-    return UsageError(f"--{dashed(name)} {rest.replace(', or None', '')}" if name in OPTIONS else str(error))
+    """The library's error about a value, as one about the option that gave the value."""
+    if isinstance(error, InvalidValue) and error.name in OPTIONS:
+        # An option that is left out stands for None.
+        return UsageError(str(InvalidValue(f"--{dashed(error.name)}", error.allowed, error.value)))
+    return UsageError(str(error))
 
 
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
@@ -217,7 +210,7 @@ def stored(name: str, value: Any, where: str) -> Any:
     """A value as runs record it: data folders by their absolute path; UsageError if no file can have that name."""
     if name in ("data_dir", "out") and value is not None:
         if "\0" in value or not _encodable(value):
-            raise UsageError(f"{where} must be a path, got {shown(value)}")
+            raise UsageError(f"{where} must be a path, got {quoted(value)}")
         if name == "data_dir":
             return os.path.abspath(value)
     return value
@@ -232,16 +225,18 @@ def _encodable(text: str) -> bool:
 
 
 def check(options: TrainOptions) -> None:
-    """UsageError if a number is out of its range; the library checks the others."""
-    for name, option in OPTIONS.items():
-        value, least = getattr(options, name), option.metadata["least"]
-        if value is not None and least is not None and not least <= value <= MOST:
-            bound = f"at least {least}" if value < least else f"at most {MOST:,}"
-            raise UsageError(f"--{dashed(name)} must be {bound}, got {shown(value)}")
-    if options.validation is not None and not 0 < options.validation < 1:
-        raise UsageError(f"--validation must be a fraction above 0 and below 1, got {options.validation}")
-    if options.max_time is not None and not 0 < options.max_time <= LONGEST:
-        raise UsageError(f"--max-time must be positive and at most {LONGEST:,} seconds, got {options.max_time}")
+    """UsageError if a number is out of its range. The library checks the numbers that only it uses."""
+    try:
+        for name, option in OPTIONS.items():
+            value, least = getattr(options, name), option.metadata["least"]
+            if value is not None and least is not None:
+                whole_number(name, value, least, MOST)
+        if options.validation is not None:
+            real_number("validation", options.validation, FRACTION)
+        if options.max_time is not None:
+            real_number("max_time", options.max_time, DURATION)
+    except InvalidValue as error:
+        raise as_usage(error) from None
 
 
 def is_of_kind(value: Any, option: Field[Any]) -> bool:
@@ -268,7 +263,7 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
     if origin == "--config" and asked > BELIEVED * max(2, usable_cores()):
         # A file may come from a larger machine, or from somebody else: a thousand processes need the user's own word.
         workers = count_workers(-1)
-        return replace(workers, how=f"{workers.how}, not the {shown(asked)} of --config: to insist, give --workers")
+        return replace(workers, how=f"{workers.how}, not the {quoted(asked)} of --config: to insist, give --workers")
     try:
         workers = count_workers(asked)
     except ValueError as error:

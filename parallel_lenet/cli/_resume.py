@@ -12,7 +12,8 @@ from typing import Any
 from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind, shown
+from parallel_lenet.checks import quoted
+from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
@@ -138,7 +139,7 @@ def local_path(file: Path | str, data_dir: str) -> str:
     On Windows, opening ``//HOST/share`` sends the user's credentials to HOST.
     """
     if data_dir.replace("\\", "/").startswith("//") or not os.path.isabs(data_dir) or "\0" in data_dir:
-        raise CheckpointError(f"{file}: names the data {shown(data_dir)}, not a local path: give --data-dir")
+        raise CheckpointError(f"{file}: names the data {quoted(data_dir)}, not a local path: give --data-dir")
     return data_dir
 
 
@@ -147,7 +148,7 @@ def _options(values: Any) -> TrainOptions:
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if not is_of_kind(value, option):
-            raise ValueError(f"{name} is {shown(value)}")
+            raise ValueError(f"{name} is {quoted(value)}")
     try:
         check(options)
     except UsageError as error:
@@ -159,13 +160,13 @@ def _figures(values: Any) -> Figures:
     test, validation = ({f"{of}_{what}" for what in ("loss", "accuracy", "images")} for of in ("test", "validation"))
     found: dict[str, Any] = dict(values)
     if found.keys() not in (test, test | validation):
-        raise ValueError(f"figures are {shown(values)}")
+        raise ValueError(f"figures are {quoted(values)}")
     figures: Figures = {}
     for name, value in found.items():
         number = value is None or value in ("nan", "inf", "-inf") or type(value) in (int, float)
         count = name.endswith("_images")
         if not number or (count and not (type(value) is int and 0 <= value < 2**63)):
-            raise ValueError(f"{name} is {shown(value)}")
+            raise ValueError(f"{name} is {quoted(value)}")
         figures[name] = value if count or value is None else float(value)
     return figures
 
@@ -189,7 +190,9 @@ def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:
 
 
 def _summary(data: dict[str, Any]) -> str:
-    train, test = (f"{n:,}" if type(n) is int and n < MOST else shown(n) for n in (data.get("train"), data.get("test")))
+    train, test = (
+        f"{n:,}" if type(n) is int and n < MOST else quoted(n) for n in (data.get("train"), data.get("test"))
+    )
     digest = data.get("sha256")
-    start = f"{digest[:16]}..." if isinstance(digest, str) and digest.isalnum() else shown(digest)
+    start = f"{digest[:16]}..." if isinstance(digest, str) and digest.isalnum() else quoted(digest)
     return f"{train} training and {test} test images with the SHA-256 {start}"

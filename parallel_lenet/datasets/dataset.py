@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.thumbnails import thumbnails
 
@@ -57,7 +57,7 @@ class Dataset(Displayed):
     def _summary(self) -> Summary:
         """Reads the first few samples only."""
         what = [f"{array.dtype} {array.shape[1:] or ''}".rstrip() for array in (self.inputs, self.targets)]
-        samples, name = count(len(self), "sample"), shown(self.name)
+        samples, name = count(len(self), "sample"), quoted(self.name)
         rows = [("name", name), ("samples", f"{len(self):,}"), ("inputs", what[0]), ("targets", what[1])]
         line = f"Dataset({name}, {samples}, inputs {what[0]}, targets {what[1]})"
         return Summary(line, [Table((), rows, texts=2), thumbnails(self.inputs, self.targets)])

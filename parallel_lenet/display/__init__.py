@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NewType
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 
 Html = NewType("Html", str)
 """Markup that is safe to put into a page."""
@@ -126,7 +126,7 @@ def call(record: Any) -> str:
     """A dataclass as the call that makes it, without the settings that have their default."""
     fields = [field for field in dataclasses.fields(record) if field.init and field.repr]
     changed = [field.name for field in fields if not _is(getattr(record, field.name), field.default)]
-    return f"{type(record).__name__}({', '.join(f'{name}={shown(getattr(record, name))}' for name in changed)})"
+    return f"{type(record).__name__}({', '.join(f'{name}={quoted(getattr(record, name))}' for name in changed)})"
 
 
 def _is(value: Any, default: Any) -> bool:

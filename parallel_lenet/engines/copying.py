@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def _culprit(
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
     """What the value holds, each with what its name adds to the value's."""
     if isinstance(value, dict):
-        yield from ((f"[{shown(key)}]", item) for key, item in value.items())
+        yield from ((f"[{quoted(key)}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif not isinstance(value, type | FunctionType | ModuleType):

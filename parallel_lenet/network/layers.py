@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import FINITE, POSITIVE, number, shown, whole
+from parallel_lenet.checks import FINITE, POSITIVE, quoted, real_number, whole_number
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.network import pixels
 from parallel_lenet.random import uniform
@@ -71,7 +71,7 @@ class Layer(ABC):
 def _set_whole(layer: object, least: int, *names: str) -> None:
     """Store the settings of a frozen layer as ints; ValueError unless they are whole numbers of at least ``least``."""
     for name in names:
-        value = whole(f"{type(layer).__name__}: {name}", getattr(layer, name), least)
+        value = whole_number(f"{type(layer).__name__}: {name}", getattr(layer, name), least)
         object.__setattr__(layer, name, value)
 
 
@@ -120,15 +120,15 @@ class Images:
     def __post_init__(self) -> None:
         sides = self.image_size if isinstance(self.image_size, tuple | list) else (self.image_size, self.image_size)
         if len(sides) != 2:
-            raise ValueError(f"Images: image_size must be (height, width) or one number, got {shown(self.image_size)}")
+            raise ValueError(f"Images: image_size must be (height, width) or one number, got {quoted(self.image_size)}")
         names = ("Images: height of image_size", "Images: width of image_size")
-        image_size = tuple(whole(name, side, 1) for name, side in zip(names, sides, strict=True))
+        image_size = tuple(whole_number(name, side, 1) for name, side in zip(names, sides, strict=True))
         object.__setattr__(self, "image_size", image_size)
         _set_whole(self, 1, "channels", "size")
         for name, allowed in (("mean", FINITE), ("std", POSITIVE), ("pixel_min", FINITE)):
-            object.__setattr__(self, name, number(f"Images: {name}", getattr(self, name), allowed))
+            object.__setattr__(self, name, real_number(f"Images: {name}", getattr(self, name), allowed))
         if self.pixel_max is not None:
-            object.__setattr__(self, "pixel_max", number("Images: pixel_max", self.pixel_max, FINITE))
+            object.__setattr__(self, "pixel_max", real_number("Images: pixel_max", self.pixel_max, FINITE))
             if not self.pixel_max > self.pixel_min:
                 raise ValueError(f"Images: pixel_max must be above pixel_min, {self.pixel_min}, got {self.pixel_max}")
 
@@ -230,7 +230,7 @@ class Conv2d(Layer):
         _set_whole(self, 1, "filters", "kernel_size", "stride")
         _set_whole(self, 0, "padding")
         if not isinstance(self.flip, bool | np.bool_):
-            raise ValueError(f"Conv2d: flip must be True or False, got {shown(self.flip)}")
+            raise ValueError(f"Conv2d: flip must be True or False, got {quoted(self.flip)}")
         object.__setattr__(self, "flip", bool(self.flip))
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -326,7 +326,7 @@ class Tanh(_Elementwise):
     amplitude: float = 1.7159
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "amplitude", number("Tanh: amplitude", self.amplitude, POSITIVE))
+        object.__setattr__(self, "amplitude", real_number("Tanh: amplitude", self.amplitude, POSITIVE))
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
         """Squash."""

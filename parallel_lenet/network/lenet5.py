@@ -1,6 +1,6 @@
 """LeNet-5, the tutorial's network."""
 
-from parallel_lenet.checks import shown, whole
+from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.network.layers import (
     MEAN,
     STD,
@@ -53,10 +53,10 @@ def lenet5(
     output is a dense layer under softmax.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {shown(activation)}: choose one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown activation {quoted(activation)}: choose one of {', '.join(ACTIVATIONS)}")
     if pooling not in POOLINGS:
-        raise ValueError(f"unknown pooling {shown(pooling)}: choose one of {', '.join(POOLINGS)}")
-    classes = whole("classes", classes, 2)
+        raise ValueError(f"unknown pooling {quoted(pooling)}: choose one of {', '.join(POOLINGS)}")
+    classes = whole_number("classes", classes, 2)
     if mean is None:
         mean = MEAN if pixel_max is not None else 0.0
     if std is None:

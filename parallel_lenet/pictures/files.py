@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.network import pixels
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ def _opaque(values: Array) -> Array:
 
 def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"an image must be the path of a file, or an array, got {shown(path)}")
+        raise TypeError(f"an image must be the path of a file, or an array, got {quoted(path)}")
     name = os.fsdecode(path)
     image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
     image_module.init()

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.files import write_atomically
@@ -105,10 +105,10 @@ def read(folder: Path) -> list[Session]:
         for session in sessions:
             for part in ("options", "data", "versions", "machine", "variables"):
                 if not isinstance(session[part], dict):
-                    raise TypeError(f"{part} is {shown(session[part])}")
+                    raise TypeError(f"{part} is {quoted(session[part])}")
             for part in ("started", "command", "repeat"):
                 if not isinstance(session[part], str):
-                    raise TypeError(f"{part} is {shown(session[part])}")
+                    raise TypeError(f"{part} is {quoted(session[part])}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from error
     return list(sessions)

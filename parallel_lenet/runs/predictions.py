@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.checks import whole
+from parallel_lenet.checks import whole_number
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.sequential import Sequential
@@ -186,7 +186,7 @@ def load(folder: Path) -> Predictions | None:
     except CheckpointError as error:
         raise RunError(str(error)) from error
     try:
-        classes, mistakes = whole("classes", said["classes"], 1), said["mistakes"]
+        classes, mistakes = whole_number("classes", said["classes"], 1), said["mistakes"]
         labels, predicted = (_labels(arrays[name], classes) for name in ("labels", "predicted"))
         if len(labels) != len(predicted) or len(mistakes) > WORST or classes > MOST_CLASSES:
             raise ValueError("its arrays do not belong together")
@@ -198,8 +198,8 @@ def load(folder: Path) -> Predictions | None:
             raise ValueError("its pictures or probabilities are of the wrong kind")
         return Predictions(
             data=str(said["data"]),
-            step=whole("step", said["step"], 0),
-            images=whole("images", said["images"], 0),
+            step=whole_number("step", said["step"], 0),
+            images=whole_number("images", said["images"], 0),
             labels=labels,
             predicted=predicted,
             classes=classes,
@@ -208,7 +208,7 @@ def load(folder: Path) -> Predictions | None:
                 for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
             ),
             example=arrays["example"].reshape(said["example_shape"]),
-            example_label=whole("example_label", said["example_label"], 0),
+            example_label=whole_number("example_label", said["example_label"], 0),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from error

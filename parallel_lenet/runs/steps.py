@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import shown
+from parallel_lenet.checks import quoted
 from parallel_lenet.files import write_atomically
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.reports import StepReport
@@ -154,7 +154,7 @@ def read(folder: Path) -> Steps | None:
         return None
     names = header.split(",")
     if names != _header(len(names) - len(COLUMNS)).split(","):
-        raise RunError(f"{path}: is damaged, or was not written by a training run: it begins with {shown(header)}")
+        raise RunError(f"{path}: is damaged, or was not written by a training run: it begins with {quoted(header)}")
     place = names.index("parameters")
     rows, digests = [], []
     for line in lines:

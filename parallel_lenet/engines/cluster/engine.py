@@ -27,7 +27,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Block
-from parallel_lenet.checks import shown, whole
+from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
@@ -98,7 +98,7 @@ class Cluster(Displayed, Engine):
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
         self.timeout = timeout
-        self.max_tries = whole("max_tries", max_tries, 1)
+        self.max_tries = whole_number("max_tries", max_tries, 1)
         self.bytes_a_step = Traffic(0, 0)
         """Of the last step; the first also sends the datasets."""
         self._backend = BACKENDS[backend](address)
@@ -116,11 +116,11 @@ class Cluster(Displayed, Engine):
         if n_workers is None:
             n_workers = usable_cores() if address is None else self._backend.start(None)
             self._follows = address is not None
-        self.n_workers = whole("n_workers", n_workers, 1)
+        self.n_workers = whole_number("n_workers", n_workers, 1)
 
     def _summary(self) -> Summary:
         settings = {
-            "address": shown(self._backend.address),
+            "address": quoted(self._backend.address),
             "n_workers": str(self.n_workers),
             "timeout": f"{self.timeout:g}",
             "max_tries": str(self.max_tries),
@@ -161,7 +161,7 @@ class Cluster(Displayed, Engine):
 
     def resize(self, n_workers: int) -> None:
         """Use so many workers from the next step on; a cluster of our own is started anew."""
-        self.n_workers, self._follows = whole("n_workers", n_workers, 1), False
+        self.n_workers, self._follows = whole_number("n_workers", n_workers, 1), False
         self._discard()
         if self._backend.address is None:
             self._backend.stop()

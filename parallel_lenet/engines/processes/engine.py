@@ -30,7 +30,7 @@ from typing import NoReturn
 import numpy as np
 
 from parallel_lenet.batching import Block
-from parallel_lenet.checks import ABOVE_ZERO_OR_NONE, number, whole
+from parallel_lenet.checks import ABOVE_ZERO, optional_number, whole_number
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.display import Displayed, Summary
@@ -114,11 +114,9 @@ class ProcessesEngine(Displayed, Engine):
     """
 
     def __init__(self, n_workers: int, *, max_tries: int = 3, step_timeout: float | None = None) -> None:
-        if step_timeout is not None:
-            step_timeout = number("step_timeout", step_timeout, ABOVE_ZERO_OR_NONE)
-        self.n_workers = whole("n_workers", n_workers, 1)
-        self.max_tries = whole("max_tries", max_tries, 1)
-        self.step_timeout = step_timeout
+        self.n_workers = whole_number("n_workers", n_workers, 1)
+        self.max_tries = whole_number("max_tries", max_tries, 1)
+        self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO)
         self._context: Open[bytes] | None = None
         self._kind = GRADIENT
         self._blocks: Sequence[Block] = ()
@@ -213,7 +211,7 @@ class ProcessesEngine(Displayed, Engine):
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
-        self.n_workers = whole("n_workers", n_workers, 1)
+        self.n_workers = whole_number("n_workers", n_workers, 1)
         self._leave_parents()
         if not self._workers:
             return
