@@ -3,7 +3,7 @@
 import argparse
 import statistics
 
-from benchmarks.common import Report, sixty_thousand
+from benchmarks.common import Report, counts, sixty_thousand
 from parallel_lenet import Adam, Coordinator, Dataset, kernels, lenet5, load_dataset
 from parallel_lenet.cores import usable_cores
 
@@ -34,9 +34,8 @@ def epoch_seconds(
 def measure(arguments: argparse.Namespace) -> Report:
     """Alternating; medians."""
     data = sixty_thousand()
-    counts = sorted({1, 2, usable_cores()})
     names = [name for name in kernels.available() if name != "naive"]  # It would take an hour.
-    seconds: dict[tuple[str, int], list[float]] = {(name, n): [] for name in names for n in counts}
+    seconds: dict[tuple[str, int], list[float]] = {(name, n): [] for name in names for n in counts(usable_cores())}
     for _ in range(arguments.rounds):
         for name, n in seconds:
             seconds[name, n].append(epoch_seconds(data, name, n))
