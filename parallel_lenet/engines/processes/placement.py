@@ -1,7 +1,7 @@
 """On which cores workers run: each on one of its own if there are as many workers as cores, and else on any.
 
 The coordinator wakes the workers from one of the cores. Left alone, Linux has two of them share another core for
-milliseconds, until it notices that the coordinator sleeps: an epoch takes up to a tenth longer. But a process that is
+milliseconds, until it notices that the coordinator sleeps: a step takes up to a tenth longer. But a process that is
 bound to a core cannot leave it for another training's sake. So a core is claimed first, machine-wide, and workers whose
 core another training has claimed run on any.
 """

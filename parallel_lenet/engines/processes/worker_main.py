@@ -198,9 +198,6 @@ def main() -> None:
     _signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # A line appears when it is printed, also if the worker is killed.
-    if sys.platform == "linux":  # A worker that wakes doesn't push the coordinator off its core, but waits for it.
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     descriptor, parent, thread = sys.argv[1:4]
     _die_with(int(parent), int(thread))
     threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
