@@ -7,6 +7,8 @@ from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
+from parallel_lenet.engines.processes.engine import ProcessesEngine
+from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -49,9 +51,11 @@ __all__ = [
     "NonFiniteError",
     "PictureError",
     "Prediction",
+    "ProcessesEngine",
     "RMSprop",
     "ReLU",
     "Sequential",
+    "SerialEngine",
     "StepDecay",
     "StepReport",
     "StepTimes",

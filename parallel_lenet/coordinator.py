@@ -43,9 +43,8 @@ from parallel_lenet.descriptions import differences, joined, of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import BlockGradient, Context, Engine
-from parallel_lenet.engines.cluster.engine import BACKENDS, TIMEOUT, Cluster
-from parallel_lenet.engines.processes.engine import ProcessesEngine
-from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
+from parallel_lenet.engines.make import make
+from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import describe, json_value
@@ -112,17 +111,20 @@ class Coordinator(Displayed, Closeable):
       results depend on ``shard_size`` in their last bits, and a batch has work for no more workers than it has shards;
       the default is what the model prefers, or half a batch if that is less.
     - ``engine``: "processes"; "serial" (in this process; then there is one worker); "dask", "ray", "loky" or
-      "threading" for a `Cluster` that starts and ends with the workers; or an engine of your own, such as a
-      `Cluster` at an address.
+      "threading" for a `Cluster`; or an `Engine` that exists already, which several coordinators may use.
+      `close` closes an engine that was made from a name. Whoever created an engine that was passed in closes it.
+    - ``cluster_address``: of a running cluster to join with "dask" or "ray", as in `Cluster`; ``n_workers=-1`` then
+      uses all workers that the cluster has. By default a cluster on this machine starts and ends with the workers.
     - ``seed``: decides the initial parameters and every epoch's order.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
     - ``parameters``: what to start from; by default the model's own initial parameters.
     - ``on_nan``: what to do where a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
       step, which leaves parameters and optimizer as they are.
-    - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; None for ever.
-      A worker's first block of each size and kind has ten seconds at least, since it may compile.
+    - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; by default
+      never, on a cluster after 300 s. A worker's first block of each size and kind has ten seconds at least, since it
+      may compile.
     - ``max_tries``: how many workers may be lost over one block, the part of a batch that a worker gets at a time,
-      before WorkerError.
+      before WorkerError; 3 by default.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
 
@@ -137,7 +139,8 @@ class Coordinator(Displayed, Closeable):
     Every attribute is read-only: assigning one raises AttributeError. `resize` changes the number of workers. For
     another model, optimizer or setting, create another coordinator; ``load(path, may_differ=[...])`` continues with it.
 
-    Raises ValueError if a value is out of its range, TypeError if something is not a model, optimizer or engine.
+    Raises ValueError if a value is out of its range, TypeError if something is not a model, optimizer or engine, or if
+    ``n_workers``, ``cluster_address``, ``step_timeout`` or ``max_tries`` is given with an engine that exists already.
     """
 
     def __init__(
@@ -149,12 +152,13 @@ class Coordinator(Displayed, Closeable):
         batch_size: int = 128,
         shard_size: int | None = None,
         engine: str | Engine = "processes",
+        cluster_address: str | None = None,
         seed: int = 0,
         clip_norm: float | None = None,
         parameters: Vector | None = None,
         on_nan: str = "stop",
         step_timeout: float | None = None,
-        max_tries: int = 3,
+        max_tries: int | None = None,
     ) -> None:
         _require("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         _require("optimizer", optimizer, ("init", "update"))
@@ -179,17 +183,6 @@ class Coordinator(Displayed, Closeable):
         if on_nan not in ("stop", "skip"):
             raise ValueError(f"on_nan must be stop or skip, got {on_nan!r}")
         self.on_nan = on_nan
-        step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO)
-        self._starts = isinstance(engine, str)  # Whether the workers are ours to start.
-        self._workers_note: str | None = None
-        self.engine = _engine(
-            engine,
-            lambda: self._limited(count_workers(n_workers).count),
-            step_timeout,
-            whole_number("max_tries", max_tries, 1),
-        )
-        if not isinstance(engine, str):
-            self._limited(self.engine.n_workers)
         self._random = parameters is None  # Whether to say that predictions are of random parameters.
         if parameters is None:
             parameters = model.initial_parameters(generator(self.seed))
@@ -202,6 +195,10 @@ class Coordinator(Displayed, Closeable):
             )
         parameters = parameters.copy()  # The caller may go on to change theirs.
         self._state = TrainingState(parameters, optimizer.init(parameters))
+        self._owns_engine = isinstance(engine, str)
+        self._starts_workers = isinstance(engine, str) and cluster_address is None
+        self._workers_note: str | None = None
+        self.engine = self._engine(engine, n_workers, cluster_address, step_timeout, max_tries)
         self._warm, self._warmed = 0, set[int]()  # With how many workers, and how many samples.
         self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
         self._memory = Memory()  # For the vectors of the next state, and for sums.
@@ -223,6 +220,45 @@ class Coordinator(Displayed, Closeable):
             raise AttributeError(_instead(name))
         object.__delattr__(self, name)
 
+    def _engine(
+        self,
+        engine: str | Engine,
+        n_workers: int | None,
+        cluster_address: str | None,
+        step_timeout: float | None,
+        max_tries: int | None,
+    ) -> Engine:
+        """The engine that was passed in, or one with this name."""
+        if isinstance(engine, str):
+            asked = count_workers(n_workers)
+            all_of_cluster = cluster_address is not None and asked.all
+            made = make(
+                engine,
+                None if all_of_cluster else self._limited(asked.count),
+                cluster_address=cluster_address,
+                step_timeout=optional_number("step_timeout", step_timeout, ABOVE_ZERO),
+                max_tries=3 if max_tries is None else whole_number("max_tries", max_tries, 1),
+            )
+            if all_of_cluster:
+                self._limited(made.n_workers)
+            return made
+        if not isinstance(engine, Engine):
+            raise TypeError(f"engine must be a name or an Engine, got {quoted(engine)}")
+        arguments = {
+            "n_workers": n_workers,
+            "cluster_address": cluster_address,
+            "step_timeout": step_timeout,
+            "max_tries": max_tries,
+        }
+        for name, value in arguments.items():
+            if value is not None:
+                raise TypeError(
+                    f"{name} has no effect on an engine that exists already: give it to {type(engine).__name__}(...), "
+                    "or give the engine's name"
+                )
+        self._limited(engine.n_workers)
+        return engine
+
     @property
     def workers_note(self) -> str | None:
         """Why some of the workers that were asked for don't run, or have no work; None if all have."""
@@ -238,15 +274,16 @@ class Coordinator(Displayed, Closeable):
         most = self._sizes.workers(self.batch_size)
         self._workers_note = None
         if most < asked:
+            verb = "run" if self._starts_workers else "have work"
             part, smaller = "block", ""
             if self.leaf is None:
                 part, smaller = "shard", "a smaller shard_size or "
             self._workers_note = (
-                f"{most} of {asked} workers {'run' if self._starts else 'have work'}: a batch of {self.batch_size} "
+                f"{most} of {asked} workers {verb}: a batch of {self.batch_size} "
                 f"makes {most} {part}{'s' * (most > 1)} of {self._sizes.least}; {smaller}a larger batch_size makes more"
             )
             _log.info(self._workers_note)
-        return min(asked, most) if self._starts else asked
+        return min(asked, most) if self._starts_workers else asked
 
     @property
     def call_sizes(self) -> tuple[int, ...]:
@@ -569,7 +606,9 @@ class Coordinator(Displayed, Closeable):
 
     @_takes_a_pair
     def evaluate(self, data: Data) -> Metrics:
-        """Loss and accuracy on all of ``data``, computed by the workers; no sample is left out or counted twice.
+        """Loss and accuracy on all of ``data``; no sample is left out or counted twice.
+
+        The workers compute it, and are started if they do not run.
 
         Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would mean nothing.
         """
@@ -651,8 +690,9 @@ class Coordinator(Displayed, Closeable):
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one per row of ``inputs``: for a classifier the class labels.
 
-        Before any training, unless the coordinator was given ``parameters``, they are those of random parameters. The
-        logger ``parallel_lenet`` says so once, as a warning. A `Sequential` raises ValueError if images have another
+        This process computes them in the calling thread, without workers. Before any training, unless the coordinator
+        was given ``parameters``, they are those of random parameters. The logger ``parallel_lenet`` says so once, as a
+        warning. A `Sequential` raises ValueError if images have another
         size or unit than its own, NonFiniteError is raised if the parameters hold NaN or infinity.
         """
         return self._predicted(self.model.predict, "predict", inputs)
@@ -660,7 +700,8 @@ class Coordinator(Displayed, Closeable):
     def predict_proba(self, inputs: Array) -> Array:
         """The probability of each class, ``(n, classes)``: float32 rows that sum to 1, for a `Sequential`.
 
-        The largest number of a row is at the class that `predict` gives. Large inputs are computed in blocks. Raises as
+        This process computes them, as with `predict`. The largest number of a row is at the class that `predict` gives.
+        Large inputs are computed in blocks. Raises as
         `predict` does, TypeError if the model is one of your own without ``predict_proba(parameters, inputs)``, and
         NonFiniteError if scores overflow.
         """
@@ -823,12 +864,21 @@ class Coordinator(Displayed, Closeable):
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
 
-        RuntimeError while another thread trains: that has to end first.
+        An engine that was passed to the constructor is left to its owner: its workers stay. RuntimeError while another
+        thread trains: that has to end first.
         """
         with self._alone("close"):
             if self._state.data is not None:
                 self._state.data.release()
-            self._turns.run("close", self.engine.close)
+            self._turns.run("close", self._close)
+
+    def _close(self) -> None:
+        with self._guard:
+            calls = list(self._calls)
+        for call in calls:
+            call.close()
+        if self._owns_engine:
+            self.engine.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -911,22 +961,13 @@ class _Call:
         self.context = context
         self.data = EpochData(context.datasets[0], holder=context)
 
+    def close(self) -> None:
+        """End the training that has begun, if any: its next step raises RuntimeError."""
+        if hasattr(self, "context"):
+            self.context.close()
+
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """The order of the samples in an epoch."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, epoch_order(seed, epoch, len(self.context.datasets[0].inputs))
         return self._order[1]
-
-
-def _engine(engine: str | Engine, workers: Callable[[], int], step_timeout: float | None, max_tries: int) -> Engine:
-    if not isinstance(engine, str):
-        if not isinstance(engine, Engine):
-            raise TypeError(f"engine must be a name or an Engine, got {quoted(engine)}")
-        return engine
-    if engine == "processes":
-        return ProcessesEngine(workers(), step_timeout=step_timeout, max_tries=max_tries)
-    if engine == "serial":
-        return SerialEngine()
-    if engine in BACKENDS:
-        return Cluster(engine, n_workers=workers(), timeout=step_timeout or TIMEOUT, max_tries=max_tries)
-    raise ValueError(f"unknown engine {engine!r}: choose processes, serial, {', '.join(BACKENDS)}")

@@ -75,6 +75,7 @@ ORDER = (
     "reports",
     "turns",
     "archive",
+    "engines.make",
     "engines.cluster.engine",
     "engines.cluster.answers",
     "engines.cluster.ray",

@@ -158,7 +158,7 @@ def test_a_signal_leaves_a_checkpoint_with_the_bits_of_a_serial_run_and_no_proce
     [
         (("--cluster-address", "tcp://127.0.0.1:1"), 2, "goes with --engine dask or ray, not with processes"),
         (("--engine", "loky", "--cluster-address", "tcp://h:1"), 2, "loky runs on this machine and takes no address"),
-        (("--engine", "dask", "--step-timeout", "-1"), 2, "timeout must be above 0 seconds, got -1"),
+        (("--engine", "dask", "--step-timeout", "-1"), 2, "--step-timeout must be a number above 0, got -1.0"),
         (("--engine", "spark"), 2, "'spark'"),
     ],
 )

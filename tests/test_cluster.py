@@ -107,7 +107,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     address = request.getfixturevalue("dask_cluster").scheduler_address if name == "dask" else None
     if name == "ray":
         request.getfixturevalue("ray_cluster")
-    with Cluster(name, address=address, n_workers=2, timeout=SECONDS) as engine:
+    with Cluster(name, address=address, n_workers=2, step_timeout=SECONDS) as engine:
         yield engine
 
 
@@ -249,7 +249,7 @@ def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
     if backend == "ray":
         request.getfixturevalue("ray_cluster")
     with (
-        Cluster(backend, n_workers=2, timeout=SECONDS) as engine,
+        Cluster(backend, n_workers=2, step_timeout=SECONDS) as engine,
         pytest.warns(WorkerWarning, match=r"was lost .*: \d blocks are computed again"),
     ):
         survives(engine, Once(folder=str(tmp_path)), once(-1))
@@ -263,7 +263,7 @@ def test_a_killed_dask_worker(allowed: int, dask_cluster: Any, tmp_path: Path) -
     dask_cluster.scheduler.allowed_failures = allowed
     try:
         with (
-            Cluster("dask", address=dask_cluster.scheduler_address, n_workers=2, timeout=3) as engine,
+            Cluster("dask", address=dask_cluster.scheduler_address, n_workers=2, step_timeout=3) as engine,
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")
@@ -277,7 +277,7 @@ def test_a_killed_dask_worker(allowed: int, dask_cluster: Any, tmp_path: Path) -
 
 
 def test_a_call_that_takes_too_long_is_made_again_with_another_parallel(tmp_path: Path) -> None:
-    with Cluster("threading", n_workers=2, timeout=0.5) as engine:
+    with Cluster("threading", n_workers=2, step_timeout=0.5) as engine:
         opened = Opened(engine, Scripted(), (FEW,), at(0))
         list(opened.metrics(at(0), one_each(FEW)))
         before = engine._parallel
@@ -328,7 +328,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
 
 def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
     data = scripted((models.NOTHING, 0), (models.EXIT, 3), (models.NOTHING, 0))
-    with Cluster("loky", n_workers=2, timeout=SECONDS) as engine:
+    with Cluster("loky", n_workers=2, step_timeout=SECONDS) as engine:
         opened = Opened(engine, Scripted(), (data,), at(0))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -347,7 +347,7 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
 ) -> None:
     monkeypatch.setattr("parallel_lenet.engines.cluster.engine.LOOK_EVERY", 0.0)
     model, work = Recorded(folder=str(tmp_path)), one_each(FEW)
-    with Cluster("dask", address=dask_cluster.scheduler_address, timeout=SECONDS) as engine:
+    with Cluster("dask", address=dask_cluster.scheduler_address, step_timeout=SECONDS) as engine:
         assert engine.n_workers == 2
         opened = Opened(engine, model, (FEW,), at(0))
         wanted = expected(Scripted(), (FEW,), at(0), work)
@@ -372,7 +372,7 @@ def test_a_dask_worker_with_another_numpy_is_refused_when_we_join_and_when_it_an
     dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = np.__version__
-    with Cluster("dask", address=dask_cluster.scheduler_address, timeout=SECONDS) as engine:
+    with Cluster("dask", address=dask_cluster.scheduler_address, step_timeout=SECONDS) as engine:
         opened = Opened(engine, Scripted(), (FEW,), at(0))
         list(opened.metrics(at(0), one_each(FEW)))
         monkeypatch.setattr(np, "__version__", "1.0.0")
@@ -408,7 +408,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     try:
-        with Cluster("dask", address=address, timeout=2) as engine:
+        with Cluster("dask", address=address, step_timeout=2) as engine:
             assert engine.n_workers == 2
             model = lenet5(kernel="im2col")  # These workers can't see the models beside the tests.
             data = Dataset(np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.uint8))
@@ -441,7 +441,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
 def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
     trackers = _trackers()
     before, files = children() - trackers, temporary_files()
-    with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster(backend, n_workers=2), batch_size=64) as run:
+    with Coordinator(lenet5(kernel="im2col"), Adam(), engine=backend, n_workers=2, batch_size=64) as run:
         run.fit(digits)
         assert backend == "threading" or children() - before - _trackers()
     assert wait_until(lambda: children() - _trackers() <= before, 10)
@@ -480,8 +480,8 @@ class Mine:
 if __name__ == "__main__":
     x = np.random.default_rng(0).random((40, 4))
     results = set()
-    for engine in ("serial", Cluster("loky", n_workers=2), Cluster("dask", n_workers=2)):
-        with Coordinator(Mine(), SGD(0.1), engine=engine, batch_size=8, shard_size=2) as coordinator:
+    for engine in ("serial", "loky", "dask"):
+        with Coordinator(Mine(), SGD(0.1), engine=engine, n_workers=2, batch_size=8, shard_size=2) as coordinator:
             coordinator.fit((x, x.sum(axis=1)), 1)
             results.add(coordinator.parameters_sha256())
     print(len(results))
@@ -521,7 +521,7 @@ def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> N
         ({"backend": "dask", "address": "host"}, "a dask cluster's address is one like tcp://HOST:8786, got 'host'"),
         ({"backend": "ray", "address": 3}, "a ray cluster's address is one like HOST:6379, got 3"),
         ({"backend": "loky", "n_workers": 0}, "n_workers must be a whole number of at least 1, got 0"),
-        ({"backend": "loky", "timeout": 0}, "timeout must be above 0 seconds, got 0"),
+        ({"backend": "loky", "step_timeout": 0}, "step_timeout must be a number above 0, or None, got 0"),
     ],
 )
 def test_a_value_out_of_its_range_is_named(arguments: dict[str, Any], message: str) -> None:
@@ -552,7 +552,7 @@ def ours():
 before = ours()
 train, _ = load_dataset()
 data = Dataset(train.inputs[:150], train.targets[:150])
-both = [Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) for _ in "ab"]
+both = [Coordinator(lenet5(kernel="im2col"), Adam(), engine="ray", n_workers=2, batch_size=64) for _ in "ab"]
 serial = Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=64)
 for coordinator in (*both, serial):
     coordinator.fit(data)
@@ -610,7 +610,7 @@ from parallel_lenet import *
 train, _ = load_dataset()
 from parallel_lenet.engines.cluster import ray
 ray.GONE_AFTER = 3.0
-coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64)
+coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine="ray", n_workers=2, batch_size=64)
 with coordinator:
     coordinator.engine._follows = True  # As with an address: the number of workers is asked for again and again.
     for report in coordinator.iterate(train, 10000):

@@ -71,11 +71,11 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
     files, variables = temporary_files(), _of_speed()
     results = set()
-    for engine in (Cluster("dask", n_workers=2), "serial"):
-        with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
+    for name in ("dask", "serial"):
+        with Coordinator(lenet5(kernel="im2col"), Adam(), engine=name, n_workers=2, batch_size=50) as coordinator:
             coordinator.fit(digits)
-            if engine != "serial":
-                nannies = list(engine._backend._cluster.workers.values())
+            if name != "serial":
+                nannies = list(coordinator.engine._backend._cluster.workers.values())
                 ports = listening([os.getpid(), *(nanny.pid for nanny in nannies)])
                 assert len(ports) >= 5  # The scheduler, two nannies and two workers.
                 assert {host for host, _ in ports} == {"127.0.0.1"}
@@ -84,7 +84,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
                 os.kill(nannies[0].pid, signal.SIGSTOP)
                 with pytest.warns(WorkerWarning, match="the Dask worker tls://.* has given no sign of life for 2 s"):
                     coordinator.fit(digits)
-                nannies = list(engine._backend._cluster.workers.values())
+                nannies = list(coordinator.engine._backend._cluster.workers.values())
                 os.kill(nannies[1].pid, signal.SIGSTOP)
             else:
                 coordinator.fit(digits)
@@ -145,10 +145,12 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
     monkeypatch.setattr(dask, "CONNECT", 4.0)
     monkeypatch.setattr(limits, "LEAVE", 1.0)
     results = []
-    for engine in (Cluster("dask", address=address, n_workers=2), "serial"):
-        with Coordinator(lenet5(kernel="im2col"), Adam(), engine=engine, batch_size=50) as coordinator:
+    for name, where in (("dask", address), ("serial", None)):
+        with Coordinator(
+            lenet5(kernel="im2col"), Adam(), engine=name, cluster_address=where, n_workers=2, batch_size=50
+        ) as coordinator:
             coordinator.fit(digits)
-            if engine != "serial":
+            if name != "serial":
                 os.kill(pids[0], signal.SIGSTOP)
                 with pytest.warns(WorkerWarning, match="has given no sign of life for 2 s: others compute its blocks"):
                     coordinator.fit(digits)
@@ -156,7 +158,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
             else:
                 coordinator.fit(digits)
             results.append(coordinator.parameters_sha256())
-            if engine != "serial":
+            if name != "serial":
                 scheduler.send_signal(signal.SIGSTOP)
                 with pytest.raises(WorkerError, match=r"cluster is gone, with \d blocks to compute: it doesn't answer"):
                     coordinator.fit(digits)

@@ -27,7 +27,7 @@ import sys
 from parallel_lenet import *
 train, _ = load_dataset()
 data = Dataset(train.inputs[:150], train.targets[:150])
-with Coordinator(lenet5(kernel="im2col"), Adam(), engine=Cluster("ray", n_workers=2), batch_size=64) as coordinator:
+with Coordinator(lenet5(kernel="im2col"), Adam(), engine="ray", n_workers=2, batch_size=64) as coordinator:
     coordinator.fit(data)
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)

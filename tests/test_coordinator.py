@@ -912,6 +912,38 @@ def test_limits_are_passed_on_to_the_engine() -> None:
     assert (engine.step_timeout, engine.max_tries) == (7.5, 5)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "ignored", [{"n_workers": 2}, {"step_timeout": 5}, {"max_tries": 1}, {"cluster_address": "tcp://h:1"}]
+)
+def test_what_an_engine_that_exists_would_not_see_is_refused(ignored: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=rf"{next(iter(ignored))} has no effect on .*: give it to SerialEngine\("):
+        Coordinator(Softmax(), SGD(), engine=SerialEngine(), **ignored)
+
+
+@pytest.mark.parametrize("name", ["processes", "serial"])
+def test_only_a_cluster_has_an_address(name: str) -> None:
+    with pytest.raises(ValueError, match=f"cluster_address goes with the engines dask and ray, not with {name}"):
+        Coordinator(Softmax(), SGD(), engine=name, cluster_address="tcp://h:1")
+
+
+def test_an_engine_is_closed_by_the_one_who_created_it(digits: Dataset) -> None:
+    with ProcessesEngine(1) as engine:
+        with Coordinator(Softmax(), SGD(0.1), engine=engine, batch_size=50) as first:
+            reports = first.iterate(digits)
+            next(reports)
+            pids = engine.worker_pids()
+        with pytest.raises(RuntimeError, match="this call has ended"):  # The coordinator was closed.
+            next(reports)
+        with Coordinator(Softmax(), SGD(0.1), engine=engine, batch_size=50) as second:
+            second.fit(digits)
+        assert engine.worker_pids() == pids  # The same workers served both.
+    assert engine.worker_pids() == []
+    with Coordinator(Softmax(), SGD(0.1), n_workers=1, batch_size=50) as own:
+        own.fit(digits)
+        assert own.worker_pids()
+    assert own.worker_pids() == []
+
+
 def test_an_engine_taken_over_from_another_coordinator_gets_the_new_ones_model(digits: Dataset) -> None:
     engine = SerialEngine()
     hashes = []

@@ -338,7 +338,7 @@ def test_hostile_texts_are_escaped() -> None:
 
 def test_clusters_start_nothing() -> None:
     cluster = Cluster("threading", n_workers=2)
-    assert one_line(cluster) == "Cluster('threading', address=None, n_workers=2, timeout=300, max_tries=3)"
+    assert one_line(cluster) == "Cluster('threading', address=None, n_workers=2, step_timeout=300, max_tries=3)"
     page(cluster)
     assert cluster._parallel is None
 

@@ -415,7 +415,8 @@ def test_a_checkpoint_does_not_decide_where_code_runs(result: Any, monkeypatch: 
     evil = {"engine": "dask", "cluster_address": "tcp://evil:8786", "workers": 1024, "out": "/etc", "max_time": 1e-9}
     rewrite("r", lambda user: user | {"options": user["options"] | evil})
     asked: list[Any] = []
-    monkeypatch.setattr(train._engines, "make", lambda *arguments: asked.append(arguments) or ("serial", "here"))
+    serial = {"engine": "serial"}, "here"
+    monkeypatch.setattr(train._engines, "arguments", lambda *arguments: asked.append(arguments) or serial)
     done = result("--resume", "r", "--max-steps", "2")
     assert done["run_dir"] == "r"
     ((engine, address, workers, *_),) = asked

@@ -12,7 +12,7 @@ from parallel_lenet.checks import FRACTION, InvalidValue, Range, quoted, real_nu
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
-from parallel_lenet.engines.cluster.engine import TIMEOUT
+from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -151,7 +151,7 @@ class TrainOptions:
     step_timeout: float | None = _option(
         float,
         None,
-        f"seconds without an answer after which a worker is replaced (default: never; on a cluster: {TIMEOUT:.0f})",
+        f"seconds without an answer after which a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
         metavar="SECONDS",
     )
     max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)

@@ -6,7 +6,7 @@ from parallel_lenet import kernels
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _engines, _network
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import add_train_options, flags, worker_count
+from parallel_lenet.cli._options import add_train_options, as_usage, flags, worker_count
 from parallel_lenet.cli._sources import load
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
@@ -52,15 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     if dataset is None and data_dir is None:
         console.note(f"note: {assumed}")
     _engines.say_unused(asked, asked.get("engine", "processes"), console)
-    engine, _ = _engines.make(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
-    coordinator = Coordinator(
-        model,
-        SGD(),
-        n_workers=workers.count,
-        batch_size=max(128, len(test)),  # So that no worker is left out: there are no more than a batch has shards.
-        engine=engine,
-        parameters=parameters,
-    )
+    where, _ = _engines.arguments(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
+    batch_size = max(128, len(test))  # So that no worker is left out: there are no more than a batch has shards.
+    try:
+        coordinator = Coordinator(model, SGD(), batch_size=batch_size, parameters=parameters, **where)
+    except ValueError as error:
+        raise as_usage(error) from None
     with console.warnings_as_notes(), coordinator:
         _network.compile_first(coordinator, test, console)
         with console.progress("test images", len(test)) as progress:

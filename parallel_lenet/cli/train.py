@@ -130,9 +130,7 @@ def _prepare(
     faults = Chaos(arguments.chaos)
     if arguments.chaos is not None and options.engine != "processes":
         raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {options.engine}")
-    engine, how = _engines.make(
-        options.engine, options.cluster_address, workers, options.step_timeout, options.max_tries
-    )
+    where, how = _engines.arguments(options.engine, options.cluster_address, workers)
     named = resumed is None or "data_dir" in given
     if options.data_dir is not None and not named:
         console.note(_sources.reading(options.data_dir))
@@ -154,16 +152,15 @@ def _prepare(
         coordinator = Coordinator(
             model,
             _recipes.optimizer(options, _recipes.total_steps(options, len(train))),
-            n_workers=workers.count,
             batch_size=options.batch_size,
             shard_size=options.shard_size,
-            engine=engine,
             seed=options.seed,
             parameters=parameters,
             clip_norm=options.clip_norm,
             on_nan=options.on_nan,
             step_timeout=options.step_timeout,
             max_tries=options.max_tries,
+            **where,
         )
     except ValueError as error:
         raise as_usage(error) from None

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from parallel_lenet.batching import Block
 from parallel_lenet.cli import _engines, _network, _published
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, worker_count
+from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, as_usage, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.display import count
-from parallel_lenet.engines import BlockGradient, Context, Engine
+from parallel_lenet.engines import BlockGradient, Context
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.network.sequential import Sequential
@@ -80,8 +80,8 @@ class Proof:
     batch_size: int
     workers: int
     name: str
-    engine: Callable[[], str | Engine]
-    """The one to compare with the others, anew."""
+    where: dict[str, Any]
+    """The arguments of `Coordinator` that name the engine to compare with the others."""
 
     def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
         """A new one, at the start."""
@@ -117,7 +117,7 @@ class Proof:
         """The first half and the second half by two coordinators, with a file in between."""
         with tempfile.TemporaryDirectory(prefix="parallel-lenet-") as folder:
             file = Path(folder, "checkpoint.npz")
-            with self.coordinator(n_workers=self.workers, engine=self.engine()) as first:
+            with self.coordinator(**self.where) as first:
                 _train(first, self.train, self.steps // 2)
                 first.save(file)
             second = self.coordinator(engine="serial")
@@ -126,7 +126,7 @@ class Proof:
 
     def ways(self) -> dict[str, Callable[[], str]]:
         """What is compared: the first is the yardstick."""
-        cluster = {f"on {self.name}": lambda: self.run(self.coordinator(engine=self.engine()))}
+        cluster = {f"on {self.name}": lambda: self.run(self.coordinator(**self.where))}
         return {
             "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
             count(self.workers, "worker"): lambda: self.run(self.coordinator(n_workers=self.workers)),
@@ -176,16 +176,15 @@ def run(arguments: argparse.Namespace) -> int:
     workers = replace(workers, count=max(2, workers.count))
     name, address = asked.get("engine", "processes"), asked.get("cluster_address")
 
-    def engine() -> str | Engine:
-        return _engines.make(name, address, workers)[0]
-
-    probe = engine()  # For the errors that it may raise.
-    if not isinstance(probe, str):
-        probe.close()
+    where, _ = _engines.arguments(name, address, workers)
     train, _ = load()
     model, optimizer = _published.recipe(train, asked.get("kernel", "auto"), arguments.batch_size)
-    proof = Proof(model, optimizer, train, arguments.steps, arguments.batch_size, workers.count, name, engine)
+    proof = Proof(model, optimizer, train, arguments.steps, arguments.batch_size, workers.count, name, where)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
+    try:
+        proof.coordinator(**where).close()  # Before anything is computed: for the errors that it may raise.
+    except ValueError as error:
+        raise as_usage(error) from None
     _network.compile_first(proof.coordinator(engine="serial"), train, console)
     runs: list[dict[str, Any]] = []
     with console.warnings_as_notes():

@@ -27,7 +27,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Block
-from parallel_lenet.checks import quoted, whole_number
+from parallel_lenet.checks import ABOVE_ZERO, optional_number, quoted, whole_number
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
@@ -47,7 +47,7 @@ from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
-TIMEOUT = 300.0  # Seconds.
+STEP_TIMEOUT = 300.0  # Seconds.
 TASK_SECONDS = 0.1  # A task computes at least so long, if the step does: ten times what a task costs.
 TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds up the others by a quarter of its share.
 BYTES_HELD = 256 * 2**20  # Of gradients: a step with more is several calls, each with some work for all workers.
@@ -76,8 +76,8 @@ class Cluster(Displayed, Engine):
       left as it was; by default a cluster on this machine starts and ends with the engine.
     - ``n_workers``: by default all the cluster has, or all usable cores of this machine. With one worker of any but
       Dask, joblib computes in this process.
-    - ``timeout``: seconds without any result after which a call counts as lost and is tried again. It must be longer
-      than a worker's part of a step takes.
+    - ``step_timeout``: seconds without any result after which a call counts as lost and is tried again; by default 300.
+      It must be longer than a worker's part of a step takes.
     - ``max_tries``: calls that may be lost over one step before WorkerError.
 
     Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
@@ -90,14 +90,13 @@ class Cluster(Displayed, Engine):
         *,
         address: str | None = None,
         n_workers: int | None = None,
-        timeout: float = TIMEOUT,
+        step_timeout: float | None = None,
         max_tries: int = 3,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-        self.timeout = timeout
+        self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO) or STEP_TIMEOUT
+        """Never None: Dask may keep a call waiting forever."""
         self.max_tries = whole_number("max_tries", max_tries, 1)
         self.bytes_a_step = Traffic(0, 0)
         """Of the last step; the first also sends the datasets."""
@@ -122,7 +121,7 @@ class Cluster(Displayed, Engine):
         settings = {
             "address": quoted(self._backend.address),
             "n_workers": str(self.n_workers),
-            "timeout": f"{self.timeout:g}",
+            "step_timeout": f"{self.step_timeout:g}",
             "max_tries": str(self.max_tries),
         }
         line = ", ".join([repr(self._backend.name), *(f"{name}={value}" for name, value in settings.items())])
@@ -141,8 +140,8 @@ class Cluster(Displayed, Engine):
         except Exception:  # The tasks, if there are any in this process, raise it.
             own = None
         context = self._snapshots.open(None, datasets, parameters)
-        for number in self._setups.keys() - {opened.number for opened in self._snapshots.live()}:
-            forget(self._setups.pop(number)[0])
+        for ended in self._setups.keys() - {opened.number for opened in self._snapshots.live()}:
+            forget(self._setups.pop(ended)[0])
         # An array with the same number is the same array: no need to hash the data.
         numbers = [stored.number for stored in self._snapshots.get(context).arrays]
         key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + pickled).hexdigest()}"
@@ -198,10 +197,10 @@ class Cluster(Displayed, Engine):
             done, traffic = self._complete(task, setup)
             sent, received = sent + traffic.sent, received + traffic.received
             self.bytes_a_step = Traffic(sent, received)
-            for number, _ in numbered:
-                if done[number].failure:
-                    _raise(done[number])
-                yield done.pop(number)
+            for index, _ in numbered:
+                if done[index].failure:
+                    _raise(done[index])
+                yield done.pop(index)
                 self._snapshots.get(context)
 
     def _follow(self) -> None:
@@ -270,7 +269,7 @@ class Cluster(Displayed, Engine):
         backend = self._backend
 
         def start() -> Any:
-            return backend.parallel(self.n_workers, self.timeout).__enter__()
+            return backend.parallel(self.n_workers, self.step_timeout).__enter__()
 
         def call() -> Iterable[object]:
             results: Iterable[object] = parallel(delayed(compute)(task, blob) for task in tasks)
@@ -279,7 +278,7 @@ class Cluster(Displayed, Engine):
         if self._parallel is None:
             self._parallel = limited(START, "starting its workers", start) if backend.remote else start()
         parallel = self._parallel
-        return answers(call, self._look, self.timeout) if backend.remote else call()
+        return answers(call, self._look, self.step_timeout) if backend.remote else call()
 
     def _look(self) -> None:
         """Raises ConnectionError or UnansweredError if waiting for the call under way is of no use."""
@@ -301,7 +300,7 @@ class Cluster(Displayed, Engine):
     def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
         """Say that it will be tried again, or raise WorkerError."""
         late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
-        what, missing = f"no result within {self.timeout:g} s" if late else _described(error), len(wanted)
+        what, missing = f"no result within {self.step_timeout:g} s" if late else _described(error), len(wanted)
         if not self._backend.running():
             self._end(wanted, None if late or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
@@ -381,10 +380,10 @@ def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_worker
 def _wanted(blocks: Numbered, done: dict[int, Result]) -> Numbered:
     """Those without a result, but none behind one that has failed: its exception ends the step."""
     wanted = []
-    for number, block in blocks:
-        if number not in done:
-            wanted.append((number, block))
-        elif done[number].failure:
+    for index, block in blocks:
+        if index not in done:
+            wanted.append((index, block))
+        elif done[index].failure:
             break
     return wanted
 
