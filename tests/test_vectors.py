@@ -22,7 +22,7 @@ ROWS, COLUMNS = 3, 2
 
 # Instructions run only in compiled code: one function calls them all, so that the compiler is waited for once per type.
 CALLS = """
-def function(x, y, out, by):
+def function(x, y, octets, shorts, floats, doubles, out, by):
     tile = load(x, 1, 40, LANES, 3, 2, LANES)
     other = load(y, 2, 40, LANES, 3, 2, LANES)
     store(tile, out, 0, 100, LANES)
@@ -41,9 +41,18 @@ def function(x, y, out, by):
     store(where_not_taken(tile, other, other), out, 3700, 100, LANES)
     store(zeros(x, 3, 2, LANES), out, 4000, 100, LANES)
     out[4300] = fma(x[0], y[0], y[1])
+    out[4301] = with_sign(x[0], y[0])
+    store(times(tile, other), out, 4400, 100, LANES)
+    store(times_plus(tile, other, tile), out, 4700, 100, LANES)
+    store(transposed(load(x, 3, LANES // 2, 0, LANES, 1, LANES)), out, 5000, LANES, 0)
+    store(converted(tile, out), out, 5300, 100, LANES)
+    store(converted(load(octets, 1, 40, LANES, 3, 2, LANES), out), out, 5600, 100, LANES)
+    store(converted(load(shorts, 1, 40, LANES, 3, 2, LANES), out), out, 5900, 100, LANES)
+    store(converted(load(floats, 1, 40, LANES, 3, 2, LANES), out), out, 6200, 100, LANES)
+    store(converted(load(doubles, 1, 40, LANES, 3, 2, LANES), out), out, 6500, 100, LANES)
 """
 NAMES = [name for name in vars(vectors) if isinstance(vars(vectors).get(f"_{name}"), type(lambda: None))]
-SIZE = 4301
+SIZE = 6800
 
 
 def calls(lanes: int, compiled: bool) -> Any:
@@ -67,10 +76,12 @@ def test_every_instruction_computes_what_its_python_function_says(dtype: str, la
             array[rng.integers(0, 200, 12)] = rng.choice([0.0, -0.0, np.inf, -np.inf], 12)
         if by == lanes:
             x[rng.integers(0, 200, 20)] = np.nan
+        octets, shorts = rng.integers(0, 256, 200, np.uint8), rng.integers(-(2**15), 2**15, 200, np.int16)
+        others = octets, shorts, rng.standard_normal(200, np.float32), rng.standard_normal(200)
         found, wanted = np.full(SIZE, 7, dtype), np.full(SIZE, 7, dtype)
-        compiled(x, y, found, by)
+        compiled(x, y, *others, found, by)
         with np.errstate(all="ignore"):
-            python(x, y, wanted, by)
+            python(x, y, *others, wanted, by)
         np.testing.assert_array_equal(found, wanted)
         numbers = ~np.isnan(wanted)
         np.testing.assert_array_equal(np.signbit(found[numbers]), np.signbit(wanted[numbers]))
@@ -93,7 +104,9 @@ def test_the_python_fma_rounds_once(numbers: list[float]) -> None:
         return
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
     error = abs(Fraction(float(found)) - exact)
-    for neighbour in (np.nextafter(found, np.float32(np.inf)), np.nextafter(found, np.float32(-np.inf))):
+    with np.errstate(over="ignore"):
+        neighbours = [np.nextafter(found, np.float32(end)) for end in (np.inf, -np.inf)]
+    for neighbour in neighbours:
         if np.isfinite(neighbour):
             assert error <= abs(Fraction(float(neighbour)) - exact)
 

@@ -32,6 +32,7 @@ from parallel_lenet.kernels.compiled.dense import (
 )
 from parallel_lenet.kernels.compiled.elementwise import prepare_images, relu, relu_gradient, tanh, tanh_gradient
 from parallel_lenet.kernels.compiled.jit import DISABLED, Call
+from parallel_lenet.kernels.compiled.pairs import PAIRS
 from parallel_lenet.kernels.compiled.pooling import avg_pool2d, avg_pool2d_gradient, max_pool2d, max_pool2d_gradient
 from parallel_lenet.kernels.compiled.program import Program, Recorder
 from parallel_lenet.kernels.compiled.softmax import softmax, softmax_cross_entropy, softmax_cross_entropy_call
@@ -97,7 +98,7 @@ def record(work: Callable[..., object], arrays: Sequence[Array]) -> Callable[...
         return None
     sums = np.empty(2)
     planners = PLANNERS | {"softmax_cross_entropy": partial(softmax_cross_entropy_call, sums)}
-    recorder = Recorder(planners)
+    recorder = Recorder(planners, PAIRS)
     work(recorder, *arrays)
     if not recorder.complete:
         return None

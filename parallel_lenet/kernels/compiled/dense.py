@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import Call, execute, sized
+from parallel_lenet.kernels.compiled.jit import Call, execute, inlined, sized
 from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
-from parallel_lenet.kernels.compiled.vectors import load, rows_sum, scaled, store
+from parallel_lenet.kernels.compiled.vectors import load, plus, rows_sum, scaled, store, transposed
 
 Array = NDArray[Any]
-
-GROUP = 8  # Images that are multiplied and added in registers, before their sum is stored.
 
 
 @cache
@@ -94,57 +92,79 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
 def dense_weight_gradient_call(x: Array, dy: Array, dw: Array, db: Array) -> Call:
     """The one call that does it all."""
-    return _weight_gradient_loop(tiles.lanes(len(x), x.itemsize)), (x, dy, dw, db)
+    n = x.shape[1]
+    group = 16 if tiles.avx512() and n > 8 else 8
+    return _weight_gradient_loop(group, tiles.lanes(len(x), x.itemsize), tiles.lanes(n, x.itemsize)), (x, dy, dw, db)
 
 
 @cache
-def _weight_gradient_loop(lanes: int) -> Callable[..., None]:
-    """A vector holds neighbouring features' gradients; `GROUP` images at a time, then the groups along the tree.
+def _weight_gradient_loop(group: int, lanes: int, images_lanes: int) -> Callable[..., None]:
+    """A vector holds neighbouring features' gradients; ``group`` images are multiplied and added in registers.
 
-    The images that the last group lacks are features of 0 and errors of -0, whose product -0 changes no sum.
+    Then the groups' sums are added along the tree. The images that the last group lacks are features of 0 and errors
+    of -0, whose product -0 changes no sum.
     """
 
-    @sized(lanes)
+    @sized(group, lanes, images_lanes)
     def loop(x: Array, dy: Array, dw: Array, db: Array) -> None:
         features, n = x.shape
         units = len(dy)
-        groups = (n + GROUP - 1) // GROUP
-        images, width = groups * GROUP, max(features, lanes)
-        inputs = np.zeros((images, width), x.dtype)
-        errors = np.empty((units, images), x.dtype)
-        biases = np.empty((n, units), x.dtype)
-        for i in range(features):
-            for image in range(n):
-                inputs[image, i] = x[i, image]
-        for o in range(units):
-            for image in range(n):
-                errors[o, image] = dy[o, image]
-                biases[image, o] = dy[o, image]
-            for image in range(n, images):
-                errors[o, image] = -0.0
+        groups = (n + group - 1) // group
+        images, width = groups * group, max(features, lanes)
+        inputs, biases = np.empty((images, width), x.dtype), np.empty((n, units), x.dtype)
+        transpose(x, inputs, images_lanes)
+        inputs[n:] = 0
+        inputs[:, features:] = 0
+        errors = dy
+        if images > n:
+            errors = np.full((units, images), x.dtype.type(-0.0))
+            errors[:, :n] = dy
+        transpose(dy, biases, images_lanes)
         add_rows(biases)
         for o in range(units):
             db[o] = biases[0, o]
-        whole, single = features >= lanes, groups == 1
-        sums = np.empty((groups, units * lanes), x.dtype)
+        levels = 1
+        while groups >> levels:
+            levels += 1
+        sums = np.empty((levels, units * lanes), x.dtype)  # Of 2^level groups each, waiting for their neighbours.
         for first in range(0, width, lanes):
             i = min(first, width - lanes)  # The last vector overlaps the one before.
-            for group in range(groups):
-                pixels = load(inputs, group * GROUP * width + i, width, 0, GROUP, 1, lanes)
+            for part in range(groups):
+                pixels = load(inputs, part * group * width + i, width, 0, group, 1, lanes)
+                last = part == groups - 1
                 for o in range(units):
-                    total = rows_sum(scaled(pixels, errors, o * images + group * GROUP, 1))
-                    if whole and single:
+                    total = rows_sum(scaled(pixels, errors, o * images + part * group, 1))
+                    level, waiting = 0, part
+                    while waiting & 1 or (last and waiting):
+                        if waiting & 1:
+                            total = plus(load(sums, (level * units + o) * lanes, 0, 0, 1, 1, lanes), total)
+                        level += 1
+                        waiting >>= 1
+                    if not last:
+                        store(total, sums, (level * units + o) * lanes, 0, 0)
+                    elif features >= lanes:
                         store(total, dw, o * features + i, 0, 0)
                     else:
-                        store(total, sums, (group * units + o) * lanes, 0, 0)
-            if whole and single:
-                continue
-            add_rows(sums)
-            for o in range(units):
-                if whole:
-                    store(load(sums, o * lanes, 0, 0, 1, 1, lanes), dw, o * features + i, 0, 0)
-                else:
-                    for k in range(features):
-                        dw[o, k] = sums[0, o * lanes + k]
+                        store(total, sums, 0, 0, 0)
+                        for k in range(features):
+                            dw[o, k] = sums[0, k]
 
     return loop
+
+
+@inlined
+def transpose(x: Array, out: Array, lanes: int) -> None:
+    """``out[j, i] = x[i, j]``: tiles, of which the last overlap those before; number by number if x is smaller."""
+    rows, columns = x.shape
+    width = out.shape[1]
+    if rows < lanes or columns < lanes:
+        for i in range(rows):
+            for j in range(columns):
+                out[j, i] = x[i, j]
+        return
+    for first_row in range(0, rows, lanes):
+        i = min(first_row, rows - lanes)
+        for first_column in range(0, columns, lanes):
+            j = min(first_column, columns - lanes)
+            tile = load(x, i * columns + j, columns, 0, lanes, 1, lanes)
+            store(transposed(tile), out, j * width + i, width, 0)

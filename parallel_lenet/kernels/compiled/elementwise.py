@@ -3,14 +3,17 @@
 The loops are plain ones: with no sum in them, the compiler makes vectors of them itself, and no bit depends on how.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.functions import tanh32, tanh64
-from parallel_lenet.kernels.compiled.jit import Call, compiled, execute
-from parallel_lenet.kernels.compiled.vectors import fma
+from parallel_lenet.kernels.compiled import tiles
+from parallel_lenet.kernels.compiled.functions import half_tanh32, tanh64
+from parallel_lenet.kernels.compiled.jit import Call, compiled, execute, sized
+from parallel_lenet.kernels.compiled.vectors import converted, fma, load, spread, store, times_plus, transposed
 
 Array = NDArray[Any]
 
@@ -22,49 +25,76 @@ def prepare_images(images: Array, scale: float, shift: float, out: Array) -> Non
 
 def prepare_images_call(images: Array, scale: float, shift: float, out: Array) -> Call:
     """The one call that does it all."""
-    return _prepare_images, (images, np.array([scale, shift], out.dtype), out)
+    lanes = tiles.lanes(min(images.shape[0], images.shape[3]), out.itemsize)
+    return _prepare_images(lanes), (images, np.array([scale, shift], out.dtype), out)
 
 
-def _in_place(x: Array, out: Array) -> bool:
+@cache
+def _prepare_images(lanes: int) -> Callable[..., None]:
+    """A tile holds some neighbouring pixels of a row of some images, and is turned; the last overlaps the one before.
+
+    Fewer images, or narrower ones, are done number by number.
+    """
+
+    @sized(lanes)
+    def loop(images: Array, factors: Array, out: Array) -> None:
+        n, channels, height, width = images.shape
+        _, rows, columns, _ = out.shape
+        top, left = (rows - height) // 2, (columns - width) // 2
+        number = out.dtype.type
+        for channel in range(channels):
+            for r in range(rows):
+                for c in range(columns):
+                    if not (top <= r < top + height and left <= c < left + width):
+                        for image in range(n):
+                            out[channel, r, c, image] = factors[1]
+            for r in range(height):
+                place = ((channel * rows + top + r) * columns + left) * n
+                if n < lanes or width < lanes:
+                    for c in range(width):
+                        for image in range(n):
+                            pixel = number(images[image, channel, r, c])
+                            out[channel, top + r, left + c, image] = fma(pixel, factors[0], factors[1])
+                    continue
+                for first in range(0, n, lanes):
+                    v = min(first, n - lanes)
+                    for first_column in range(0, width, lanes):
+                        c = min(first_column, width - lanes)
+                        start = ((v * channels + channel) * height + r) * width + c
+                        pixels = converted(load(images, start, channels * height * width, 0, lanes, 1, lanes), out)
+                        scale, shift = spread(factors, 0, 0, lanes, 1, lanes), spread(factors, 1, 0, lanes, 1, lanes)
+                        store(transposed(times_plus(pixels, scale, shift)), out, place + c * n + v, n, 0)
+
+    return loop
+
+
+def in_place(x: Array, out: Array) -> bool:
     """Whether they are the same array, or views of the same numbers."""
     return bool(x.__array_interface__["data"][0] == out.__array_interface__["data"][0])
 
 
-@compiled
-def _prepare_images(images: Array, factors: Array, out: Array) -> None:
-    n, channels, height, width = images.shape
-    scale, shift = factors[0], factors[1]
-    top, left = (out.shape[1] - height) // 2, (out.shape[2] - width) // 2
-    out[:] = shift
-    for channel in range(channels):
-        for r in range(height):
-            for c in range(width):
-                y = out[channel, top + r, left + c]
-                for i in range(n):
-                    y[i] = fma(out.dtype.type(images[i, channel, r, c]), scale, shift)
-
-
 def tanh(x: Array, amplitude: float, out: Array) -> None:
     """Forward: y = amplitude * tanh(x)."""
-    if not _in_place(x, out):
+    if not in_place(x, out):
         out[:] = x
     execute(_tanh_call(out, amplitude))
 
 
 def tanh_call(x: Array, amplitude: float, out: Array) -> Call | None:
     """The one call that does it all; None if it is not in place."""
-    return _tanh_call(out, amplitude) if _in_place(x, out) else None
+    return _tanh_call(out, amplitude) if in_place(x, out) else None
 
 
 def _tanh_call(y: Array, amplitude: float) -> Call:
-    loop = _tanh32 if y.dtype == np.float32 else _tanh64
-    return loop, (y.reshape(-1), y.dtype.type(amplitude))
+    if y.dtype == np.float32:
+        return _tanh32, (y.reshape(-1), 2 * np.float32(amplitude))
+    return _tanh64, (y.reshape(-1), np.float64(amplitude))
 
 
 @compiled
-def _tanh32(y: Array, amplitude: Any) -> None:
+def _tanh32(y: Array, twice_the_amplitude: Any) -> None:
     for p in range(len(y)):
-        y[p] = amplitude * tanh32(y[p])
+        y[p] = twice_the_amplitude * half_tanh32(y[p])
 
 
 @compiled
@@ -75,14 +105,14 @@ def _tanh64(y: Array, amplitude: Any) -> None:
 
 def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
     """Backward: amplitude * (1 - tanh(x)^2) = amplitude - y^2 / amplitude, times the error."""
-    if not _in_place(dy, out):
+    if not in_place(dy, out):
         out[:] = dy
     execute(_tanh_gradient_call(y, amplitude, out))
 
 
 def tanh_gradient_call(y: Array, dy: Array, amplitude: float, out: Array) -> Call | None:
     """The one call that does it all; None if it is not in place."""
-    return _tanh_gradient_call(y, amplitude, out) if _in_place(dy, out) else None
+    return _tanh_gradient_call(y, amplitude, out) if in_place(dy, out) else None
 
 
 def _tanh_gradient_call(y: Array, amplitude: float, out: Array) -> Call:
@@ -98,14 +128,14 @@ def _tanh_gradient(y: Array, amplitude: Any, inverse: Any, out: Array) -> None:
 
 def relu(x: Array, out: Array) -> None:
     """Forward: y = max(x, 0); NaN stays NaN."""
-    if not _in_place(x, out):
+    if not in_place(x, out):
         out[:] = x
     execute((_relu, (out.reshape(-1),)))
 
 
 def relu_call(x: Array, out: Array) -> Call | None:
     """The one call that does it all; None if it is not in place."""
-    return (_relu, (out.reshape(-1),)) if _in_place(x, out) else None
+    return (_relu, (out.reshape(-1),)) if in_place(x, out) else None
 
 
 @compiled
@@ -117,14 +147,14 @@ def _relu(y: Array) -> None:
 
 def relu_gradient(y: Array, dy: Array, out: Array) -> None:
     """Backward: the error passes where the output is positive."""
-    if not _in_place(dy, out):
+    if not in_place(dy, out):
         out[:] = dy
     execute(_relu_gradient_call(y, out))
 
 
 def relu_gradient_call(y: Array, dy: Array, out: Array) -> Call | None:
     """The one call that does it all; None if it is not in place."""
-    return _relu_gradient_call(y, out) if _in_place(dy, out) else None
+    return _relu_gradient_call(y, out) if in_place(dy, out) else None
 
 
 def _relu_gradient_call(y: Array, out: Array) -> Call:

@@ -39,6 +39,14 @@ def sized(*sizes: int) -> Callable[[Function], Function]:
     return compile_later
 
 
+def inlined(function: Function) -> Function:
+    """A part of loops, written into each of them when it is compiled: numbers that are constants there stay constants.
+
+    A tile's sizes, for example. (A loop that had another compiled one in its closure would not be found on disk again.)
+    """
+    return cast(Function, numba.njit(inline="always", error_model="numpy")(function))
+
+
 def _compiled(function: Function) -> Function:
     dispatcher = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
     if not DISABLED:

@@ -1,7 +1,7 @@
-"""Pooling: a vector holds neighbouring images' pixels at one place, and a tile those of some windows of a row.
+"""Pooling: a vector holds neighbouring images' pixels at one place of a window.
 
-Windows that share no pixel are handled some at a time; the last tile of a row, and the last vector of images, overlaps
-the one before, and does the same work again. Windows that overlap are handled one by one, in whole vectors.
+The loops are compiled for the size of the windows, so that nothing is left of the loops over their pixels. The last
+vector of images overlaps the one before, and does the same work again, if no two windows share a pixel.
 """
 
 from collections.abc import Callable
@@ -47,17 +47,20 @@ def _call(
 
     ``small`` has a number for each window.
     """
-    columns, n = small.shape[2:]
-    apart = stride >= size  # No two windows share a pixel.
-    at_once = tiles.fewest_left_over(columns, (7, 5)) if columns >= 5 and apart else 1
-    for lanes in (tiles.lanes(n, small.itemsize), tiles.lanes(0, small.itemsize)):
-        if n % lanes == 0 or (n > lanes and apart):
-            return loop(at_once, lanes), (*arguments, size, stride)
-    return None
+    n = small.shape[-1]
+    lanes = whole_lanes(n, small.itemsize) or (tiles.lanes(n, small.itemsize) if stride >= size else n + 1)
+    return (loop(size, lanes), (*arguments, stride)) if lanes <= n else None
+
+
+def whole_lanes(n: int, itemsize: int) -> int | None:
+    """The widest vector that ``n`` images fill without a rest; None if there is none."""
+    sizes = tiles.lanes(n, itemsize), tiles.lanes(0, itemsize)
+    return next((lanes for lanes in sizes if n % lanes == 0), None)
 
 
 @cache
-def _share(size: int, dtype: np.dtype[Any]) -> Array:
+def share(size: int, dtype: np.dtype[Any]) -> Array:
+    """What each pixel of a window adds to its mean."""
     return np.array([1 / (size * size)], dtype)
 
 
@@ -68,29 +71,28 @@ def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if images have to be added for it."""
-    return _call(_avg_pool2d, out, size, stride, x, out, _share(size, out.dtype))
+    return _call(_avg_pool2d, out, size, stride, x, out, share(size, out.dtype))
 
 
 @cache
-def _avg_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
-    @sized(at_once, lanes)
-    def loop(x: Array, out: Array, share: Array, size: int, stride: int) -> None:
+def _avg_pool2d(size: int, lanes: int) -> Callable[..., None]:
+    @sized(size, lanes)
+    def loop(x: Array, out: Array, share: Array, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
         for channel in range(channels):
             for r in range(rows):
-                for first in range(0, columns, at_once):
-                    c = min(first, columns - at_once)
+                for c in range(columns):
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for image in range(0, n, lanes):
                         v = min(image, n - lanes)
-                        total = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
+                        total = load(x, corner + v, 0, 0, 1, 1, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                total = plus(total, load(x, pixel, 0, stride * n, 1, at_once, lanes))
-                        store(scaled(total, share, 0, 0), out, place + v, 0, n)
+                                total = plus(total, load(x, pixel, 0, 0, 1, 1, lanes))
+                        store(scaled(total, share, 0, 0), out, place + v, 0, 0)
 
     return loop
 
@@ -102,13 +104,13 @@ def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
 
 def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
     """The one call that does it all; None if images have to be added for it."""
-    return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, _share(size, out.dtype))
+    return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, share(size, out.dtype))
 
 
 @cache
-def _avg_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
-    @sized(at_once, lanes)
-    def loop(dy: Array, out: Array, share: Array, size: int, stride: int) -> None:
+def _avg_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
+    @sized(size, lanes)
+    def loop(dy: Array, out: Array, share: Array, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = out.shape
         apart = stride >= size  # No two windows share a pixel.
@@ -116,20 +118,19 @@ def _avg_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
             out[:] = 0
         for channel in range(channels):
             for r in range(rows):
-                for first in range(0, columns, at_once):
-                    c = min(first, columns - at_once)
+                for c in range(columns):
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for image in range(0, n, lanes):
                         v = min(image, n - lanes)
-                        error = scaled(load(dy, place + v, 0, n, 1, at_once, lanes), share, 0, 0)
+                        error = scaled(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
                         for i in range(size):
                             for j in range(size):
                                 pixel = corner + (i * width + j) * n + v
                                 total = error
                                 if not apart:
-                                    total = plus(load(out, pixel, 0, stride * n, 1, at_once, lanes), error)
-                                store(total, out, pixel, 0, stride * n)
+                                    total = plus(load(out, pixel, 0, 0, 1, 1, lanes), error)
+                                store(total, out, pixel, 0, 0)
 
     return loop
 
@@ -145,25 +146,24 @@ def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None
 
 
 @cache
-def _max_pool2d(at_once: int, lanes: int) -> Callable[..., None]:
-    @sized(at_once, lanes)
-    def loop(x: Array, out: Array, size: int, stride: int) -> None:
+def _max_pool2d(size: int, lanes: int) -> Callable[..., None]:
+    @sized(size, lanes)
+    def loop(x: Array, out: Array, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
         for channel in range(channels):
             for r in range(rows):
-                for first in range(0, columns, at_once):
-                    c = min(first, columns - at_once)
+                for c in range(columns):
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for image in range(0, n, lanes):
                         v = min(image, n - lanes)
-                        largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
+                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                largest = larger(largest, load(x, pixel, 0, stride * n, 1, at_once, lanes))
-                        store(largest, out, place + v, 0, n)
+                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
+                        store(largest, out, place + v, 0, 0)
 
     return loop
 
@@ -182,37 +182,36 @@ def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: A
 
 
 @cache
-def _max_pool2d_gradient(at_once: int, lanes: int) -> Callable[..., None]:
+def _max_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
     """The error waits in its lane for the pixel that it goes to, and is 0 from then on."""
 
-    @sized(at_once, lanes)
-    def loop(x: Array, dy: Array, out: Array, size: int, stride: int) -> None:
+    @sized(size, lanes)
+    def loop(x: Array, dy: Array, out: Array, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = x.shape
         out[:] = 0
         for channel in range(channels):
             for r in range(rows):
-                for first in range(0, columns, at_once):
-                    c = min(first, columns - at_once)
+                for c in range(columns):
                     corner = ((channel * height + r * stride) * width + c * stride) * n
                     place = ((channel * rows + r) * columns + c) * n
                     for image in range(0, n, lanes):
                         v = min(image, n - lanes)
-                        largest = load(x, corner + v, 0, stride * n, 1, at_once, lanes)
+                        largest = load(x, corner + v, 0, 0, 1, 1, lanes)
                         for i in range(size):
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
-                                largest = larger(largest, load(x, pixel, 0, stride * n, 1, at_once, lanes))
-                        waiting = load(dy, place + v, 0, n, 1, at_once, lanes)
+                                largest = larger(largest, load(x, pixel, 0, 0, 1, 1, lanes))
+                        waiting = load(dy, place + v, 0, 0, 1, 1, lanes)
                         for i in range(size):
                             for j in range(size):
                                 pixel = corner + (i * width + j) * n + v
-                                here = load(x, pixel, 0, stride * n, 1, at_once, lanes)
-                                before = zeros(out, 1, at_once, lanes)
+                                here = load(x, pixel, 0, 0, 1, 1, lanes)
+                                before = zeros(out, 1, 1, lanes)
                                 if stride < size:
-                                    before = load(out, pixel, 0, stride * n, 1, at_once, lanes)
+                                    before = load(out, pixel, 0, 0, 1, 1, lanes)
                                 error = plus(before, where_taken(here, largest, waiting))
-                                store(error, out, pixel, 0, stride * n)
+                                store(error, out, pixel, 0, 0)
                                 waiting = where_not_taken(here, largest, waiting)
 
     return loop

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from parallel_lenet.kernels.compiled.jit import Call, sized
 
 Array = NDArray[Any]
+Arguments = tuple[Any, ...]
 Kinds = tuple[Any, ...]
 """Numba's types of a loop's arguments."""
+
+Pair = Callable[[Arguments, Arguments], tuple[Call, Array, Array] | None]
 
 I64 = ir.IntType(64)
 
@@ -33,23 +36,44 @@ class Recorder:
     """Stands in for the kernel module. Its functions only note what they would call; `calls` has the notes.
 
     ``planners`` say for each kernel function which call does its work; they return None if no single call does. Then
-    ``complete`` is False.
+    ``complete`` is False. ``pairs`` say, from the arguments of both, which call does the work of two functions, the
+    second right after the first, if one does: and which array has the result that was to be in another one.
     """
 
-    def __init__(self, planners: Mapping[str, Callable[..., Call | None]]) -> None:
+    def __init__(
+        self, planners: Mapping[str, Callable[..., Call | None]], pairs: Mapping[tuple[str, str], Pair]
+    ) -> None:
         self.calls: list[Call] = []
         self.complete = True
-        self._planners = planners
+        self._planners, self._pairs = planners, pairs
+        self._last: tuple[str, Arguments] = ("", ())
+        self._elsewhere: dict[int, Array] = {}
+        """By the address where later functions look for a result: where it is."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(self._note, self._planners[name])
+        return partial(self._note, name)
 
-    def _note(self, planner: Callable[..., Call | None], *arguments: Any) -> None:
-        call = planner(*arguments)
+    def _note(self, name: str, *arguments: Any) -> None:
+        found = tuple(self._found(argument) for argument in arguments)
+        (last, before), self._last = self._last, (name, found)
+        both = self._pairs[last, name](before, found) if (last, name) in self._pairs else None
+        if both is not None:
+            self.calls[-1], wanted, written = both
+            self._elsewhere[_data(wanted)] = written
+            return
+        call = self._planners[name](*found)
         if call is None:
             self.complete = False
         else:
             self.calls.append(call)
+
+    def _found(self, argument: Any) -> Any:
+        if not isinstance(argument, np.ndarray):
+            return argument
+        if any(np.may_share_memory(argument, written) for written in self._elsewhere.values()):
+            self.complete = False  # It is overwritten already.
+        written = self._elsewhere.get(_data(argument), argument)
+        return written.reshape(argument.shape)
 
 
 class Program:

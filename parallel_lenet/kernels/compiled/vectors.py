@@ -43,7 +43,7 @@ class _TileModel(models.PrimitiveModel):
     """In LLVM, a structure of vectors: the optimizer takes it apart, and each vector gets a register."""
 
     def __init__(self, manager: Any, tile: Tile) -> None:
-        vector = ir.VectorType(manager.lookup(tile.number).get_value_type(), tile.lanes)
+        vector = ir.VectorType(manager.lookup(tile.number).get_data_type(), tile.lanes)
         super().__init__(manager, tile, ir.LiteralStructType([vector] * (tile.rows * tile.columns)))
 
 
@@ -333,6 +333,63 @@ def plus(typing: Any, x: Any, y: Any) -> Any:
     return x(x, y), emit
 
 
+def _times(x: Array, y: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(x * y)
+
+
+@instruction(_times)
+def times(typing: Any, x: Any, y: Any) -> Any:
+    """The product of two tiles, lane by lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        e = _Emitter(context, builder, x)
+        first, second = e.unpack(arguments[0]), e.unpack(arguments[1])
+        return e.pack({cell: builder.fmul(first[cell], second[cell]) for cell in e.cells})
+
+    return x(x, y), emit
+
+
+def _times_plus(x: Array, y: Array, z: Array) -> Array:
+    return _exact_fma(x, y, z)
+
+
+@instruction(_times_plus)
+def times_plus(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """X * y + z of three tiles, lane by lane; fused."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        e = _Emitter(context, builder, x)
+        first, second, third = (e.unpack(argument) for argument in arguments)
+        return e.pack({cell: e.fma(first[cell], second[cell], third[cell]) for cell in e.cells})
+
+    return x(x, y, z), emit
+
+
+def _converted(tile: Array, array: Array) -> Array:
+    return tile.astype(array.dtype)
+
+
+@instruction(_converted)
+def converted(typing: Any, tile: Any, array: Any) -> Any:
+    """The tile's numbers in the array's dtype, float32 or float64."""
+    result = Tile(array.dtype, tile.rows, tile.columns, tile.lanes)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        e = _Emitter(context, builder, result)
+        vectors = _Emitter(context, builder, tile).unpack(arguments[0])
+        if tile.number == array.dtype:
+            return arguments[0]
+        convert = builder.uitofp
+        if tile.number in types.signed_domain:
+            convert = builder.sitofp
+        elif tile.number in types.real_domain:
+            convert = builder.fpext if tile.number.bitwidth < array.dtype.bitwidth else builder.fptrunc
+        return e.pack({cell: convert(vector, e.vector) for cell, vector in vectors.items()})
+
+    return result(tile, array), emit
+
+
 def _tree(numbers: list[Any], add: Callable[[Any, Any], Any]) -> Any:
     """((0 + 1) + (2 + 3)) + ((4 + 5) + ...: a missing right half is left out."""
     while len(numbers) > 1:
@@ -381,6 +438,34 @@ def moved(typing: Any, tile: Any, by: Any) -> Any:
         return e.pack(vectors)
 
     return tile(tile, INDEX), emit
+
+
+def _transposed(tile: Array) -> Array:
+    return tile.transpose(2, 1, 0).copy()
+
+
+@instruction(_transposed)
+def transposed(typing: Any, tile: Any) -> Any:
+    """Of a tile with one column and as many rows as lanes: lane q of row p becomes lane p of row q.
+
+    Rows that are 1, 2, 4, ... apart exchange half of their lanes, those that are as far apart.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        e = _Emitter(context, builder, tile)
+        rows, lanes = list(e.unpack(arguments[0]).values()), range(tile.lanes)
+        apart = 1
+        while apart < tile.lanes:
+            lower = e.lanes_of([i if not i & apart else i - apart + tile.lanes for i in lanes])
+            upper = e.lanes_of([i + apart if not i & apart else i + tile.lanes for i in lanes])
+            for p in lanes:
+                if not p & apart:
+                    pair = rows[p], rows[p + apart]
+                    rows[p], rows[p + apart] = (builder.shuffle_vector(*pair, half) for half in (lower, upper))
+            apart *= 2
+        return e.pack(dict(zip(e.cells, rows, strict=True)))
+
+    return tile(tile), emit
 
 
 def _next_column(tile: Array) -> Array:
@@ -451,6 +536,22 @@ def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
         return builder.fma(*arguments)
 
     return x(x, x, x), emit
+
+
+def _with_sign(x: Any, y: Any) -> Any:
+    return np.copysign(x, y)
+
+
+@instruction(_with_sign)
+def with_sign(typing: Any, x: Any, y: Any) -> Any:
+    """The number x with the sign of y."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = arguments[0].type
+        kind = ir.FunctionType(number, [number, number])
+        return builder.call(builder.module.declare_intrinsic("llvm.copysign", [number], kind), arguments)
+
+    return x(x, x), emit
 
 
 def _bits(x: Any) -> Any:
