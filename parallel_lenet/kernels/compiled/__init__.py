@@ -28,13 +28,13 @@ from parallel_lenet.kernels.compiled.dense import (
     dense_input_gradient,
     dense_input_gradient_call,
     dense_weight_gradient,
-    dense_weight_gradient_call,
+    dense_weight_gradient_calls,
 )
 from parallel_lenet.kernels.compiled.elementwise import prepare_images, relu, relu_gradient, tanh, tanh_gradient
-from parallel_lenet.kernels.compiled.jit import DISABLED, Call
+from parallel_lenet.kernels.compiled.jit import DISABLED
 from parallel_lenet.kernels.compiled.pairs import PAIRS
 from parallel_lenet.kernels.compiled.pooling import avg_pool2d, avg_pool2d_gradient, max_pool2d, max_pool2d_gradient
-from parallel_lenet.kernels.compiled.program import Program, Recorder
+from parallel_lenet.kernels.compiled.program import Planner, Program, Recorder
 from parallel_lenet.kernels.compiled.softmax import softmax, softmax_cross_entropy, softmax_cross_entropy_call
 
 __all__ = [
@@ -61,11 +61,11 @@ __all__ = [
     "tanh_gradient",
 ]
 
-PLANNERS: dict[str, Callable[..., Call | None]] = {
+PLANNERS: dict[str, Planner] = {
     "prepare_images": elementwise.prepare_images_call,
     "conv2d": convolution.conv2d_call,
     "conv2d_input_gradient": convolution.conv2d_input_gradient_call,
-    "conv2d_weight_gradient": convolution.conv2d_weight_gradient_call,
+    "conv2d_weight_gradient": convolution.conv2d_weight_gradient_calls,
     "avg_pool2d": pooling.avg_pool2d_call,
     "avg_pool2d_gradient": pooling.avg_pool2d_gradient_call,
     "max_pool2d": pooling.max_pool2d_call,
@@ -76,9 +76,9 @@ PLANNERS: dict[str, Callable[..., Call | None]] = {
     "relu_gradient": elementwise.relu_gradient_call,
     "dense": dense_call,
     "dense_input_gradient": dense_input_gradient_call,
-    "dense_weight_gradient": dense_weight_gradient_call,
+    "dense_weight_gradient": dense_weight_gradient_calls,
 }
-"""For each function, which loop does its work and on what: None if no single loop does."""
+"""For each function, which loops do its work and on what."""
 
 LEAF = 1
 Array = NDArray[Any]
@@ -117,7 +117,10 @@ def is_compiled(images: int = SHARD_SIZE) -> bool:
     Asks for the weight gradient of its first convolution, the last thing that a step needs. Compiles nothing, and never
     raises.
     """
-    function: Any = convolution.weight_gradient_loop(*convolution.gradient_tiles(6, 5), tiles.lanes(images, 4))
+    lanes = tiles.lanes(images, 4)
+    function: Any = convolution.weight_gradient_loop(
+        *convolution.gradient_tiles(6, 5, tiles.wide_enough(lanes, 4)), lanes
+    )
     if not hasattr(function, "signatures"):  # NUMBA_DISABLE_JIT is set: nothing ever is.
         return True
     try:

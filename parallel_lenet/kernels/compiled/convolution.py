@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
+from parallel_lenet.kernels.compiled.biases import bias_gradient_call
 from parallel_lenet.kernels.compiled.jit import Call, execute, sized
 from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import (
     add_products,
     add_scaled,
-    load,
     moved,
     next_column,
-    plus,
     store_column,
     store_lane_sums,
     zeros,
@@ -129,8 +128,9 @@ def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: i
 def _input_gradient_call(dy: Array, weight: Array, out: Array) -> Call:
     channels, kw = weight.shape[1], weight.shape[3]
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
-    most = 3 if tiles.avx512() else 2
-    rows = most if channels >= most and kw <= 8 else 1
+    registers = 14 if not tiles.avx512() else 24 if tiles.wide_enough(lanes, dy.itemsize) else 30
+    sizes = tuple(rows for rows in (6, 5, 4, 3, 2) if rows * kw <= registers and rows <= channels)
+    rows = tiles.fewest_left_over(channels, sizes or (1,))
     return _input_gradient_loop(rows, kw, lanes), (dy, weight, out)
 
 
@@ -177,66 +177,68 @@ def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Calla
 def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
     """The kernel gradient, for every image the sum over its outputs in row order; the images along a tree::
 
-        for image:
-            each[image] = 0
-            for r, c:
-                each[image] = fma(dy[f, r, c, image], x[ch, r * stride + i, c * stride + j, image], each[image])
-        dw[f, ch, i, j] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
+    for image:
+        each[image] = 0
+        for r, c:
+            each[image] = fma(dy[f, r, c, image], x[ch, r * stride + i, c * stride + j, image], each[image])
+    dw[f, ch, i, j] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
 
-    The bias gradient adds ``dy[f, r, c, image]`` in the same way.
     """
     n = dy.shape[-1]
     lanes = tiles.lanes(n, dy.itemsize)
     skipped = max(0, lanes - n)
     x, dy = _windows(tiles.filled(x, lanes), stride, padding), tiles.filled(dy, lanes)
+    execute(bias_gradient_call(dy, skipped, db))
     if stride == 1:
-        execute(_weight_gradient_call(x, dy, skipped, dw, db))
+        execute(_weight_gradient_call(x, dy, skipped, dw))
         return
     pictures = x.reshape(stride, stride, dw.shape[1], *x.shape[1:])
     for a in range(min(stride, dw.shape[2])):
         for b in range(min(stride, dw.shape[3])):
             part = np.empty(dw[:, :, a::stride, b::stride].shape, dw.dtype)
-            execute(_weight_gradient_call(pictures[a, b], dy, skipped, part, db))
+            execute(_weight_gradient_call(pictures[a, b], dy, skipped, part))
             dw[:, :, a::stride, b::stride] = part
 
 
-def conv2d_weight_gradient_call(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> Call | None:
-    """The one call that does it all; None if arrays have to be padded for it."""
+def conv2d_weight_gradient_calls(
+    x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array
+) -> list[Call] | None:
+    """The calls that do it all; None if arrays have to be padded for them."""
     n = dy.shape[-1]
     if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
         return None
-    return _weight_gradient_call(x, dy, 0, dw, db)
+    return [bias_gradient_call(dy, 0, db), _weight_gradient_call(x, dy, 0, dw)]
 
 
-def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> Call:
+def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array) -> Call:
     """With a stride of 1 and no padding; the first images, ``skipped`` of them, don't count."""
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
-    return weight_gradient_loop(*gradient_tiles(len(dw), dw.shape[3]), lanes), (x, dy, skipped, dw, db)
+    tile = gradient_tiles(len(dw), dw.shape[3], tiles.wide_enough(lanes, dy.itemsize))
+    return weight_gradient_loop(*tile, lanes), (x, dy, skipped, dw)
 
 
-def gradient_tiles(filters: int, kernel_width: int) -> tuple[int, int, int]:
-    """Filters and taps of a tile of weights, and filters of a tile of biases."""
-    rows = min(filters, 2)
+def gradient_tiles(filters: int, kernel_width: int, wide_enough: bool) -> tuple[int, int]:
+    """Filters and taps of a tile of weights."""
+    rows = tiles.fewest_left_over(filters, (2,) if wide_enough else (4, 3, 2)) if filters > 1 else 1
     taps = tiles.fewest_left_over(kernel_width, (5, 3, 2)) if kernel_width > 1 else 1
-    return rows, taps, 6 if filters >= 6 else rows
+    return rows, taps
 
 
 @cache
-def weight_gradient_loop(tile_rows: int, tile_columns: int, bias_rows: int, lanes: int) -> Callable[..., None]:
+def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Callable[..., None]:
     """A tile holds the gradients of some filters' neighbouring taps, each lane one image's; blocks of images in turn.
 
     Of the last block, which overlaps the one before, only the lanes of new images count.
     """
 
-    @sized(tile_rows, tile_columns, bias_rows, lanes)
-    def loop(x: Array, dy: Array, skipped: int, dw: Array, db: Array) -> None:
+    @sized(tile_rows, tile_columns, lanes)
+    def loop(x: Array, dy: Array, skipped: int, dw: Array) -> None:
         filters, rows, columns, n = dy.shape
         channels, height, width, _ = x.shape
         kernel_height, kernel_width = dw.shape[2:]
         taps, plane = channels * kernel_height * kernel_width, rows * columns * n
         blocks = (n + lanes - 1) // lanes
         weights = np.empty((blocks, filters * taps), dw.dtype)
-        biases = np.empty((blocks, filters), dw.dtype)
         for block in range(blocks):
             v = min(block * lanes, n - lanes)
             late = block * lanes - v + skipped
@@ -258,20 +260,9 @@ def weight_gradient_loop(tile_rows: int, tile_columns: int, bias_rows: int, lane
                             sums = moved(sums, late)
                         place = (block * filters + f) * taps + kernel_row * kernel_width + j
                         store_lane_sums(sums, weights, place, taps)
-            for first_filter in range(0, filters, bias_rows):
-                f = min(first_filter, filters - bias_rows)
-                errors = zeros(dy, bias_rows, 1, lanes)
-                for pixel in range(rows * columns):
-                    errors = plus(errors, load(dy, f * plane + pixel * n + v, plane, 0, bias_rows, 1, lanes))
-                if late:
-                    errors = moved(errors, late)
-                store_lane_sums(errors, biases, block * filters + f, 1)
         add_rows(weights)
-        add_rows(biases)
         flat = dw.reshape(-1)
         for k in range(filters * taps):
             flat[k] = weights[0, k]
-        for f in range(filters):
-            db[f] = biases[0, f]
 
     return loop

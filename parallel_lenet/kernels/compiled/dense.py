@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import Call, execute, inlined, sized
+from parallel_lenet.kernels.compiled.biases import bias_gradient_call
+from parallel_lenet.kernels.compiled.jit import Call, execute, sized
 from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products_call
-from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import load, plus, rows_sum, scaled, store, transposed
 
 Array = NDArray[Any]
@@ -87,46 +87,82 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
     The bias gradient adds ``dy[o, image]`` in the same way.
     """
-    execute(dense_weight_gradient_call(x, dy, dw, db))
+    calls = dense_weight_gradient_calls(x, dy, dw, db)
+    if calls is None:
+        lanes = narrowest_run(x.itemsize)
+        errors = tiles.filled(dy, lanes)
+        execute(bias_gradient_call(errors, lanes - dy.shape[1], db), *_weight_gradient_calls(x, dy, dw))
+    else:
+        execute(*calls)
 
 
-def dense_weight_gradient_call(x: Array, dy: Array, dw: Array, db: Array) -> Call:
-    """The one call that does it all."""
-    n = x.shape[1]
+def dense_weight_gradient_calls(x: Array, dy: Array, dw: Array, db: Array) -> list[Call] | None:
+    """The calls that do it all; None if the images don't fill a vector."""
+    if x.shape[1] < narrowest_run(x.itemsize):
+        return None
+    return [bias_gradient_call(dy, 0, db), *_weight_gradient_calls(x, dy, dw)]
+
+
+def _weight_gradient_calls(x: Array, dy: Array, dw: Array) -> list[Call]:
+    features, n = x.shape
     group = 16 if tiles.avx512() and n > 8 else 8
-    return _weight_gradient_loop(group, tiles.lanes(len(x), x.itemsize), tiles.lanes(n, x.itemsize)), (x, dy, dw, db)
+    lanes = tiles.lanes(features, x.itemsize)
+    inputs = np.zeros((-(-n // group) * group, max(features, lanes)), x.dtype)
+    return [
+        (_transpose(tiles.lanes(min(features, n), x.itemsize)), (x, inputs)),
+        (_weight_gradient_loop(group, lanes), (inputs, dy, dw)),
+    ]
 
 
 @cache
-def _weight_gradient_loop(group: int, lanes: int, images_lanes: int) -> Callable[..., None]:
-    """A vector holds neighbouring features' gradients; ``group`` images are multiplied and added in registers.
+def _transpose(lanes: int) -> Callable[..., None]:
+    """``out[j, i] = x[i, j]``: a tile at a time, the last of which overlap those before.
 
-    Then the groups' sums are added along the tree. The images that the last group lacks are features of 0 and errors
-    of -0, whose product -0 changes no sum.
+    Number by number if x is smaller than a tile.
     """
 
-    @sized(group, lanes, images_lanes)
-    def loop(x: Array, dy: Array, dw: Array, db: Array) -> None:
-        features, n = x.shape
-        units = len(dy)
-        groups = (n + group - 1) // group
-        images, width = groups * group, max(features, lanes)
-        inputs, biases = np.empty((images, width), x.dtype), np.empty((n, units), x.dtype)
-        transpose(x, inputs, images_lanes)
-        inputs[n:] = 0
-        inputs[:, features:] = 0
+    @sized(lanes)
+    def loop(x: Array, out: Array) -> None:
+        rows, columns = x.shape
+        width = out.shape[1]
+        if rows < lanes or columns < lanes:
+            for i in range(rows):
+                for j in range(columns):
+                    out[j, i] = x[i, j]
+            return
+        for first_row in range(0, rows, lanes):
+            i = min(first_row, rows - lanes)
+            for first_column in range(0, columns, lanes):
+                j = min(first_column, columns - lanes)
+                tile = load(x, i * columns + j, columns, 0, lanes, 1, lanes)
+                store(transposed(tile), out, j * width + i, width, 0)
+
+    return loop
+
+
+@cache
+def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
+    """A vector holds neighbouring features' gradients; ``group`` images are multiplied and added in registers.
+
+    Then the groups' sums are added along the tree. ``inputs (images, features)`` has images of 0 for those that the
+    last group lacks. Their errors are -0 here: the product -0 changes no sum.
+    """
+
+    @sized(group, lanes)
+    def loop(inputs: Array, dy: Array, dw: Array) -> None:
+        images, width = inputs.shape
+        units, n = dy.shape
+        features, groups = dw.shape[1], images // group
         errors = dy
         if images > n:
-            errors = np.full((units, images), x.dtype.type(-0.0))
-            errors[:, :n] = dy
-        transpose(dy, biases, images_lanes)
-        add_rows(biases)
-        for o in range(units):
-            db[o] = biases[0, o]
+            errors = np.empty((units, images), dy.dtype)
+            for o in range(units):
+                for image in range(images):
+                    errors[o, image] = dy[o, image] if image < n else -0.0
         levels = 1
         while groups >> levels:
             levels += 1
-        sums = np.empty((levels, units * lanes), x.dtype)  # Of 2^level groups each, waiting for their neighbours.
+        sums = np.empty((levels, units * lanes), dy.dtype)  # Of 2^level groups each, waiting for their neighbours.
         for first in range(0, width, lanes):
             i = min(first, width - lanes)  # The last vector overlaps the one before.
             for part in range(groups):
@@ -150,21 +186,3 @@ def _weight_gradient_loop(group: int, lanes: int, images_lanes: int) -> Callable
                             dw[o, k] = sums[0, k]
 
     return loop
-
-
-@inlined
-def transpose(x: Array, out: Array, lanes: int) -> None:
-    """``out[j, i] = x[i, j]``: tiles, of which the last overlap those before; number by number if x is smaller."""
-    rows, columns = x.shape
-    width = out.shape[1]
-    if rows < lanes or columns < lanes:
-        for i in range(rows):
-            for j in range(columns):
-                out[j, i] = x[i, j]
-        return
-    for first_row in range(0, rows, lanes):
-        i = min(first_row, rows - lanes)
-        for first_column in range(0, columns, lanes):
-            j = min(first_column, columns - lanes)
-            tile = load(x, i * columns + j, columns, 0, lanes, 1, lanes)
-            store(transposed(tile), out, j * width + i, width, 0)

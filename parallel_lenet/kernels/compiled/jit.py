@@ -39,14 +39,6 @@ def sized(*sizes: int) -> Callable[[Function], Function]:
     return compile_later
 
 
-def inlined(function: Function) -> Function:
-    """A part of loops, written into each of them when it is compiled: numbers that are constants there stay constants.
-
-    A tile's sizes, for example. (A loop that had another compiled one in its closure would not be found on disk again.)
-    """
-    return cast(Function, numba.njit(inline="always", error_model="numpy")(function))
-
-
 def _compiled(function: Function) -> Function:
     dispatcher = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
     if not DISABLED:
@@ -54,10 +46,10 @@ def _compiled(function: Function) -> Function:
     return cast(Function, dispatcher)
 
 
-def execute(call: Call) -> None:
-    """Call the loop."""
-    loop, arguments = call
-    loop(*(own(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments))
+def execute(*calls: Call) -> None:
+    """Call the loops, one after another."""
+    for loop, arguments in calls:
+        loop(*(own(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments))
 
 
 def own(x: NDArray[Any]) -> NDArray[Any]:

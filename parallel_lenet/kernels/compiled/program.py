@@ -20,13 +20,14 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.jit import Call, sized
+from parallel_lenet.kernels.compiled.jit import Call, compiled, sized
 
 Array = NDArray[Any]
 Arguments = tuple[Any, ...]
 Kinds = tuple[Any, ...]
 """Numba's types of a loop's arguments."""
 
+Planner = Callable[..., Call | list[Call] | None]
 Pair = Callable[[Arguments, Arguments], tuple[Call, Array, Array] | None]
 
 I64 = ir.IntType(64)
@@ -35,14 +36,12 @@ I64 = ir.IntType(64)
 class Recorder:
     """Stands in for the kernel module. Its functions only note what they would call; `calls` has the notes.
 
-    ``planners`` say for each kernel function which call does its work; they return None if no single call does. Then
-    ``complete`` is False. ``pairs`` say, from the arguments of both, which call does the work of two functions, the
-    second right after the first, if one does: and which array has the result that was to be in another one.
+    ``planners`` say for each kernel function which call, or calls, does its work; they return None if it takes more
+    than that. Then ``complete`` is False. ``pairs`` say, from the arguments of both, which call does the work of two
+    functions, the second right after the first, if one does: and which array has the result that was to be in another.
     """
 
-    def __init__(
-        self, planners: Mapping[str, Callable[..., Call | None]], pairs: Mapping[tuple[str, str], Pair]
-    ) -> None:
+    def __init__(self, planners: Mapping[str, Planner], pairs: Mapping[tuple[str, str], Pair]) -> None:
         self.calls: list[Call] = []
         self.complete = True
         self._planners, self._pairs = planners, pairs
@@ -61,11 +60,11 @@ class Recorder:
             self.calls[-1], wanted, written = both
             self._elsewhere[_data(wanted)] = written
             return
-        call = self._planners[name](*found)
-        if call is None:
+        calls = self._planners[name](*found)
+        if calls is None:
             self.complete = False
         else:
-            self.calls.append(call)
+            self.calls += calls if isinstance(calls, list) else [calls]
 
     def _found(self, argument: Any) -> Any:
         if not isinstance(argument, np.ndarray):
@@ -99,12 +98,32 @@ class Program:
             slots.extend((data, *argument.shape))
         self._slots = np.array(slots, np.int64)
         self._moved = np.array(moved, np.int64).reshape(-1, 3)
+        self._starts = np.empty(len(external), np.int64)
         self._run = _runner(kinds)
 
     def __call__(self, external: Sequence[Array]) -> None:
         """Run the loops, one after another."""
-        starts = np.array([_data(array) for array in external], np.int64)
-        self._run(self._loops, self._slots, self._moved, starts)
+        _find(self._starts, tuple(external))
+        self._run(self._loops, self._slots, self._moved, self._starts)
+
+
+@compiled
+def _find(starts: Array, arrays: tuple[Array, ...]) -> None:
+    _write_addresses(starts, arrays)  # type: ignore[call-arg]
+
+
+@intrinsic
+def _write_addresses(typing: Any, starts: Any, arrays: Any) -> Any:
+    """Where the arrays begin, in a quarter of the time that `_data` takes."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = context.make_array(starts)(context, builder, arguments[0]).data
+        for i, kind in enumerate(arrays):
+            array = context.make_array(kind)(context, builder, builder.extract_value(arguments[1], i))
+            builder.store(builder.ptrtoint(array.data, I64), builder.gep(place, [ir.Constant(I64, i)]))
+        return context.get_dummy_value()
+
+    return types.void(starts, arrays), emit
 
 
 def _data(array: Array) -> int:

@@ -29,6 +29,14 @@ def lanes(numbers: int, itemsize: int) -> int:
     return (wide if numbers * itemsize >= wide else NARROW) // itemsize
 
 
+def wide_enough(lanes: int, itemsize: int) -> bool:
+    """Whether vectors are as wide as the registers, or there are so few of these that tiles must be small.
+
+    If not, a processor multiplies two vectors per cycle, and waits for what they are loaded from if tiles are small.
+    """
+    return not avx512() or lanes * itemsize > NARROW
+
+
 def fewest_left_over(count: int, sizes: tuple[int, ...]) -> int:
     """The size, at most ``count``, of which whole tiles cover ``count`` with the least excess; the larger of equals."""
     return max((size for size in sizes if size <= count), key=lambda size: (-(-(-count // size) * size), size))
