@@ -12,9 +12,10 @@ pytest.importorskip("numba")
 
 import numba
 
-from parallel_lenet.kernels.compiled import vectors
+from parallel_lenet.kernels.compiled import lanes, scalars, vectors
 from parallel_lenet.kernels.compiled.functions import exp, log, tanh64
 from parallel_lenet.kernels.compiled.sums import add_rows
+from parallel_lenet.kernels.compiled.tile_type import exact_fma
 
 Array = NDArray[Any]
 
@@ -51,13 +52,14 @@ def function(x, y, octets, shorts, floats, doubles, out, by):
     store(converted(load(floats, 1, 40, LANES, 3, 2, LANES), out), out, 6200, 100, LANES)
     store(converted(load(doubles, 1, 40, LANES, 3, 2, LANES), out), out, 6500, 100, LANES)
 """
-NAMES = [name for name in vars(vectors) if isinstance(vars(vectors).get(f"_{name}"), type(lambda: None))]
+WORDS = {**vars(vectors), **vars(lanes), **vars(scalars)}
+NAMES = [name for name in WORDS if isinstance(WORDS.get(f"_{name}"), type(lambda: None))]
 SIZE = 6800
 
 
 def calls(lanes: int, compiled: bool) -> Any:
     """CALLS with the compiled instructions, or with the Python functions that they stand for."""
-    words = {name: vars(vectors)[name if compiled else f"_{name}"] for name in NAMES}
+    words = {name: WORDS[name if compiled else f"_{name}"] for name in NAMES}
     namespace: dict[str, Any] = {**words, "LANES": lanes}
     exec(CALLS, namespace)
     return numba.njit(namespace["function"]) if compiled else namespace["function"]
@@ -99,7 +101,7 @@ def test_the_python_fma_rounds_once(numbers: list[float]) -> None:
     from fractions import Fraction
 
     x, y, z = (np.float32(number) for number in numbers)
-    found = vectors._exact_fma(np.array([x]), np.array([y]), np.array([z]))[0]
+    found = exact_fma(np.array([x]), np.array([y]), np.array([z]))[0]
     if not np.isfinite([x, y, z]).all() or not np.isfinite(found):
         return
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))

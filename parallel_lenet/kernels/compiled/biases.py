@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.jit import Call, sized
+from parallel_lenet.kernels.compiled.lanes import moved, store_lane_sums
 from parallel_lenet.kernels.compiled.sums import add_rows
-from parallel_lenet.kernels.compiled.vectors import load, moved, plus, store_lane_sums, zeros
+from parallel_lenet.kernels.compiled.vectors import load, plus, zeros
 
 Array = NDArray[Any]
 

@@ -15,17 +15,10 @@ from numpy.typing import NDArray
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.biases import bias_gradient_call
 from parallel_lenet.kernels.compiled.jit import Call, execute, sized
+from parallel_lenet.kernels.compiled.lanes import moved, next_column, store_lane_sums
 from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
-from parallel_lenet.kernels.compiled.vectors import (
-    add_products,
-    add_scaled,
-    moved,
-    next_column,
-    store_column,
-    store_lane_sums,
-    zeros,
-)
+from parallel_lenet.kernels.compiled.vectors import add_products, add_scaled, store_column, zeros
 
 Array = NDArray[Any]
 

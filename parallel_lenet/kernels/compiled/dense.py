@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.biases import bias_gradient_call
 from parallel_lenet.kernels.compiled.jit import Call, execute, sized
+from parallel_lenet.kernels.compiled.lanes import rows_sum, transposed
 from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products_call
-from parallel_lenet.kernels.compiled.vectors import load, plus, rows_sum, scaled, store, transposed
+from parallel_lenet.kernels.compiled.vectors import load, plus, scaled, store
 
 Array = NDArray[Any]
 

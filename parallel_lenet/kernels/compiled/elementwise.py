@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.functions import half_tanh32, tanh64
 from parallel_lenet.kernels.compiled.jit import Call, compiled, execute, sized
-from parallel_lenet.kernels.compiled.vectors import converted, fma, load, spread, store, times_plus, transposed
+from parallel_lenet.kernels.compiled.lanes import transposed
+from parallel_lenet.kernels.compiled.scalars import fma
+from parallel_lenet.kernels.compiled.vectors import converted, load, spread, store, times_plus
 
 Array = NDArray[Any]
 

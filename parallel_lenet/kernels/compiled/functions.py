@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet.kernels.compiled.jit import compiled
-from parallel_lenet.kernels.compiled.vectors import bits, fma, from_bits, with_sign
+from parallel_lenet.kernels.compiled.scalars import bits, fma, from_bits, with_sign
 
 LOG2_E = 1.4426950408889634
 LN2 = 0.6931471805599453  # The float64 nearest to log(2), and what it lacks.

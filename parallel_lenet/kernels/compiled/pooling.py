@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.jit import Call, execute, sized
-from parallel_lenet.kernels.compiled.vectors import (
-    larger,
-    load,
-    plus,
-    scaled,
-    store,
-    where_not_taken,
-    where_taken,
-    zeros,
-)
+from parallel_lenet.kernels.compiled.lanes import larger, where_not_taken, where_taken
+from parallel_lenet.kernels.compiled.vectors import load, plus, scaled, store, zeros
 
 Array = NDArray[Any]
 

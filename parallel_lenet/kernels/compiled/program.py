@@ -140,7 +140,7 @@ def _bits(number: Any) -> int:
 def _kind(argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "C")
-    return numba.typeof(argument)  # type: ignore[no-untyped-call]
+    return numba.typeof(argument)
 
 
 def _address(loop: Any, kinds: Kinds) -> int:
@@ -193,7 +193,7 @@ def _call_all(typing: Any, loops: Any, slots: Any, digest: Any) -> Any:
             code = context.call_conv.get_function_type(types.none, kind)
             loop = builder.inttoptr(_at(builder, addresses, i), code.as_pointer())
             status, _ = context.call_conv.call_function(builder, loop, types.none, kind, loop_arguments)
-            with cgutils.if_unlikely(builder, status.is_error):  # type: ignore[no-untyped-call]  # No memory.
+            with cgutils.if_unlikely(builder, status.is_error):  # No memory.
                 context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
@@ -216,7 +216,7 @@ def _from_slots(context: Any, builder: Any, kind: Any, slots: Any, position: int
             strides.insert(0, builder.mul(strides[0], length))
         array = context.make_array(kind)(context, builder)
         data = builder.inttoptr(first, array.data.type)
-        populate_array(array, data, shape, strides, itemsize, None)  # type: ignore[no-untyped-call]
+        populate_array(array, data, shape, strides, itemsize, None)
         return array._getvalue(), end
     if isinstance(kind, types.Float):
         whole = builder.trunc(first, ir.IntType(kind.bitwidth)) if kind.bitwidth < 64 else first
