@@ -22,6 +22,8 @@ from parallel_lenet.kernels import im2col, naive
 pytest.importorskip("numba")
 
 from parallel_lenet.kernels import compiled
+from parallel_lenet.kernels.compiled import tiles
+from parallel_lenet.kernels.compiled.tile_type import exact_fma
 
 Array = NDArray[Any]
 PACKAGE = Path(compiled.__file__).resolve().parents[2]
@@ -132,6 +134,33 @@ def test_a_shard_of_lenet5(rng: np.random.Generator) -> None:
             assert np.abs(ours - exact).max() < 1e-6 * np.abs(exact).max() * np.sqrt(25 * 784)
 
 
+@pytest.mark.parametrize(("features", "n"), [(5, 3), (20, 8), (37, 11), (37, 24), (20, 40), (20, 85), (5, 33)])
+def test_dense_weight_gradients_are_added_along_the_tree(features: int, n: int, rng: np.random.Generator) -> None:
+    """Every bit of them, whatever is left over by groups of images and vectors of features."""
+    x, dy = draw(rng, "float32", (features, n), (7, n))
+    parts = [dy[:, None, image] * x[None, :, image] for image in range(n)]
+    while len(parts) > 1:
+        pairs = [first + second for first, second in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[2 * len(pairs) :]
+    dw, db = np.full((7, features), np.nan, "float32"), np.full(7, np.nan, "float32")
+    compiled.dense_weight_gradient(x, dy, dw, db)
+    np.testing.assert_array_equal(dw, parts[0])
+    np.testing.assert_allclose(db, dy.sum(axis=1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "stored"), [(3, 9, "uint8"), (11, 10, "uint8"), (37, 30, "uint8"), (16, 21, "f")]
+)
+def test_prepared_images(n: int, width: int, stored: str, rng: np.random.Generator) -> None:
+    images = rng.integers(0, 256, (n, 2, 7, width)).astype(stored)
+    out = np.full((2, 10, width + 3, n), np.nan, "float32")
+    compiled.prepare_images(images, 0.3, -0.1, out)
+    wanted = np.full_like(out, -0.1)
+    pixels = images.transpose(1, 2, 3, 0).astype("float32")
+    wanted[:, 1:8, 1 : width + 1] = exact_fma(pixels, np.float32(0.3), np.float32(-0.1))
+    np.testing.assert_array_equal(out, wanted)
+
+
 def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> None:
     x, weight, bias, dy = draw(rng, "float32", (3, 11, 9, 7), (5, 3, 5, 5), (5,), (5, 7, 5, 7))
     logits, targets = rng.standard_normal((10, 7)).astype("float32"), rng.integers(0, 10, 7)
@@ -158,10 +187,11 @@ def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> Non
 def test_read_only_arrays_are_not_compiled_for_again(rng: np.random.Generator) -> None:
     x, weight, bias, dy = draw(rng, "float32", (2, 6, 6, 3), (4, 2, 3, 3), (4,), (4, 4, 4, 3))
     wanted = convolutions(compiled, x, weight, bias, dy, stride=1, padding=0)
+    tile = compiled.convolution.gradient_tiles(4, 3, tiles.wide_enough(8, 4))
     functions: list[Any] = [
         compiled.products._loop(4, 1, 8),
-        compiled.convolution._input_gradient_loop(1, 3, 8),
-        compiled.convolution.weight_gradient_loop(2, 3, 2, 8),
+        compiled.convolution._input_gradient_loop(2, 3, 8),
+        compiled.convolution.weight_gradient_loop(*tile, 8),
     ]
     before = [len(function.signatures) for function in functions]
     for array in (x, weight, bias, dy):

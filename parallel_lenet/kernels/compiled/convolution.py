@@ -170,12 +170,13 @@ def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Calla
 def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
     """The kernel gradient, for every image the sum over its outputs in row order; the images along a tree::
 
-    for image:
-        each[image] = 0
-        for r, c:
-            each[image] = fma(dy[f, r, c, image], x[ch, r * stride + i, c * stride + j, image], each[image])
-    dw[f, ch, i, j] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
+        for image:
+            each[image] = 0
+            for r, c:
+                each[image] = fma(dy[f, r, c, image], x[ch, r * stride + i, c * stride + j, image], each[image])
+        dw[f, ch, i, j] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
 
+    The bias gradient is that of `bias_gradient_call`.
     """
     n = dy.shape[-1]
     lanes = tiles.lanes(n, dy.itemsize)

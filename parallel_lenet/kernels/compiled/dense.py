@@ -86,7 +86,7 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
         each[image] = dy[o, image] * x[i, image]
         dw[o, i] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
 
-    The bias gradient adds ``dy[o, image]`` in the same way.
+    The bias gradient is that of `bias_gradient_call`.
     """
     calls = dense_weight_gradient_calls(x, dy, dw, db)
     if calls is None:

@@ -1,6 +1,6 @@
 """What is done to every number alone: pixels to inputs, activations and their gradients.
 
-The loops are plain ones: with no sum in them, the compiler makes vectors of them itself, and no bit depends on how.
+Most loops are plain ones: with no sum in them, the compiler makes vectors of them itself, and no bit depends on how.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,10 @@ Array = NDArray[Any]
 
 
 def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
-    """Every pixel to its place: fma(pixel, scale, shift), all of them of the dtype of out; the border is ``shift``."""
+    """Every pixel, converted to the dtype of out, to its place; the border is ``shift``::
+
+    out[ch, top + r, left + c, image] = fma(images[image, ch, r, c], scale, shift)
+    """
     execute(prepare_images_call(images, scale, shift, out))
 
 

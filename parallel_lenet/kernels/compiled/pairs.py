@@ -1,4 +1,4 @@
-"""Two layers in one loop, if a recorded pass has one right after the other: their numbers stay in the nearest cache.
+"""Two layers in one loop, if a recorded pass has one right after the other: memory is read and written once.
 
 The bits are those of the two loops.
 """
@@ -21,7 +21,12 @@ Array = NDArray[Any]
 def avg_pool2d_gradient_tanh_gradient(
     first: tuple[Any, ...], second: tuple[Any, ...]
 ) -> tuple[Call, Array, Array] | None:
-    """Into ``y``, which is not needed any more: so no more memory is touched than that of the activations."""
+    """Backward through a pooling and the tanh before it, if the windows cover the image::
+
+        y[pixel] = dy[window] * share * fma(-(y[pixel] * y[pixel]), 1 / amplitude, amplitude)
+
+    The result goes to ``y``, which is not needed any more: the processor has it at hand.
+    """
     (dy, size, stride, spread_dy), (y, error, amplitude, out) = first, second
     whole = stride == size and tuple(length * size for length in dy.shape[1:3]) == y.shape[1:3]
     lanes = whole_lanes(dy.shape[-1], dy.itemsize)
@@ -29,13 +34,11 @@ def avg_pool2d_gradient_tanh_gradient(
         return None
     number = out.dtype.type
     slope = np.array([amplitude, -number(1 / amplitude)], out.dtype)
-    return (_gradient(size, lanes), (dy, y, slope, share(size, out.dtype))), out, y
+    return (_pooled_tanh_gradient(size, lanes), (dy, y, slope, share(size, out.dtype))), out, y
 
 
 @cache
-def _gradient(size: int, lanes: int) -> Callable[..., None]:
-    """A share of the error goes to each pixel of its window, times the slope there."""
-
+def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
     @sized(size, lanes)
     def loop(dy: Array, y: Array, slope: Array, share: Array) -> None:
         channels, rows, columns, n = dy.shape
