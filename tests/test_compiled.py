@@ -22,7 +22,6 @@ from parallel_lenet.kernels import im2col, naive
 pytest.importorskip("numba")
 
 from parallel_lenet.kernels import compiled
-from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.tile_type import exact_fma
 
 Array = NDArray[Any]
@@ -187,11 +186,10 @@ def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> Non
 def test_read_only_arrays_are_not_compiled_for_again(rng: np.random.Generator) -> None:
     x, weight, bias, dy = draw(rng, "float32", (2, 6, 6, 3), (4, 2, 3, 3), (4,), (4, 4, 4, 3))
     wanted = convolutions(compiled, x, weight, bias, dy, stride=1, padding=0)
-    tile = compiled.convolution.gradient_tiles(4, 3, tiles.wide_enough(8, 4))
     functions: list[Any] = [
         compiled.products._loop(4, 1, 8),
-        compiled.convolution._input_gradient_loop(2, 3, 8),
-        compiled.convolution.weight_gradient_loop(*tile, 8),
+        compiled.convolution._input_gradient_loop(1, 3, 8),
+        compiled.convolution.weight_gradient_loop(2, 3, 8),
     ]
     before = [len(function.signatures) for function in functions]
     for array in (x, weight, bias, dy):

@@ -118,9 +118,8 @@ def is_compiled(images: int = SHARD_SIZE) -> bool:
     raises.
     """
     lanes = tiles.lanes(images, 4)
-    function: Any = convolution.weight_gradient_loop(
-        *convolution.gradient_tiles(6, 5, tiles.wide_enough(lanes, 4)), lanes
-    )
+    tile = convolution.gradient_tile(6, 5, tiles.tall(lanes, 4))
+    function: Any = convolution.weight_gradient_loop(*tile, lanes)
     if not hasattr(function, "signatures"):  # NUMBA_DISABLE_JIT is set: nothing ever is.
         return True
     try:

@@ -121,9 +121,8 @@ def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: i
 def _input_gradient_call(dy: Array, weight: Array, out: Array) -> Call:
     channels, kw = weight.shape[1], weight.shape[3]
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
-    registers = 14 if not tiles.avx512() else 24 if tiles.wide_enough(lanes, dy.itemsize) else 30
-    sizes = tuple(rows for rows in (6, 5, 4, 3, 2) if rows * kw <= registers and rows <= channels)
-    rows = tiles.fewest_left_over(channels, sizes or (1,))
+    most = 6 if tiles.tall(lanes, dy.itemsize) and kw <= 5 and channels >= 6 else 3 if tiles.avx512() else 2
+    rows = most if channels >= most and kw <= 8 else 1
     return _input_gradient_loop(rows, kw, lanes), (dy, weight, out)
 
 
@@ -207,13 +206,13 @@ def conv2d_weight_gradient_calls(
 def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array) -> Call:
     """With a stride of 1 and no padding; the first images, ``skipped`` of them, don't count."""
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
-    tile = gradient_tiles(len(dw), dw.shape[3], tiles.wide_enough(lanes, dy.itemsize))
+    tile = gradient_tile(len(dw), dw.shape[3], tiles.tall(lanes, dy.itemsize))
     return weight_gradient_loop(*tile, lanes), (x, dy, skipped, dw)
 
 
-def gradient_tiles(filters: int, kernel_width: int, wide_enough: bool) -> tuple[int, int]:
+def gradient_tile(filters: int, kernel_width: int, tall: bool) -> tuple[int, int]:
     """Filters and taps of a tile of weights."""
-    rows = tiles.fewest_left_over(filters, (2,) if wide_enough else (4, 3, 2)) if filters > 1 else 1
+    rows = tiles.fewest_left_over(filters, (4, 3)) if tall and filters >= 6 else min(filters, 2)
     taps = tiles.fewest_left_over(kernel_width, (5, 3, 2)) if kernel_width > 1 else 1
     return rows, taps
 

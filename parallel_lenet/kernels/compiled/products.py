@@ -53,9 +53,10 @@ def _tiled(filters: int, run: int, itemsize: int) -> Callable[..., None]:
     lanes = tiles.lanes(run, itemsize)
     vectors = run // lanes
     if vectors < 5:
-        sizes = (8,) if tiles.wide_enough(lanes, itemsize) else (24, 20, 12, 8)
-        few = 4 if filters >= 4 else 1
-        return _loop(tiles.fewest_left_over(filters, sizes) if filters >= 8 else few, 1, lanes)
+        rows = 8 if filters >= 8 else 4 if filters >= 4 else 1
+        if tiles.tall(lanes, itemsize) and filters >= 12:
+            rows = tiles.fewest_left_over(filters, (24, 20, 12))
+        return _loop(rows, 1, lanes)
     columns = tiles.fewest_left_over(-(-run // lanes), (7, 5) if tiles.avx512() and vectors >= 7 else (5,))
     rows = 4 if tiles.avx512() and columns == 5 else 2
     return _loop(tiles.fewest_left_over(filters, (rows, 2)) if filters > 1 else 1, columns, lanes)

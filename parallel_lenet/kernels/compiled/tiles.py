@@ -29,12 +29,13 @@ def lanes(numbers: int, itemsize: int) -> int:
     return (wide if numbers * itemsize >= wide else NARROW) // itemsize
 
 
-def wide_enough(lanes: int, itemsize: int) -> bool:
-    """Whether vectors are as wide as the registers, or there are so few of these that tiles must be small.
+def tall(lanes: int, itemsize: int) -> bool:
+    """Whether tiles should have as many rows as 32 registers hold.
 
-    If not, a processor multiplies two vectors per cycle, and waits for what they are loaded from if tiles are small.
+    Of narrow vectors a processor with AVX-512 multiplies two per cycle. It would wait for their loads, but the rows of
+    a tile share these.
     """
-    return not avx512() or lanes * itemsize > NARROW
+    return avx512() and lanes * itemsize == NARROW
 
 
 def fewest_left_over(count: int, sizes: tuple[int, ...]) -> int:
