@@ -2,9 +2,10 @@
 
 import pickle
 import traceback
+from typing import NoReturn
 
 
-def failure(error: BaseException) -> bytes:
+def pickled_exception(error: BaseException) -> bytes:
     """The exception as itself where it can be pickled and unpickled, with its traceback as text."""
     text = "".join(traceback.format_exception(error))
     for dumps in (pickle.dumps, _cloudpickle):
@@ -21,8 +22,15 @@ def failure(error: BaseException) -> bytes:
     return pickle.dumps((RuntimeError(described), text))
 
 
-def _cloudpickle(failure: tuple[BaseException, str]) -> bytes:
-    """An exception whose class came with the model from the coordinator's ``__main__`` is that class again there."""
-    from joblib.externals.loky.backend.reduction import dumps  # Late: 0.1 s, for failures only.
+def raise_pickled(exception: bytes, worker: str) -> NoReturn:
+    """Raise what `pickled_exception` pickled in a worker, with a note that names the worker and has the traceback."""
+    error, text = pickle.loads(exception)
+    error.add_note(f"In {worker}:\n{text}")
+    raise error
 
-    return bytes(dumps(failure))
+
+def _cloudpickle(exception: tuple[BaseException, str]) -> bytes:
+    """An exception whose class came with the model from the coordinator's ``__main__`` is that class again there."""
+    from joblib.externals.loky.backend.reduction import dumps  # Imported lazily: it takes 0.1 s, for failures only.
+
+    return bytes(dumps(exception))

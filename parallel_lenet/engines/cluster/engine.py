@@ -18,7 +18,6 @@ What joblib does when something goes wrong, and what we do about it:
 import copy
 import hashlib
 import heapq
-import pickle
 import secrets
 import time
 import warnings
@@ -40,6 +39,7 @@ from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.engines.cluster.task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
+from parallel_lenet.engines.remote_exceptions import raise_pickled
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.engines.snapshots import Private, Snapshots
 from parallel_lenet.metrics import Metrics
@@ -199,7 +199,7 @@ class Cluster(Displayed, Engine):
             self.bytes_a_step = Traffic(sent, received)
             for index, _ in numbered:
                 if done[index].failure:
-                    _raise(done[index])
+                    raise_pickled(done[index].failure, "a worker of the cluster")
                 yield done.pop(index)
                 self._snapshots.get(context)
 
@@ -386,13 +386,6 @@ def _wanted(blocks: Numbered, done: dict[int, Result]) -> Numbered:
         elif done[index].failure:
             break
     return wanted
-
-
-def _raise(result: Result) -> NoReturn:
-    """The model's exception, with the traceback it had in the worker."""
-    error, traceback = pickle.loads(result.failure)
-    error.add_note(f"In a worker of the cluster:\n{traceback}")
-    raise error
 
 
 def _described(error: Exception) -> str:

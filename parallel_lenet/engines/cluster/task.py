@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from parallel_lenet.batching import Block
 from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.memory import read_only
-from parallel_lenet.engines.remote_exceptions import failure
+from parallel_lenet.engines.remote_exceptions import pickled_exception
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -204,7 +204,7 @@ def compute(task: Task, blob: Blob | None) -> Answer:
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
             if isinstance(error, KeyboardInterrupt) and task.key in _own:
                 raise  # This is the coordinator's program.
-            results.append(Result(task.version, number, Metrics(), failure=failure(error)))
+            results.append(Result(task.version, number, Metrics(), failure=pickled_exception(error)))
             break
         results.append(Result(task.version, number, metrics, gradient, finite=finite))
     return Answer(worker, time.perf_counter() - start, results)

@@ -19,13 +19,11 @@ of them from one `select`:
 """
 
 import os
-import pickle
 import selectors
 import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 import numpy as np
 
@@ -52,6 +50,7 @@ from parallel_lenet.engines.processes.messages import (
 from parallel_lenet.engines.processes.placement import Placement
 from parallel_lenet.engines.processes.start import interpreter
 from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, uninterrupted
+from parallel_lenet.engines.remote_exceptions import raise_pickled
 from parallel_lenet.engines.snapshots import Open, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -61,13 +60,6 @@ POLL = 0.5  # Seconds between looks for processes that have ended, if the system
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _Events = Sequence[tuple[selectors.SelectorKey, int]]
-
-
-def _raise(worker: WorkerProcess, answer: Answer) -> NoReturn:
-    """The model's exception, with the traceback it had in the worker."""
-    error, traceback = pickle.loads(answer.failure)
-    error.add_note(f"In worker {worker.number}:\n{traceback}")
-    raise error
 
 
 class _Resources:
@@ -180,7 +172,8 @@ class ProcessesEngine(Displayed, Engine):
     def _check(self, opened: Open[bytes]) -> None:
         """Raise what a worker raised when it took over this context."""
         if opened.number in self._refused:
-            _raise(*self._refused[opened.number])
+            worker, answer = self._refused[opened.number]
+            raise_pickled(answer.failure, f"worker {worker.number}")
 
     def _settle(self) -> None:
         """Take in the answers that are here, and have the workers forget the contexts that were closed."""
@@ -268,7 +261,7 @@ class ProcessesEngine(Displayed, Engine):
                 if isinstance(held.answer, GivenUp):
                     raise WorkerError(self._given_up(index, held.answer))
                 if held.answer.kind == FAILED:
-                    _raise(held.worker, held.answer)
+                    raise_pickled(held.answer.failure, f"worker {held.worker.number}")
                 yield held
                 self._leave_parents()
                 if dispatcher.stamp != stamp:

@@ -42,7 +42,7 @@ from parallel_lenet.engines.processes.messages import (
     Task,
 )
 from parallel_lenet.engines.processes.start import GUARD
-from parallel_lenet.engines.remote_exceptions import failure
+from parallel_lenet.engines.remote_exceptions import pickled_exception
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -105,7 +105,7 @@ class _Worker:
                         self.warm.add((message.model, size))
             self.contexts[message.context] = _Context(model, datasets, set(), [])
         except Exception as error:
-            return Answer(REFUSED, Metrics(count=message.context), failure=failure(error))
+            return Answer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
         return Answer(READY)
 
     def _array(self, number: int, place: Place) -> NDArray[Any]:
@@ -126,7 +126,7 @@ class _Worker:
             else:
                 metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
-            return Answer(FAILED, failure=failure(error))
+            return Answer(FAILED, failure=pickled_exception(error))
         return Answer(RESULT, metrics, time.perf_counter() - start, finite)
 
 
