@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 SPLIT = 2**64 - 1  # The epoch whose order decides a split: no training gets there.
 SMALLEST = 4  # Blocks are not smaller than this part of the shard that the model prefers, if it can add smaller ones,
-MOST_SHARDS = 4  # and not larger than so many shards.
+MOST_SHARDS = 4  # and not larger than this number of shards.
 SAMPLES_NAMED = 8  # In an error.
 
 
@@ -58,7 +58,7 @@ class BlockSizes:
     most: int
     """Larger ones cost no less per sample, and one that is held up holds up more."""
     shard_size: int
-    """The model gets at most so many samples at a time."""
+    """The most samples that the model gets at a time."""
 
     @classmethod
     def of(cls, leaf: int | None, preferred: int, shard_size: int) -> Self:
@@ -69,7 +69,7 @@ class BlockSizes:
         return cls(leaf, least, MOST_SHARDS * shard_size, shard_size)
 
     def workers(self, samples: int) -> int:
-        """How many workers a batch of so many samples has work for."""
+        """How many workers a batch of ``samples`` samples has work for."""
         return -(-samples // self.least)
 
     def leaves(self, block: Block) -> int:
@@ -114,7 +114,7 @@ def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Block]:
 def blocks(rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0) -> list[Block]:
     """The rows cut into aligned blocks, so that each worker has work and all finish together.
 
-    They are few, and in the order in which workers should begin them.
+    There are few blocks, in the order in which workers should begin them.
     """
     units = -(-len(rows) // sizes.least)
     cut, start = [], 0
@@ -129,8 +129,8 @@ def blocks(rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0) -> l
 def _shares(units: int, n_workers: int, most: int) -> tuple[int, ...]:
     """Powers of two that add up to ``units``, each the size of an aligned block, at most ``most``.
 
-    The fair share is units / n_workers, rounded up. Whoever of equal workers has least so far takes the largest block
-    that keeps it within its fair share, and leaves a unit for each that has none yet.
+    The fair share is units / n_workers, rounded up. The worker with the least work so far takes the largest block that
+    keeps it within its fair share and leaves one unit for each worker that has none yet.
     """
     fair = -(-units // n_workers)
     loads = [(0, worker) for worker in range(n_workers)]
@@ -149,13 +149,13 @@ def _shares(units: int, n_workers: int, most: int) -> tuple[int, ...]:
 
 
 def call_sizes(samples: int, sizes: BlockSizes, n_workers: int) -> tuple[int, ...]:
-    """How many samples the model gets at a time for batches of so many, each number once, the largest first."""
+    """How many samples the model gets at a time for batches of ``samples``, each number once, the largest first."""
     cut = blocks(np.arange(samples), sizes, n_workers)
     return tuple(sorted({len(shard) for block in cut for shard in block.shards()}, reverse=True))
 
 
 def default_shard_size(preferred: int, batch_size: int) -> int:
-    """What the model prefers, but at least two shards per batch, so that two workers have something to do."""
+    """The model's preferred size, or half a batch if that is less, so that two workers have work."""
     return max(1, min(preferred, -(-batch_size // 2)))
 
 

@@ -31,7 +31,7 @@ class TrainingState:
     epoch: int = 0
     """Finished epochs."""
     cursor: int = 0
-    """Samples of the current epoch that are done."""
+    """Finished samples of the current epoch."""
     sums: Metrics = field(default_factory=Metrics)
     """Of the current epoch so far."""
     seconds: float = 0.0
@@ -62,9 +62,9 @@ class Checkpoint:
     layout: Layout
     """Names and shapes of the parameters."""
     description: Any
-    """What the model said of itself, as JSON; None if it said nothing."""
+    """The model's ``description`` as JSON; None if it has none."""
     settings: dict[str, Any]
-    """Of the training: optimizer, batch size and what else decides how it continues."""
+    """Settings of the training that decide how it continues, such as the optimizer and the batch size."""
     metadata: dict[str, Any]
     """What the user gave to `Coordinator.save`."""
     path: str = ""

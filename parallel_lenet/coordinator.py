@@ -118,7 +118,7 @@ class Coordinator(Displayed, Closeable):
     - ``seed``: decides the initial parameters and every epoch's order.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
     - ``parameters``: what to start from; by default the model's own initial parameters.
-    - ``on_nan``: what to do where a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
+    - ``on_nan``: what to do if a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
       step, which leaves parameters and optimizer as they are.
     - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; by default
       never, on a cluster after 300 s. A worker's first block of each size and kind has ten seconds at least, since it
@@ -141,6 +141,14 @@ class Coordinator(Displayed, Closeable):
 
     Raises ValueError if a value is out of its range, TypeError if something is not a model, optimizer or engine, or if
     ``n_workers``, ``cluster_address``, ``step_timeout`` or ``max_tries`` is given with an engine that exists already.
+
+    >>> import numpy as np
+    >>> from parallel_lenet import SGD, lenet5
+    >>> images, labels = np.zeros((20, 28, 28), np.uint8), np.arange(20) % 10
+    >>> with Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine="serial", batch_size=10) as coordinator:
+    ...     history = coordinator.fit((images, labels), epochs=2)
+    >>> coordinator.step, len(history), history[-1].epoch
+    (4, 2, 2)
     """
 
     def __init__(
@@ -193,7 +201,7 @@ class Coordinator(Displayed, Closeable):
                 f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
                 f"got {parameters.dtype} of shape {parameters.shape}"
             )
-        parameters = parameters.copy()  # The caller may go on to change theirs.
+        parameters = parameters.copy()  # The caller may change theirs.
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._owns_engine = isinstance(engine, str)
         self._starts_workers = isinstance(engine, str) and cluster_address is None
@@ -610,7 +618,7 @@ class Coordinator(Displayed, Closeable):
 
         The workers compute it, and are started if they do not run.
 
-        Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would mean nothing.
+        Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would be meaningless.
         """
         dataset = self._checked(data)
         return self._turns.run("evaluate", lambda: self._evaluate_now(dataset))
@@ -760,9 +768,9 @@ class Coordinator(Displayed, Closeable):
             self._calls.discard(mine)
 
     def resize(self, n_workers: int) -> None:
-        """Go on with another number of workers, counted as in the constructor, from the next step on.
+        """Continue with another number of workers, counted as in the constructor, from the next step on.
 
-        The result stays the same. ValueError where the engine can't have so many.
+        The result stays the same. Raises ValueError if the engine cannot have that many.
         """
         count = self._limited(count_workers(n_workers).count)
         self._turns.run("resize", lambda: self.engine.resize(count))

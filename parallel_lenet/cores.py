@@ -8,17 +8,17 @@ from parallel_lenet.checks import whole_number
 from parallel_lenet.limits import cpu_quota
 
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
-MOST = 1024  # Processes on one machine: a slip of the finger shouldn't end it.
+MOST = 1024  # Processes on one machine: a typing error must not exhaust it.
 
 
 @dataclass(frozen=True)
 class WorkerCount:
-    """A number of workers, and how it came about."""
+    """A number of workers, and the reason for it."""
 
     count: int
     how: str
     all: bool = False
-    """Whether all there are were asked for: in a cluster that is another number."""
+    """Whether all cores were asked for: in a cluster that is another number."""
 
 
 def usable_cores() -> int:
@@ -27,7 +27,7 @@ def usable_cores() -> int:
     joblib knows affinity, LOKY_MAX_CPU_COUNT and the quota of a container, but not those of a group inside. Inside one
     of several parallel jobs it is that job's share.
     """
-    import joblib  # Lazily: importing it takes 0.1 s, which `import parallel_lenet` needn't pay.
+    import joblib  # Lazily: importing it takes 0.1 s, which `import parallel_lenet` does not need.
 
     try:
         cores = int(joblib.cpu_count())
@@ -52,7 +52,7 @@ def _share() -> float:
 
 
 def default_workers() -> int:
-    """What counts if no number is given: that in ``PARALLEL_LENET_WORKERS``, or else -1."""
+    """The number in ``PARALLEL_LENET_WORKERS``, or -1 if that is not set."""
     text = os.environ.get(WORKERS_VARIABLE) or "-1"
     try:
         return int(text)

@@ -1,4 +1,4 @@
-"""Descriptions of networks and settings in a checkpoint: how two of them differ, and a network made from one.
+"""Descriptions of networks and settings in a checkpoint: how two of them differ, and a network built from one.
 
 Descriptions from a file are untrusted: only the layers of this package are made from them, every value is checked, and
 nothing is allocated.
@@ -34,7 +34,7 @@ SHOWN = 5  # Differences that an error names.
 
 
 def of_model(model: Model) -> Any:
-    """What the model says of itself with its optional member ``description``, as JSON; None if it says nothing."""
+    """The model's optional member ``description`` as JSON; None without it."""
     return json_value("the model's description", getattr(model, "description", None))
 
 
@@ -58,7 +58,7 @@ def _name(text: str) -> str:
 
 
 def differences(saved: Any, ours: Any, where: str) -> list[str]:
-    """Sentences that say what differs between a checkpoint's description and ours; ``where`` ours is."""
+    """Sentences that say what differs between a checkpoint's description and the present one, which is in ``where``."""
     if saved is None:
         return ["the checkpoint does not describe its model"]
     theirs, mine = _labelled(saved), _labelled(ours)
@@ -70,13 +70,13 @@ def differences(saved: Any, ours: Any, where: str) -> list[str]:
 
 
 def joined(sentences: list[str]) -> str:
-    """The first few of them as one."""
+    """The first few sentences, joined into one."""
     more = len(sentences) - SHOWN
     return "; ".join(sentences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _labelled(description: Any) -> dict[str, Any]:
-    """The parts of a description by the names that people know them by."""
+    """The parts of a description by the labels that an error shows."""
     if not isinstance(description, dict) or "class" in description:
         return {"the description": description}
     parts: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def _or_missing(parts: dict[str, Any], label: str) -> str:
 
 
 def build(description: Any, kernel: str = "auto") -> Sequential:
-    """The network that a checkpoint describes, without parameters; ValueError if it is not one of our layers."""
+    """The network that a checkpoint describes, without parameters; ValueError if a layer is not of this package."""
     if not isinstance(description, dict) or description.keys() != {"images", "layers", "dtype"}:
         raise ValueError(
             "it does not describe a network of this package's layers; make the model, and use Coordinator.load"

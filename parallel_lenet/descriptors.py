@@ -1,6 +1,6 @@
-"""Descriptors 0 to 2 belong to the standard streams, also if a program was started with some of them closed.
+"""Keeps descriptors 0 to 2 for the standard streams, also if a program was started with some of them closed.
 
-Otherwise the next file that is opened gets such a number, and what anyone prints is written into it.
+Otherwise the next file that is opened gets such a number, and printed text is written into it.
 """
 
 import os

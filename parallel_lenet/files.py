@@ -1,4 +1,4 @@
-"""Files written whole or not at all. What a file system does not support beside that, such as links, is left out."""
+"""Files written whole or not at all. Links and other features are skipped if the file system lacks them."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from parallel_lenet.descriptors import above_standard
 
 _NAME_MAX = 255  # Bytes of a file's name, on most file systems.
-_PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: no content that we write is to run with another's rights.
+_PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: written content must not run with another user's rights.
 # The disk or the quota is at fault. Any other error of fsync says that the file system does not support it.
 _LOST = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -109,7 +109,7 @@ def _permissions(target: Path) -> int | None:
 
 
 def _temporary(target: Path) -> Path:
-    """A new name beside the target that nobody can foresee."""
+    """A new, unpredictable name in the folder of the target."""
     ending = f".{secrets.token_hex(8)}"
     name = os.fsencode(target.name)[: _NAME_MAX - len(ending) - 1]
     return target.with_name(f".{os.fsdecode(name)}{ending}")

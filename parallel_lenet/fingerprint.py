@@ -13,7 +13,7 @@ HASHED_AT_ONCE = 1 << 20  # Bytes: no copy of a whole dataset is made.
 
 
 class Data(Protocol):
-    """A `Dataset`, or what an engine holds of one."""
+    """A `Dataset`, or an engine's copy of one."""
 
     @property
     def inputs(self) -> NDArray[Any]:
@@ -46,7 +46,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
 
 def described(found: dict[str, Any] | None) -> str:
-    """A fingerprint for people."""
+    """A fingerprint as an error shows it."""
     if found is None:
         return "unknown data"
     shape = tuple(found.get("shape", ()))

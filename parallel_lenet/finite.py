@@ -1,8 +1,8 @@
-"""Numbers that have gone bad: noticed at every step, and traced back to the shard and the layer they came from.
+"""NaN and infinity: detected at every step, and traced to the shard and the layer that they came from.
 
 The check is one pass over the averaged vector, about 10 us for LeNet-5: a NaN or an infinity in any shard stays one in
-the sum. Then the shards are computed once more, one by one. They are pure functions, so it comes up again; if it does
-not, a worker has computed something else the first time.
+the sum. Then the shards are computed once more, one by one. They are pure functions, so the NaN or infinity appears
+again. If it does not, a worker computed something else the first time.
 """
 
 import math
@@ -17,7 +17,7 @@ from parallel_lenet.parameters import Layout, Vector
 
 
 class NonFiniteError(ArithmeticError):
-    """A NaN or an infinity came up in training; ``step``, ``shard`` and ``layer`` say where, None where it can't be.
+    """Training met NaN or infinity; ``step``, ``shard`` and ``layer`` say where, and are None if that is unknown.
 
     ``shard`` counts the shards of the step's batch from 1; ``layer`` is the first name in the model's layout whose
     gradient is concerned.
@@ -62,7 +62,7 @@ def irreproducible(step: int, workers: Sequence[str]) -> NonFiniteError:
     return NonFiniteError(
         f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, and "
         "the second computation of the same shards gave something else, finite numbers: the model is not a pure "
-        "function of its arguments, or a machine computes wrong",
+        "function of its arguments, or the hardware is faulty",
         step,
     )
 
@@ -71,7 +71,9 @@ def require_finite(step: int, layout: Layout, parameters: Vector) -> None:
     """Raises NonFiniteError if the parameters are not: a score of NaN is smaller and larger than no other."""
     if not np.isfinite(parameters).all():
         layer = first_layer(layout, parameters)
-        raise NonFiniteError(f"the parameters hold NaN or infinity in {layer}: they predict nothing", step, None, layer)
+        raise NonFiniteError(
+            f"the parameters hold NaN or infinity in {layer}: no prediction is possible", step, None, layer
+        )
 
 
 def require_finite_probabilities(step: int, probabilities: NDArray[Any]) -> None:
@@ -85,13 +87,13 @@ def evaluation(step: int, loss: float) -> NonFiniteError:
     """The error to raise if finite parameters give a loss that is not."""
     return NonFiniteError(
         f"after step {step}: the loss on the data to evaluate is {loss:g}: the data hold NaN or infinity, or scores "
-        "overflow; an accuracy would mean nothing",
+        "overflow; an accuracy would be meaningless",
         step,
     )
 
 
 def after_update(step: int, layout: Layout, parameters: Vector) -> NonFiniteError:
-    """The error to raise where a finite gradient led to parameters that are not."""
+    """The error to raise if a finite gradient led to parameters that are not finite."""
     layer = first_layer(layout, parameters)
     return NonFiniteError(
         f"step {step}: the update put NaN or infinity into {layer}: the learning rate may be too high",

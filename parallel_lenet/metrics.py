@@ -1,4 +1,4 @@
-"""How a model does on some samples: sums, so that parts of any size add up exactly."""
+"""The loss and accuracy of a model on some samples, as sums, so that parts of any size add up exactly."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from parallel_lenet.display import Displayed, Summary, Table, number, percent
 
 @dataclass(frozen=True, repr=False)
 class Metrics(Displayed):
-    """The loss and the right answers of ``count`` samples, summed.
+    """The loss and the correct predictions of ``count`` samples, summed.
 
-    ``correct`` is how many were right; 0 where nothing is right or wrong, as in a regression. Adding two gives the
+    ``correct`` is the number of correct predictions, 0 for a regression. Adding two gives the
     metrics of all their samples.
     """
 
@@ -25,7 +25,7 @@ class Metrics(Displayed):
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers, from 0 to 1; NaN if there are no samples."""
+        """The share of correct predictions, from 0 to 1; NaN if there are no samples."""
         return self.correct / self.count if self.count else math.nan
 
     def __add__(self, other: "Metrics") -> "Metrics":
@@ -40,4 +40,4 @@ class Metrics(Displayed):
         ]
         return Summary(f"Metrics({means}, correct={self.correct}, count={self.count})", [Table((), rows)])
 
-    __str__ = Displayed.__repr__  # One line says it all.
+    __str__ = Displayed.__repr__

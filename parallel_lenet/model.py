@@ -1,4 +1,4 @@
-"""The Model contract: the seam for a model of your own."""
+"""The Model contract: what a model of your own must provide."""
 
 from typing import Any, Protocol
 
@@ -25,12 +25,12 @@ class Model(Protocol):
     Six members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
-      starts, in the coordinator's process. It raises ValueError if the model can't mean such data.
+      starts, in the coordinator's process. It raises ValueError if the model cannot use such data.
     - ``description``: JSON values that decide what the parameters mean, such as the layers' settings. A checkpoint
       holds it, and `Coordinator.load` refuses a checkpoint with another one. Without it only the layout is compared.
     - ``predict_proba(parameters, inputs)``: for a classifier the probability of each class, ``(n, classes)``. Without
       it `Coordinator.predict_proba` raises TypeError.
-    - ``preferred_shard_size``: samples per shard if the user doesn't say.
+    - ``preferred_shard_size``: samples per shard unless the user sets it.
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
       ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give. So
       no bit depends on how many samples it gets, and many workers share a batch in smaller parts: down to a quarter of

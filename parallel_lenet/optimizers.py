@@ -1,8 +1,8 @@
 """Optimizers: from the parameters and their gradient to the next parameters, over one flat vector.
 
 An optimizer is two functions. `init(parameters)` gives the state before the first step; `update(parameters, gradient,
-state)` gives the next parameters and the next state. Nothing is changed in place: whoever interrupts an update still
-holds the parameters and the state of the last finished step, and both together are all that a resumed run needs.
+state)` gives the next parameters and the next state. Nothing is changed in place: after an interrupted update the
+caller still has the parameters and the state of the last finished step. A resumed run needs nothing else.
 
 Every number is computed element by element, by NumPy's additions, multiplications, divisions and square roots and with
 Python-float factors. So float32 stays float32, and the result has the same bits on every machine (see `arithmetic`).
@@ -175,7 +175,7 @@ class RMSprop(Settings):
 
 @dataclass(frozen=True, repr=False)
 class Adam(Settings):
-    """A running mean of the gradient divided by the root of its running mean square, both freed of their bias to zero.
+    """A running mean of the gradient divided by the root of its running mean square, both bias-corrected.
 
         g <- g + weight_decay * p
         m <- beta1 * m + (1 - beta1) * g
@@ -190,6 +190,12 @@ class Adam(Settings):
     by NumPy, which takes several times as long. None takes the compiled pass if Numba is installed and works. The bits
     are the same, so it counts neither in a comparison of optimizers nor in a checkpoint. With True, ExtraError is
     raised if Numba is missing or does not work.
+
+    >>> import numpy as np
+    >>> adam, parameters = Adam(0.1), np.array([1.0, -2.0])
+    >>> parameters, state = adam.update(parameters, np.array([0.5, 0.5]), adam.init(parameters))
+    >>> parameters.round(3), state.step
+    (array([ 0.9, -2.1]), 1)
     """
 
     elementwise: ClassVar[bool] = True
@@ -327,7 +333,7 @@ def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = AL
         g <- g * max_norm / |g|    if |g| > max_norm
 
     A gradient that is short enough is returned itself, not a copy. So is one whose norm is NaN or infinite: scaling it
-    would only hide the trouble, and the returned norm tells of it. ValueError unless `max_norm` is above 0; infinity
+    would hide the fault, which the returned norm shows. ValueError unless `max_norm` is above 0; infinity
     never clips.
 
     Source: Pascanu et al. 2013, algorithm 1. PyTorch's `clip_grad_norm_` divides by `|g| + 1e-6`, so it stays slightly
@@ -393,7 +399,7 @@ def _check_vector(parameters: Vector) -> None:
 
 
 def _check(parameters: Vector, gradient: Vector, state: OptimizerState, *slots: str) -> None:
-    """Refuse what NumPy would quietly broadcast or convert, and a state that another kind of optimizer has left."""
+    """Refuse what NumPy would broadcast or convert without a warning, and the state of another kind of optimizer."""
     _check_vector(parameters)
     if set(state.slots) != set(slots):
         raise ValueError(f"the state of this optimizer must hold {list(slots)}, got {list(state.slots)}")

@@ -1,4 +1,4 @@
-"""Optional libraries: imported when they are needed; one sentence says what to do if that fails."""
+"""Optional libraries, imported lazily. If an import fails, one sentence says what to do."""
 
 import logging
 import re

@@ -71,6 +71,6 @@ class Layout:
 
 
 def sha256(vector: Vector) -> str:
-    """The SHA-256 of the vector's little-endian bytes, in hexadecimal: equal where every bit is."""
+    """The SHA-256 of the vector's little-endian bytes, in hexadecimal: equal if every bit is equal."""
     little = np.ascontiguousarray(vector, vector.dtype.newbyteorder("<"))
     return hashlib.sha256(little.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What training tells about itself: frozen records of numbers."""
+"""Reports of training: frozen records of numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ class StepTimes:
     """Where the seconds of a step went in the coordinator's process, and meanwhile in the workers."""
 
     waiting: float = 0.0
-    """For gradients; with the serial engine this includes computing them."""
+    """Waiting for gradients; with the serial engine this includes computing them."""
     adding: float = 0.0
-    """The gradients, along the tree."""
+    """Adding the gradients along the tree."""
     updating: float = 0.0
     """Norm, clipping, optimizer and checks."""
     computing: Mapping[str, float] = field(default_factory=dict)
-    """By worker; what was lost with a worker does not count."""
+    """Seconds per worker; work that was lost with a worker does not count."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StepReport:
     epoch: int
     """Counted from 1."""
     step: int
-    """Of the whole training, counted from 1; a skipped step isn't counted, and repeats the number before."""
+    """Counted from 1 over the whole training; a skipped step isn't counted, and repeats the number before."""
     loss: float
     accuracy: float
     count: int
@@ -37,7 +37,7 @@ class StepReport:
     """Of the mean gradient, before clipping; NaN or infinity if the gradient is not finite."""
     seconds: float
     skipped: str | None = None
-    """Why the batch was passed over, where ``on_nan="skip"`` did so; then nothing was updated."""
+    """Why ``on_nan="skip"`` skipped the batch; None if it was not skipped."""
     learning_rate: float | None = None
     """Of this step; None if the optimizer has no ``learning_rate``."""
     times: StepTimes = StepTimes()

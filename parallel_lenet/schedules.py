@@ -15,7 +15,7 @@ from parallel_lenet.display import Settings
 
 
 class Schedule(Protocol):
-    """A learning rate for every step; a plain function will do, a picklable one if the optimizer is to be pickled."""
+    """A learning rate for every step; a plain function is enough. To pickle the optimizer, it must be picklable."""
 
     def __call__(self, step: int, /) -> float:
         """Return the learning rate of the update that follows `step` finished ones."""
@@ -23,7 +23,7 @@ class Schedule(Protocol):
 
 
 def rate_at(learning_rate: float | Schedule, step: int) -> float:
-    """The learning rate after `step` finished steps; ValueError if a schedule's answer is not one."""
+    """The learning rate after `step` finished steps; ValueError if a schedule returns no valid rate."""
     if not callable(learning_rate):
         return learning_rate
     # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
@@ -55,7 +55,7 @@ class StepDecay(Settings):
         lr(s) = learning_rate * factor ** floor(s / every)
 
     `every` is in optimizer steps. Source: He et al. 2016, "Deep residual learning", section 3.4, which divides by ten
-    at each plateau; here at fixed steps. PyTorch's `StepLR` is the same, though scripts mostly advance it once an
+    at each plateau; here at fixed steps. PyTorch's `StepLR` is the same, though scripts mostly advance it once per
     epoch; Keras has it as `ExponentialDecay(staircase=True)`.
     """
 
@@ -85,6 +85,10 @@ class Cosine(Settings):
     Source: Loshchilov & Hutter 2017, "SGDR", equation 5, without the restarts. After the last step the paper starts
     again at `learning_rate` and PyTorch's `CosineAnnealingLR` climbs back along the wave; Keras's `CosineDecay` stays
     down, as here, but takes the minimum as a fraction `alpha` of the learning rate.
+
+    >>> schedule = Cosine(0.1, total_steps=100)
+    >>> [round(schedule(step), 3) for step in (0, 50, 100)]
+    [0.1, 0.05, 0.0]
     """
 
     learning_rate: float

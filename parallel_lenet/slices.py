@@ -12,17 +12,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SLICE = 1 << 18  # Numbers. Smaller slices spend more time in the interpreter than they save in the cache.
-LONG = 4 * SLICE  # Up to so many numbers, whole vectors on one thread are as fast.
+LONG = 4 * SLICE  # Up to this length, whole vectors on one thread are as fast.
 
 
 class Threads:
-    """So many threads to share slices between, the caller's included."""
+    """``number`` threads that share slices, including the caller's."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def map(self, function: Callable[[slice], T], size: int) -> list[T]:
-        """Call the function with each slice of a vector of so many numbers; the results, in the order of the slices.
+        """Call the function with each slice of a vector of ``size`` numbers; results in their order.
 
         The other threads start and end with the call, which takes about 0.05 ms each, a tenth of a slice: threads that
         are kept would be missing in a forked process, and would have to be ended with the coordinator. If calls raise,

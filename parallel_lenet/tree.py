@@ -11,8 +11,8 @@ left half plus the sum of its right half; a right half beyond the end of the bat
                        \         /
                          0123456
 
-So a block's sum doesn't depend on the batch around it, and whoever computes a block may cut it into smaller ones: the
-tree, and with it every bit of the total, stays the same.
+So a block's sum does not depend on the batch around it, and a worker may cut a block into smaller ones: the tree, and
+with it every bit of the total, stays the same.
 """
 
 import operator

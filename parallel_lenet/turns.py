@@ -10,19 +10,19 @@ T = TypeVar("T")
 
 
 class _Turn:
-    """Someone's place in the queue."""
+    """A call's place in the queue."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         """Held until the turn has ended, or has been given up."""
         self.before: _Turn | None = None
-        """Whom it still waits for."""
+        """The turn that this one still waits for."""
 
 
 class Turns:
-    """Runs one function at a time, in the order of the calls, so that nobody waits for ever.
+    """Runs one function at a time, in the order of the calls, so that no call waits for ever.
 
-    The locks are held by ``with`` alone, without a context manager of our own around them: an interrupt may strike
+    The locks are held by ``with`` alone, without a context manager around them: an interrupt may strike
     anywhere in Python code, but not between a lock and its release.
     """
 
@@ -38,16 +38,14 @@ class Turns:
     def run(self, what: str, function: Callable[[], T]) -> T:
         """The function's result; ``what`` names the call.
 
-        RuntimeError if this thread is in the middle of another turn, as a signal handler or a model that calls its
-        coordinator can be: it would wait for itself.
+        RuntimeError if this thread is already inside another turn, for example in a signal handler or a model that
+        calls its coordinator: it would wait for itself.
         """
-        if self._process != os.getpid():  # Forked: whoever had a turn is a thread that this process does not have.
+        if self._process != os.getpid():  # Forked: the thread that had a turn does not exist in this process.
             self._begin()
         me = threading.get_ident()
         if self._owner == me:
-            raise RuntimeError(
-                f"{what} was called in the middle of another call of this coordinator, by the same thread"
-            )
+            raise RuntimeError(f"{what} was called during another call of this coordinator, by the same thread")
         mine = _Turn()
         with mine.lock:
             with self._guard:

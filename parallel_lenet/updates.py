@@ -1,7 +1,7 @@
 """The end of a step: from the summed gradient to the next parameters, for vectors of any length.
 
 Long vectors are computed slice by slice, by as many threads of this process as there are workers, which wait meanwhile.
-Nothing of it happens in a worker: losing one loses none of it. The bits are those of whole vectors on one thread.
+All of this happens in the coordinator, not in workers. The bits are those of whole vectors on one thread.
 """
 
 import weakref
@@ -14,7 +14,7 @@ from parallel_lenet.slices import LONG, Threads
 
 
 class Memory:
-    """Vectors of one size and type, whose memory is used again once no one holds them or a view of them.
+    """Vectors of one size and type, whose memory is used again when no reference to them or to a view of them is left.
 
     The system clears the memory of a long vector page by page when it is first written, which takes as long as an
     update. Short ones come from memory that the process has already.
@@ -24,7 +24,7 @@ class Memory:
         self._free: list[Vector] = []
 
     def empty_like(self, vector: Vector) -> Vector:
-        """A vector of the same size and type, which holds anything."""
+        """A vector of the same size and type, with arbitrary content."""
         if vector.size <= LONG:
             return np.empty_like(vector)
         while self._free:
@@ -39,12 +39,12 @@ class Memory:
         return lent
 
     def clear(self) -> None:
-        """Give back to the system what no one holds, and the rest once no one does."""
+        """Free the memory that is not in use, and the rest as soon as it is not."""
         self._free = []
 
 
 def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
-    """A copy that stays."""
+    """A copy of the vector."""
     copy = memory.empty_like(vector)
 
     def one(part: slice) -> None:
@@ -65,7 +65,7 @@ def add(total: Vector, vector: Vector, threads: Threads) -> None:
 
 
 def divide(total: Vector, count: int, threads: Threads) -> None:
-    """Make it the mean over so many samples, in place."""
+    """Divide by the number of samples, in place."""
 
     def one(part: slice) -> None:
         total[part] /= count

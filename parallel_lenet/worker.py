@@ -22,7 +22,7 @@ class Samples(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What came of a block, besides its gradient."""
+    """The result of a block, besides its gradient."""
 
     metrics: Metrics
     finite: bool
@@ -58,7 +58,7 @@ def block_gradient(
 
 
 def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector, block: Block) -> Metrics:
-    """Forward only: the loss, summed, and how many samples were right."""
+    """Forward only: the loss, summed, and the number of correct predictions."""
     sums = TreeSum[Metrics]()
     for rows in block.shards():
         sums.append(_compute(model, datasets, parameters, rows, block.dataset, None))
@@ -66,7 +66,7 @@ def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector,
 
 
 def warm_up(model: Any, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], samples: int) -> None:
-    """Call the model's ``warm_up`` with so many samples: the first ones, over and over if there are fewer."""
+    """Call the model's ``warm_up`` with ``samples`` samples: the first ones, repeated if there are fewer."""
     rows = np.arange(samples) % max(1, len(inputs))
     model.warm_up(parameters, inputs[rows], targets[rows])
 
@@ -108,5 +108,5 @@ def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient:
             f"loss_and_gradient must return sums over the {n} samples it was given: "
             f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
         )
-    # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON knows none of them.
+    # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON cannot hold them.
     return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count))

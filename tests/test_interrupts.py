@@ -137,7 +137,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
     assert process.stderr.readline() == "hanging\n"
     assert any(file.name.startswith(".checkpoint.npz.") for file in out.iterdir())
     errors = leave(process, signal.SIGINT, times=2)
-    assert "left at once" in errors
+    assert "ended at once" in errors
     assert {path.name for path in out.iterdir()} <= FILES
     archive.load(out / "checkpoint.npz")
 
@@ -192,7 +192,7 @@ def test_a_signal_when_all_is_over_sets_no_alarm(when: str) -> None:
     try:
         with Interrupts() as interrupts:
             if when == "after":
-                interrupts.heed()
+                interrupts.stop_raising()
             signal.raise_signal(signal.SIGINT)
             if when == "between":
                 with pytest.raises(Interrupted):
@@ -209,7 +209,7 @@ def test_what_looks_at_no_mark_is_raised_out_of_but_not_while_a_file_is_written(
 
     def work() -> None:
         with Interrupts() as interrupts:
-            with interrupts.held():
+            with interrupts.delayed():
                 signal.raise_signal(signal.SIGINT)
                 time.sleep(0.7)
                 written.append("a file")

@@ -131,7 +131,7 @@ def test_numbers_that_are_not_finite_are_no_probabilities(tmp_path: Path) -> Non
     model = linear(2)
     images = np.array([[[-1.0]], [[1.0]]])
     for scores, words in (
-        ((np.nan, 1), "the parameters hold NaN or infinity in dense1.bias: they predict nothing"),
+        ((np.nan, 1), "the parameters hold NaN or infinity in dense1.bias: no prediction is possible"),
         ((3e38, 1), "the scores of input 1 overflow: they give no probabilities"),
     ):
         parameters = with_scores(model, *scores)

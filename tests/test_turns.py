@@ -162,7 +162,7 @@ def test_a_signal_handler_in_the_middle_of_a_step_may_save_and_predict_but_not_e
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert got == [
-            f"{what} was called in the middle of another call of this coordinator, by the same thread"
+            f"{what} was called during another call of this coordinator, by the same thread"
             for what in ("evaluate", "resize", "close")
         ]
         assert c.epoch == 1
@@ -215,7 +215,7 @@ def test_an_exception_ends_a_turn_and_reaches_the_caller() -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             turns.run("divide", lambda: 1 // 0)
-    with pytest.raises(RuntimeError, match="inner was called in the middle of another call"):
+    with pytest.raises(RuntimeError, match="inner was called during another call"):
         turns.run("outer", lambda: turns.run("inner", lambda: 1))
     assert turns.run("again", lambda: 2) == 2
 

@@ -7,7 +7,7 @@ Results go to standard output, everything else to standard error. Exit codes:
 - 2: a mistake in the call, such as the name of a file or folder that does not exist
 - 124: ``--max-time`` ended the run, which can be continued
 - 128 + n: signal n ended the program (130: Ctrl-C, 143: SIGTERM), as in shells
-- 141: nobody reads the output any more (128 + SIGPIPE)
+- 141: the reader of the output closed it (128 + SIGPIPE)
 """
 
 import argparse
@@ -35,7 +35,7 @@ BROKEN_PIPE = 141
 EXIT_CODES = (
     "exit codes: 0 done; 1 something failed; 2 a mistake in the call, such as the name of a file or folder that does "
     "not exist; 124 --max-time ended the run, which can be "
-    "continued; 128 + n signal n ended the program (130 Ctrl-C, 143 SIGTERM); 141 nobody reads the output any more"
+    "continued; 128 + n signal n ended the program (130 Ctrl-C, 143 SIGTERM); 141 the reader of the output closed it"
 )
 
 
@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _meant(word: str, names: Sequence[str]) -> str | None:
-    """The option that somebody may have meant: by its initials, its beginning, or a slip of the finger."""
+    """The option that was probably meant, by its initials, its beginning, or similar spelling."""
     initials = [name for name in names if "".join(part[0] for part in name.split("-")) == word]
     beginnings = [name for name in names if len(word) > 1 and name.startswith(word)]
     return next(iter([*initials, *beginnings, *difflib.get_close_matches(word, names, 1)]), None)

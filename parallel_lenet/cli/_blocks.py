@@ -20,7 +20,7 @@ GREYS = 24  # Of the 256 colours, from 232 on.
 def drawn(image: Array, stream: TextIO | None) -> list[str]:
     """Lines that show an image of floats ``(h, w)``, from 0, black, to 1; none if the stream is not a terminal.
 
-    In greys where the terminal has colours and NO_COLOR is not set. A terminal that is too narrow gets a smaller image.
+    In greys if the terminal has colours and NO_COLOR is not set. A terminal that is too narrow gets a smaller image.
     """
     if stream is None or not is_terminal(stream):
         return []

@@ -1,4 +1,4 @@
-"""Faults on purpose, for those who want to see a run survive them: ``--chaos kill:every=20,stop:every=7,seed=1``."""
+"""Deliberate faults, to see a run survive them: ``--chaos kill:every=20,stop:every=7,seed=1``."""
 
 import os
 import random
@@ -15,7 +15,7 @@ SPREAD = 0.01  # Seconds within which a fault strikes after its step: anywhere i
 
 
 class Chaos:
-    """Kills and stops workers while a run goes on; does nothing without a plan. UsageError where the plan is none."""
+    """Kills and stops workers during a run; does nothing without a plan. Raises UsageError if the plan is invalid."""
 
     def __init__(self, plan: str | None = None) -> None:
         every: dict[str, int] = {}
@@ -69,7 +69,7 @@ class Chaos:
                 os.kill(pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Nothing strikes any more, and whoever is stopped goes on."""
+        """Plan no more faults, and continue the workers that are stopped."""
         self._every = {}
         for timer in self._timers:
             timer.cancel()

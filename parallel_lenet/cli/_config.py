@@ -23,7 +23,7 @@ def encode(text: str) -> bytes:
 
 
 def _from_pipe(path: Path) -> bytes:
-    """What comes out of a pipe, up to one byte too many; TimeoutError if nobody writes to it."""
+    """What comes out of a pipe, up to one byte too many; TimeoutError if no data arrives."""
     content = b""
     # Opened without waiting for a writer: there may never be one.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
@@ -63,7 +63,7 @@ def read(file: str) -> dict[str, Any]:
         if name in values:
             raise UsageError(f"--config {path}: names {dashed(name)} twice")
         where = f"--config {path}: {dashed(name)}"
-        if name == "cluster_address":  # Whoever answers there runs code here.
+        if name == "cluster_address":  # The program at that address can run code here.
             raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
         values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)
     if "data_dir" in values and values.pop("dataset", TrainOptions.dataset) != TrainOptions.dataset:
@@ -72,7 +72,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def merged(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Options of a file and of the command line, which has the last word, also on where the images come from."""
+    """Options of a file and of the command line, which takes precedence, also for the source of the images."""
     sources = {"dataset", "data_dir"}
     left_out = sources if sources & given.keys() else set()
     return {name: value for name, value in configured.items() if name not in left_out} | given

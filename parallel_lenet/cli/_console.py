@@ -1,4 +1,4 @@
-"""What people see: notes, a progress bar, tables; with rich if it is installed and works, plain text if not.
+"""Output: notes, a progress bar and tables, drawn by rich if it is installed and works, else as plain text.
 
 The standard streams may be anything: missing (a daemon, pythonw), closed, of another encoding, a terminal that is gone.
 """
@@ -84,7 +84,7 @@ class Console:
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
         self.listener: Callable[[type[Warning], str], None] | None = None
-        """Hears every warning, shown or not."""
+        """Called with every warning, whether it is shown or not."""
         self._json = json
         self._noted = False
 
@@ -93,12 +93,12 @@ class Console:
         return sys.stderr if self._json else sys.stdout
 
     def note(self, text: str) -> None:
-        """How things are done, on standard error."""
+        """Print a note on standard error."""
         if not self.quiet:
             write(sys.stderr, text)
 
     def line(self, text: str) -> None:
-        """A result on the way."""
+        """Print an intermediate result."""
         if not self.quiet:
             write(self._out, text)
 
@@ -108,7 +108,7 @@ class Console:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Show each warning when it comes, as often as it comes: a lost worker is news every time. So too log records.
+        """Show each warning when it comes, as often as it comes, and each log record.
 
         In the main thread only: the filters of warnings belong to the whole process, and another thread could not give
         them back reliably.
@@ -136,7 +136,7 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Update]:
-        """A bar on standard error while it lasts, if that is a terminal: a log file has no use for it."""
+        """A bar on standard error while it lasts, if that is a terminal: a log file gets none."""
         if self.quiet or not is_terminal(sys.stderr) or not self._rich("progress", "console"):
             yield lambda done, text, title=None: None
             return

@@ -1,9 +1,9 @@
-"""Signals and time limits while a command runs: the step in progress is finished or dropped, and nothing is left over.
+"""Signals and time limits while a command runs: the current step is finished or dropped, and nothing is left behind.
 
 Terminals, batch systems and service managers end programs with more signals than SIGINT and SIGTERM: all in `ENDING`
 are treated alike. The first one only leaves a mark, which the training loop looks at after each step: an exception at
-any moment could be raised where it is swallowed, or in the middle of starting a process. If nobody has looked for half
-a second (a slow kernel, a download), an alarm raises `Interrupted`, again and again until it is heeded. The end of
+any moment could be raised where it is swallowed, or while a process is being started. If the loop has not looked for
+half a second (a slow kernel, a download), an alarm raises `Interrupted`, repeatedly until it is handled. The end of
 ``--max-time`` works the same way. Python allows signal handlers in the main thread only: in others, nothing is done.
 """
 
@@ -24,18 +24,18 @@ ECHO = 0.05  # Seconds within which the same signal counts once: timeout(1) and 
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGBREAK")
 ENDING = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
-# Those that somebody sends to end the program at once; batch systems may repeat the others.
+# Those that a person sends to end the program at once; batch systems may repeat the others.
 _AT_ONCE = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
 
 Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(BaseException):
-    """A signal, or the end of the time limit, asked the program to leave."""
+    """A signal, or the end of the time limit, asked the program to end."""
 
 
 class Ended(BaseException):
-    """A signal asked a command to leave that has nothing to save; ``number`` is the signal's."""
+    """A signal asked a command that has nothing to save to end; ``number`` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -83,7 +83,7 @@ class Interrupts:
         self._came = 0.0
         self._deadline: float | None = None
         self._alarms = False
-        self._held = False
+        self._delayed = False
         self._over = False
         self._before: dict[int, Any] = {}
         self._timer_before = (0.0, 0.0)
@@ -103,7 +103,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give back the signals and the timer."""
-        self.heed()
+        self.stop_raising()
         _give_back(self._before)
         if self._alarms and self._timer_before[0]:
             signal.setitimer(signal.ITIMER_REAL, *self._timer_before)
@@ -119,22 +119,22 @@ class Interrupts:
         if self._deadline is not None and time.monotonic() >= self._deadline and self.number is None:
             self.timed_out = True
         if self.number is not None or self.timed_out:
-            self.heed()  # Or the alarm might come once more, while this is being caught.
+            self.stop_raising()  # Or the alarm might come once more, while this is being caught.
             raise Interrupted
 
-    def heed(self) -> None:
-        """From now on nothing is raised: the program is on its way out, with its result or without."""
-        self._held = self._over = True
+    def stop_raising(self) -> None:
+        """From now on nothing is raised: the program is ending."""
+        self._delayed = self._over = True
         self._set_timer(0)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def delayed(self) -> Iterator[None]:
         """Nothing is raised within the block, which is to be short: a file is being written."""
-        before, self._held = self._held, True
+        before, self._delayed = self._delayed, True
         try:
             yield
         finally:
-            self._held = before or self._over
+            self._delayed = before or self._over
 
     def _set_timer(self, seconds: float) -> None:
         if self._alarms:
@@ -148,25 +148,25 @@ class Interrupts:
                 self._leave(number)
             return
         self.number, self._came = number, now
-        if self._over:  # No alarm: it might come when nobody catches it any more.
+        if self._over:  # No alarm: it might come when it is no longer caught.
             return
         if self._alarms:
             self._set_timer(PATIENCE)
-        elif not self._held:  # Windows has no alarm.
+        elif not self._delayed:  # Windows has no alarm.
             raise Interrupted
 
     def _alarm(self, number: int, frame: FrameType | None) -> None:
         if self.number is None and not self.timed_out:
             if self._deadline is None or time.monotonic() < self._deadline - ECHO:
-                self._signalled(number, frame)  # Somebody else's alarm, which would end any other program.
+                self._signalled(number, frame)  # An alarm from elsewhere, which would end any other program.
             else:
                 self.timed_out = True
-        elif not self._held:
+        elif not self._delayed:
             raise Interrupted
 
     def _leave(self, number: int) -> None:
         try:
             self.at_once()
-            write(sys.stderr, "parallel-lenet: left at once")
+            write(sys.stderr, "parallel-lenet: ended at once")
         finally:
             os._exit(128 + number)

@@ -75,13 +75,13 @@ class TrainOptions:
     """Everything that decides a training run; None if it follows from the others."""
 
     dataset: str = _option(
-        str, "mnist-5k", "whose images to use; all but mnist-5k are downloaded on first use", choices=NAMES
+        str, "mnist-5k", "the images to use; all but mnist-5k are downloaded on first use", choices=NAMES
     )
     data_dir: str | None = _option(
         str,
         None,
         "a folder of four IDX files instead of --dataset: train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not; EMNIST's names are understood, too",
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not; EMNIST's file names also work",
         metavar="FOLDER",
     )
     validation: float | None = _option(
@@ -115,7 +115,7 @@ class TrainOptions:
     epochs: int = _option(int, 30, "passes over the training images", least=1)
     batch_size: int = _option(int, 128, "images per step, over all workers together", least=1)
     shard_size: int | None = _option(int, None, "images per task of a worker (default: what suits the kernel)", least=1)
-    optimizer: str = _option(str, "adamw", "how a gradient becomes a step", choices=OPTIMIZERS)
+    optimizer: str = _option(str, "adamw", "the update rule", choices=OPTIMIZERS)
     learning_rate: float | None = _option(
         float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)", metavar="RATE"
     )
@@ -127,7 +127,9 @@ class TrainOptions:
         float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
     )
     clip_norm: float | None = _option(float, None, "largest norm of the gradient; larger ones are scaled down to it")
-    seed: int = _option(int, 0, "decides the initial weights, the order of the images and the validation images")
+    seed: int = _option(
+        int, 0, "seed of the initial weights, the order of the images and the choice of validation images"
+    )
     on_nan: str = _option(
         str,
         "stop",
@@ -146,12 +148,12 @@ class TrainOptions:
         metavar="TIME",
     )
     checkpoint_every: int | None = _option(
-        int, None, "write a checkpoint every so many steps, not only after each epoch", least=1
+        int, None, "steps between checkpoints, in addition to the one after each epoch", least=1
     )
     step_timeout: float | None = _option(
         float,
         None,
-        f"seconds without an answer after which a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
+        f"seconds without a response before a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
         metavar="SECONDS",
     )
     max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)
@@ -191,7 +193,7 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
                 type=option.metadata["parse"],
                 choices=option.metadata["choices"],
                 metavar=None if option.metadata["choices"] else option.metadata["metavar"],
-                default=argparse.SUPPRESS,  # so that an absent flag can be told from one that says the default
+                default=argparse.SUPPRESS,  # An absent flag differs from one that gives the default.
                 help=option.metadata["help"] + default,
             )
 
@@ -261,9 +263,11 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
     else:
         asked, origin = -1, "the default"
     if origin == "--config" and asked > BELIEVED * max(2, usable_cores()):
-        # A file may come from a larger machine, or from somebody else: a thousand processes need the user's own word.
+        # A file may come from a larger machine, or from another person: a thousand processes need the user's consent.
         workers = count_workers(-1)
-        return replace(workers, how=f"{workers.how}, not the {quoted(asked)} of --config: to insist, give --workers")
+        return replace(
+            workers, how=f"{workers.how}, not the {quoted(asked)} of --config: to use that number, give --workers"
+        )
     try:
         workers = count_workers(asked)
     except ValueError as error:

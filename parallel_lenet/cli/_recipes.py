@@ -26,7 +26,7 @@ def total_steps(options: TrainOptions, samples: int) -> int:
 
 
 def schedule(options: TrainOptions, steps: int) -> Schedule | float:
-    """The learning rates that the options, with defaults, name for so many steps; ValueError for one out of range."""
+    """The learning rates for ``steps`` steps, by options with defaults. Raises ValueError if one is out of range."""
     rate = options.learning_rate
     assert rate is not None
     left = max(1, steps - options.warmup)
@@ -40,7 +40,7 @@ def schedule(options: TrainOptions, steps: int) -> Schedule | float:
 
 
 def optimizer(options: TrainOptions, steps: int) -> Optimizer:
-    """What the options, with defaults, name for so many steps; ValueError where a number is out of its range."""
+    """The optimizer that the options name for ``steps`` steps. Raises ValueError if a number is out of its range."""
     rates, decay = schedule(options, steps), options.weight_decay
     assert decay is not None
     fused = options.kernel == "compiled"  # Only then is Numba loaded anyway.

@@ -1,7 +1,7 @@
-"""Writes down what happens while a run goes on: its steps, its events and what each start was computed with.
+"""Records a run while it is computed: its steps, its events, and the environment of each start.
 
-Nothing of this may end a run. What can't be written, on a full disk for example, is noted once; lines of steps wait
-until there is room.
+A failure to record never ends a run. What can't be written, on a full disk for example, is noted once; lines of steps
+wait until there is room.
 """
 
 import time
@@ -30,7 +30,7 @@ class Recorder:
         self._works = True
 
     def begin(self, kind: str, session: Session) -> None:
-        """The run has ``started`` or is ``resumed``; the coordinator is where it continues from."""
+        """The run has ``started`` or is ``resumed``, from the state of the coordinator."""
         self._try(lambda: environment.add(self._folder, session))
         self._try(lambda: self._log.begin(self._coordinator.epoch, self._coordinator.cursor))
         self.event(kind, session["command"])

@@ -1,4 +1,4 @@
-"""What a run has come to: all its options and results, as JSON and for people."""
+"""The results of a run with all its options, as JSON and as a table."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from parallel_lenet.display import count
 from parallel_lenet.runs import BEST
 
 REPORT_VARIABLE = "PARALLEL_LENET_REPORT"
-# What decides no bit of the result. Which images there are decides, where they lie too, as a command names it.
+# Options that decide no bit of the result.
 FREE = ("workers", "engine", "cluster_address", "out", "max_time", "checkpoint_every", "step_timeout", "max_tries")
 
 

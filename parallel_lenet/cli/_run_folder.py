@@ -61,7 +61,7 @@ class RunFolder:
     def write_metrics(self, lines: Sequence[Line]) -> None:
         """Have ``metrics.jsonl`` hold these lines: for a resumed run, whose file may have more, fewer or half a line.
 
-        A file that holds them already is left alone, so that whoever follows it goes on doing so.
+        A file that holds them already is left alone, so that a program that follows it can continue.
         """
         file, content = self.path / METRICS, "".join(to_json(line) + "\n" for line in lines).encode()
         with suppress(OSError):
@@ -141,10 +141,10 @@ def _is_empty(folder: Path, continues: bool) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold the folder, where that can be done; UsageError if another program, or another run of this one, holds it."""
+    """Lock the folder if the system can. Raises UsageError if another program, or another run of this one, holds it."""
     if os.name != "posix":
         return None
-    import fcntl  # Imported lazily: not everywhere.
+    import fcntl  # Imported lazily: POSIX only.
 
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # Some network file systems lock no folders.

@@ -45,7 +45,7 @@ class Training:
     options: TrainOptions
     folder: RunFolder
     metadata: dict[str, Any]
-    """What checkpoints hold beside the coordinator's own."""
+    """The metadata of the checkpoints."""
     console: Console
     interrupts: Interrupts
     chaos: Chaos
@@ -98,7 +98,7 @@ class Training:
             self.interrupts.check()
         if coordinator.cursor and self.metadata["partial"] is None:
             measured = self._measure()
-            with self.interrupts.held():
+            with self.interrupts.delayed():
                 self.metadata["partial"] = measured
                 self._record()
         self.recorder.event("finished")
@@ -138,7 +138,7 @@ class Training:
         seconds: dict[str, float] = {}
         with timed(seconds, "evaluating"):
             measured = self._measure()
-        with self.interrupts.held():
+        with self.interrupts.delayed():
             with timed(seconds, "saving"):
                 self.figures.append(measured)
                 if best_epoch(self.figures) == len(self.figures):
@@ -170,7 +170,7 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint now."""
-        with self.interrupts.held():
+        with self.interrupts.delayed():
             self.recorder.flush()
             self.folder.save(self.coordinator, self.metadata)
 
@@ -188,7 +188,7 @@ class Training:
         return TIMED_OUT if number is None else 128 + number
 
     def write_report(self) -> None:
-        """Write the page about the run, unless it is not wanted; whatever is in the way is a note."""
+        """Write the page about the run, unless it is switched off. An error becomes a note."""
         if not self.said["report"]:
             return
         try:

@@ -1,7 +1,7 @@
 """Name what differs between two runs: settings, versions, machine, data, and the first step with another result.
 
 The losses of single steps are compared with all their digits, the parameters by their hash after each 50th step and at
-the end of each epoch. What only decides where a run was written is left out.
+the end of each epoch. Settings that only decide where a run is written are left out.
 """
 
 import argparse
@@ -20,7 +20,7 @@ HELP = "name what differs between two runs"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this command."""
     parser.add_argument("left", metavar="RUN", help="a run's folder")
-    parser.add_argument("right", metavar="RUN", help="another one")
+    parser.add_argument("right", metavar="RUN", help="another run's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all options of both")
 
 

@@ -24,7 +24,7 @@ from parallel_lenet.trained import TrainedModel, from_checkpoint
 
 DEFAULT = "mnist-5k"
 PAGE = "explain.html"
-HELP = "tell the tutorial with a trained network and an image of yours, as one HTML page"
+HELP = "explain a trained network step by step with an image of yours, as one HTML page"
 HESITANT = 0.75  # The probability of the right class that leaves something to explain.
 LOOKED_AT = 1000  # Test images among which the most instructive one is sought.
 
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_place(out: str | None, png: str | None) -> None:
-    """UsageError if the page or the pictures can't be written where they are to be."""
+    """UsageError if the page or the pictures cannot be written to the place that was given."""
     if out is not None and (not out or os.path.isdir(out)):
         raise UsageError(f"--out must name a file, got {out or repr('')}{', a folder' if out else ''}")
     if out is not None and not os.path.isdir(os.path.dirname(out) or "."):

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table; exit code 1 where a relative error is over the tolerance."""
+    """Print a table; exit code 1 if a relative error is above the tolerance."""
     if arguments.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
     console = Console(json=arguments.json)

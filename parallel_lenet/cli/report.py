@@ -1,4 +1,4 @@
-"""Write a page about a run: how it learned, what it gets wrong, what it looks for, where the time went.
+"""Write a page about a run: its learning curves, its mistakes, its filters, and the time of its steps.
 
 One HTML file that needs no network, with a pad to draw on that asks the trained network. Several runs are compared side
 by side. Training writes the page of its run by itself, report.html in the run's folder.
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _complete(run: Run, console: Console) -> None:
-    """Look at the test images now if the run did not at its end, or was continued since; nothing is downloaded."""
+    """Look at the test images now if the run did not do so at its end, or was continued after it. Downloads nothing."""
     checkpoint = run.checkpoint
     known = run.predictions is not None and checkpoint is not None and run.predictions.step == checkpoint.state.step
     if known or checkpoint is None or run.model is None or not np.isfinite(checkpoint.state.parameters).all():

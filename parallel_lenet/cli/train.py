@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--continue",
         dest="continues",
         action="store_true",
-        help="with --out: begin a run there, or continue the one that is there (for jobs that are started again)",
+        help="with --out: start a run there, or continue the run that is there (for jobs that restart)",
     )
     parser.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
     parser.add_argument(
@@ -79,15 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(json=arguments.json, quiet=arguments.quiet)
     with Interrupts() as interrupts, console.warnings_as_notes(), ExitStack() as stack:
         training: Training | None = None
-        stack.callback(interrupts.heed)
+        stack.callback(interrupts.stop_raising)
         try:
             training = _prepare(arguments, console, interrupts, begun, stack)
             lines = training.run()
             interrupts.check()
-            interrupts.heed()
+            interrupts.stop_raising()
             training.write_report()
         except Interrupted:
-            interrupts.heed()
+            interrupts.stop_raising()
             if training is not None:
                 code = training.leave()
                 if not interrupts.timed_out:  # Then no time is left.
@@ -97,13 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
             write(sys.stderr, f"parallel-lenet: {why(number)} before the run began")
             return TIMED_OUT if number is None else 128 + number
         except (NonFiniteError, WorkerError) as error:
-            interrupts.heed()
+            interrupts.stop_raising()
             if training is not None:
                 training.recorder.event("failed", str(error))
                 training.write_report()
             raise
         finally:
-            interrupts.heed()
+            interrupts.stop_raising()
             stack.close()
         result = results(training, lines)
         if arguments.json:
@@ -169,7 +169,7 @@ def _prepare(
     options = replace(options, shard_size=coordinator.shard_size)
     metadata = _resume.describe(options, everything, test)
     interrupts.check()
-    with interrupts.held():
+    with interrupts.delayed():
         place = new_folder(options.out, continues=arguments.continues) if resumed is None else resumed.folder
         folder = RunFolder(place)
         stack.callback(folder.close)
@@ -193,7 +193,7 @@ def _prepare(
             _results.said(arguments, options, coordinator),
         )
         if resumed is not None:
-            _go_on(training, resumed)
+            _restore(training, resumed)
         folder.write_config(replace(options, workers=coordinator.n_workers).toml())
         if not training.finished:
             session = environment.gather(
@@ -215,7 +215,7 @@ def _prepare(
     if validation is not None:
         console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")
     if coordinator.workers_note is not None:
-        # The library's sentence, and a remedy in this command's words.
+        # The sentence of the library, with the remedy in terms of this command.
         smaller = "a smaller --shard-size or " if coordinator.leaf is None and coordinator.shard_size > 1 else ""
         fact = coordinator.workers_note.partition("; ")[0]
         console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
@@ -227,7 +227,7 @@ def _prepare(
 
 
 def _workers(coordinator: Coordinator, asked: int, how: str) -> str:
-    """How many workers run, and why so many: a note of its own says why they are fewer than asked for."""
+    """How many workers run, and why. A separate note says why there are fewer than asked for."""
     if coordinator.workers_note is not None and coordinator.n_workers < asked:
         return f"{coordinator.n_workers} of {count(asked, 'worker')}"
     return f"{count(coordinator.n_workers, 'worker')} ({how})"
@@ -253,7 +253,7 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | 
 
 
 def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
-    """The test images to evaluate on: all, or so many of them, evenly spread; None for none."""
+    """The test images to evaluate on: all, or ``number`` of them, evenly spread; None for 0."""
     if number == 0:
         return None
     if number is None or number >= len(test):
@@ -262,11 +262,11 @@ def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
     return Dataset(test.inputs[rows], test.targets[rows], test.name)
 
 
-def _go_on(training: Training, resumed: Resumed) -> None:
-    """Take over the checkpoint, and make the folder as it was when that was written."""
+def _restore(training: Training, resumed: Resumed) -> None:
+    """Continue from the checkpoint, and restore the folder to its state when that was written."""
     coordinator, options, before, console = training.coordinator, training.options, resumed.before, training.console
     coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
-    # Figures of an unfinished epoch are void if it goes on.
+    # Figures of an unfinished epoch are dropped if it continues.
     training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
     training.folder.take(resumed.file)
     training.folder.write_metrics(training.lines())

@@ -1,8 +1,8 @@
-"""Prove on this machine that the result doesn't depend on the workers: the same steps in many ways, hashes compared.
+"""Prove on this machine that the result does not depend on the workers: compare the hashes of several computations.
 
 With one worker and with several, with shards computed in another order and arriving in another order, with workers
-killed in the middle, with a resume from a checkpoint file half way, and with --engine on a cluster: the parameters must
-have the same SHA-256. With kernel compiled they must also have the one that is published for this version.
+killed during training, with a resume from a checkpoint file half way, and with --engine on a cluster: the parameters
+must have the same SHA-256. With kernel compiled they must also have the one that is published for this version.
 """
 
 import argparse
@@ -50,8 +50,8 @@ class Backwards(SerialEngine):
         return iter(computed[::-1])
 
 
-class Dawdling:
-    """A model that waits up to 5 ms before each shard, at random: so results come back in an order of their own."""
+class SlowModel:
+    """A model that waits up to 5 ms before each shard, at random: so results arrive in another order."""
 
     def __init__(self, model: Sequential) -> None:
         self.model = model
@@ -64,7 +64,7 @@ class Dawdling:
     def loss_and_gradient(
         self, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], gradient: Vector | None
     ) -> Metrics:
-        """That of the model, later."""
+        """The result of the model, after a random delay."""
         time.sleep(random.Random(os.getpid() ^ time.monotonic_ns()).uniform(0, 0.005))
         return self.model.loss_and_gradient(parameters, inputs, targets, gradient)
 
@@ -90,7 +90,7 @@ class Proof:
     def run(self, coordinator: Coordinator, each: Callable[[Coordinator], object] | None = None) -> str:
         """The hash after all steps; ``each`` is called after each of them."""
         with coordinator, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # That workers are lost is meant, too.
+            warnings.simplefilter("ignore")  # Workers are lost on purpose.
             _train(coordinator, self.train, self.steps - coordinator.step, each)
             return coordinator.parameters_sha256()
 
@@ -133,7 +133,7 @@ class Proof:
             "in this process, no workers": lambda: self.run(self.coordinator(engine="serial")),
             "blocks computed last to first": lambda: self.run(self.coordinator(engine=Backwards())),
             "3 workers that answer in random order": lambda: self.run(
-                self.coordinator(Dawdling(self.model), n_workers=3)
+                self.coordinator(SlowModel(self.model), n_workers=3)
             ),
             f"{count(self.workers, 'worker')}, killed twice": self.killed,
             "1 worker, then 3": self.resized,

@@ -23,7 +23,7 @@ def load(name: str = "mnist-5k", data_dir: str | os.PathLike[str] | None = None)
     while it is in use, or the program ends with SIGBUS.
 
     ``mnist-5k`` comes with the package; ``mnist``, ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with
-    the ``data`` extra. Raises DatasetError if the name is unknown or the data cannot be had or used, and ExtraError, a
+    the ``data`` extra. Raises DatasetError if the name is unknown or the data cannot be read or used, and ExtraError, a
     ModuleNotFoundError, if a library of the extra is missing or does not work.
     """
     if data_dir is not None:

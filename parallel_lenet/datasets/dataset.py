@@ -1,4 +1,4 @@
-"""What everything here trains on: inputs and targets, one row per sample, checked once."""
+"""Datasets: inputs and targets, one row per sample, checked once."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,12 @@ class Dataset(Displayed):
     but not an array that is mapped read-only from a file, such as one of ``np.load(file, mmap_mode="r")``. Such a file
     must not change during the call. Arrays that are mapped from a file are read in parts.
 
-    Raises DatasetError when there are no samples, the lengths differ, a type isn't numeric or a value isn't finite.
+    Raises DatasetError if there are no samples, the lengths differ, a type isn't numeric or a value isn't finite.
+
+    >>> import numpy as np
+    >>> data = Dataset(np.zeros((3, 28, 28), np.uint8), np.array([7, 2, 1]), "three blank images")
+    >>> len(data), data.classes
+    (3, 8)
     """
 
     inputs: NDArray[Any]

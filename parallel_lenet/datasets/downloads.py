@@ -20,7 +20,7 @@ TIMEOUT = (10.0, 30.0)
 
 @dataclass(frozen=True)
 class Source:
-    """Where the four files of a dataset are to be had: folders on the web, each ending in ``/``, in the order to try.
+    """Where the four files of a dataset can be downloaded: folders, each ending in ``/``, in the order to try.
 
     ``checksums`` belong to ``FILES``, in that order: ``sha256:...`` or ``md5:...``.
     """

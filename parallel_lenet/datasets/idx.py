@@ -110,7 +110,7 @@ class _Gunzip:
     """Unpacks a gzip file to the byte asked for, holding no more of it than a chunk.
 
     Unlike ``gzip.GzipFile`` it doesn't let bytes pass that follow the stream, not even zeros. Further gzip members,
-    which the format allows, are unpacked as part of the stream. zlib checks each member's checksum where it ends.
+    which the format allows, are unpacked as part of the stream. zlib checks each member's checksum at its end.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -51,6 +51,14 @@ def lenet5(
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,
     with the tutorial's simplifications: pooling has no parameters, the second convolution sees all six maps, and the
     output is a dense layer under softmax.
+
+    >>> import numpy as np
+    >>> network = lenet5(kernel="im2col")
+    >>> network.layout.size
+    61706
+    >>> parameters = network.initial_parameters(np.random.default_rng(0))
+    >>> network.predict(parameters, np.zeros((2, 28, 28), np.uint8)).shape
+    (2,)
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {quoted(activation)}: choose one of {', '.join(ACTIVATIONS)}")

@@ -56,11 +56,18 @@ class _Buffers:
 
 @dataclass(frozen=True, repr=False)
 class Sequential(Displayed):
-    """Layers in a row behind `Images`, ending in class scores (logits) under softmax cross-entropy.
+    """Layers in a row after `Images`, ending in class scores (logits) under softmax cross-entropy.
 
     ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
-    of the parameters and all arithmetic: float32, or float64 to check gradients. ValueError where the layers don't fit
+    of the parameters and all arithmetic: float32, or float64 to check gradients. ValueError if the layers don't fit
     each other.
+
+    >>> from parallel_lenet import Conv2d, Dense, Flatten, Images, ReLU
+    >>> network = Sequential(Images((8, 8), size=8), (Conv2d(2, 3), ReLU(), Flatten(), Dense(3)), kernel="im2col")
+    >>> network.shapes
+    ((1, 8, 8), (2, 6, 6), (2, 6, 6), (72,), (3,))
+    >>> network.layout.size
+    239
     """
 
     images: Images

@@ -82,6 +82,12 @@ class Cluster(Displayed, Engine):
 
     Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
     and WorkerError if there is no cluster at the address.
+
+    >>> from parallel_lenet import Coordinator, SGD, lenet5
+    >>> with Cluster("threading", n_workers=2) as cluster:
+    ...     coordinator = Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine=cluster)
+    ...     coordinator.n_workers
+    2
     """
 
     def __init__(
