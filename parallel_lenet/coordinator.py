@@ -3,26 +3,26 @@
 One step: cut the batch into blocks for the workers; add their summed gradients along a balanced binary tree (see
 `tree`); divide once by the number of samples; update. The tree depends on the batch alone, so neither the workers nor
 the sizes of blocks change a bit of the result.
+
+The file is long because the class is the public interface: each method is documented here. Its arguments are checked
+in `arguments`, threads are kept apart in `calls` and `turns`, and `continuing` compares with a checkpoint's settings.
 """
 
-import inspect
 import logging
 import math
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import finite
-from parallel_lenet.archive import CheckpointError
+from parallel_lenet.arguments import Data, as_dataset, dataset_for, require_members, takes_a_pair
 from parallel_lenet.batching import (
     Block,
     BlockSizes,
@@ -30,22 +30,23 @@ from parallel_lenet.batching import (
     blocks,
     call_sizes,
     default_shard_size,
-    epoch_order,
     shards,
     split,
 )
+from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import ABOVE_ZERO, InvalidValue, numeric_array, optional_number, quoted, whole_number
 from parallel_lenet.closing import Closeable
+from parallel_lenet.continuing import Origin, names_that_may_differ
 from parallel_lenet.cores import count_workers, usable_cores
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.descriptions import differences, joined, of_model
+from parallel_lenet.descriptions import of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import BlockGradient, Context, Engine
 from parallel_lenet.engines.make import make
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.fingerprint import EpochData, described
+from parallel_lenet.fingerprint import described
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import describe, json_value
 from parallel_lenet.metrics import Metrics
@@ -53,6 +54,7 @@ from parallel_lenet.model import Model
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_norm
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.random import generator
+from parallel_lenet.read_only import advice
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.tree import TreeSum
@@ -61,41 +63,11 @@ from parallel_lenet.updates import Memory, add, copied, divide, updated
 from parallel_lenet.worker import warm_up
 
 Array = NDArray[Any]
-Data: TypeAlias = Dataset | tuple[Array, Array]
-P = ParamSpec("P")
-R = TypeVar("R")
 
-SETTINGS = (
-    "optimizer",
-    "batch_size",
-    "shard_size",
-    "seed",
-    "clip_norm",
-    "kernel",
-)  # They decide how training continues.
-DATA = "data"  # What else may differ.
 ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
 SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
 _log = logging.getLogger("parallel_lenet")
-
-
-def _takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
-    """The method; if inputs and targets come as two arguments, TypeError says that they are one pair."""
-    signature = inspect.signature(method)
-
-    @wraps(method)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            name, pair = method.__name__, ""
-            if any(isinstance(value, np.ndarray | list) for value in (*args, *kwargs.values())):
-                pair = f"; inputs and targets are passed as one pair, {name}((inputs, targets))"
-            raise TypeError(f"{name}: {error}{pair}") from None
-        return method(*args, **kwargs)
-
-    return checked
 
 
 class Coordinator(Displayed, Closeable):
@@ -168,8 +140,8 @@ class Coordinator(Displayed, Closeable):
         step_timeout: float | None = None,
         max_tries: int | None = None,
     ) -> None:
-        _require("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
-        _require("optimizer", optimizer, ("init", "update"))
+        require_members("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
+        require_members("optimizer", optimizer, ("init", "update"))
         preferred = whole_number(
             "the model's preferred_shard_size", getattr(model, "preferred_shard_size", ANY_SHARD_SIZE), 1
         )
@@ -208,24 +180,23 @@ class Coordinator(Displayed, Closeable):
         self._workers_note: str | None = None
         self.engine = self._engine(engine, n_workers, cluster_address, step_timeout, max_tries)
         self._warm, self._warmed = 0, set[int]()  # With how many workers, and how many samples.
-        self._loaded: _Loaded | None = None  # Where the state comes from, until training continues.
+        self._loaded: Origin | None = None  # Where the state comes from, until training continues.
         self._memory = Memory()  # For the vectors of the next state, and for sums.
         self._team = 1, ALONE  # Workers, and the threads of this process that go with so many.
         self._turns = turns_of(self.engine)
-        self._calls: weakref.WeakSet[_Call] = weakref.WeakSet()  # What threads are in the middle of.
-        self._guard = threading.Lock()  # Of `_calls`.
+        self._calls = Calls()
         self._constructed = True
 
     def __setattr__(self, name: str, value: object) -> None:
         """Raises AttributeError, which says what to do instead: what is assigned would not be checked."""
         if not name.startswith("_") and hasattr(self, "_constructed"):
-            raise AttributeError(_instead(name))
+            raise AttributeError(advice(Coordinator, name))
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
         """Raises AttributeError, as `__setattr__` does."""
         if not name.startswith("_"):
-            raise AttributeError(_instead(name))
+            raise AttributeError(advice(Coordinator, name))
         object.__delattr__(self, name)
 
     def _engine(
@@ -347,7 +318,7 @@ class Coordinator(Displayed, Closeable):
         """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""
         return sha256(self.parameters)
 
-    @_takes_a_pair
+    @takes_a_pair
     def fit(
         self,
         train: Data,
@@ -397,14 +368,14 @@ class Coordinator(Displayed, Closeable):
             self._state = best[1]
         return history
 
-    @_takes_a_pair
+    @takes_a_pair
     def iterate(
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
         """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
         return self._iterate(*self._begin(train, epochs, validation))
 
-    def _begin(self, train: Data, epochs: int, validation: Data | float | None) -> "tuple[int, _Call]":
+    def _begin(self, train: Data, epochs: int, validation: Data | float | None) -> tuple[int, Call]:
         """Check the arguments of ``fit`` or ``iterate`` and open the data: the epoch to train up to, and the call."""
         if isinstance(epochs, np.ndarray | list | tuple):
             raise TypeError(
@@ -412,14 +383,16 @@ class Coordinator(Displayed, Closeable):
                 "pair, fit((inputs, targets), epochs)"
             )
         epochs = whole_number("epochs", epochs, 0)
-        data: tuple[Dataset, ...] = (self._checked(train),)
+        data: tuple[Dataset, ...] = (dataset_for(self.model, train),)
         if isinstance(validation, float | int | np.floating | np.integer):
             data = split(data[0], validation, self.seed)
         elif validation is not None:
-            data = (*data, self._checked(validation))
-        if epochs:
-            self._require_same_settings()
-        call = self._claim("train")
+            data = (*data, dataset_for(self.model, validation))
+        origin = self._loaded
+        if epochs and origin is not None:
+            needed = self.optimizer.init(self.parameters)
+            origin.require_settings(self._settings(), self._state.optimizer, needed)
+        call = self._calls.begin("train")
         try:
             call.begin(
                 self._turns.run(
@@ -430,20 +403,20 @@ class Coordinator(Displayed, Closeable):
                 self._require_same_data(call)
                 self._loaded = None
         except BaseException:
-            self._calls.discard(call)
+            self._calls.end(call)
             raise
         return self.epoch + epochs, call
 
-    def _iterate(self, last: int, call: "_Call") -> Generator[StepReport | EpochReport, None, None]:
+    def _iterate(self, last: int, call: Call) -> Generator[StepReport | EpochReport, None, None]:
         try:
             while self.epoch < last:
                 call.thread = threading.current_thread()
                 yield self._turns.run("a step", lambda: self._advance(call))
         finally:
-            self._calls.discard(call)
+            self._calls.end(call)
             self._memory.clear()
 
-    def _advance(self, call: "_Call") -> StepReport | EpochReport:
+    def _advance(self, call: Call) -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
         if not call.context.closed:  # Else `start` says so.
             self._warm_up(*call.context.datasets[0])
@@ -453,7 +426,7 @@ class Coordinator(Displayed, Closeable):
         rows = order[self.cursor : self.cursor + self.batch_size]
         return self._step(call, rows) if len(rows) else self._finish_epoch(call)
 
-    def _require_same_data(self, call: "_Call") -> None:
+    def _require_same_data(self, call: Call) -> None:
         """Raises DatasetError if an unfinished epoch was begun with other data than the call's.
 
         And CheckpointError if the state comes from a checkpoint that was trained on other data.
@@ -461,12 +434,8 @@ class Coordinator(Displayed, Closeable):
         begun, loaded = self._state.data, self._loaded
         if begun is None or begun is call.data:
             return
-        if self.cursor == 0 and loaded is not None and DATA not in loaded.may_differ and not begun.same(call.data):
-            raise CheckpointError(
-                f"{loaded.path}: training can't continue: it was trained on {described(begun.fingerprint())}, not on "
-                f"{described(call.data.fingerprint())}. To continue with other data: "
-                f"{_load(loaded.may_differ | {DATA})}"
-            )
+        if self.cursor == 0 and loaded is not None:
+            loaded.require_data(begun, call.data)
         if self.cursor > 0 and not begun.same(call.data):
             raise DatasetError(
                 f"epoch {self.epoch + 1} is unfinished, with {self.cursor:,} samples done, and was begun with other "
@@ -480,11 +449,11 @@ class Coordinator(Displayed, Closeable):
 
         Parameters and optimizer stay as they are; what the unfinished epoch has reported is dropped.
         """
-        with self._alone("begin the epoch again"):
+        with self._calls.alone("begin the epoch again"):
             state = self._state
             self._state = TrainingState(state.parameters, state.optimizer, epoch=state.epoch, history=state.history)
 
-    def _step(self, call: "_Call", rows: NDArray[np.int64]) -> StepReport:
+    def _step(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
         state, threads = self._state, self._threads()
@@ -587,7 +556,7 @@ class Coordinator(Displayed, Closeable):
             self._team = self.n_workers, Threads(min(self.n_workers, usable_cores()))
         return self._team[1]
 
-    def _finish_epoch(self, call: "_Call") -> EpochReport:
+    def _finish_epoch(self, call: Call) -> EpochReport:
         state = self._state
         if not state.sums.count:
             raise NonFiniteError(f"epoch {state.epoch + 1}: every step was skipped for NaN or infinity", self.step)
@@ -612,7 +581,7 @@ class Coordinator(Displayed, Closeable):
             images_per_second=sums.count / state.seconds if state.seconds else 0.0,
         )
 
-    @_takes_a_pair
+    @takes_a_pair
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``; no sample is left out or counted twice.
 
@@ -620,7 +589,7 @@ class Coordinator(Displayed, Closeable):
 
         Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would be meaningless.
         """
-        dataset = self._checked(data)
+        dataset = dataset_for(self.model, data)
         return self._turns.run("evaluate", lambda: self._evaluate_now(dataset))
 
     def _evaluate_now(self, dataset: Dataset) -> Metrics:
@@ -629,13 +598,13 @@ class Coordinator(Displayed, Closeable):
             self.engine.start(context)
             return self._evaluate(context, 0)
 
-    @_takes_a_pair
+    @takes_a_pair
     def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
         """As ``evaluate``, but hands you the metrics so far every tenth of a second or so; the last are the result.
 
         All are of the parameters as they are when it is called.
         """
-        dataset, parameters = self._checked(data), self.parameters
+        dataset, parameters = dataset_for(self.model, data), self.parameters
         finite.require_finite(self.step, self.model.layout, parameters)
         sizes = (self.shard_size,)
         context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters, sizes))
@@ -670,7 +639,7 @@ class Coordinator(Displayed, Closeable):
                 raise finite.evaluation(self.step, metrics.loss_sum)
             sums.append(metrics, self._sizes.leaves(block))
 
-    @_takes_a_pair
+    @takes_a_pair
     def warm_up(self, data: Data) -> None:
         """Compile what training on such data computes with, in this process and so before any worker needs it.
 
@@ -678,7 +647,7 @@ class Coordinator(Displayed, Closeable):
         optional ``warm_up(parameters, inputs, targets)`` with as many samples as it will get at a time, for each of the
         `call_sizes` for which its ``is_compiled(samples)`` is not true.
         """
-        dataset = _dataset(data)
+        dataset = as_dataset(data)
         self._turns.run("warm_up", lambda: self._warm_up(dataset.inputs, dataset.targets))
 
     def _warm_up(self, inputs: Array, targets: Array) -> None:
@@ -734,39 +703,6 @@ class Coordinator(Displayed, Closeable):
         with one_blas_thread():
             return method(parameters, inputs)
 
-    def _checked(self, data: Data) -> Dataset:
-        """The data as a Dataset; DatasetError if the model's own check refuses it."""
-        dataset = _dataset(data)
-        check = getattr(self.model, "check", None)
-        if callable(check):
-            try:
-                check(dataset.inputs, dataset.targets)
-            except ValueError as error:
-                raise DatasetError(f"{dataset.name}: {error}") from error
-        return dataset
-
-    def _claim(self, what: str) -> "_Call":
-        """Note that this thread is about to change the state; RuntimeError if another one is in the middle of it."""
-        mine = _Call()
-        with self._guard:
-            for call in self._calls:
-                if call.thread is not mine.thread and call.thread.is_alive():
-                    raise RuntimeError(
-                        f"can't {what} now: this coordinator is used by another thread, {call.thread.name}, which "
-                        "trains, loads or closes; wait until that has ended"
-                    )
-            self._calls.add(mine)
-        return mine
-
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Do something that must not happen while another thread trains."""
-        mine = self._claim(what)
-        try:
-            yield
-        finally:
-            self._calls.discard(mine)
-
     def resize(self, n_workers: int) -> None:
         """Continue with another number of workers, counted as in the constructor, from the next step on.
 
@@ -810,21 +746,14 @@ class Coordinator(Displayed, Closeable):
         Raises CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it
         was.
         """
-        allowed = (*SETTINGS, DATA)
-        listed = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
-        if not listed or not all(name in allowed for name in may_differ):
-            example = may_differ if may_differ in allowed else "optimizer"
-            raise ValueError(
-                f'may_differ must be a list of settings, such as ["{example}"], got {quoted(may_differ)}; the settings '
-                f"are {', '.join(allowed)}"
-            )
+        allowed = names_that_may_differ(may_differ)
         checkpoint = Checkpoint.load(path)
         checkpoint.require_model(self.model)
         checkpoint.require_dtype(self.parameters.dtype)
         if checkpoint.settings.get("optimizer") == self._settings()["optimizer"]:
             checkpoint.require_slots(self.optimizer.init(checkpoint.state.parameters))
-        loaded = _Loaded(checkpoint.path, checkpoint.settings, frozenset(may_differ))
-        with self._alone("load"):
+        loaded = Origin(checkpoint.path, checkpoint.settings, allowed)
+        with self._calls.alone("load"):
             self._state, self._loaded = checkpoint.state, loaded
         return checkpoint.metadata
 
@@ -839,52 +768,19 @@ class Coordinator(Displayed, Closeable):
             "kernel": describe(getattr(self.model, "kernel", None)),
         }
 
-    def _require_same_settings(self) -> None:
-        """CheckpointError if training can't continue as it was when the checkpoint was saved."""
-        loaded = self._loaded
-        if loaded is None:
-            return
-        wrong = {
-            name: differences({name: loaded.settings.get(name)}, {name: ours}, "this coordinator")
-            for name, ours in self._settings().items()
-            if loaded.settings.get(name) != ours
-        }
-        kept, needed = (
-            ", ".join(sorted(state.slots)) or "nothing"
-            for state in (self._state.optimizer, self.optimizer.init(self.parameters))
-        )
-        refused = wrong.keys() - loaded.may_differ
-        if kept == needed:
-            remedy = f"To continue with this coordinator's: {_load(refused | loaded.may_differ)}"
-        else:
-            refused |= {"optimizer"}
-            remedy = (
-                f"This coordinator's optimizer remembers {needed}, the checkpoint's {kept}: it can't take over from it"
-            )
-        if refused:
-            sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]
-            raise CheckpointError(
-                f"{loaded.path}: training can't continue: {joined(sentences)}. {remedy}. To begin a new training with "
-                "the parameters that this coordinator has loaded: Coordinator(model, optimizer, "
-                "parameters=coordinator.parameters)"
-            )
-
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
 
         An engine that was passed to the constructor is left to its owner: its workers stay. RuntimeError while another
         thread trains: that has to end first.
         """
-        with self._alone("close"):
+        with self._calls.alone("close"):
             if self._state.data is not None:
                 self._state.data.release()
             self._turns.run("close", self._close)
 
     def _close(self) -> None:
-        with self._guard:
-            calls = list(self._calls)
-        for call in calls:
-            call.close()
+        self._calls.close()
         if self._owns_engine:
             self.engine.close()
 
@@ -895,87 +791,8 @@ class Coordinator(Displayed, Closeable):
         )
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A checkpoint that a coordinator's state comes from."""
-
-    path: str
-    settings: dict[str, Any]
-    """With which it was trained."""
-    may_differ: frozenset[str]
-    """Settings that may have changed when training continues."""
-
-
-def _require(what: str, value: object, members: tuple[str, ...]) -> None:
-    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        raise TypeError(f"the {what} must be an object with {', '.join(members)}, got {value!r}")
-
-
-def _load(may_differ: Collection[str]) -> str:
-    """The call that lets these settings differ."""
-    return f"load(path, may_differ={[name for name in (*SETTINGS, DATA) if name in may_differ]})".replace("'", '"')
-
-
-def _instead(name: str) -> str:
-    """What to do instead of assigning an attribute of a coordinator."""
-    settings = inspect.signature(Coordinator).parameters
-    if name == "n_workers":
-        return "n_workers of a Coordinator is read-only: call resize(n_workers) for another number of workers"
-    if name == "model":
-        return "model of a Coordinator is read-only: create another one, Coordinator(model, optimizer)"
-    if name == "parameters":
-        remedy = "create another one, Coordinator(model, optimizer, parameters=...)"
-    elif name == "optimizer":
-        remedy = "create another one, Coordinator(model, optimizer, parameters=coordinator.parameters)"
-    elif name in settings:
-        remedy = f"create another one, Coordinator(model, optimizer, {name}=..., parameters=coordinator.parameters)"
-    elif hasattr(Coordinator, name) or name == "leaf":
-        return f"{name} of a Coordinator is read-only: fit, iterate and load change what it trains"
-    else:
-        return (
-            f"a Coordinator has no attribute {name}: give settings to Coordinator(...), such as batch_size, or to its "
-            "optimizer, such as learning_rate"
-        )
-    return f"{name} of a Coordinator is read-only: {remedy}"
-
-
 def _learning_rate(optimizer: Optimizer, step: int) -> float | None:
     """What the step after so many finished ones is multiplied with, if the optimizer tells."""
     rate = getattr(optimizer, "learning_rate", None)
     rate = rate(step) if callable(rate) else rate
     return float(rate) if isinstance(rate, int | float | np.number) else None
-
-
-def _dataset(data: Data) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(f"data must be a Dataset or a pair (inputs, targets), got {type(data).__name__}")
-    return Dataset(*data)
-
-
-class _Call:
-    """What one thread is in the middle of; for a call of ``fit`` or ``iterate``, with its data."""
-
-    context: Context
-    data: EpochData
-
-    def __init__(self) -> None:
-        self.thread = threading.current_thread()
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-
-    def begin(self, context: Context) -> None:
-        """Train with this."""
-        self.context = context
-        self.data = EpochData(context.datasets[0], holder=context)
-
-    def close(self) -> None:
-        """End the training that has begun, if any: its next step raises RuntimeError."""
-        if hasattr(self, "context"):
-            self.context.close()
-
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The order of the samples in an epoch."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(seed, epoch, len(self.context.datasets[0].inputs))
-        return self._order[1]

@@ -657,7 +657,7 @@ def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: No
         ({"n_workers": 0}, "the number of workers must not be 0: use 1 or more, -1 for all usable cores, -2 for all"),
         ({"step_timeout": 0}, "step_timeout must be a number above 0, or None, got 0"),
         ({"max_tries": 0}, "max_tries must be a whole number of at least 1, got 0"),
-        ({"engine": "threads"}, "unknown engine 'threads': choose processes, serial, dask, ray, loky, threading"),
+        ({"engine": "threads"}, "engine must be processes, serial, dask, ray, loky or threading, got 'threads'"),
     ],
     ids=str,
 )
@@ -704,7 +704,7 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
     for inputs, what in (
         (digits, "Dataset"),
         ([1.0], r"list: np\.asarray\(inputs\) makes one"),
-        (np.array(["a"]), "of <U1"),
+        (np.array(["a"]), "an array of <U1"),
     ):
         with pytest.raises(TypeError, match=f"inputs must be a NumPy array of numbers, got {what}"):
             coordinator.predict(inputs)  # type: ignore[arg-type]

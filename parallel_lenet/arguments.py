@@ -1,0 +1,62 @@
+"""What a coordinator is given: models, optimizers and data are checked before they are used."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.model import Model
+
+Array = NDArray[Any]
+Data: TypeAlias = Dataset | tuple[Array, Array]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def require_members(what: str, value: object, members: tuple[str, ...]) -> None:
+    """Raises TypeError unless the value is an object with these members."""
+    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        raise TypeError(f"the {what} must be an object with {', '.join(members)}, got {value!r}")
+
+
+def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
+    """The method; if inputs and targets come as two arguments, TypeError says that they are one pair."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name, pair = method.__name__, ""
+            if any(isinstance(value, np.ndarray | list) for value in (*args, *kwargs.values())):
+                pair = f"; inputs and targets are passed as one pair, {name}((inputs, targets))"
+            raise TypeError(f"{name}: {error}{pair}") from None
+        return method(*args, **kwargs)
+
+    return checked
+
+
+def as_dataset(data: Data) -> Dataset:
+    """The data as a Dataset; TypeError if it is neither one nor a pair."""
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"data must be a Dataset or a pair (inputs, targets), got {type(data).__name__}")
+    return Dataset(*data)
+
+
+def dataset_for(model: Model, data: Data) -> Dataset:
+    """The data as a Dataset; DatasetError if the model's own check refuses it."""
+    dataset = as_dataset(data)
+    check = getattr(model, "check", None)
+    if callable(check):
+        try:
+            check(dataset.inputs, dataset.targets)
+        except ValueError as error:
+            raise DatasetError(f"{dataset.name}: {error}") from error
+    return dataset

@@ -1,0 +1,83 @@
+"""Training that continues from a checkpoint: settings and data must be as before, unless they may differ."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checks import quoted
+from parallel_lenet.descriptions import differences, joined
+from parallel_lenet.fingerprint import EpochData, described
+from parallel_lenet.optimizers import OptimizerState
+
+SETTINGS = (
+    "optimizer",
+    "batch_size",
+    "shard_size",
+    "seed",
+    "clip_norm",
+    "kernel",
+)  # They decide how training continues.
+DATA = "data"  # What else may differ.
+
+
+def names_that_may_differ(may_differ: Collection[str]) -> frozenset[str]:
+    """The names; ValueError if one of them is not a setting that training depends on."""
+    allowed = (*SETTINGS, DATA)
+    listed = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
+    if not listed or not all(name in allowed for name in may_differ):
+        example = may_differ if may_differ in allowed else "optimizer"
+        raise ValueError(
+            f'may_differ must be a list of settings, such as ["{example}"], got {quoted(may_differ)}; the settings '
+            f"are {', '.join(allowed)}"
+        )
+    return frozenset(may_differ)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that a coordinator's state comes from."""
+
+    path: str
+    settings: dict[str, Any]
+    """Those it was trained with."""
+    may_differ: frozenset[str]
+    """Settings that may have changed when training continues."""
+
+    def require_settings(self, ours: dict[str, Any], kept_state: OptimizerState, needed_state: OptimizerState) -> None:
+        """Raises CheckpointError if training with the settings ``ours`` would not continue as it was."""
+        wrong = {
+            name: differences({name: self.settings.get(name)}, {name: ours}, "this coordinator")
+            for name, ours in ours.items()
+            if self.settings.get(name) != ours
+        }
+        kept, needed = (", ".join(sorted(state.slots)) or "nothing" for state in (kept_state, needed_state))
+        refused = wrong.keys() - self.may_differ
+        if kept == needed:
+            remedy = f"To continue with this coordinator's: {_load_call(refused | self.may_differ)}"
+        else:
+            refused |= {"optimizer"}
+            remedy = (
+                f"This coordinator's optimizer remembers {needed}, the checkpoint's {kept}: it can't take over from it"
+            )
+        if refused:
+            sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]
+            raise CheckpointError(
+                f"{self.path}: training can't continue: {joined(sentences)}. {remedy}. To begin a new training with "
+                "the parameters that this coordinator has loaded: Coordinator(model, optimizer, "
+                "parameters=coordinator.parameters)"
+            )
+
+    def require_data(self, before: EpochData, now: EpochData) -> None:
+        """Raises CheckpointError if training would continue with other data."""
+        if DATA not in self.may_differ and not before.same(now):
+            raise CheckpointError(
+                f"{self.path}: training can't continue: it was trained on {described(before.fingerprint())}, not on "
+                f"{described(now.fingerprint())}. To continue with other data: "
+                f"{_load_call(self.may_differ | {DATA})}"
+            )
+
+
+def _load_call(may_differ: Collection[str]) -> str:
+    """The call that lets these settings differ."""
+    return f"load(path, may_differ={[name for name in (*SETTINGS, DATA) if name in may_differ]})".replace("'", '"')
