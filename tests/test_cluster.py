@@ -33,7 +33,16 @@ from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster.engine import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
 from parallel_lenet.engines.cluster.ray import short_folder
-from parallel_lenet.engines.cluster.task import Answer, Result, Setup, Task, compute, dumps, forget, hold
+from parallel_lenet.engines.cluster.task import (
+    GroupAnswer,
+    GroupTask,
+    ModelAndData,
+    Result,
+    compute,
+    dumps,
+    forget,
+    hold,
+)
 from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.worker import Samples
@@ -186,7 +195,7 @@ def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
 
 
 def test_a_task_is_too_small_for_rays_object_store_that_would_keep_it() -> None:
-    assert sys.getsizeof(Task(1, "0" * 64, "0" * 20, np.zeros(100), [(0, Block(np.arange(100)))], True)) < 100
+    assert sys.getsizeof(GroupTask(1, "0" * 64, "0" * 20, np.zeros(100), [(0, Block(np.arange(100)))], True)) < 100
 
 
 def test_parameters_changed_in_place_are_not_stale_in_workers(engine: Cluster) -> None:
@@ -205,8 +214,8 @@ def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
     moved = np.empty(parameters.nbytes + 1, np.uint8)[1:].view(np.float32)
     moved[:] = parameters
     assert not moved.flags.aligned
-    hold("a key", Setup(dumps(model), (Samples(FEW.inputs, FEW.targets),)), model)
-    results = compute(Task(1, "a key", "a context", moved, list(enumerate(work)), True), None).results
+    hold("a key", ModelAndData(dumps(model), (Samples(FEW.inputs, FEW.targets),)), model)
+    results = compute(GroupTask(1, "a key", "a context", moved, list(enumerate(work)), True), None).results
     forget("a key")
     got = [(result.metrics, result.gradient.tobytes()) for result in results if result.gradient is not None]
     assert got == expected(model, (FEW,), parameters, work)
@@ -294,7 +303,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
         """Fails in its first call, then would give that call's results for ever."""
 
         def __init__(self) -> None:
-            self.late: list[Answer] = []
+            self.late: list[GroupAnswer] = []
             made.append(self)
 
         def __enter__(self) -> "Stub":
@@ -303,7 +312,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
         def __exit__(self, *error: object) -> None:
             pass
 
-        def __call__(self, tasks: Any) -> Iterator[Answer]:
+        def __call__(self, tasks: Any) -> Iterator[GroupAnswer]:
             if self.late:
                 yield from self.late
                 return
@@ -314,7 +323,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
             stale = [
                 result._replace(version=result.version - 1, metrics=Metrics(666)) for result in self.late[0].results
             ]
-            yield Answer("stale", 0.0, stale)
+            yield GroupAnswer("stale", 0.0, stale)
             yield from self.late
 
     with Cluster("threading", n_workers=2) as engine:

@@ -16,22 +16,25 @@ from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster import versions as cluster_versions
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.engine import Cluster
-from parallel_lenet.engines.cluster.task import Answer, Result, Task, compute
+from parallel_lenet.engines.cluster.task import GroupAnswer, GroupTask, Result, compute
 from parallel_lenet.engines.cluster.versions import versions
 
 GRADIENT = np.zeros(3, np.float32)
 SHARDS = list(enumerate(one_each(FEW)[:4]))
-TASKS = [Task(7, "key", "context", GRADIENT, SHARDS[:2], True), Task(7, "key", "context", GRADIENT, SHARDS[2:], True)]
+TASKS = [
+    GroupTask(7, "key", "context", GRADIENT, SHARDS[:2], True),
+    GroupTask(7, "key", "context", GRADIENT, SHARDS[2:], True),
+]
 METRICS = Metrics(1.0, 0, 1)
 
 
-def good(**changes: Any) -> Answer:
+def good(**changes: Any) -> GroupAnswer:
     """The answer to the first task, whose second result is changed."""
     first, second = (Result(7, number, METRICS, GRADIENT) for number in (0, 1))
-    return Answer("host:1:2", 0.5, [first, second._replace(**changes)])
+    return GroupAnswer("host:1:2", 0.5, [first, second._replace(**changes)])
 
 
-def raised(answer: object, had_setup: bool = True, tasks: list[Task] = TASKS) -> str:
+def raised(answer: object, had_setup: bool = True, tasks: list[GroupTask] = TASKS) -> str:
     with pytest.raises(WorkerError) as error:
         check(answer, tasks, had_setup=had_setup, cluster="dask")
     return str(error.value)
@@ -42,7 +45,7 @@ def test_a_right_answer_passes_also_with_nan_an_exception_at_its_end_or_no_resul
         good(),
         good(metrics=Metrics(math.nan, 0, 1), gradient=np.full(3, np.nan, np.float32)),
         good(metrics=Metrics(), gradient=None, failure=b"pickled"),
-        Answer("host:1:2", 0.0, []),
+        GroupAnswer("host:1:2", 0.0, []),
         replace(good(), results=[result._replace(version=6) for result in good().results]),  # Late: nobody takes it.
     ]
     for answer in right:
@@ -72,7 +75,10 @@ def test_a_wrong_result_is_an_error_that_names_the_worker_and_the_block(changes:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda answer: {"loss": 1.0}, "a worker of the dask cluster returned an object of type dict, not an Answer"),
+        (
+            lambda answer: {"loss": 1.0},
+            "a worker of the dask cluster returned an object of type dict, not a GroupAnswer",
+        ),
         (lambda answer: replace(answer, seconds=math.nan), "nan as the seconds it took"),
         (lambda answer: replace(answer, seconds=-1.0), "-1.0 as the seconds it took"),
         (lambda answer: replace(answer, worker=3), "an object of type int as its name"),
@@ -91,7 +97,7 @@ def test_a_wrong_result_is_an_error_that_names_the_worker_and_the_block(changes:
         ),
     ],
 )
-def test_an_answer_to_something_else_is_an_error(change: Callable[[Answer], object], words: str) -> None:
+def test_an_answer_to_something_else_is_an_error(change: Callable[[GroupAnswer], object], words: str) -> None:
     assert words in raised(change(good()))
 
 
@@ -147,7 +153,7 @@ def test_other_source_with_the_same_version_is_another_version_but_line_ends_of_
 
 
 def test_the_engine_ends_with_the_error_and_takes_nothing_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(task: Task, blob: Any) -> Answer:
+    def wrong(task: GroupTask, blob: Any) -> GroupAnswer:
         answer = compute(task, blob)
         return replace(answer, results=[result._replace(gradient=np.zeros(1)) for result in answer.results])
 

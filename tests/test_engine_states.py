@@ -16,9 +16,9 @@ from parallel_lenet.engines.processes.dispatcher import (
     ROWS,
     SHORT,
     SLOW,
+    AbandonedBlock,
     Copy,
     Dispatcher,
-    GivenUp,
     Worker,
 )
 
@@ -216,9 +216,9 @@ class Machine(RuleBasedStateMachine):
             self.deaths[first.block] += 1
             if given_up:
                 assert self.deaths[first.block] >= MAX_TRIES
-                assert isinstance(self.dispatcher.held[first.block].answer, GivenUp)
+                assert isinstance(self.dispatcher.held[first.block].answer, AbandonedBlock)
             elif self.deaths[first.block] >= MAX_TRIES:
-                assert first.block in self.dispatcher._out  # Another worker may still answer.
+                assert first.block in self.dispatcher._assigned  # Another worker may still answer.
         else:
             assert not given_up
         self.add(worker.number)
@@ -236,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         self.assign()
         timeout = self.dispatcher.timeout(self.now)
         idle = [worker for worker in self.dispatcher.workers if worker.ready and not worker.copies and worker.free]
-        if idle and self.dispatcher._out:
+        if idle and self.dispatcher._assigned:
             assert timeout is not None
             assert timeout < 2 * SLOW  # No block here takes more than a second.
         for look in range(2):  # The first time may be an estimate, made before some of the answers.
@@ -284,9 +284,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_block_is_in_exactly_one_state(self) -> None:
         dispatcher = self.dispatcher
-        states = [*range(self.next), *dispatcher.waiting, *dispatcher._out, *dispatcher.held]
+        states = [*range(self.next), *dispatcher.waiting, *dispatcher._assigned, *dispatcher.held]
         assert sorted(states) == list(range(len(self.blocks)))
-        for out in dispatcher._out.values():
+        for out in dispatcher._assigned.values():
             assert out.copies
             if len(out.copies) > 1:  # Only what may have been begun is computed twice.
                 assert all(copy is worker.copies[0] for worker, copy in out.copies)
@@ -299,7 +299,7 @@ class Machine(RuleBasedStateMachine):
             for copy in worker.copies
             if worker.wanted[copy.row] == self.stamp
         }
-        out = [each for block in self.dispatcher._out.values() for each in block.copies]
+        out = [each for block in self.dispatcher._assigned.values() for each in block.copies]
         assert len(out) == len(set(out))
         assert set(out) == wanted
         assert all(
@@ -317,7 +317,7 @@ class Machine(RuleBasedStateMachine):
     def the_row_is_that_of_the_block(self) -> None:
         """And stays so while it is held, and read: no live worker writes it."""
         for block, held in self.dispatcher.held.items():
-            if not isinstance(held.answer, GivenUp):
+            if not isinstance(held.answer, AbandonedBlock):
                 assert held.worker.memory[held.row] == (self.stamp, block)
             else:
                 assert self.deaths[block] >= MAX_TRIES

@@ -22,7 +22,7 @@ from parallel_lenet.engines import Context
 from parallel_lenet.engines.processes import dispatcher
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, Private, Snapshots
+from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, PrivateBlock, Snapshots
 
 ENGINES = ("serial", "processes", "threading", "loky")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")]
@@ -359,7 +359,7 @@ def test_a_coordinator_or_an_engine_cannot_be_copied_and_says_what_to_do() -> No
 
 
 def contexts(quiet: bool = True) -> Snapshots[None]:
-    return Snapshots(Private, quiet=lambda: quiet)
+    return Snapshots(PrivateBlock, quiet=lambda: quiet)
 
 
 def opened(snapshots: Snapshots[None], *arrays: Array) -> Context:
@@ -403,12 +403,12 @@ def test_memory_of_a_closed_context_is_overwritten_only_when_nobody_reads_it(qui
 
 
 def test_a_failed_copy_leaves_nothing_in_use() -> None:
-    blocks: list[Private] = []
+    blocks: list[PrivateBlock] = []
 
-    def block(size: int) -> Private:
+    def block(size: int) -> PrivateBlock:
         if len(blocks) == 3:
             raise OSError("no room")
-        blocks.append(Private(size))
+        blocks.append(PrivateBlock(size))
         return blocks[-1]
 
     store: Snapshots[None] = Snapshots(block, quiet=lambda: True)

@@ -17,7 +17,7 @@ from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
-from parallel_lenet.engines.snapshots import Private, Snapshots
+from parallel_lenet.engines.snapshots import PrivateBlock, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -72,7 +72,7 @@ class SerialEngine(Displayed, Engine):
     n_workers = 1
 
     def __init__(self) -> None:
-        self._snapshots: Snapshots[tuple[Model, Vector, list[Vector]]] = Snapshots(Private, quiet=lambda: True)
+        self._snapshots: Snapshots[tuple[Model, Vector, list[Vector]]] = Snapshots(PrivateBlock, quiet=lambda: True)
 
     def _summary(self) -> Summary:
         return Summary("SerialEngine()")

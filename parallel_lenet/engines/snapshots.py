@@ -62,7 +62,7 @@ class Block(Memory, Protocol):
         """One array: all its bytes."""
 
 
-class Private:
+class PrivateBlock:
     """A block that only this process has."""
 
     handle = -1
@@ -165,7 +165,7 @@ class Stored:
         """How many contexts use it."""
 
 
-class Open(Generic[M]):
+class OpenContext(Generic[M]):
     """What an engine keeps of a live context."""
 
     def __init__(
@@ -199,7 +199,7 @@ class Snapshots(Generic[M]):
         self._block = block
         self._quiet = quiet
         self._maps = maps
-        self._live: dict[int, Open[M]] = {}
+        self._live: dict[int, OpenContext[M]] = {}
         self._closed: deque[int] = deque()  # Contexts are dropped in any thread, at any time: this alone is touched.
         self._blocks: list[Stored] = []
         """Every block, the one used last at the end."""
@@ -219,24 +219,24 @@ class Snapshots(Generic[M]):
             for stored in arrays:
                 self._release(stored)
             raise
-        opened = Open(next(_numbers), model, arrays, parameters, call_sizes)
+        opened = OpenContext(next(_numbers), model, arrays, parameters, call_sizes)
         self._live[opened.number] = opened
         context = Context(opened.number, opened.datasets, self._closed)
         opened.context = weakref.ref(context)
         return context
 
-    def get(self, context: Context) -> Open[M]:
+    def get(self, context: Context) -> OpenContext[M]:
         """What is kept of a context; RuntimeError if it is closed."""
         opened = self._live.get(context.number)
         if opened is None or context.closed:
             raise RuntimeError("this call has ended, or its engine was closed: begin another")
         return opened
 
-    def live(self) -> list[Open[M]]:
+    def live(self) -> list[OpenContext[M]]:
         """All contexts that are open."""
         return list(self._live.values())
 
-    def sweep(self) -> list[Open[M]]:
+    def sweep(self) -> list[OpenContext[M]]:
         """Free what was closed since the last time; the contexts that were."""
         ended = []
         while self._closed:
@@ -270,7 +270,7 @@ class Snapshots(Generic[M]):
     def _stored(self, array: Array) -> Stored:
         """The array in memory that the workers can read: where it is already, or a copy."""
         if _is_mapped(array):
-            file: Memory | None = Mapped.behind(array) if self._maps else Private(0)
+            file: Memory | None = Mapped.behind(array) if self._maps else PrivateBlock(0)
             if file is not None:
                 return Stored(file, array, getattr(file, "offset", 0))
         for stored in self._blocks:

@@ -7,19 +7,19 @@ import numpy as np
 
 from parallel_lenet.batching import Block
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster.task import Answer, Result, Task
+from parallel_lenet.engines.cluster.task import GroupAnswer, GroupTask, Result
 from parallel_lenet.engines.cluster.versions import difference
 from parallel_lenet.metrics import Metrics
 
 
-def check(answer: object, tasks: Sequence[Task], *, had_setup: bool, cluster: str) -> Answer:
+def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluster: str) -> GroupAnswer:
     """The answer, if it can be that to one of the tasks of a call, or a late one to an earlier step.
 
     Losses and gradients may hold NaN and infinity: a model that diverges gives them, and the coordinator looks at the
     sums. Raises WorkerError for another version of what decides the bits, and for anything else that is wrong.
     """
-    if type(answer) is not Answer:
-        raise WorkerError(f"a worker of the {cluster} cluster returned {_kind(answer)}, not an Answer")
+    if type(answer) is not GroupAnswer:
+        raise WorkerError(f"a worker of the {cluster} cluster returned {_kind(answer)}, not a GroupAnswer")
     worker = getattr(answer, "worker", "(without a name)")
     other = difference(f"{worker} of the {cluster} cluster", getattr(answer, "versions", None))
     wrong = other or _wrong(answer, tasks, had_setup)
@@ -28,7 +28,7 @@ def check(answer: object, tasks: Sequence[Task], *, had_setup: bool, cluster: st
     return answer
 
 
-def _wrong(answer: Answer, tasks: Sequence[Task], had_setup: bool) -> str | None:
+def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> str | None:
     """What is wrong with an answer, None if nothing is."""
     if type(answer.worker) is not str:
         return f"{_kind(answer.worker)} as its name, not a string"
@@ -59,7 +59,7 @@ def _wrong(answer: Answer, tasks: Sequence[Task], had_setup: bool) -> str | None
     return None
 
 
-def _wrong_result(result: Result, block: Block, task: Task) -> str | None:
+def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
     metrics, gradient, n = result.metrics, result.gradient, len(block.rows)
     if type(metrics) is not Metrics:
         return f"metrics that are {_kind(metrics)}"

@@ -36,12 +36,22 @@ from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
 from parallel_lenet.engines.cluster.dask import Dask
 from parallel_lenet.engines.cluster.limits import START, UnansweredError, answers, left, limited
 from parallel_lenet.engines.cluster.ray import Ray
-from parallel_lenet.engines.cluster.task import Blob, Result, Setup, Task, compute, dumps, forget, hold, pack
+from parallel_lenet.engines.cluster.task import (
+    Blob,
+    GroupTask,
+    ModelAndData,
+    Result,
+    compute,
+    dumps,
+    forget,
+    hold,
+    pack,
+)
 from parallel_lenet.engines.copying import copied
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.remote_exceptions import raise_pickled
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.engines.snapshots import Private, Snapshots
+from parallel_lenet.engines.snapshots import PrivateBlock, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -110,8 +120,8 @@ class Cluster(Displayed, Engine):
         self._backend.require()
         self._parallel: Any = None
         self._abandoned = False  # Whether tasks in threads of this process may still read what was closed.
-        self._snapshots: Snapshots[None] = Snapshots(Private, quiet=lambda: not self._abandoned)
-        self._setups: dict[int, tuple[str, Setup]] = {}
+        self._snapshots: Snapshots[None] = Snapshots(PrivateBlock, quiet=lambda: not self._abandoned)
+        self._setups: dict[int, tuple[str, ModelAndData]] = {}
         """Of the contexts that are open, by number: their keys and contents."""
         self._name = secrets.token_hex(8)
         self._version = 0
@@ -151,7 +161,7 @@ class Cluster(Displayed, Engine):
         # An array with the same number is the same array: no need to hash the data.
         numbers = [stored.number for stored in self._snapshots.get(context).arrays]
         key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + pickled).hexdigest()}"
-        self._setups[context.number] = key, Setup(pickled, context.datasets)
+        self._setups[context.number] = key, ModelAndData(pickled, context.datasets)
         hold(*self._setups[context.number], own)
         return context
 
@@ -199,7 +209,7 @@ class Cluster(Displayed, Engine):
         sent = received = 0
         for start in range(0, len(blocks), at_once):
             numbered = list(enumerate(blocks))[start : start + at_once]
-            task = Task(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
+            task = GroupTask(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
             done, traffic = self._complete(task, setup)
             sent, received = sent + traffic.sent, received + traffic.received
             self.bytes_a_step = Traffic(sent, received)
@@ -217,7 +227,7 @@ class Cluster(Displayed, Engine):
                 self.n_workers = count
                 self._discard()
 
-    def _complete(self, task: Task, setup: Setup) -> tuple[dict[int, Result], Traffic]:
+    def _complete(self, task: GroupTask, setup: ModelAndData) -> tuple[dict[int, Result], Traffic]:
         """The results of all the task's blocks, or of all up to the first that the model fails on."""
         done: dict[int, Result] = {}
         failures, sent, received, blob = 0, 0, 0, None
@@ -227,7 +237,7 @@ class Cluster(Displayed, Engine):
                 self._end(wanted)
             sizes = [len(block.rows) for _, block in wanted]
             groups = [
-                Task(task.version, task.key, task.context, task.parameters, group, task.gradients)
+                GroupTask(task.version, task.key, task.context, task.parameters, group, task.gradients)
                 for group in grouped(wanted, sizes, self._sample_seconds, self.n_workers)
             ]
             sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
@@ -268,7 +278,7 @@ class Cluster(Displayed, Engine):
             self._compare(time.perf_counter() - start, max(busy.values()))
         return done, Traffic(sent, received)
 
-    def _call(self, tasks: Sequence[Task], blob: Blob | None) -> Iterable[object]:
+    def _call(self, tasks: Sequence[GroupTask], blob: Blob | None) -> Iterable[object]:
         """One call of joblib's, on the `Parallel` that we have as long as nothing goes wrong."""
         from joblib import delayed  # Late: 0.1 s.
 

@@ -37,7 +37,7 @@ Blob = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Setup:
+class ModelAndData:
     """What every task of a context needs."""
 
     model: bytes
@@ -48,7 +48,7 @@ class Setup:
 # Not a tuple: joblib's Ray backend puts every argument of 100 bytes or more, by sys.getsizeof, into Ray's object store
 # and keeps it there as long as the pool, which would fill it with the parameters of every step. An instance has 48.
 @dataclass(frozen=True)
-class Task:
+class GroupTask:
     """A group of blocks at one version of the parameters."""
 
     version: int
@@ -88,7 +88,7 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class GroupAnswer:
     """What came of a task."""
 
     worker: str
@@ -105,11 +105,11 @@ class Answer:
         return sum(result.gradient.nbytes for result in self.results if result.gradient is not None)
 
 
-_own: dict[str, tuple[Setup, Model | None]] = {}
+_own: dict[str, tuple[ModelAndData, Model | None]] = {}
 _models = threading.local()
 """The thread's own models, by context, the last few."""
 _holders = Counter[str]()
-_sent: OrderedDict[str, Setup] = OrderedDict()
+_sent: OrderedDict[str, ModelAndData] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -120,12 +120,12 @@ def dumps(value: object) -> bytes:
     return bytes(dumps(value))
 
 
-def pack(setup: Setup) -> Blob:
+def pack(setup: ModelAndData) -> Blob:
     """A setup's bytes, to send."""
     return np.frombuffer(dumps(setup), np.uint8)
 
 
-def hold(key: str, setup: Setup, model: Model | None) -> None:
+def hold(key: str, setup: ModelAndData, model: Model | None) -> None:
     """Have a setup ready in the coordinator's process, for tasks that joblib runs there.
 
     There the model is copied, not unpickled: that would change its class, if that is one of the program's own.
@@ -146,12 +146,12 @@ def forget(key: str) -> None:
                 del _sent[sent]
 
 
-def _unpack(key: str, blob: Blob) -> Setup:
+def _unpack(key: str, blob: Blob) -> ModelAndData:
     """Make this process, which is a worker's, ready for the tasks of a setup."""
     # For good: threadpoolctl lets only one thread set OpenBLAS's limit, so tasks in several threads of a worker can't
     # each have their own. Dask, Ray and loky start their workers with one BLAS thread too, unless told otherwise.
     blas().limit(limits=1)
-    setup: Setup = pickle.loads(blob.data)
+    setup: ModelAndData = pickle.loads(blob.data)
     for data in setup.datasets:
         read_only(data.inputs)
         read_only(data.targets)
@@ -162,7 +162,7 @@ def _unpack(key: str, blob: Blob) -> Setup:
     return setup
 
 
-def _model(task: Task, setup: Setup) -> Model:
+def _model(task: GroupTask, setup: ModelAndData) -> Model:
     """The model that this thread has made for the context."""
     held: OrderedDict[str, Model] = _models.__dict__.setdefault("held", OrderedDict())
     if task.context not in held:
@@ -173,7 +173,7 @@ def _model(task: Task, setup: Setup) -> Model:
     return held[task.context]
 
 
-def compute(task: Task, blob: Blob | None) -> Answer:
+def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
     """Each block of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
 
     An exception would end the pool in loky, and the call, with all other results, everywhere.
@@ -181,10 +181,10 @@ def compute(task: Task, blob: Blob | None) -> Answer:
     worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     results: list[Result] = []
     if task.versions != versions():  # Before anything of the coordinator's is unpickled.
-        return Answer(worker, 0.0, results)
+        return GroupAnswer(worker, 0.0, results)
     setup = _own[task.key][0] if task.key in _own else _sent.get(task.key)
     if setup is None and blob is None:
-        return Answer(worker, 0.0, results)
+        return GroupAnswer(worker, 0.0, results)
     # A copy: what comes out of a message may lie at any address, and NumPy adds unaligned numbers in another order.
     parameters = read_only(task.parameters.copy())
     spare = list[Vector]()
@@ -207,4 +207,4 @@ def compute(task: Task, blob: Blob | None) -> Answer:
             results.append(Result(task.version, number, Metrics(), failure=pickled_exception(error)))
             break
         results.append(Result(task.version, number, metrics, gradient, finite=finite))
-    return Answer(worker, time.perf_counter() - start, results)
+    return GroupAnswer(worker, time.perf_counter() - start, results)

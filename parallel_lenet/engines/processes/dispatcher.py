@@ -20,7 +20,7 @@ what happens     what follows
 `answer`         The first answer to a block of this step is held, wanted or not: every copy gives the same bits. The
                  other copies aren't wanted any more. Any other answer only frees its row.
 `died`           Its blocks wait again, unless they are out elsewhere too. The one it was computing has had one more
-                 try; after ``max_tries`` it is given up: what is held in its place is `GivenUp`. A worker that dies
+                 try; after ``max_tries`` it is given up: an `AbandonedBlock` takes its place. A worker that dies
                  while starting counts against its number until any worker is ready. What a dead worker has answered
                  stays held: its rows stay mapped.
 `overdue`        A worker that has been computing one block for ``step_timeout``, or starting for that and for `START`,
@@ -102,24 +102,24 @@ class Worker:
 W = TypeVar("W", bound=Worker)
 
 
-class GivenUp(NamedTuple):
-    """Held in place of the answer to a block that no worker survives."""
+class AbandonedBlock(NamedTuple):
+    """Takes the place of the answer to a block that no worker survives."""
 
     ending: str
     """How the last of them ended."""
 
 
-class Held(NamedTuple, Generic[W]):
+class HeldAnswer(NamedTuple, Generic[W]):
     """An answer that waits for its turn."""
 
     worker: W
     row: int
     answer: Any
-    """What the worker answered, or `GivenUp`."""
+    """What the worker answered, or `AbandonedBlock`."""
 
 
 @dataclass(slots=True)
-class _Out(Generic[W]):
+class _Assignment(Generic[W]):
     """Where a block is being computed: the copies that are wanted, and when the latest was given."""
 
     copies: list[tuple[W, Copy]]
@@ -134,10 +134,10 @@ class Dispatcher(Generic[W]):
         self.step_timeout = math.inf if step_timeout is None else step_timeout
         self.workers: list[W] = []
         self.stamp = 0
-        self.held: dict[int, Held[W]] = {}
+        self.held: dict[int, HeldAnswer[W]] = {}
         self.waiting: list[int] = []
         """Blocks that no one has, a heap."""
-        self._out: dict[int, _Out[W]] = {}
+        self._assigned: dict[int, _Assignment[W]] = {}
         self._sizes: Sequence[int] = ()
         self._kind: Hashable = None
         self._oldest = 0  # The first block that isn't answered.
@@ -163,7 +163,7 @@ class Dispatcher(Generic[W]):
         self.waiting = list(range(len(sizes)))
         self._sizes = sizes
         self._kind = kind
-        self._out = {}
+        self._assigned = {}
         self._oldest = 0
         self._tries.clear()
         self._look = self._late_from = math.inf
@@ -214,9 +214,9 @@ class Dispatcher(Generic[W]):
             late = now + max(PATIENCE, SLOW * self._usual * size)
         worker.copies.append(copy)
         worker.wanted[copy.row] = self.stamp
-        out = self._out.get(block)
+        out = self._assigned.get(block)
         if out is None:
-            self._out[block] = _Out([(worker, copy)], now)
+            self._assigned[block] = _Assignment([(worker, copy)], now)
         else:
             out.copies.append((worker, copy))
             out.since = now
@@ -228,7 +228,7 @@ class Dispatcher(Generic[W]):
         """Have idle workers take over what is late, and find out when to look again."""
         self._look = self._late_from = math.inf
         idle = [worker for worker in self.workers if worker.ready and not worker.copies]
-        for block in sorted(self._out):
+        for block in sorted(self._assigned):
             late = self._late(block)
             worker = next((worker for worker in idle if self._has_room(worker, block)), None)
             if worker is None:
@@ -237,19 +237,19 @@ class Dispatcher(Generic[W]):
                 self._look = min(self._look, late)
             else:
                 idle.remove(worker)
-                out = self._out[block]
+                out = self._assigned[block]
                 if not self._begun(out):
                     self._forget(out)
                 given.append((worker, self._give(worker, block, now)))
         self._late_from = min(self._late_from, self._look)
 
-    def _begun(self, out: _Out[W]) -> bool:
+    def _begun(self, out: _Assignment[W]) -> bool:
         """Whether some worker may be computing it."""
         return any(copy is holder.copies[0] for holder, copy in out.copies)
 
     def _late(self, block: int) -> float:
         """From when on a block that is out counts as late."""
-        out = self._out[block]
+        out = self._assigned[block]
         if self._begun(out):
             return out.since + max(PATIENCE, SLOW * self._usual * self._sizes[block])
         return min(holder.since + self._usual * holder.copies[0].size for holder, _ in out.copies) + HASTE
@@ -258,7 +258,7 @@ class Dispatcher(Generic[W]):
         """A worker is idle, or has room, or blocks take much less than was thought: look for what is late."""
         self._look = min(self._look, self._late_from)
 
-    def _forget(self, out: _Out[W]) -> None:
+    def _forget(self, out: _Assignment[W]) -> None:
         """None of these copies is wanted any more."""
         for worker, copy in out.copies:
             worker.wanted[copy.row] = 0
@@ -284,11 +284,11 @@ class Dispatcher(Generic[W]):
         if late or answer is None:
             worker.free.append(copy.row)
         else:
-            self._hold(copy.block, Held(worker, copy.row, answer))
+            self._hold(copy.block, HeldAnswer(worker, copy.row, answer))
 
-    def _hold(self, block: int, held: Held[W]) -> None:
+    def _hold(self, block: int, held: HeldAnswer[W]) -> None:
         self.held[block] = held
-        out = self._out.pop(block, None)
+        out = self._assigned.pop(block, None)
         if out is None:  # It had come back, and waits for another try.
             self.waiting.remove(block)
             heapq.heapify(self.waiting)
@@ -313,19 +313,21 @@ class Dispatcher(Generic[W]):
         if first is None or not worker.wanted[first.row]:
             return False
         self._tries[first.block] += 1
-        if self._tries[first.block] < self.max_tries or first.block in self._out:
+        if self._tries[first.block] < self.max_tries or first.block in self._assigned:
             return False
-        self._hold(first.block, Held(worker, first.row, GivenUp(ending)))
+        self._hold(first.block, HeldAnswer(worker, first.row, AbandonedBlock(ending)))
         return True
 
     def remove(self, worker: W) -> None:
         """A worker is gone: what only it was computing waits again."""
         self.workers.remove(worker)
-        for block in [block for block, out in self._out.items() if any(holder is worker for holder, _ in out.copies)]:
-            out = self._out[block]
+        for block in [
+            block for block, out in self._assigned.items() if any(holder is worker for holder, _ in out.copies)
+        ]:
+            out = self._assigned[block]
             out.copies = [(holder, copy) for holder, copy in out.copies if holder is not worker]
             if not out.copies:
-                del self._out[block]
+                del self._assigned[block]
                 heapq.heappush(self.waiting, block)
         worker.copies.clear()
 

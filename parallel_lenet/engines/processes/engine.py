@@ -35,7 +35,7 @@ from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
-from parallel_lenet.engines.processes.dispatcher import Dispatcher, GivenUp, Held
+from parallel_lenet.engines.processes.dispatcher import AbandonedBlock, Dispatcher, HeldAnswer
 from parallel_lenet.engines.processes.messages import (
     FAILED,
     GRADIENT,
@@ -44,14 +44,14 @@ from parallel_lenet.engines.processes.messages import (
     REFUSED,
     RESULT,
     SKIPPED,
-    Answer,
-    Task,
+    BlockAnswer,
+    BlockTask,
 )
 from parallel_lenet.engines.processes.placement import Placement
 from parallel_lenet.engines.processes.start import interpreter
 from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, uninterrupted
 from parallel_lenet.engines.remote_exceptions import raise_pickled
-from parallel_lenet.engines.snapshots import Open, Snapshots
+from parallel_lenet.engines.snapshots import OpenContext, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -109,7 +109,7 @@ class ProcessesEngine(Displayed, Engine):
         self.n_workers = whole_number("n_workers", n_workers, 1)
         self.max_tries = whole_number("max_tries", max_tries, 1)
         self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO)
-        self._context: Open[bytes] | None = None
+        self._context: OpenContext[bytes] | None = None
         self._kind = GRADIENT
         self._blocks: Sequence[Block] = ()
         self._parameters: Vector = np.empty(0)
@@ -117,7 +117,7 @@ class ProcessesEngine(Displayed, Engine):
         self._workers = self._dispatcher.workers
         self._resources = _Resources(self._workers)
         self._snapshots = self._resources.snapshots
-        self._refused: dict[int, tuple[WorkerProcess, Answer]] = {}  # Contexts that a worker could not open.
+        self._refused: dict[int, tuple[WorkerProcess, BlockAnswer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
         import_path()  # What relative entries mean now.
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
@@ -131,8 +131,8 @@ class ProcessesEngine(Displayed, Engine):
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
         """The workers that run get it at once, and no one waits for them."""
-        self._leave_parents()
-        self._settle()
+        self._forget_parents_workers()
+        self._receive_and_sweep()
         context = self._snapshots.open(pickle_model(model), datasets, parameters, call_sizes)
         opened = self._snapshots.get(context)
         if self._fits(opened):
@@ -146,7 +146,7 @@ class ProcessesEngine(Displayed, Engine):
 
     def start(self, context: Context) -> None:
         """Start workers if there are none, or none for this model's parameters, and wait until each is ready."""
-        self._leave_parents()
+        self._forget_parents_workers()
         opened = self._snapshots.get(context)
         if not self._workers or not self._fits(opened):
             self._end_workers()
@@ -165,17 +165,17 @@ class ProcessesEngine(Displayed, Engine):
                 raise
         self._check(opened)
 
-    def _fits(self, opened: Open[bytes]) -> bool:
+    def _fits(self, opened: OpenContext[bytes]) -> bool:
         """Whether the workers' memory is made for such parameters."""
         return self._parameters.shape == opened.shape and self._parameters.dtype == opened.dtype
 
-    def _check(self, opened: Open[bytes]) -> None:
+    def _check(self, opened: OpenContext[bytes]) -> None:
         """Raise what a worker raised when it took over this context."""
         if opened.number in self._refused:
             worker, answer = self._refused[opened.number]
             raise_pickled(answer.failure, f"worker {worker.number}")
 
-    def _settle(self) -> None:
+    def _receive_and_sweep(self) -> None:
         """Take in the answers that are here, and have the workers forget the contexts that were closed."""
         if self._workers:
             self._handle(self._selector.select(0))
@@ -191,7 +191,7 @@ class ProcessesEngine(Displayed, Engine):
         assert self._resources.selector is not None
         return self._resources.selector
 
-    def _leave_parents(self) -> None:
+    def _forget_parents_workers(self) -> None:
         """In a process that was forked from the one that started the workers: forget them, and what is open."""
         if self._resources.process != os.getpid():
             self.close()
@@ -199,13 +199,13 @@ class ProcessesEngine(Displayed, Engine):
 
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that are alive, starting ones included."""
-        self._leave_parents()
+        self._forget_parents_workers()
         return [worker.process.pid for worker in list(self._workers) if worker.process.poll() is None]
 
     def resize(self, n_workers: int) -> None:
         """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
         self.n_workers = whole_number("n_workers", n_workers, 1)
-        self._leave_parents()
+        self._forget_parents_workers()
         if not self._workers:
             return
         try:
@@ -237,7 +237,7 @@ class ProcessesEngine(Displayed, Engine):
 
     def _results(
         self, kind: int, context: Context, parameters: Vector, blocks: Sequence[Block]
-    ) -> Iterator[Held[WorkerProcess]]:
+    ) -> Iterator[HeldAnswer[WorkerProcess]]:
         """Hand out, receive, and yield in order."""
         self.start(context)
         opened = self._snapshots.get(context)
@@ -258,21 +258,21 @@ class ProcessesEngine(Displayed, Engine):
                     self._check(opened)
                     self._wait()
                 held = dispatcher.held[index]
-                if isinstance(held.answer, GivenUp):
+                if isinstance(held.answer, AbandonedBlock):
                     raise WorkerError(self._given_up(index, held.answer))
                 if held.answer.kind == FAILED:
                     raise_pickled(held.answer.failure, f"worker {held.worker.number}")
                 yield held
-                self._leave_parents()
+                self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
                     raise RuntimeError("the engine has been closed or begun another step: these results are gone")
                 dispatcher.release(index)
         finally:
-            self._leave_parents()
+            self._forget_parents_workers()
             if dispatcher.stamp == stamp:
                 dispatcher.begin(())  # Whatever is left of it is given up.
 
-    def _given_up(self, index: int, answer: GivenUp) -> str:
+    def _given_up(self, index: int, answer: AbandonedBlock) -> str:
         block = self._blocks[index]
         return f"block {index} ({block.samples()}) crashed {self._tries()}; the last one: {answer.ending}"
 
@@ -336,7 +336,7 @@ class ProcessesEngine(Displayed, Engine):
                 assert self._context is not None
                 if self._kind == GRADIENT:
                     worker.give_row(copy.row, self._parameters)
-                task = Task(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
+                task = BlockTask(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
                 worker.send(task.pack())
                 self._watch(worker)
         except BaseException:
@@ -401,7 +401,7 @@ class ProcessesEngine(Displayed, Engine):
             if self._fits(opened):
                 self._give(worker, opened)
 
-    def _give(self, worker: WorkerProcess, opened: Open[bytes]) -> None:
+    def _give(self, worker: WorkerProcess, opened: OpenContext[bytes]) -> None:
         """Have a worker take over a context."""
         if worker.ready:
             worker.since = time.monotonic()

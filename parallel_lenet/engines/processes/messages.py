@@ -1,6 +1,6 @@
 """What the coordinator's process and a worker say to each other, over a socket that only these two hold.
 
-First comes one `Setup`, pickled. Then tasks one way and answers the other, a few packed numbers each, in the same
+First comes one `WorkerSetup`, pickled. Then tasks one way and answers the other, a few packed numbers each, in the same
 order; and between the tasks, pickled, which contexts the worker has to open and to close. Arrays stay in shared memory.
 """
 
@@ -31,7 +31,7 @@ _DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerSetup:
     """All that a worker needs before its first task."""
 
     shared: tuple[int | str, int]
@@ -94,7 +94,7 @@ class Row(NamedTuple):
         return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
-class Task(NamedTuple):
+class BlockTask(NamedTuple):
     """One block to compute."""
 
     kind: int
@@ -111,14 +111,14 @@ class Task(NamedTuple):
         return _TASK.pack(self.kind, self.stamp, self.context, self.row, dataset, shard_size) + rows.tobytes()
 
     @classmethod
-    def unpack(cls, message: bytes) -> "Task":
+    def unpack(cls, message: bytes) -> "BlockTask":
         """From bytes."""
         kind, stamp, context, row, dataset, shard_size = _TASK.unpack_from(message)
         rows = np.frombuffer(message, np.int64, offset=_TASK.size)
         return cls(kind, stamp, context, row, Block(rows, dataset, shard_size))
 
 
-class Answer(NamedTuple):
+class BlockAnswer(NamedTuple):
     """What came of a task, the first that this worker hasn't answered yet."""
 
     kind: int
@@ -137,7 +137,7 @@ class Answer(NamedTuple):
         return packed + self.failure
 
     @classmethod
-    def unpack(cls, message: bytes) -> "Answer":
+    def unpack(cls, message: bytes) -> "BlockAnswer":
         """From bytes."""
         kind, loss_sum, correct, count, seconds, finite = _ANSWER.unpack_from(message)
         return cls(kind, Metrics(loss_sum, correct, count), seconds, finite, message[_ANSWER.size :])

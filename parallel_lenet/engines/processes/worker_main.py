@@ -32,14 +32,14 @@ from parallel_lenet.engines.processes.messages import (
     REFUSED,
     RESULT,
     SKIPPED,
-    Answer,
+    BlockAnswer,
+    BlockTask,
     Channel,
     Closing,
     Memory,
     Opening,
     Row,
-    Setup,
-    Task,
+    WorkerSetup,
 )
 from parallel_lenet.engines.processes.start import GUARD
 from parallel_lenet.engines.remote_exceptions import pickled_exception
@@ -64,7 +64,7 @@ class _Context(NamedTuple):
 
 
 class _Worker:
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         shared, own = take(*setup.shared), take(*setup.own)
         self.parameters = read_only(view(shared, setup.parameters))
         self.gradients: dict[int, Vector] = {}
@@ -75,7 +75,7 @@ class _Worker:
         self.warm = set[tuple[bytes, int]]()
         """The model that was warmed up last, pickled, and with how many samples."""
 
-    def take(self, message: Opening | Closing | Row, descriptors: deque[int]) -> Answer | None:
+    def take(self, message: Opening | Closing | Row, descriptors: deque[int]) -> BlockAnswer | None:
         """Open or close contexts, or use new memory for gradients."""
         if isinstance(message, Row):
             self.gradients[message.row] = view(_mapped(message.memory, descriptors), message.place)
@@ -105,15 +105,15 @@ class _Worker:
                         self.warm.add((message.model, size))
             self.contexts[message.context] = _Context(model, datasets, set(), [])
         except Exception as error:
-            return Answer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
-        return Answer(READY)
+            return BlockAnswer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
+        return BlockAnswer(READY)
 
     def _array(self, number: int, place: Place) -> NDArray[Any]:
         return read_only(view(self.memory[number], place))
 
-    def answer(self, task: Task) -> Answer:
+    def answer(self, task: BlockTask) -> BlockAnswer:
         if self.wanted[task.row] != task.stamp:
-            return Answer(SKIPPED)
+            return BlockAnswer(SKIPPED)
         start = time.perf_counter()
         try:
             model, datasets, written, spare = self.contexts[task.context]
@@ -126,8 +126,8 @@ class _Worker:
             else:
                 metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True
         except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
-            return Answer(FAILED, failure=pickled_exception(error))
-        return Answer(RESULT, metrics, time.perf_counter() - start, finite)
+            return BlockAnswer(FAILED, failure=pickled_exception(error))
+        return BlockAnswer(RESULT, metrics, time.perf_counter() - start, finite)
 
 
 def _mapped(memory: Memory, descriptors: deque[int]) -> mmap.mmap:
@@ -181,13 +181,13 @@ def _serve(channel: Channel) -> NoReturn:
     worker = None
     while True:
         for message in channel.receive(descriptors=True):
-            answer: Answer | None = Answer(READY)
+            answer: BlockAnswer | None = BlockAnswer(READY)
             if worker is None:
                 worker = _Worker(pickle.loads(message))
             elif message[0] == CONTEXTS:
                 answer = worker.take(pickle.loads(message[1:]), channel.descriptors)
             else:
-                answer = worker.answer(Task.unpack(message))
+                answer = worker.answer(BlockTask.unpack(message))
             if answer is not None:
                 channel.send(answer.pack())
 

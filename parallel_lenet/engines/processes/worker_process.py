@@ -20,9 +20,9 @@ import numpy as np
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import Place, SharedBlock, read_only
 from parallel_lenet.engines.processes.dispatcher import ROWS, Worker
-from parallel_lenet.engines.processes.messages import Answer, Channel, Closing, Memory, Opening, Row, Setup
+from parallel_lenet.engines.processes.messages import BlockAnswer, Channel, Closing, Memory, Opening, Row, WorkerSetup
 from parallel_lenet.engines.processes.start import start
-from parallel_lenet.engines.snapshots import Mapped, Open, Stored
+from parallel_lenet.engines.snapshots import Mapped, OpenContext, Stored
 from parallel_lenet.parameters import Vector
 
 GRACE = 1.0  # Seconds that processes get to end by themselves.
@@ -39,7 +39,7 @@ class WorkerProcess(Worker):
         super().__init__(number, own.arrays[0], now)
         self.rows: dict[int, Vector] = {}
         """Gradients, for the coordinator to read: see `give_row`."""
-        setup = Setup(
+        setup = WorkerSetup(
             shared=(shared.handle, shared.size),
             parameters=shared.places[0],
             own=(own.handle, own.size),
@@ -65,7 +65,7 @@ class WorkerProcess(Worker):
         self._models: set[int] = set()  # Hashes of those it has been given, each with what it warms up with.
         self.send(pickle.dumps(setup))
 
-    def open(self, context: Open[bytes]) -> None:
+    def open(self, context: OpenContext[bytes]) -> None:
         """Have it take over a context; until it has, it gets no tasks."""
         new = {stored.number: stored for stored in context.arrays if stored.number not in self._held}
         self._held |= new.keys()
@@ -121,9 +121,9 @@ class WorkerProcess(Worker):
         with suppress(OSError):
             self.channel.flush()
 
-    def receive(self) -> list[Answer]:
+    def receive(self) -> list[BlockAnswer]:
         """The answers that are here; EOFError or OSError when there will be no more."""
-        return [Answer.unpack(message) for message in self.channel.receive()]
+        return [BlockAnswer.unpack(message) for message in self.channel.receive()]
 
     def kill(self, reason: str = "") -> None:
         """End the process at once, even one that is stopped; what it has answered can still be read.
