@@ -249,7 +249,7 @@ class Coordinator(Displayed, Closeable):
         return self.engine.n_workers
 
     def _limited(self, asked: int) -> int:
-        """How many of so many workers to start; says so if they are fewer, or if some have no work."""
+        """How many of ``asked`` workers to start. Sets `workers_note` if they are fewer, or if some have no work."""
         most = self._sizes.workers(self.batch_size)
         self._workers_note = None
         if most < asked:
@@ -291,7 +291,7 @@ class Coordinator(Displayed, Closeable):
 
     @property
     def history(self) -> History:
-        """What the finished epochs reported."""
+        """The reports of the finished epochs."""
         return History(self._state.history)
 
     def _summary(self) -> Summary:
@@ -330,7 +330,7 @@ class Coordinator(Displayed, Closeable):
     ) -> History:
         """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
 
-        An unfinished epoch belongs to the data that it was begun with, also after `load`. Raises DatasetError if
+        An unfinished epoch belongs to the data that it started with, also after `load`. Raises DatasetError if
         ``train`` holds other data: continue with those, or call `restart_epoch` first. Raises RuntimeError while
         another thread trains.
 
@@ -685,7 +685,7 @@ class Coordinator(Displayed, Closeable):
         method = getattr(self.model, "predict_proba", None)
         if not callable(method):
             raise TypeError(
-                f"{type(self.model).__name__} cannot tell probabilities: it has no method "
+                f"{type(self.model).__name__} has no probabilities: it lacks the method "
                 "predict_proba(parameters, inputs)"
             )
         probabilities = self._predicted(method, "predict_proba", inputs)
@@ -737,8 +737,8 @@ class Coordinator(Displayed, Closeable):
         training (optimizer, batch_size, shard_size, seed, clip_norm and kernel) is compared when training continues:
         ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load`` raises
         CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
-        settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ where it
-        decides no bit. An unfinished epoch continues only on the data that it was begun with.
+        settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ if it
+        decides no bit. An unfinished epoch continues only on the data that it started with.
 
         To train the parameters in any other way, begin a new training with them, after ``load``:
         ``Coordinator(model, optimizer, parameters=coordinator.parameters)``.
@@ -792,7 +792,7 @@ class Coordinator(Displayed, Closeable):
 
 
 def _learning_rate(optimizer: Optimizer, step: int) -> float | None:
-    """What the step after so many finished ones is multiplied with, if the optimizer tells."""
+    """The learning rate after ``step`` finished steps; None if the optimizer has none."""
     rate = getattr(optimizer, "learning_rate", None)
     rate = rate(step) if callable(rate) else rate
     return float(rate) if isinstance(rate, int | float | np.number) else None

@@ -115,7 +115,7 @@ def test_errors_are_those_of_predict(digits: Dataset, tmp_path: Path, caplog: py
 
 def test_a_model_without_them_is_named() -> None:
     coordinator = Coordinator(Softmax(), SGD(), engine="serial")
-    with pytest.raises(TypeError, match=r"^Softmax cannot tell probabilities: it has no method predict_proba\("):
+    with pytest.raises(TypeError, match=r"^Softmax has no probabilities: it lacks the method predict_proba\("):
         coordinator.predict_proba(np.zeros((2, 3)))
 
 
