@@ -456,11 +456,14 @@ class Coordinator(Displayed, Closeable):
     def _step(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
-        state, threads = self._state, self._threads()
+        state = self._state
+        threads = self._threads()
         work = blocks(rows, self._sizes, self.n_workers)
         metrics, gradient, suspects, times = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
-        norm, rate, bad = global_norm(gradient, threads), _learning_rate(self.optimizer, state.optimizer.step), None
+        norm = global_norm(gradient, threads)
+        rate = _learning_rate(self.optimizer, state.optimizer.step)
+        bad: NonFiniteError | None = None
         if math.isfinite(metrics.loss_sum + norm) or finite.is_finite(metrics.loss_sum, gradient):
             if self.clip_norm is not None:
                 gradient, norm = clip_by_global_norm(gradient, self.clip_norm, threads)
@@ -474,7 +477,8 @@ class Coordinator(Displayed, Closeable):
         if bad is not None:
             if self.on_nan == "stop":
                 raise bad
-            parameters, optimizer = state.parameters, state.optimizer
+            parameters = state.parameters
+            optimizer = state.optimizer
         seconds = time.perf_counter() - start
         self._state = TrainingState(
             parameters,
