@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.descriptions import of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
-from parallel_lenet.engines import BlockGradient, Context, Engine
+from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.make import make
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.fingerprint import described
@@ -523,20 +523,21 @@ class Coordinator(Displayed, Closeable):
 
         And the workers whose sums are not finite, or all of them if no worker's alone is not; and where the time went.
         """
-        clock = time.perf_counter
-        waiting, computing, begun = 0.0, dict[str, float](), clock()
-        threads = ALONE  # While others compute, their cores are theirs.
+        clock, threads = time.perf_counter, ALONE  # While others compute, their cores are theirs.
+        waiting, computing, begun, suspects = 0.0, dict[str, float](), clock(), list[str]()
 
-        def hold(_: int, result: BlockGradient) -> BlockGradient:
-            """A copy in memory of our own, which waits for the result beside it."""
-            return BlockGradient(result.metrics, copied(result.gradient, self._memory, threads))
+        def stays(sums: _Sums) -> _Sums:
+            """The same in memory of our own."""
+            return sums if sums.ours else _Sums(sums.metrics, copied(sums.gradient, self._memory, threads), True)
 
-        def added(left: BlockGradient, right: BlockGradient) -> BlockGradient:
-            """The sum, in the place of the left one."""
-            add(left.gradient, right.gradient, threads)
-            return BlockGradient(left.metrics + right.metrics, left.gradient)
+        def added(left: _Sums, right: _Sums) -> _Sums:
+            """The sum, in the place of one of them if it is ours."""
+            ours = left if left.ours else right
+            total = ours.gradient if ours.ours else self._memory.empty_like(left.gradient)
+            add(left.gradient, right.gradient, total, threads)
+            return _Sums(left.metrics + right.metrics, total, True)
 
-        sums, workers, suspects = TreeSum(added, hold), list[str](), list[str]()
+        sums = TreeSum(added)
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
             asked = begun
             for block, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
@@ -544,13 +545,16 @@ class Coordinator(Displayed, Closeable):
                 if block is work[-1]:
                     threads = self._threads()
                 computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
-                (workers if result.finite else suspects).append(result.worker)
-                sums.append(result, self._sizes.leaves(block))
+                if not result.finite:
+                    suspects.append(result.worker)
+                sums.append(_Sums(result.metrics, result.gradient, False), self._sizes.leaves(block))
+                if not result.ready:
+                    sums.keep(stays)
                 asked = clock()
-            metrics, total = sums.total()[:2]
-        divide(total, metrics.count, threads)
+            metrics, total, _ = sums.total()
+            divide(total, metrics.count, threads)
         times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
-        return metrics, total, suspects or workers, times
+        return metrics, total, suspects or list(computing), times
 
     def _threads(self) -> Threads:
         """For what this process does with long vectors: as many as workers, but no more than cores."""
@@ -793,6 +797,15 @@ class Coordinator(Displayed, Closeable):
             "a Coordinator cannot be copied or pickled, since it holds workers: save(path) writes its state, and load("
             "path) of another Coordinator takes it over"
         )
+
+
+class _Sums(NamedTuple):
+    """The loss and the gradient of some blocks."""
+
+    metrics: Metrics
+    gradient: Vector
+    ours: bool
+    """Whether it lies in memory of the coordinator, and may be written to."""
 
 
 def _learning_rate(optimizer: Optimizer, step: int) -> float | None:

@@ -25,29 +25,26 @@ Sum = TypeVar("Sum")
 class TreeSum(Generic[Sum]):
     """Adds blocks that come in order, each two halves as soon as both are there.
 
-    ``add(left, right)`` returns the sum of two neighbours. ``hold(depth, block)`` is called if a block has to wait for
-    its right neighbour, and returns it in a form that stays; ``depth`` is how many others are waiting. At most
-    log2(leaves) + 1 blocks wait at a time. By default ``add`` is ``left + right``, and blocks stay as they are.
+    ``add(left, right)`` returns the sum of two neighbours, by default ``left + right``. At most log2(leaves) + 1 blocks
+    wait for their right neighbours at a time.
     """
 
-    def __init__(
-        self,
-        add: Callable[[Sum, Sum], Sum] = operator.add,
-        hold: Callable[[int, Sum], Sum] = lambda depth, block: block,
-    ) -> None:
+    def __init__(self, add: Callable[[Sum, Sum], Sum] = operator.add) -> None:
         self._add = add
-        self._hold = hold
         self._waiting: list[tuple[int, Sum]] = []
         self._end = 0
 
     def append(self, block: Sum, size: int = 1) -> None:
         """The next block, of ``size`` leaves: a power of two, also for a last block that is cut off."""
         self._end += size
-        total = block
         while self._waiting and self._waiting[-1][0] == size and self._end % (2 * size) == 0:
-            total = self._add(self._waiting.pop()[1], total)
+            block = self._add(self._waiting.pop()[1], block)
             size *= 2
-        self._waiting.append((size, self._hold(len(self._waiting), total) if total is block else total))
+        self._waiting.append((size, block))
+
+    def keep(self, hold: Callable[[Sum], Sum]) -> None:
+        """Replace each block that waits by what ``hold`` makes of it, in a form that stays."""
+        self._waiting = [(size, hold(block)) for size, block in self._waiting]
 
     @property
     def waiting(self) -> int:

@@ -46,6 +46,9 @@ class Memory:
 def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
     """A copy of the vector."""
     copy = memory.empty_like(vector)
+    if threads.number == 1:
+        np.copyto(copy, vector)
+        return copy
 
     def one(part: slice) -> None:
         copy[part] = vector[part]
@@ -54,18 +57,24 @@ def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
     return copy
 
 
-def add(total: Vector, vector: Vector, threads: Threads) -> None:
-    """Add the vector to the total, in place."""
+def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
+    """Write their sum into ``total``, which may be one of them."""
+    if threads.number == 1:
+        np.add(left, right, out=total)
+        return
 
     def one(part: slice) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
-            total[part] += vector[part]
+            np.add(left[part], right[part], out=total[part])
 
     threads.map(one, total.size)
 
 
 def divide(total: Vector, count: int, threads: Threads) -> None:
     """Divide by the number of samples, in place."""
+    if threads.number == 1:
+        total /= count
+        return
 
     def one(part: slice) -> None:
         total[part] /= count

@@ -37,31 +37,20 @@ def cuts(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 @given(cuts())
 def test_the_total_is_the_same_however_the_leaves_are_cut_into_blocks(cut: tuple[int, list[tuple[int, int]]]) -> None:
     leaves, blocks = cut
-    most = 0
-
-    def hold(depth: int, block: str) -> str:
-        nonlocal most
-        most = max(most, depth + 1)
-        return block
-
-    sums = TreeSum(add, hold)
+    sums = TreeSum(add)
     for first, size in blocks:
         sums.append(by_halves(first, min(size, leaves - first)), size)
         assert sums.total() == by_halves(0, min(first + size, leaves))
-    assert most <= leaves.bit_length()
+        assert 1 <= sums.waiting <= leaves.bit_length()
 
 
 @given(st.integers(1, 70))
-def test_a_block_that_waits_is_held_and_a_sum_is_not(leaves: int) -> None:
+def test_blocks_that_wait_can_be_kept(leaves: int) -> None:
     """As an engine gives them: each block in the same memory, which is written to again when the next is asked for."""
     memory = [""]
-
-    def hold(depth: int, block: list[str]) -> list[str]:
-        assert block is memory
-        return list(block)
-
-    sums = TreeSum[list[str]](lambda left, right: [add(left[0], right[0])], hold)
+    sums = TreeSum[list[str]](lambda left, right: [add(left[0], right[0])])
     for leaf in range(leaves):
+        sums.keep(list)
         memory[0] = str(leaf)
         if leaf % 2:
             sums.append(memory, 1)

@@ -103,7 +103,7 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
     for number in (1, 2, 7):
         threads, memory = Threads(number), Memory()
         total = copied(left, memory, threads)
-        add(total, right, threads)
+        add(total, right, total, threads)
         divide(total, 3, threads)
         assert_array_equal(total, (left + right) / np.float32(3))
         clipped, norm = clip_by_global_norm(total, 1.0, threads)

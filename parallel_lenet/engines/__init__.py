@@ -45,13 +45,15 @@ class BlockGradient(NamedTuple):
 
     metrics: Metrics
     gradient: Vector
-    """Summed over the samples; read-only, and valid until the next result is asked for."""
+    """Summed over the samples; read-only, and valid until the next result is asked for that is not `ready`."""
     worker: str = "this process"
     """Who computed it, for people."""
     seconds: float = 0.0
     """What the computation took there."""
     finite: bool = True
     """Whether the loss and the gradient are, as `worker.Sums` has it."""
+    ready: int = 0
+    """How many of the results that follow are here: no one has to wait for them."""
 
 
 class Context(Closeable):

@@ -27,9 +27,9 @@ class NoOp:
         return np.zeros(self.layout.size, np.float32)
 
     def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Metrics:
-        """Zeros."""
+        """The same everywhere; not zeros, whose norm takes longer than others."""
         if gradient is not None:
-            gradient.fill(0)
+            gradient.fill(1e-3)
         return Metrics(0.0, 0, len(inputs))
 
     def predict(self, parameters: Any, inputs: Any) -> Any:

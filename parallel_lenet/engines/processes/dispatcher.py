@@ -188,14 +188,15 @@ class Dispatcher(Generic[W]):
     def assign(self, now: float) -> list[tuple[W, Copy]]:
         """What to give to whom now."""
         given = list[tuple[W, Copy]]()
-        for already in (0, 1):
-            if already and self.waiting and self._usual * self._sizes[self.waiting[0]] >= SHORT:
+        waiting = self.waiting
+        for already in (0, 1) if waiting else ():
+            if already and waiting and self._usual * self._sizes[waiting[0]] >= SHORT:
                 break
             for worker in self.workers:
-                if not self.waiting:
+                if not waiting:
                     break
-                if worker.opening == 0 and len(worker.copies) == already and self._has_room(worker, self.waiting[0]):
-                    given.append((worker, self._give(worker, heapq.heappop(self.waiting), now)))
+                if worker.opening == 0 and len(worker.copies) == already and self._has_room(worker, waiting[0]):
+                    given.append((worker, self._give(worker, heapq.heappop(waiting), now)))
         if now >= self._look:
             self._take_over(now, given)
         return given
@@ -220,8 +221,10 @@ class Dispatcher(Generic[W]):
         else:
             out.copies.append((worker, copy))
             out.since = now
-        self._late_from = min(self._late_from, late)
-        self._look = min(self._look, late)
+        if late < self._late_from:
+            self._late_from = late
+        if late < self._look:
+            self._look = late
         return copy
 
     def _take_over(self, now: float, given: list[tuple[W, Copy]]) -> None:
@@ -256,7 +259,8 @@ class Dispatcher(Generic[W]):
 
     def _idle(self) -> None:
         """A worker is idle, or has room, or blocks take much less than was thought: look for what is late."""
-        self._look = min(self._look, self._late_from)
+        if self._late_from < self._look:
+            self._look = self._late_from
 
     def _forget(self, out: _Assignment[W]) -> None:
         """None of these copies is wanted any more."""

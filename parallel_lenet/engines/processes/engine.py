@@ -226,19 +226,24 @@ class ProcessesEngine(Displayed, Engine):
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """The gradients are views of the workers' memory."""
-        for held in self._results(GRADIENT, context, parameters, blocks):
+        for held, ready in self._results(GRADIENT, context, parameters, blocks):
             answer, worker = held.answer, held.worker
-            yield BlockGradient(answer.metrics, worker.rows[held.row], worker.name, answer.seconds, answer.finite)
+            yield BlockGradient(
+                answer.metrics, worker.rows[held.row], worker.name, answer.seconds, answer.finite, ready
+            )
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """As ``gradients``, but nothing is written."""
-        for held in self._results(METRICS, context, parameters, blocks):
+        for held, _ in self._results(METRICS, context, parameters, blocks):
             yield held.answer.metrics
 
     def _results(
         self, kind: int, context: Context, parameters: Vector, blocks: Sequence[Block]
-    ) -> Iterator[HeldAnswer[WorkerProcess]]:
-        """Hand out, receive, and yield in order."""
+    ) -> Iterator[tuple[HeldAnswer[WorkerProcess], int]]:
+        """Hand out, receive, and yield in order, each with how many of those that follow are here.
+
+        These are released together: meanwhile no one waits for a worker, which may need their rows to go on.
+        """
         self.start(context)
         opened = self._snapshots.get(context)
         if kind == GRADIENT:  # Too little memory is better known before any worker has begun.
@@ -251,6 +256,7 @@ class ProcessesEngine(Displayed, Engine):
         self._blocks = blocks
         self._parameters[:] = parameters
         try:
+            first = last = 0  # Those that are released together.
             for index in range(len(blocks)):
                 if dispatcher.waiting:
                     self._handle()
@@ -262,15 +268,26 @@ class ProcessesEngine(Displayed, Engine):
                     raise WorkerError(self._given_up(index, held.answer))
                 if held.answer.kind == FAILED:
                     raise_pickled(held.answer.failure, f"worker {held.worker.number}")
-                yield held
+                if index == first:
+                    last = index
+                    while self._is_computed(last + 1):
+                        last += 1
+                yield held, last - index
                 self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
                     raise RuntimeError("the engine has been closed or begun another step: these results are gone")
-                dispatcher.release(index)
+                while index == last and first <= last:
+                    dispatcher.release(first)
+                    first += 1
         finally:
             self._forget_parents_workers()
             if dispatcher.stamp == stamp:
                 dispatcher.begin(())  # Whatever is left of it is given up.
+
+    def _is_computed(self, index: int) -> bool:
+        """Whether the block's result is here, and not an exception."""
+        held = self._dispatcher.held.get(index)
+        return held is not None and not isinstance(held.answer, AbandonedBlock) and held.answer.kind == RESULT
 
     def _given_up(self, index: int, answer: AbandonedBlock) -> str:
         block = self._blocks[index]

@@ -107,8 +107,8 @@ class BlockTask(NamedTuple):
 
     def pack(self) -> bytes:
         """As bytes."""
-        rows, dataset, shard_size = self.block
-        return _TASK.pack(self.kind, self.stamp, self.context, self.row, dataset, shard_size) + rows.tobytes()
+        kind, stamp, context, row, (rows, dataset, shard_size) = self
+        return _TASK.pack(kind, stamp, context, row, dataset, shard_size) + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockTask":
@@ -164,6 +164,7 @@ class Channel:
         self.descriptors = deque[int]()
         """Received, and not yet used."""
         self._inbox = bytearray()
+        self._buffer = bytearray(_READ)
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send one message, or as much of it as goes; OSError if the other end is closed."""
@@ -219,18 +220,19 @@ class Channel:
         """
         try:
             if descriptors and _DESCRIPTORS:
-                data, extra, _, _ = self.socket.recvmsg(_READ, _DESCRIPTORS, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+                flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+                size, extra, _, _ = self.socket.recvmsg_into([self._buffer], _DESCRIPTORS, flags)
                 for _, _, packed in extra:
                     self.descriptors += struct.unpack(f"{len(packed) // 4}i", packed[: len(packed) // 4 * 4])
             else:
-                data = self.socket.recv(_READ)
+                size = self.socket.recv_into(self._buffer)
         except BlockingIOError:
             return []
-        if not data:
+        if not size:
             raise EOFError
-        if not self._inbox and len(data) >= _LENGTH.size and _LENGTH.unpack_from(data)[0] == len(data) - _LENGTH.size:
-            return [data[_LENGTH.size :]]  # As nearly always.
-        self._inbox += data
+        if not self._inbox and size >= _LENGTH.size and _LENGTH.unpack_from(self._buffer)[0] == size - _LENGTH.size:
+            return [bytes(self._buffer[_LENGTH.size : size])]  # As nearly always.
+        self._inbox += self._buffer[:size]
         messages, start = [], 0
         while len(self._inbox) >= start + _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._inbox, start)

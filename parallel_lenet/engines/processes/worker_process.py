@@ -59,6 +59,8 @@ class WorkerProcess(Worker):
                 self.sentinel = _sentinel(self.process.pid)
         finally:
             own.close()
+        self.name = f"worker {number} (pid {self.process.pid})"
+        """For people."""
         self.dismissed = False
         self._killed_for = ""
         self._held: set[int] = set()  # Which memory of contexts it has.
@@ -105,11 +107,6 @@ class WorkerProcess(Worker):
             self.send(Row(row, memory, block.places[0]).pack(), handles)
             block.close()
             self.rows[row] = read_only(block.arrays[0])
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"worker {self.number} (pid {self.process.pid})"
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send what the socket takes; `Channel.outbox` has the rest."""
