@@ -42,6 +42,8 @@ WORK = [
     ("--workers", "1"),
     ("--workers", "2"),
     ("--workers", "3", "--shard-size", "8"),
+    ("--workers", "7"),
+    ("--workers", "16"),
     ("--workers", "2", "--shard-size", "1"),
     ("--workers", "0", "--shard-size", "16"),
     ("--workers", "0", "--shard-size", "64"),

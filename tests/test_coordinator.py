@@ -171,6 +171,60 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
     assert len(results) == 1
 
 
+def test_one_to_sixteen_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
+    results = set()
+    for first, then in [(1, 1), (3, 3), (7, 7), (16, 5)]:
+        with Coordinator(ByImage(), Adam(), n_workers=first, batch_size=56, seed=3) as coordinator:
+            curve = []
+            for report in coordinator.iterate(digits, 2):
+                if isinstance(report, StepReport):
+                    curve.append(report.loss)
+                    if report.step == 2 and then != first:
+                        coordinator.resize(then)
+            assert coordinator.n_workers == then
+            results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
+    alone = serial(ByImage())
+    curve = losses(alone.iterate(digits, 2))
+    assert results == {(alone.parameters_sha256(), *curve, alone.evaluate(digits))}
+
+
+class Picky(ByImage):
+    """Raises an error for some images, which says where among those that it was given the first is."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        bad = np.flatnonzero(inputs[:, 0, 0] == 99)
+        if len(bad):
+            raise ModelError(f"image {bad[0]}")
+        return super().loss_and_gradient(parameters, inputs, targets, gradient)
+
+
+class PickyByShard(Picky):
+    leaf = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "note"),
+    [
+        (Picky(), "image 0", "On sample {bad} of dataset 0."),
+        (PickyByShard(), "image 3", "On samples {shard} of dataset 0."),
+    ],
+    ids=["leaf", "shards"],
+)
+def test_an_exception_names_the_same_samples_for_any_workers(model: Any, text: str, note: str, digits: Dataset) -> None:
+    order = epoch_order(3, 0, 150)
+    inputs = digits.inputs.copy()
+    inputs[order[56 + np.array([19, 41])], 0, 0] = 99  # In the second batch; the first is in its third shard of 8.
+    named = note.format(bad=order[56 + 19], shard=", ".join(map(str, order[56 + 16 : 56 + 24])))
+    places = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 7), ("threading", 3), ("loky", 2)]
+    for engine, n_workers in places:
+        with Coordinator(
+            model, SGD(), n_workers=n_workers, batch_size=56, shard_size=8, seed=3, engine=engine
+        ) as coordinator:
+            with pytest.raises(ModelError) as caught:
+                coordinator.fit(Dataset(inputs, digits.targets))
+            assert (str(caught.value), caught.value.__notes__[0], coordinator.step) == (text, named, 1)
+
+
 def test_no_shard_size_changes_a_bit_with_the_kernel_compiled(digits: Dataset) -> None:
     pytest.importorskip("numba")
     results = set()
@@ -781,6 +835,12 @@ def test_no_more_workers_start_than_a_batch_has_shards_and_that_is_noted_not_war
         assert (coordinator.n_workers, coordinator.workers_note) == (2, note.replace("50", "3"))
         coordinator.fit(digits)
         assert len(coordinator.worker_pids()) == 2
+    leaves = Coordinator(ByImage(), SGD(), n_workers=50, batch_size=8)
+    assert leaves.n_workers == 4
+    assert (
+        leaves.workers_note == "4 of 50 workers run: a batch of 8 makes 4 blocks of 2; a larger batch_size makes more"
+    )
+    assert Coordinator(ByImage(), SGD(), n_workers=4, batch_size=8).workers_note is None
     mine = Coordinator(Softmax(), SGD(), engine=ProcessesEngine(3), batch_size=64, shard_size=32)
     assert mine.n_workers == 3
     assert mine.workers_note is not None
@@ -981,6 +1041,31 @@ def test_a_model_is_warmed_up_once_before_anything_is_measured(digits: Dataset) 
         coordinator.fit(digits, epochs=2)
     assert calls[0] == "warm up 32"
     assert set(calls[1:]) == {"compute"}
+
+
+def test_a_model_is_warmed_up_with_the_numbers_of_samples_that_it_will_get(digits: Dataset) -> None:
+    calls: list[int] = []
+
+    class Compiles(ByImage):
+        preferred_shard_size = 32
+
+        def warm_up(self, parameters: Array, inputs: Array, targets: Array) -> None:
+            assert len(inputs) == len(targets)
+            calls.append(len(inputs))
+
+        def is_compiled(self, samples: int) -> bool:
+            return samples == 16
+
+    engine = SeveralSerial(2)
+    coordinator = Coordinator(Compiles(), SGD(), engine=engine, batch_size=128)
+    assert coordinator.call_sizes == (32,)
+    coordinator.warm_up(small(digits, 3))  # Fewer than it needs.
+    assert calls == [32]
+    for n_workers, sizes in [(3, (32, 16)), (16, (8,)), (2, (32,))]:
+        engine.n_workers = n_workers
+        assert coordinator.call_sizes == sizes
+        coordinator.warm_up(digits)
+    assert calls == [32, 8]
 
 
 def test_an_evaluation_can_be_followed(digits: Dataset) -> None:

@@ -50,12 +50,12 @@ def test_blocks_that_wait_can_be_kept(leaves: int) -> None:
     memory = [""]
     sums = TreeSum[list[str]](lambda left, right: [add(left[0], right[0])])
     for leaf in range(leaves):
-        sums.keep(list)
         memory[0] = str(leaf)
         if leaf % 2:
             sums.append(memory, 1)
         else:
             sums.append(memory)  # The same.
+        sums.keep(list)
     memory[0] = "overwritten"
     assert sums.total() == [by_halves(0, leaves)]
 

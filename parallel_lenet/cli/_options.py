@@ -114,7 +114,12 @@ class TrainOptions:
     )
     epochs: int = _option(int, 30, "passes over the training images", least=1)
     batch_size: int = _option(int, 128, "images per step, over all workers together", least=1)
-    shard_size: int | None = _option(int, None, "images per task of a worker (default: what suits the kernel)", least=1)
+    shard_size: int | None = _option(
+        int,
+        None,
+        "the most images computed at a time; decides the last bits with im2col only (default: what suits the kernel)",
+        least=1,
+    )
     optimizer: str = _option(str, "adamw", "the update rule", choices=OPTIMIZERS)
     learning_rate: float | None = _option(
         float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)", metavar="RATE"

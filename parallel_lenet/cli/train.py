@@ -210,7 +210,8 @@ def _prepare(
     console.note(
         f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(train), 'image')} of {train.name}; "
         f"kernel {options.kernel}; {_workers(coordinator, workers.count, how)}; "
-        f"batches of {coordinator.batch_size} in shards of {coordinator.shard_size}"
+        f"batches of {coordinator.batch_size}"
+        + (f" in shards of {coordinator.shard_size}" if coordinator.leaf is None else "")
     )
     if validation is not None:
         console.note(f"{count(len(validation), 'image')} held out for validation: they decide which epoch is best")

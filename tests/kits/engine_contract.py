@@ -175,6 +175,23 @@ def test_results_are_lazy_and_valid_until_the_next_is_asked_for(opened: Opened) 
     assert next(results, None) is None
 
 
+def test_a_result_stays_valid_while_those_that_follow_are_ready(opened: Opened) -> None:
+    work = one_each(MANY, 1)
+    wanted = expected(Scripted(), DATASETS, at(3), work)
+    together: list[Array] = []
+    ready = 0
+    for number, result in enumerate(opened.gradients(at(3), work)):
+        assert result.ready == ready - 1 or ready == 0
+        ready = result.ready
+        together.append(result.gradient)
+        if not ready:
+            first = number + 1 - len(together)
+            assert [each.tobytes() for each in together] == [gradient for _, gradient in wanted[first : number + 1]]
+            together.clear()
+        time.sleep(0.001)  # Time for workers to run ahead.
+    assert not together
+
+
 def test_a_gradient_is_read_only(opened: Opened) -> None:
     for result in opened.gradients(at(0), one_each(FEW)):
         with pytest.raises(ValueError, match="read-only"):

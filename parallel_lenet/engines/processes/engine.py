@@ -119,6 +119,7 @@ class ProcessesEngine(Displayed, Engine):
         self._snapshots = self._resources.snapshots
         self._refused: dict[int, tuple[WorkerProcess, BlockAnswer]] = {}  # Contexts that a worker could not open.
         self._warnings: list[str] = []
+        self._polls = False  # Whether the system does not tell when a worker's process has ended.
         import_path()  # What relative entries mean now.
         # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
         self._finalizer = weakref.finalize(self, self._resources.end)
@@ -322,7 +323,7 @@ class ProcessesEngine(Displayed, Engine):
     def _timeout(self) -> float | None:
         """Seconds to wait for an event, None for as long as it takes."""
         timeout = self._dispatcher.timeout(time.monotonic())
-        if all(worker.sentinel is not None for worker in self._workers):
+        if not self._polls:
             return timeout
         return POLL if timeout is None else min(timeout, POLL)
 
@@ -412,6 +413,7 @@ class ProcessesEngine(Displayed, Engine):
             self._resources.placement.place(worker.process.pid, number, self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
+            self._polls = worker.sentinel is None
             if worker.sentinel is not None:
                 self._selector.register(worker.sentinel, _READ, worker)
         for opened in self._snapshots.live():
