@@ -21,7 +21,7 @@ Array = NDArray[Any]
 # Of those that Pillow reads: no format that starts a program or is read through another library of Python.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
-CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+CHANNELS = (1, 2, 3, 4)  # Grey, grey and opacity, colours, colours and opacity.
 PURPOSE = "reading images"
 
 
@@ -129,7 +129,8 @@ def _of_file(path: object, longest: int) -> Array:
         known = ", ".join(each for each in formats if each not in ("MPO", "DIB"))
         raise PictureError(f"{name}: is not an image of a known format ({known})") from None
     except OSError as error:
-        raise PictureError(f"{name}: can't be read: {error.strerror or optional.reason(error)}") from error
+        what = f"can't be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
+        raise PictureError(f"{name}: {what}") from error
     except Exception as error:  # The decoders raise anything for a damaged file: SyntaxError, struct.error, ...
         raise PictureError(f"{name}: is damaged: {optional.reason(error)}") from error
 

@@ -16,9 +16,11 @@ from parallel_lenet.pictures.files import averaged, shrunk
 Array = NDArray[Any]
 
 COARSE = 96  # Pixels of the longer side of the picture on which the paper is looked for.
-STROKE = 0.3  # Of the shorter side: wider is paper of another brightness, or a shadow.
+STROKE = 0.3  # Of the longer side, at most twice the shorter one: wider is other paper, or a shadow.
+CLEARLY_FEWER = 1.0  # The skewness of the pixels from which on those of the ink are clearly fewer than the paper's.
 LEAST_CONTRAST = 0.08  # Of the range from black to white: less is a blank page.
-LEAST_CLEAR = 5.0  # Times the noise.
+AT_EDGE = 0.3  # What it has if it reaches the picture's edge, where shadows do: a digit that was cut out closely.
+LEAST_CLEAR = 5.5  # Times the noise.
 LEAST_NOISE = 0.01  # Of the range: what a channel without noise counts as.
 GRAINY = 0.07  # Noise in parts of the contrast, from which on it is smoothed.
 AREA = 0.002  # Of the picture: what a speck does not reach and a digit does.
@@ -46,6 +48,8 @@ def ink(picture: Array) -> Array | None:
     if noise > GRAINY * contrast:
         difference = smooth
     drawn = _digit(smooth > 0.5 * contrast)
+    if contrast < AT_EDGE and (drawn[[0, -1]].any() or drawn[:, [0, -1]].any()):
+        return None
     full = max(float(np.median(difference[drawn])), 0.5 * contrast)
     amount = np.where(_largest_near(drawn, 1), np.clip(difference / full, 0, 1), 0)
     amount[amount < FAINT] = 0
@@ -58,14 +62,26 @@ def ink(picture: Array) -> Array | None:
 def _difference(channel: Array) -> Array:
     """How far each pixel is from the paper round it, towards the ink; about 0 where there is none."""
     coarse = shrunk(channel, COARSE)
-    rest = coarse - _surface(coarse)
-    sign = 1.0 if (rest**3).sum() < 0 else -1.0  # Ink is the smaller part, so it is the longer tail.
-    radius = max(1, round(STROKE / 2 * min(coarse.shape)))
+    sign = 1.0 if _is_dark_on_light(coarse) else -1.0
+    radius = max(1, round(STROKE / 2 * min(2 * min(coarse.shape), max(coarse.shape))))
     paper = -_largest_near(-_largest_near(sign * coarse, radius), radius)
     paper = sign * _stretched(_blurred(paper, 3), channel.shape)
     # Dark ink takes away the same part of the light everywhere.
     difference = 1 - channel / np.maximum(paper, 0.05) if sign > 0 else channel - paper
-    return np.asarray(difference - np.median(difference))
+    return np.asarray(difference - np.median(_paper(difference)))
+
+
+def _is_dark_on_light(coarse: Array) -> bool:
+    """Whether the ink is darker than the paper.
+
+    Ink has fewer pixels than paper. If that is not clear, the picture's edge shows the paper.
+    """
+    rest = coarse - _surface(coarse)
+    skewness = (rest**3).mean() / max((rest**2).mean() ** 1.5, 1e-9)
+    if abs(skewness) > CLEARLY_FEWER:
+        return bool(skewness < 0)
+    edge = np.concatenate([coarse[0], coarse[-1], coarse[:, 0], coarse[:, -1]])
+    return bool(np.median(edge) > coarse.mean())
 
 
 def _contrast(difference: Array) -> float:
@@ -73,9 +89,16 @@ def _contrast(difference: Array) -> float:
     return float(np.quantile(difference, 1 - AREA))
 
 
+def _paper(difference: Array) -> Array:
+    """The pixels on which there is no ink, or little."""
+    few = difference < 0.5 * _contrast(difference)
+    return difference[few] if few.any() else difference
+
+
 def _noise(difference: Array) -> float:
-    """The standard deviation of the paper, of which most of the picture is."""
-    return 1.4826 * float(np.median(np.abs(difference)))
+    """The standard deviation of the paper."""
+    paper = _paper(difference)
+    return 1.4826 * float(np.median(np.abs(paper - np.median(paper))))
 
 
 def _digit(mask: Array) -> Array:
