@@ -45,7 +45,7 @@ class TrainingState:
         return self.optimizer.step
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
     """What `Coordinator.save` writes: a training at one moment. It can be read without the model.
 
@@ -69,6 +69,12 @@ class Checkpoint:
     """What the user gave to `Coordinator.save`."""
     path: str = ""
     """The file it was loaded from; empty if it was not."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Checkpoint({self.path!r}, epoch={self.state.epoch}, step={self.state.step}, "
+            f"{self.layout.size:,} parameters)"
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -20,6 +20,7 @@ def test_it_tells_how_far_a_training_got_and_holds_its_parameters_by_name(tmp_pa
         assert (checkpoint.state.step, checkpoint.state.epoch, checkpoint.metadata) == (6, 2, {"note": "mine"})
         assert [report.epoch for report in checkpoint.state.history] == [1, 2]
         assert checkpoint.settings["batch_size"] == 4
+        assert repr(checkpoint).endswith("c.npz', epoch=2, step=6, 7,850 parameters)")
         assert checkpoint.path == str(tmp_path / "c.npz")
         views = checkpoint.layout.views(checkpoint.state.parameters)
         wanted = coordinator.model.layout.views(coordinator.parameters)

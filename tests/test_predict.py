@@ -70,7 +70,8 @@ def test_bad_images_get_a_sentence_and_the_others_an_answer(folder: Path) -> Non
     done = run(folder, "predict", "bad.png", "0.png", "blank.png", ".", "1.png", code=1)
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["0.png", "1.png"]
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
-        ["parallel-lenet", name] for name in ("bad.png", "blank.png", ".")
+        ["note", "using the newest run, runs/2"],
+        *(["parallel-lenet", name] for name in ("bad.png", "blank.png", ".")),
     ]
     done = run(folder, "predict", "none\x1b.png", "bad.png", "0.png", "--json", code=2)  # It does not exist.
     images = json.loads(done.stdout)["images"]
@@ -113,7 +114,7 @@ def on_terminal(folder: Path, columns: int, **variables: str) -> str:
     if pid == 0:
         os.chdir(folder)
         env = {name: value for name, value in environment().items() if name not in ("NO_COLOR", "COLUMNS", "COLORTERM")}
-        os.execvpe(sys.executable, [*COMMAND, "predict", "0.png"], {**env, **variables})
+        os.execvpe(sys.executable, [*COMMAND, "predict", "0.png", "--checkpoint", "runs/2"], {**env, **variables})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     shown = b""
     while True:

@@ -317,6 +317,24 @@ def test_runs_lists_what_differs_and_fits_the_terminal(folder: Path, capsys: pyt
         assert sentence in capsys.readouterr().err
 
 
+def test_compare_says_nothing_of_steps_that_are_not_known(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(path.parent for path in folder.rglob("steps.csv"))
+    lines = (run / "steps.csv").read_text().splitlines(keepends=True)
+    cells = lines[3].split(",")
+    for name, text, words in (
+        ("same", "".join(lines), "every step and the result are the same"),
+        ("empty", "", "but no steps"),
+        ("huge", "".join([*lines[:3], ",".join(["9" * 5000, *cells[1:]]), *lines[4:]]), "number of steps"),
+        ("other", "".join([*lines[:3], ",".join(["77777", *cells[1:]]), *lines[4:]]), "first step that the other has"),
+    ):
+        shutil.copytree(run, tmp_path / name)
+        (tmp_path / name / "steps.csv").write_text(text)
+        assert main(["compare", str(run), str(tmp_path / name)]) == 0
+        assert words in " ".join(capsys.readouterr().out.split())
+
+
 def test_compare_names_what_differs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = str(folder / "first"), str(folder / "second")
     assert main(["compare", first, first]) == 0

@@ -17,10 +17,10 @@ from parallel_lenet.runs import BEST, LAST, PREVIOUS
 RUNS = "runs"
 
 
-def find(named: str | None) -> str:
+def find(named: str | None, console: Console) -> str:
     """The checkpoint's file: as it is named, the last one of a run's folder, or without a name that of the newest run.
 
-    UsageError if there is none.
+    A note says which run is the newest. Raises UsageError if there is none.
     """
     if named is None:
         found = [file for file in Path(RUNS).glob(f"*/{LAST}") if file.is_file()]
@@ -28,7 +28,9 @@ def find(named: str | None) -> str:
             raise UsageError(
                 f"there is no run in the folder {RUNS}: train a network with parallel-lenet train, or name a checkpoint"
             )
-        return str(max(found, key=lambda file: (file.stat().st_mtime, str(file))))
+        newest = max(found, key=lambda file: (file.stat().st_mtime, str(file)))
+        console.note(f"note: using the newest run, {newest.parent}")
+        return str(newest)
     if os.path.isdir(named):
         files = [os.path.join(named, name) for name in (LAST, PREVIOUS, BEST)]
         return next(filter(os.path.isfile, files), named)

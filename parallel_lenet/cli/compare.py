@@ -11,7 +11,7 @@ from typing import Any
 from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.runs import RunError
-from parallel_lenet.runs.differences import differences
+from parallel_lenet.runs.differences import common_steps, differences
 from parallel_lenet.runs.run import Run
 
 HELP = "name what differs between two runs"
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         runs = [Run(Path(name)) for name in (arguments.left, arguments.right)]
     except RunError as error:
         raise UsageError(str(error)) from error
-    found = differences(*runs)
+    found, agreeing = differences(*runs), common_steps(*runs)
     for each in runs:
         for note in each.notes:
             console.note(f"note: {note}")
@@ -41,12 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
             part = {"name": difference.name, "left": difference.left, "right": difference.right}
             parts.setdefault(difference.part, []).append(part)
         said = [{"run": str(each.folder), "options": each.options, "epochs": each.epochs[-1:]} for each in runs]
-        console.result({"left": said[0], "right": said[1], "same": not found, "differences": parts})
+        console.result(
+            {"left": said[0], "right": said[1], "same": not found, "differences": parts, "equal_steps": agreeing}
+        )
     elif found:
         rows = [(each.part, each.name.replace("_", " "), _shown(each.left), _shown(each.right)) for each in found]
         console.table("What differs", ("", "", arguments.left, arguments.right), rows, texts=4)
-    else:
+        if agreeing:
+            console.line(f"the first {agreeing:,} steps have the same losses, bit by bit")
+    elif agreeing:
         console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
+    else:
+        console.line("nothing differs in what is known: settings, versions, machine, data and the result, but no steps")
     return 0
 
 

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Rebuild the network as the checkpoint describes it, and evaluate it."""
     console = Console(json=arguments.json)
     workers = worker_count(flags(arguments).get("workers"))
-    file = _checkpoints.find(arguments.checkpoint)
+    file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
     asked = flags(arguments)

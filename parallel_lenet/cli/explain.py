@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compute the lesson, then write all files."""
     console = Console(json=arguments.json)
-    file = _checkpoints.find(arguments.checkpoint)
+    file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
     _require_place(arguments.out, arguments.png)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer image by image."""
     console = Console(json=arguments.json)
-    file = _checkpoints.find(arguments.checkpoint)
+    file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
     with console.warnings_as_notes():

@@ -60,7 +60,26 @@ def _steps(left: Run, right: Run) -> list[Difference]:
                 found.append(Difference("steps", name, *(f"step {place[0]:,}: {each}" for each in (one, other))))
                 break
     lengths = [len(each) for each in rows]
-    return found if lengths[0] == lengths[1] else [*found, Difference("steps", "number of steps", *lengths)]
+    if lengths[0] != lengths[1]:
+        found.append(Difference("steps", "number of steps", *lengths))
+    elif rows[0].keys() != rows[1].keys():
+        alone = [min(set(one) - set(other), default=None) for one, other in (rows, rows[::-1])]
+        said = [None if place is None else f"step {place[0]:,}" for place in alone]
+        found.append(Difference("steps", "first step that the other has not", *said))
+    return found
+
+
+def common_steps(left: Run, right: Run) -> int:
+    """The number of steps that both runs have in common and that agree, from the first on; 0 if either has none."""
+    if left.steps is None or right.steps is None:
+        return 0
+    one, other = _by_step(left.steps), _by_step(right.steps)
+    agreeing = 0
+    for place in one:
+        if place not in other or one[place][0] != other[place][0]:
+            break
+        agreeing += 1
+    return agreeing
 
 
 def _by_step(steps: Steps) -> dict[tuple[int, int], tuple[str, str]]:

@@ -94,7 +94,10 @@ class Run:
         """Its steps, if it has any."""
         nothing: Steps | None = None
         found = self._read(steps.read, nothing)
-        if found is None and not (self.folder / steps.FILE).exists():
+        file = self.folder / steps.FILE
+        if found is None and file.is_file() and file.stat().st_size == 0:
+            self.notes.append(f"{file}: is empty, so nothing is known of single steps.")
+        if found is None and not file.exists():
             self.notes.append(f"The run has no {steps.FILE}, so nothing is known of single steps.")
         elif found is not None and found.damaged:
             self.notes.append(f"{self.folder / steps.FILE}: {_lines(found.damaged)} could not be read.")

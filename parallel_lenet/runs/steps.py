@@ -163,7 +163,10 @@ def read(folder: Path) -> Steps | None:
         try:
             if not re.fullmatch(r"[0-9a-f]*", digest):
                 raise ValueError
-            rows.append([float(cell) for i, cell in enumerate(cells) if i != place])
+            row = [float(cell) for i, cell in enumerate(cells) if i != place]
+            if not row[names.index("step")].is_integer() or not 0 <= row[names.index("step")] < 2**53:
+                raise ValueError
+            rows.append(row)
         except ValueError:
             continue
         digests.append(digest)
