@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from parallel_lenet import png
 from parallel_lenet.explain.numbers import Number, Numbers
+from parallel_lenet.report.insides import NEGATIVE, POSITIVE
 
 Array = NDArray[Any]
-
-POSITIVE, NEGATIVE = (217, 95, 2), (40, 110, 210)  # Orange and blue: told apart by all eyes, on white and on black.
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def table(
     index: tuple[int, ...] = (),
     *,
     at: tuple[float, float] = (0, 0),
-    cell: tuple[float, float] = (54, 26),
+    cell: tuple[float, float] = (58, 26),
     strongest: float = 0.0,
     id: str = "",
     marked: Iterable[tuple[int, int]] = (),
@@ -212,9 +211,9 @@ def table_panel(
     strongest: float = 0.0,
     marked: Iterable[tuple[int, int]] = (),
 ) -> Panel:
-    """A panel with one table of numbers; wide tables get narrower cells."""
+    """A panel with one table of numbers."""
     rows, cols = numbers[name][index].shape
-    cell = (54.0, 26.0) if cols <= 7 else (50.0, 24.0)
+    cell = (58.0, 26.0)
     shapes = table(numbers, name, index, at=(1, 1), cell=cell, strongest=strongest, id=id, marked=marked)
     return Panel(cols * cell[0] + 2, rows * cell[1] + 2, shapes, title, note)
 

@@ -34,9 +34,9 @@ class Roles:
     dense: Step | None
     """The last dense layer."""
     conv_at: Place = ()
-    """Filter, row and column of the first convolution's strongest answer."""
+    """Filter, row and column of the first convolution's largest output."""
     deep_at: Place = ()
-    """The same of the deep convolution, by its error."""
+    """The place of the deep convolution's error that is largest in size."""
     activation_at: Place = ()
     """A number near 1 or -1, where a curve bends, with a large error."""
     pool_at: Place = ()
@@ -109,7 +109,7 @@ def choose(trace: Trace) -> tuple[Roles, tuple[str, Place]]:
         pools[-1] if pools else None,
         flatten,
         dense[-1] if dense else None,
-        _largest(conv.y) if conv else (),
+        _place(conv.y) if conv else (),
         _largest(deep.dy) if deep else (),
         _largest(np.abs(activation.dy) / (0.1 + np.abs(np.abs(activation.x) - 1))) if activation else (),
         _widest_window(pools[0]) if pools else (),
@@ -125,7 +125,12 @@ def _all(trace: Trace, *kinds: type) -> list[Step]:
 
 def _largest(values: Array) -> Place:
     """The place of the number with the largest size, the first of equals."""
-    return tuple(int(i) for i in np.unravel_index(np.abs(values).argmax(), values.shape))
+    return _place(np.abs(values))
+
+
+def _place(values: Array) -> Place:
+    """The place of the largest number, the first of equals."""
+    return tuple(int(i) for i in np.unravel_index(values.argmax(), values.shape))
 
 
 def _widest_window(pool: Step) -> Place:

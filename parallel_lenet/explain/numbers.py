@@ -38,11 +38,11 @@ class Numbers:
         """The array."""
         return self.arrays[name]
 
-    def __call__(self, name: str, *index: int) -> Number:
-        """One number, ready to be shown."""
+    def __call__(self, name: str, *index: int, digits: int = 3, places: int | None = None) -> Number:
+        """One number, ready to be shown with so many significant digits, or digits after the point."""
         value = self.arrays[name][tuple(index)]
         place = f"[{','.join(map(str, index))}]" if index else ""
-        return Number(name + place, bits(value), short(value))
+        return Number(name + place, bits(value), short(value, digits, places))
 
 
 def bits(value: Any) -> str:
@@ -53,16 +53,30 @@ def bits(value: Any) -> str:
     return array.astype(array.dtype.newbyteorder(">")).tobytes().hex()
 
 
-def short(value: Any) -> str:
-    """A number in at most seven characters, with a true minus sign: ``0.42``, ``−0.0123``, ``1.2e−5``."""
+def short(value: Any, digits: int = 3, places: int | None = None) -> str:
+    """A number with a true minus sign and this many significant digits: ``0.420``, ``−0.0123``, ``1.20e−5``.
+
+    With ``places``, so many digits after the point instead.
+    """
     if np.issubdtype(np.asarray(value).dtype, np.integer):
         return f"{int(value):,}".replace("-", "−")
-    size = abs(float(value))
-    if size == 0:
+    number = float(value)
+    if number == 0:
         return "0"
-    if size >= 99_999.5 or size < 0.00095:
-        text = f"{float(value):.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    exponent = int(f"{number:.{digits - 1}e}".partition("e")[2])
+    if places is not None:
+        text = f"{number:.{places}f}"
+    elif -3 <= exponent <= 4:
+        text = f"{number:.{max(0, digits - 1 - exponent)}f}"
     else:
-        decimals = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 4
-        text = f"{float(value):.{decimals}f}"
+        text = f"{number:.{digits - 1}e}".partition("e")[0] + f"e{exponent}"
     return text.replace("-", "−")
+
+
+def places_of_sum(*values: Any) -> int:
+    """Digits after the point with which terms and their sum are seen to fit: 3 digits of the smallest of them.
+
+    Fewer if the largest has 7 digits then, which is what a float32 holds.
+    """
+    exponents = [int(f"{float(value):.2e}".partition("e")[2]) for value in values if value]
+    return max(0, min(2 - min(exponents), 6 - max(exponents))) if exponents else 0

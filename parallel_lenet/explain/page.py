@@ -11,7 +11,7 @@ from parallel_lenet.explain.backward import ADAM_STEPS, LEARNING_RATE, STEP_SIZE
 from parallel_lenet.explain.figures import figures
 from parallel_lenet.explain.figures.words import kind, size
 from parallel_lenet.explain.lesson import Array, Lesson, filters_of
-from parallel_lenet.explain.numbers import Number
+from parallel_lenet.explain.numbers import Number, places_of_sum
 from parallel_lenet.explain.source import source
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.report.page import data, render
@@ -43,6 +43,7 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
         source=source,
         coded=_coded(lesson),
         size=size,
+        places_of_sum=places_of_sum,
         kind=kind,
         arrays=data("lesson", arrays),
         played=arrays.keys(),

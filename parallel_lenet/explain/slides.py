@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parallel_lenet import optional
-from parallel_lenet.explain.drawing import NEGATIVE, POSITIVE, Figure, Line, Map, Panel, Rect, Shape, Text
+from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text
 from parallel_lenet.explain.figures import figures
 from parallel_lenet.explain.lesson import Lesson
 from parallel_lenet.files import write_atomically
+from parallel_lenet.report.insides import NEGATIVE, POSITIVE
 
 WIDTH = 1600  # Pixels.
 SHAPE = 9 / 16  # Height by width of a slide: panels are set in the rows that come nearest to it.

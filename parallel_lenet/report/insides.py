@@ -20,8 +20,10 @@ SIDE = 64  # Pixels per side of a map, at most.
 MAP_WIDTH = 84  # Pixels on the page that a map takes, about; filters take fewer.
 FILTER_WIDTH = 56
 
-# From the most negative to the most positive number: blue, white, red. Zero is white in both schemes.
-_BLUE, _WHITE, _RED = np.array([33, 88, 170.0]), np.array([247, 247, 247.0]), np.array([186, 45, 52.0])
+# From the most negative to the most positive number: blue, white, orange. Zero is white in both schemes.
+# The same two colours stand for signs on the page of parallel-lenet explain: all eyes tell them apart.
+POSITIVE, NEGATIVE = (217, 95, 2), (40, 110, 210)
+_ORANGE, _WHITE, _BLUE = np.array(POSITIVE, float), np.array([247, 247, 247.0]), np.array(NEGATIVE, float)
 
 
 class Maps(NamedTuple):
@@ -120,8 +122,8 @@ def _largest(values: Array) -> float:
 
 
 def coloured(values: Array, largest: float) -> Array:
-    """Numbers ``(h, w)`` as colours ``(h, w, 3)``: white for 0, full red and blue for ``largest`` and its negative."""
+    """Numbers ``(h, w)`` as colours ``(h, w, 3)``: white is 0, orange ``largest``, blue its negative."""
     part = np.nan_to_num(values / largest).clip(-1, 1)[..., np.newaxis]
-    colours = np.where(part >= 0, _WHITE + part * (_RED - _WHITE), _WHITE - part * (_BLUE - _WHITE))
+    colours = np.where(part >= 0, _WHITE + part * (_ORANGE - _WHITE), _WHITE - part * (_BLUE - _WHITE))
     pixels: Array = np.rint(colours).astype(np.uint8)
     return pixels

@@ -86,8 +86,8 @@ def same_numbers(found: Page, expected: Arrays) -> set[str]:
         assert np.float64(ours).tobytes() == np.float64(value).tobytes(), (of, ours, value)
         if name != "death.hashes":
             shown = float(text.replace("−", "-").replace(",", ""))
-            assert math.isclose(shown, float(value), rel_tol=0.06, abs_tol=0.00051 * (abs(value) > 0.0009)), (of, text)
-            assert len(text) <= 8 or name.startswith(("order.", "death."))
+            assert math.isclose(shown, float(value), rel_tol=0.0051, abs_tol=5.1e-7 * (abs(value) > 1e-6)), (of, text)
+            assert len(text) <= 12 or name.startswith(("order.", "death."))
         seen.add(name)
     return seen
 

@@ -50,24 +50,24 @@ def dense_backward(lesson: Lesson) -> Figure | None:
     shown = lesson.classes if len(lesson.classes) == len(step.dy) else _strongest(numbers["dense.back"])
     strongest = largest(numbers["dense.back"])
     shapes: list[Shape] = [
-        *(Text(x, 8, word, "label") for x, word in ((22, "output"), (86, "error"), (154, "weight"), (232, "product"))),
+        *(Text(x, 8, word, "label") for x, word in ((22, "output"), (82, "error"), (164, "weight"), (246, "product"))),
     ]
     for i, k in enumerate(shown):
         y = 32 + 24 * i
         shapes += [
             Text(22, y, str(k), "label"),
-            Text(86, y, numbers(f"{step.name}.error", k), "value"),
-            Text(119, y, "×", "sign"),
-            Text(154, y, numbers(f"{step.name}.weight", k, unit), "value"),
-            Text(188, y, "=", "sign"),
-            Rect(202, y - 11, 60, 22, "cell", float(numbers["dense.back"][k]) / strongest),
-            Text(232, y, numbers("dense.back", k), "value"),
+            Text(82, y, numbers(f"{step.name}.error", k), "value"),
+            Text(122, y, "×", "sign"),
+            Text(164, y, numbers(f"{step.name}.weight", k, unit), "value"),
+            Text(205, y, "=", "sign"),
+            Rect(216, y - 11, 60, 22, "cell", float(numbers["dense.back"][k]) / strongest),
+            Text(246, y, numbers("dense.back", k), "value"),
         ]
     bottom = 32 + 24 * len(shown)
     shapes += [
-        Line(((196, bottom - 6), (268, bottom - 6))),
+        Line(((210, bottom - 6), (282, bottom - 6))),
         Text(120, bottom + 8, "sum: the input's error", "label"),
-        Text(232, bottom + 8, numbers(f"{before}.error", unit), "strong"),
+        Text(246, bottom + 8, numbers(f"{before}.error", unit), "strong"),
     ]
     gradient = step.gradients["weight"]
     rows, cols = gradient.shape
@@ -87,7 +87,7 @@ def dense_backward(lesson: Lesson) -> Figure | None:
         f"right the {rows}×{cols} gradient of the weights: each error, down the left side, times each input, along the "
         "bottom.",
         [
-            Panel(272, bottom + 20, shapes, f"the error of input {unit}", "same weights, other direction"),
+            Panel(286, bottom + 20, shapes, f"the error of input {unit}", "same weights, other direction"),
             Panel(276, height + 34, outer, "the gradient of all weights", f"errors ({rows}) × inputs ({cols})"),
         ],
         "Left: the error returns along the weights that the forward pass used. Right: a weight's gradient is the error "

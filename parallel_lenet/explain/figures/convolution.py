@@ -5,6 +5,7 @@ import numpy as np
 from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text, largest, map_panel, table_panel
 from parallel_lenet.explain.figures.words import size
 from parallel_lenet.explain.lesson import Lesson
+from parallel_lenet.explain.numbers import places_of_sum
 from parallel_lenet.network.layers import Conv2d
 
 PARTS_SHOWN = 8  # Channels whose part in a sum is shown.
@@ -29,7 +30,7 @@ def convolution(lesson: Lesson) -> Figure | None:
         [
             map_panel(
                 padded[0],
-                230,
+                140,
                 title="input",
                 note=f"{size(step.x.shape)}{f', with a border of {p}' if p else ''}",
                 id="conv-input",
@@ -45,7 +46,7 @@ def convolution(lesson: Lesson) -> Figure | None:
             ),
             map_panel(
                 step.y[f],
-                196,
+                124,
                 title="output",
                 note=f"map {f} of {size(step.y.shape)}",
                 id="conv-output",
@@ -67,6 +68,8 @@ def channels(lesson: Lesson) -> Figure | None:
     assert isinstance(layer, Conv2d)
     f, row, col = lesson.roles.deep_at
     k, p, s = layer.kernel_size, layer.padding, layer.stride
+    bias = numbers[f"{step.name}.bias"][f]
+    places = places_of_sum(*numbers["channel.sums"][:PARTS_SHOWN], bias, step.y[f, row, col])
     parts: list[Panel | str] = []
     weight = numbers[f"{step.name}.weight"][f]
     if layer.flip:
@@ -84,7 +87,7 @@ def channels(lesson: Lesson) -> Figure | None:
             Text(17, top + 24, "×", "sign"),
             Map(30, top, 48, 48, weight[channel], largest(weight)),
             Rect(30, top, 48, 48, "frame"),
-            Text(47, top + 66, numbers("channel.sums", channel), "strong"),
+            Text(47, top + 66, numbers("channel.sums", channel, places=places), "strong"),
         ]
         parts += (
             ["+", Panel(94, top + 76, shapes, f"channel {channel}")]
@@ -95,11 +98,11 @@ def channels(lesson: Lesson) -> Figure | None:
         parts += ["+", Panel(60, 40, [Text(30, 20, f"{len(step.x) - PARTS_SHOWN} more", "label")])]
     answer: list[Shape] = [
         Text(60, 18, "bias", "label"),
-        Text(60, 36, numbers(f"{step.name}.bias", f), "strong"),
+        Text(60, 36, numbers(f"{step.name}.bias", f, places=places), "strong"),
         Line(((10, 52), (110, 52))),
         Text(60, 72, f"output {f}, {row}, {col}", "label"),
         Rect(22, 84, 76, 28, "result"),
-        Text(60, 98, numbers(step.name, f, row, col), "strong"),
+        Text(60, 98, numbers(step.name, f, row, col, places=places), "strong"),
     ]
     parts += ["+", Panel(120, 120, answer, "sum")]
     return Figure(

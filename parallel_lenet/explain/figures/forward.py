@@ -111,8 +111,8 @@ def flatten(lesson: Lesson) -> Figure | None:
     for i, j in np.ndindex(rows, cols):
         number = numbers(before, channel, top + i, left + j)
         level = float(step.x[channel, top + i, left + j]) / largest(step.x)
-        cells += [Rect(1 + j * 46, 1 + i * 26, 46, 26, "cell", level), Text(24 + j * 46, 14 + i * 26, number, "value")]
-    cells.append(Rect(1 + (col - left) * 46, 1 + (row - top) * 26, 46, 26, "mark"))
+        cells += [Rect(1 + j * 58, 1 + i * 26, 58, 26, "cell", level), Text(30 + j * 58, 14 + i * 26, number, "value")]
+    cells.append(Rect(1 + (col - left) * 58, 1 + (row - top) * 26, 58, 26, "mark"))
     strip: list[Shape] = []
     first = max(0, min(place - 2, len(step.y) - 5))
     for i in range(min(5, len(step.y))):
@@ -127,7 +127,7 @@ def flatten(lesson: Lesson) -> Figure | None:
         "Flatten: the same numbers in one line",
         f"Row {row}, column {col} of map {channel}, and the same number at place {place} of the vector.",
         [
-            Panel(cols * 46 + 2, rows * 26 + 2, cells, f"map {channel}", f"of {size(step.x.shape)}"),
+            Panel(cols * 58 + 2, rows * 26 + 2, cells, f"map {channel}", f"of {size(step.x.shape)}"),
             "→",
             Panel(116, 132, strip, "the vector", f"{len(step.y)} numbers"),
         ],
@@ -147,7 +147,7 @@ def dense(lesson: Lesson) -> Figure | None:
     shown = [int(i) for i in numbers["dense.order"][:6]]
     strongest = largest(numbers["dense.products"])
     shapes: list[Shape] = [
-        *(Text(x, 8, word, "label") for x, word in ((26, "input"), (84, "x"), (150, "weight"), (222, "product"))),
+        *(Text(x, 8, word, "label") for x, word in ((26, "input"), (84, "x"), (164, "weight"), (246, "product"))),
     ]
     height = 24 + 28 * len(shown)
     middle = (18 + height) / 2
@@ -156,12 +156,12 @@ def dense(lesson: Lesson) -> Figure | None:
         shapes += [
             Text(26, y, str(j), "label"),
             Text(84, y, numbers(before, j), "value"),
-            Text(115, y, "×", "sign"),
-            Text(150, y, numbers(f"{step.name}.weight", unit, j), "value"),
-            Text(184, y, "=", "sign"),
-            Rect(196, y - 12, 52, 24, "cell", float(numbers["dense.products"][j]) / strongest),
-            Text(222, y, numbers("dense.products", j), "value"),
-            Line(((250, y), (292, middle)), "line"),
+            Text(123, y, "×", "sign"),
+            Text(164, y, numbers(f"{step.name}.weight", unit, j), "value"),
+            Text(205, y, "=", "sign"),
+            Rect(216, y - 12, 60, 24, "cell", float(numbers["dense.products"][j]) / strongest),
+            Text(246, y, numbers("dense.products", j), "value"),
+            Line(((278, y), (312, middle)), "line"),
         ]
     rest = len(step.x) - len(shown)
     if rest:
@@ -178,7 +178,7 @@ def dense(lesson: Lesson) -> Figure | None:
         "dense",
         "A dense layer: a weighted sum of everything",
         f"The six largest of the {len(step.x)} products that make output {unit} of the last dense layer.",
-        [Panel(296, height + 24, shapes, f"{len(step.x)} products, the largest first"), "+", Panel(120, 114, answer)],
+        [Panel(316, height + 24, shapes, f"{len(step.x)} products, the largest first"), "+", Panel(120, 114, answer)],
         f"Each of the {len(step.x)} inputs has its own weight for each of the {len(step.y)} outputs. No window, no "
         f"position: {len(step.y)} × {len(step.x)} = {len(step.y) * len(step.x):,} weights.",
     )

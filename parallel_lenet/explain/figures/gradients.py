@@ -157,7 +157,7 @@ def kernel_gradient(lesson: Lesson) -> Figure | None:
         [
             map_panel(
                 np.pad(step.x[channel], p),
-                170,
+                136,
                 title="input of the layer",
                 note=f"channel {channel} of {size(step.x.shape)}",
                 id="kernel-x",
@@ -168,8 +168,8 @@ def kernel_gradient(lesson: Lesson) -> Figure | None:
             "×",
             map_panel(
                 step.dy[f],
-                130,
-                title="error of the output",
+                104,
+                title="output errors",
                 note=f"map {f} of {size(step.dy.shape)}",
                 window=(col, row, 1, 1),
                 window_id="kernel-mark",
@@ -226,6 +226,7 @@ def mismatch(lesson: Lesson) -> Figure | None:
         f"each cell the {total[2]}×{total[3]} gradient that belongs to this pair.",
         [Panel(width, height, shapes, f"{total[1]} × {total[0]} gradients of {total[2]}×{total[3]}", zoom=1.5)],
         f"Left: the {total[1]} maps that came in. Top: the {total[0]} maps of errors that came back. Each pair has its "
-        "own gradient. Read down a column for one filter's gradient. Add along a row, over all errors, for the error "
-        "of one input channel. The framed cell is the gradient of the figure before.",
+        "own gradient. Read down a column for one filter's gradient. The error of an input channel is another sum: "
+        f"each of the {total[0]} errors slid over with its filter, as in the chapter before. The framed cell is the "
+        "gradient of the figure before.",
     )

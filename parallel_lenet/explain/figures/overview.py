@@ -29,7 +29,7 @@ def architecture(lesson: Lesson) -> Figure:
         f"The layers of the network in order, from the input {size(steps[0].x.shape)} to {len(steps[-1].y)} scores, "
         "each with the numbers it computes for this image as small coloured maps.",
         parts,
-        "Read from left to right. Orange stands for positive numbers, blue for negative ones, and no colour for zero. "
+        "Read along the arrows. Orange stands for positive numbers, blue for negative ones, and no colour for zero. "
         "The label under each box is its shape: rows × columns × channels.",
     )
 

@@ -51,13 +51,14 @@ function convolution({ stride, padding, at, ...packed }) {
     moveMark(column, row);
     const map = y.values.subarray(f * rows * columns, (f + 1) * rows * columns);
     drawMap("conv-output", map.map((value, n) => (moved && n > i ? 0 : value)), rows, columns, largestOf(map));
-    const answer = number(`output(${f},${row},${column})`, map[i]);
     if (product >= 0 && count < channels * per)
       return [`Product ${count} of ${channels * per}: `, number(`product${where}[${product}]`, last), ", sum so far ",
         number(`running${where}[${product}]`, sum), "."]; // prettier-ignore
+    const format = { places: placesOfSum(sum, b.values[f], map[i]) };
+    const shown = (of, value) => number(of, value, lesson.wide, format);
     return [`Row ${row}, column ${column}: the sum of all products is `,
-      number(`running${where}[${count - 1}]`, sum), ", plus the bias ", number(`bias(${f})`, b.values[f]), " is ", answer,
-      "."]; // prettier-ignore
+      shown(`running${where}[${count - 1}]`, sum), ", plus the bias ", shown(`bias(${f})`, b.values[f]), " is ",
+      shown(`output(${f},${row},${column})`, map[i]), "."]; // prettier-ignore
   };
 
   const player = new Player("convolution", {
@@ -268,10 +269,10 @@ function difference(table) {
       const slope = (name, words) =>
         table[`${name}_slope`][i] === null
           ? [`${words}: the weight does not move`]
-          : [`${words}: slope `, number(`${name}.slope[${i}]`, table[`${name}_slope`][i], true)];
+          : [`${words}: slope `, number(`${name}.slope[${i}]`, table[`${name}_slope`][i], true, { digits: 6 })];
       const narrow = lesson.wide ? [] : [...slope("difference", "32 bits"), ", "];
       return [`Step ${h}. `, ...narrow, ...slope("difference64", "64 bits"), ". The gradient is ",
-        number("difference64.gradient", table.gradient, true), "."]; // prettier-ignore
+        number("difference64.gradient", table.gradient, true, { digits: 6 }), "."]; // prettier-ignore
     },
   });
 }

@@ -12,13 +12,21 @@ function unpack({ shape, data }) {
   return { shape, values: new Floats(bytes.buffer) };
 }
 
-function short(value) {
-  const size = Math.abs(value);
+// As in numbers.py: so many significant digits, or digits after the point.
+function short(value, { digits = 3, places } = {}) {
   if (value === 0) return "0";
+  const [mantissa, power] = value.toExponential(digits - 1).split("e");
+  const exponent = Number(power);
   let text;
-  if (size >= 99999.5 || size < 0.00095) text = value.toExponential(1).replace("e+", "e");
-  else text = value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : size >= 0.0995 ? 2 : 4);
+  if (places !== undefined) text = value.toFixed(places);
+  else if (exponent >= -3 && exponent <= 4) text = value.toFixed(Math.max(0, digits - 1 - exponent));
+  else text = `${mantissa}e${exponent}`;
   return text.replaceAll("-", "−");
+}
+
+function placesOfSum(...values) {
+  const exponents = values.filter((value) => value).map((value) => Number(value.toExponential(2).split("e")[1]));
+  return exponents.length ? Math.max(0, Math.min(2 - Math.min(...exponents), 6 - Math.max(...exponents))) : 0;
 }
 
 function bitsOf(value, wide = lesson.wide) {
@@ -28,8 +36,8 @@ function bitsOf(value, wide = lesson.wide) {
   return [...new Uint8Array(view.buffer)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function put(target, of, value, wide = lesson.wide) {
-  target.textContent = short(value);
+function put(target, of, value, wide = lesson.wide, format = {}) {
+  target.textContent = short(value, format);
   target.dataset.of = of;
   target.dataset.bits = bitsOf(value, wide);
 }

@@ -4,9 +4,9 @@ function tooltips() {
   box.className = "tooltip";
   box.hidden = true;
   document.body.append(box);
-  document.addEventListener("pointerover", (event) => {
+  const show = (event) => {
     const target = event.target.closest("[data-bits]");
-    box.hidden = !target || event.pointerType === "touch";
+    box.hidden = !target;
     if (box.hidden) return;
     const { of, bits } = target.dataset;
     const view = new DataView(new ArrayBuffer(8));
@@ -17,7 +17,11 @@ function tooltips() {
     const place = target.getBoundingClientRect();
     box.style.left = `${Math.max(4, Math.min(place.left, document.documentElement.clientWidth - box.offsetWidth - 4))}px`;
     box.style.top = `${place.bottom + 4}px`;
-  });
+  };
+  // A finger taps a number, or scrolls: then pointercancel follows instead of pointerup.
+  document.addEventListener("pointerover", (event) => event.pointerType !== "touch" && show(event));
+  document.addEventListener("pointerup", (event) => event.pointerType === "touch" && show(event));
+  document.addEventListener("pointercancel", () => (box.hidden = true));
 }
 
 const play = { convolution, scatter, "kernel-gradient": kernelGradient, difference };

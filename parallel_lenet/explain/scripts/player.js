@@ -48,7 +48,7 @@ class Player {
       ...[said].flat().map((part) => {
         if (typeof part === "string" || typeof part === "number") return String(part);
         const number = document.createElement("data");
-        put(number, part.of, part.value, part.wide ?? lesson.wide);
+        put(number, part.of, part.value, part.wide ?? lesson.wide, part);
         return number;
       }),
     );
@@ -76,4 +76,4 @@ class Player {
   }
 }
 
-const number = (of, value, wide) => ({ of, value, wide });
+const number = (of, value, wide, format) => ({ of, value, wide, ...format });
