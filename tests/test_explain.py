@@ -25,6 +25,7 @@ from kits.lesson_numbers import (
 
 from parallel_lenet import Dataset, Sequential, lenet5, load_dataset
 from parallel_lenet.explain import Lesson, explain, page
+from parallel_lenet.explain.numbers import places_of_sum, short
 from parallel_lenet.kernels import naive
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.random import generator
@@ -367,3 +368,43 @@ def test_without_javascript_the_page_is_complete(open_page: Any, file: Path) -> 
     assert "The products add up to" in opened.inner_text("#convolution")
     opened.emulate_media(media="print")
     assert opened.locator("#figure-tree svg").is_visible()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.42, -0.01234, 9.996, 1234.5, 99_999.0, 123_456.0, 0.00099996, -2.7e-5, 1e-30])
+def test_a_number_has_three_digits(value: float) -> None:
+    shown = short(np.float64(value))
+    assert float(shown.replace("−", "-")) == float(f"{value:.2e}") or abs(value) >= 999.5
+    assert len(re.sub(r"^−?0?\.?0*|e.*|\.", "", shown)) >= 3 or value == 0
+
+
+def test_the_browser_writes_numbers_as_python_does(open_page: Any, file: Path) -> None:
+    opened = open_page(file)
+    opened.focus("#play-scatter input")
+    opened.keyboard.press("ArrowLeft")
+    drawn = opened.evaluate(
+        "[...document.querySelectorAll('#figure-convolution text, #figure-scatter text, #figure-kernel-gradient text')]"
+        ".filter(text => text.dataset.bits).map(text => [text.dataset.bits, text.textContent])"
+    )
+    assert len(drawn) > 150
+    assert [text for _, text in drawn] == [short(struct.unpack(">f", bytes.fromhex(bits))[0]) for bits, _ in drawn]
+
+
+def test_a_sum_is_shown_with_digits_that_fit(html: str, lesson: Lesson) -> None:
+    assert places_of_sum(-7.5412, 0.0024, -7.5388) == 5
+    assert places_of_sum(0.0, 0.0) == 0
+    sentence = re.search(r"The products add up to (.*?)</p>", html, re.DOTALL)
+    assert sentence
+    texts = re.findall(r">(−?[\d.]+)</data>", sentence[1])
+    products, bias, output = (float(text.replace("−", "-")) for text in texts)
+    assert abs(products + bias - output) <= 2.1 * 10.0 ** -len(texts[2].partition(".")[2])
+    assert output == pytest.approx(lesson.numbers["conv1"].max(), rel=1e-4)
+
+
+def test_equations_stand_in_one_row_in_a_wide_window(open_page: Any, file: Path) -> None:
+    opened = open_page(file, width=1385)
+    for name in ("convolution", "scatter", "gather", "kernel-gradient"):
+        middles = opened.evaluate(
+            f"[...document.querySelectorAll('#figure-{name} .panels > *')].map(part => {{"
+            " const box = part.getBoundingClientRect(); return (box.top + box.bottom) / 2; })"
+        )
+        assert max(middles) - min(middles) < 2, name

@@ -7,7 +7,7 @@ from parallel_lenet.explain.lesson import Array, Lesson
 from parallel_lenet.explain.parallel import blocks, cut, lost_block
 
 WORKERS = 3
-PITCH = 48.0  # From one image to the next.
+PITCH = 56.0  # From one image to the next.
 
 
 def _pixels(lesson: Lesson, i: int) -> Array:
@@ -21,7 +21,7 @@ def batch(lesson: Lesson) -> Figure:
     shapes: list[Shape] = []
     n = len(lesson.images)
     for i in range(n):
-        x = 4 + i * PITCH
+        x = 9 + i * PITCH
         shapes += [
             Map(x, 4, 38, 38, _pixels(lesson, i), grey=True),
             Rect(x, 4, 38, 38, "frame"),
@@ -29,7 +29,7 @@ def batch(lesson: Lesson) -> Figure:
             Text(x + 19, 108, lesson.numbers("tree0", i), "small"),
         ]
     for k, (start, stop) in enumerate(blocks(lesson)):
-        left, right = 1 + start * PITCH, 1 + (stop - 1) * PITCH + 44
+        left, right = 2 + start * PITCH, stop * PITCH - 2
         shapes += [
             Rect(left, 1, right - left, 62, "block"),
             Text((left + right) / 2, 78, f"worker {k % WORKERS}", "label"),
@@ -52,7 +52,7 @@ def tree(lesson: Lesson) -> Figure:
     levels: list[Array] = []
     while f"tree{len(levels)}" in numbers.arrays:
         levels.append(numbers[f"tree{len(levels)}"])
-    places = [[23 + i * PITCH for i in range(n)]]
+    places = [[28 + i * PITCH for i in range(n)]]
     shapes: list[Shape] = []
     step = 0
     rise = 56.0
@@ -68,7 +68,7 @@ def tree(lesson: Lesson) -> Figure:
                     shapes.append(Line(((child, y - rise + 12), (places[k][i], y - 12)), "line", step=step))
             x = places[k][i]
             shapes += [
-                Rect(x - 23, y - 12, 46, 24, "result" if k == len(levels) - 1 else "node", step=step),
+                Rect(x - 27, y - 12, 54, 24, "result" if k == len(levels) - 1 else "node", step=step),
                 Text(x, y, numbers(f"tree{k}", i), "small", step=step),
             ]
     bottom = 16 + len(levels) * rise
@@ -76,7 +76,7 @@ def tree(lesson: Lesson) -> Figure:
     shapes += [
         Line(((x, bottom - rise + 12), (x, bottom - 12)), "line", arrow=True, step=step + 1),
         Text(x + 12, bottom - rise / 2 - 2, f"÷ {n}", "strong", anchor="start", step=step + 1),
-        Rect(x - 28, bottom - 12, 56, 26, "hit", step=step + 1),
+        Rect(x - 38, bottom - 12, 76, 26, "hit", step=step + 1),
         Text(x, bottom + 1, numbers("batch.mean"), "strong", step=step + 1),
     ]
     return Figure(
@@ -105,7 +105,7 @@ def unequal(lesson: Lesson) -> Figure:
     numbers, n, first = lesson.numbers, len(lesson.images), cut(lesson)
     shapes: list[Shape] = []
     for k, (start, stop) in enumerate(((0, first), (first, n))):
-        left, right = 1 + start * PITCH, 1 + (stop - 1) * PITCH + 44
+        left, right = 2 + start * PITCH, stop * PITCH - 2
         middle = (left + right) / 2
         shapes += [
             Rect(left, 1, right - left, 48, "block"),
@@ -113,7 +113,7 @@ def unequal(lesson: Lesson) -> Figure:
             Text(middle, 84, numbers("shard.means", k), "strong"),
         ]
         for i in range(start, stop):
-            x = 4 + i * PITCH
+            x = 9 + i * PITCH
             shapes += [Map(x, 6, 38, 38, _pixels(lesson, i), grey=True), Rect(x, 6, 38, 38, "frame")]
     answers: list[Shape] = [
         Text(90, 10, "mean of the two means", "label"),
