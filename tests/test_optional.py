@@ -42,7 +42,12 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("fast", "numba", "ImportError: Numba needs NumPy 2.3 or less. Got NumPy 2.4", "'numba>=0.61'"),
         ("cli", "rich", "AttributeError: no attribute", "'rich>=13.7'"),
         ("data", "pooch", "SystemError: initialization failed", "'pooch>=1.8' 'requests>=2.31'"),
-        ("report", "matplotlib", "RuntimeError: built for another NumPy", "'matplotlib>=3.8'"),
+        (
+            "report",
+            "matplotlib",
+            "RuntimeError: built for another NumPy",
+            "'jinja2>=3.1' 'markupsafe>=2.1' 'matplotlib>=3.8'",
+        ),
         (
             "dask",
             "distributed",

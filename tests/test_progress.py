@@ -262,7 +262,7 @@ def test_it_begins_where_an_unfinished_epoch_stopped_and_wrong_arguments_draw_no
     with Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=50) as coordinator:
         next(coordinator.iterate(digits))
         with contextlib.redirect_stderr(terminal):
-            with pytest.raises(ValueError, match="validation must be data"):
+            with pytest.raises(ValueError, match="validation must be a fraction"):
                 coordinator.fit(digits, 1, 3.0, progress=True)
             with pytest.raises(DatasetError, match="is unfinished"):
                 coordinator.fit(Dataset(digits.inputs[1:], digits.targets[1:]), 1, progress=True)
