@@ -155,7 +155,7 @@ def read(folder: Path) -> Steps | None:
     names = header.split(",")
     if names != _header(len(names) - len(COLUMNS)).split(","):
         raise RunError(f"{path}: is damaged, or was not written by a training run: it begins with {quoted(header)}")
-    place = names.index("parameters")
+    step, place = names.index("step"), names.index("parameters")
     rows, digests = [], []
     for line in lines:
         cells = line.split(",")
@@ -164,7 +164,7 @@ def read(folder: Path) -> Steps | None:
             if not re.fullmatch(r"[0-9a-f]*", digest):
                 raise ValueError
             row = [float(cell) for i, cell in enumerate(cells) if i != place]
-            if not row[names.index("step")].is_integer() or not 0 <= row[names.index("step")] < 2**53:
+            if not row[step].is_integer() or not 0 <= row[step] < 2**53:
                 raise ValueError
             rows.append(row)
         except ValueError:

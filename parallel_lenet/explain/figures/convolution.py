@@ -89,11 +89,8 @@ def channels(lesson: Lesson) -> Figure | None:
             Rect(30, top, 48, 48, "frame"),
             Text(47, top + 66, numbers("channel.sums", channel, places=places), "strong"),
         ]
-        parts += (
-            ["+", Panel(94, top + 76, shapes, f"channel {channel}")]
-            if parts
-            else [Panel(94, top + 76, shapes, f"channel {channel}")]
-        )
+        panel = Panel(94, top + 76, shapes, f"channel {channel}")
+        parts += ["+", panel] if parts else [panel]
     if len(step.x) > PARTS_SHOWN:
         parts += ["+", Panel(60, 40, [Text(30, 20, f"{len(step.x) - PARTS_SHOWN} more", "label")])]
     answer: list[Shape] = [
