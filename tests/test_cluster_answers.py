@@ -11,6 +11,7 @@ import pytest
 from kits.engine_contract import FEW, Opened, at, one_each
 from kits.models import Scripted
 
+import parallel_lenet
 from parallel_lenet import Metrics, WorkerError
 from parallel_lenet.engines.cluster import engine as cluster_engine
 from parallel_lenet.engines.cluster import versions as cluster_versions
@@ -150,6 +151,10 @@ def test_other_source_with_the_same_version_is_another_version_but_line_ends_of_
         versions.cache_clear()
         assert (versions() == before) == same
         file.unlink() if kept is None else file.write_bytes(kept)
+
+
+def test_the_hash_is_that_of_the_whole_package() -> None:
+    assert Path(parallel_lenet.__file__).parent == cluster_versions.PACKAGE
 
 
 def test_the_engine_ends_with_the_error_and_takes_nothing_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

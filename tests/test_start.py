@@ -15,10 +15,11 @@ from kits.models import Array, Scripted
 from kits.processes import children
 from kits.programs import Run, environment
 
+import parallel_lenet
 from parallel_lenet import WorkerError
 from parallel_lenet.engines.processes import worker_process
 from parallel_lenet.engines.processes.engine import ProcessesEngine
-from parallel_lenet.engines.processes.start import GUARD
+from parallel_lenet.engines.processes.start import GUARD, worker_path
 from parallel_lenet.engines.processes.worker_main import COORDINATORS
 from parallel_lenet.metrics import Metrics
 
@@ -265,3 +266,11 @@ def test_workers_hash_alike_have_a_group_of_their_own_and_hand_down_no_descripto
         found = {(metrics.loss_sum, metrics.correct) for metrics in opened.metrics(at(0), one_each(FEW))}
     assert len(found) == 1
     assert found.pop()[1] == 1
+
+
+def test_a_worker_finds_this_package_but_not_its_modules_by_their_bare_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(parallel_lenet.__file__).parent
+    monkeypatch.setattr(sys, "path", [])
+    folders = [Path(folder) for folder in worker_path()]
+    assert package.parent in folders
+    assert package not in folders  # Else `import random` may find parallel_lenet/random.py.

@@ -101,14 +101,17 @@ def _flags() -> list[str]:
     ]
 
 
+def worker_path() -> list[str]:
+    """``sys.path`` for a worker: the program's, and the folders of this package and of NumPy in case it lacks them."""
+    return [*import_path(), str(Path(__file__).parents[3]), str(Path(np.__file__).parents[1])]
+
+
 def start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
     """A worker's process, which gets this end of the socket and these blocks of memory."""
     # On Linux the first thread has the process's number: see `child` for what it is to the worker.
     numbers = (theirs.fileno(), os.getpid(), threading.get_native_id())
-    # What the worker itself imports is found even if it has left our path.
-    path = [*import_path(), str(Path(__file__).parents[2]), str(Path(np.__file__).parents[1])]
     # -P: not the working directory, which may hold anything.
-    command = [interpreter(), "-P", *_flags(), "-c", _PROGRAM, *map(str, numbers), *path]
+    command = [interpreter(), "-P", *_flags(), "-c", _PROGRAM, *map(str, numbers), *worker_path()]
     error = _standard_error()
     if sys.platform == "win32":
         process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE, stdout=error, stderr=error)
