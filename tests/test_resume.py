@@ -149,7 +149,7 @@ def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
         (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has finished, got 2"),
         (["half", "--data-dir", "others"], 1, "205 training and 64 test images with the SHA-256"),
         (["half", "--chaos", "kill:every=0"], 2, "--chaos kill:every=0: kill:every must be at least 1, got 0"),
-        (["half", "--chaos", "burn"], 2, "'burn' is none of kill:every=N, stop:every=N and seed=S"),
+        (["half", "--chaos", "burn"], 2, "'burn' is not one of kill:every=N, stop:every=N and seed=N"),
         (["missing"], 2, "--resume missing does not exist: name a run's folder"),
         (
             ["half", "--dataset", "mnist-5k"],

@@ -102,11 +102,11 @@ def test_an_earlier_checkpoint_that_is_taken_is_not_pushed_out(tmp_path: Path) -
     for number in range(2):
         folder.save(c, {"number": number})
     (tmp_path / LAST).write_bytes(b"damaged")
-    folder.take(tmp_path / PREVIOUS)
+    folder.make_last(tmp_path / PREVIOUS)
     folder.save(c, {"number": 2})
     assert [archive.load(tmp_path / name)[1]["user"]["number"] for name in (LAST, PREVIOUS)] == [2, 0]
-    folder.take(tmp_path / PREVIOUS)
-    folder.take(tmp_path / PREVIOUS)  # Both are one file now.
+    folder.make_last(tmp_path / PREVIOUS)
+    folder.make_last(tmp_path / PREVIOUS)  # Both are one file now.
     assert sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]
 
 

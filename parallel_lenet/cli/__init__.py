@@ -34,18 +34,19 @@ from parallel_lenet.optional import ExtraError
 BROKEN_PIPE = 141
 EXIT_CODES = (
     "exit codes: 0 done; 1 something failed; 2 a mistake in the call, such as the name of a file or folder that does "
-    "not exist; 124 --max-time ended the run, which can be "
-    "continued; 128 + n signal n ended the program (130 Ctrl-C, 143 SIGTERM); 141 the reader of the output closed it"
+    "not exist; {timeout}128 + n signal n ended the program (130 Ctrl-C, 143 SIGTERM); 141 the reader of the output "
+    "closed it"
 )
+TIMEOUT_CODE = "124 --max-time ended the run, which can be continued; "  # Of train alone.
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence, not the whole usage."""
+        """Raises UsageError: one sentence in place of argparse's usage text."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
-        """Say that these arguments are not known, and which option the first may be."""
+        """Raises UsageError for arguments that are not known, with the option that the first one may stand for."""
         names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         first = words[0].partition("=")[0]
         meant = _meant(first.lstrip("-"), names) if first.startswith("-") else None
@@ -60,14 +61,23 @@ def _meant(word: str, names: Sequence[str]) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="parallel-lenet", description=parallel_lenet.__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = _Parser(
+        prog="parallel-lenet",
+        description=parallel_lenet.__doc__,
+        epilog=EXIT_CODES.format(timeout=TIMEOUT_CODE),
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"parallel-lenet {parallel_lenet.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (train, evaluate, predict, explain, report, runs, compare, gradcheck, verify):
         name = command.__name__.rpartition(".")[2]
         assert command.__doc__ is not None
         sub = commands.add_parser(
-            name, description=command.__doc__, help=command.HELP, epilog=EXIT_CODES, allow_abbrev=False
+            name,
+            description=command.__doc__,
+            help=command.HELP,
+            epilog=EXIT_CODES.format(timeout=TIMEOUT_CODE if command is train else ""),
+            allow_abbrev=False,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, parser=sub)
@@ -77,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default that of this process) and return its exit code.
 
-    May be called repeatedly, and in a thread: signal handlers, warning filters and locks are as before when it returns.
+    It may be called repeatedly, and in a thread. Afterwards signal handlers, warning filters and locks are as before.
     """
     open_standard_descriptors()
     try:
@@ -88,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         drop_unread_output()
         code = BROKEN_PIPE
-    if Ray.hung:  # Everything is closed but for Ray, which would crash the interpreter at its end.
+    if Ray.hung:  # Everything else is closed; Ray would crash the interpreter at its end.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()

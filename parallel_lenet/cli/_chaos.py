@@ -9,9 +9,12 @@ from contextlib import suppress
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 
-HELP = "kill:every=N kills a random worker every N steps, stop:every=N stops one for a second; both, and seed=S: a,b,c"
-PAUSE = 1.0  # Seconds that a stopped worker stays so.
-SPREAD = 0.01  # Seconds within which a fault strikes after its step: anywhere in the next one or two.
+HELP = (
+    "faults that the run survives: kill:every=N kills a random worker every N steps, stop:every=N stops one for a "
+    "second, seed=N chooses others; several are joined with commas"
+)
+PAUSE = 1.0  # Seconds for which a stopped worker stays stopped.
+SPREAD = 0.01  # A fault strikes within this many seconds after its step, so anywhere in the next one or two steps.
 
 
 class Chaos:
@@ -23,7 +26,7 @@ class Chaos:
         for item in [] if plan is None else plan.split(","):
             name, _, value = item.strip().partition("=")
             if name not in ("kill:every", "stop:every", "seed") or not value.isdecimal():
-                raise UsageError(f"--chaos {plan}: {item!r} is none of kill:every=N, stop:every=N and seed=S")
+                raise UsageError(f"--chaos {plan}: {item!r} is not one of kill:every=N, stop:every=N and seed=N")
             if name == "seed":
                 seed = int(value)
             elif int(value) == 0:
@@ -40,7 +43,7 @@ class Chaos:
         self._timers: list[threading.Timer] = []
 
     def after(self, coordinator: Coordinator) -> None:
-        """To be called after each step: plan the faults that are due."""
+        """Plan the faults that are due after a step; call it after each one."""
         self._steps += 1
         for fault, every in self._every.items():
             if self._steps % every == 0 and (pids := sorted(coordinator.worker_pids())):
@@ -54,7 +57,7 @@ class Chaos:
 
     def _strike(self, fault: str, pid: int, coordinator: Coordinator) -> None:
         if fault != "continue" and pid not in coordinator.worker_pids():
-            return  # It has ended meanwhile, and its number may be another process's.
+            return  # The worker has ended, and its number may belong to another process by now.
         with suppress(ProcessLookupError):
             if fault == "kill":
                 os.kill(pid, signal.SIGKILL)

@@ -18,9 +18,10 @@ RUNS = "runs"
 
 
 def find(named: str | None, console: Console) -> str:
-    """The checkpoint's file: as it is named, the last one of a run's folder, or without a name that of the newest run.
+    """The checkpoint's file: the file itself, or the last checkpoint of the folder that is named.
 
-    A note says which run is the newest. Raises UsageError if there is none.
+    Without a name it is the last checkpoint of the newest run, and a note says which run that is. Raises UsageError if
+    there is no run.
     """
     if named is None:
         found = [file for file in Path(RUNS).glob(f"*/{LAST}") if file.is_file()]
@@ -38,7 +39,7 @@ def find(named: str | None, console: Console) -> str:
 
 
 def require(file: str) -> None:
-    """UsageError unless the file exists and is not a folder."""
+    """Raises UsageError unless the file exists and is not a folder."""
     if os.path.isdir(file):
         raise UsageError(f"{file} is a folder: name a checkpoint, such as {os.path.join(file, LAST)}")
     if not os.path.exists(file):
@@ -48,7 +49,11 @@ def require(file: str) -> None:
 def images_of(
     file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
 ) -> tuple[str | None, str | None]:  # fmt: skip
-    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says, which is shown."""
+    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says.
+
+    A note names the folder if the checkpoint does. Raises CheckpointError if the checkpoint holds something else than
+    names.
+    """
     if "dataset" in asked or "data_dir" in asked:
         return asked.get("dataset"), asked.get("data_dir")
     dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")

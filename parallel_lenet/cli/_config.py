@@ -23,7 +23,7 @@ def encode(text: str) -> bytes:
 
 
 def _from_pipe(path: Path) -> bytes:
-    """What comes out of a pipe, up to one byte too many; TimeoutError if no data arrives."""
+    """The content of a pipe, at most `LARGEST` bytes and one more. Raises TimeoutError if no data arrives."""
     content = b""
     # Opened without waiting for a writer: there may never be one.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
@@ -38,7 +38,7 @@ def _from_pipe(path: Path) -> bytes:
 
 
 def read(file: str) -> dict[str, Any]:
-    """The options in a TOML file, which is read once and may be a pipe; UsageError for what flags would not allow."""
+    """The options in a TOML file, which may be a pipe. Raises UsageError for values that flags would not allow."""
     path = Path(file)
     try:
         if path.is_fifo():

@@ -1,6 +1,7 @@
 """Output: notes, a progress bar and tables, drawn by rich if it is installed and works, else as plain text.
 
-The standard streams may be anything: missing (a daemon, pythonw), closed, of another encoding, a terminal that is gone.
+A standard stream may be missing (in a daemon, or under pythonw), closed, in another encoding, or a terminal that is
+gone.
 """
 
 import errno
@@ -32,7 +33,10 @@ def open_standard_descriptors() -> None:
 
 
 def write(stream: TextIO | None, text: str) -> None:
-    """Print a line, with escapes for what can't be encoded; nowhere if there is no stream or its terminal is gone."""
+    """Print a line, with escapes for characters that can't be encoded.
+
+    Without a stream, or if its terminal is gone, nothing is printed. Raises OSError if a result can't be written.
+    """
     if stream is None or getattr(stream, "closed", False):
         return
     try:
@@ -49,7 +53,7 @@ def write(stream: TextIO | None, text: str) -> None:
 
 
 def drop_unread_output() -> None:
-    """After a BrokenPipeError: send what the streams still hold nowhere, or Python would complain at its exit."""
+    """After a BrokenPipeError, discard what the streams still hold: Python would report it at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -64,7 +68,7 @@ def drop_unread_output() -> None:
 
 
 def to_json(value: object) -> str:
-    """One line of JSON; NaN and the infinities, for which JSON has no words, become null."""
+    """One line of JSON; NaN and the infinities, which JSON does not have, become null."""
     return json.dumps(_finite(value), allow_nan=False)
 
 
@@ -79,7 +83,11 @@ def _finite(value: object) -> object:
 
 
 class Console:
-    """``json``: standard output belongs to one JSON object, all else goes to standard error. ``quiet``: less of it."""
+    """The output of a command.
+
+    With ``json`` standard output gets one JSON object and everything else goes to standard error. With ``quiet`` there
+    are no notes, no intermediate results and no bars.
+    """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -103,15 +111,15 @@ class Console:
             write(self._out, text)
 
     def result(self, value: Mapping[str, Any]) -> None:
-        """The one JSON object, on standard output."""
+        """Print the one JSON object on standard output."""
         write(sys.stdout, to_json(value))
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Show each warning when it comes, as often as it comes, and each log record.
+        """Show each warning as a note, as often as it is raised, and each log record of the library.
 
-        In the main thread only: the filters of warnings belong to the whole process, and another thread could not give
-        them back reliably.
+        In the main thread only: the filters of warnings belong to the whole process, so another thread could not
+        restore them reliably.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -136,7 +144,7 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Update]:
-        """A bar on standard error while it lasts, if that is a terminal: a log file gets none."""
+        """A progress bar on standard error within the block, if that is a terminal."""
         if self.quiet or not is_terminal(sys.stderr) or not self._rich("progress", "console"):
             yield lambda done, text, title=None: None
             return
@@ -145,16 +153,16 @@ class Console:
 
     @property
     def width(self) -> int | None:
-        """Columns of the terminal that results go to; None for a file or a pipe, which have room for any."""
+        """Columns of the terminal that results go to; None for a file or a pipe, which have no limit."""
         return shutil.get_terminal_size().columns if is_terminal(self._out) else None
 
     def restore(self) -> None:
-        """Give a terminal its cursor back, which a bar hides, if the bar can't end."""
+        """Show the terminal's cursor again. A bar hides it, and a program that ends at once does not end the bar."""
         if "rich" in sys.modules and is_terminal(sys.stderr):
             sys.stderr.write("\x1b[?25h\n")
 
     def table(self, title: str, header: Row, rows: Sequence[Row], texts: int = 1) -> None:
-        """A table of results; numbers, which are all columns after the first ``texts``, to the right."""
+        """Print a table of results. The columns after the first ``texts`` hold numbers, which are aligned right."""
         draws_boxes = (getattr(self._out, "encoding", None) or "").lower().startswith("utf")
         rich = self._rich("table", "console") if draws_boxes else []
         if rich:
@@ -165,7 +173,7 @@ class Console:
             for row in rows:
                 table.add_row(*row)
             drawn = io.StringIO()
-            # A file has no edge to fold at. No markup: a path may hold brackets.
+            # A file has no width to fold at. Markup is off because a path may hold brackets.
             width = self.width or 1000
             console.Console(file=drawn, width=width, markup=False, emoji=False, highlight=False).print(table)
             text = drawn.getvalue().rstrip("\n")
@@ -174,7 +182,7 @@ class Console:
         write(self._out, f"{title}\n{text}")
 
     def _rich(self, *modules: str) -> list[Any]:
-        """Some of rich's modules, imported when something is to be drawn; none if it is missing or does not work."""
+        """Some of rich's modules, imported lazily; an empty list if rich is missing or does not work."""
         try:
             return [optional.load("cli", "rich", "output with colours and bars", f"rich.{name}") for name in modules]
         except optional.ExtraError as error:
@@ -185,7 +193,7 @@ class Console:
 
 
 def printable(text: str) -> str:
-    """Text from a file, without the characters that a terminal would obey."""
+    """Text from a file, with escapes in place of the characters that control a terminal."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

@@ -8,7 +8,10 @@ from parallel_lenet.cores import WorkerCount
 
 
 def arguments(engine: str, address: str | None, workers: WorkerCount) -> tuple[dict[str, Any], str]:
-    """The arguments, and how the number of workers came about; UsageError for options that don't go together."""
+    """The arguments, and in words where the number of workers comes from.
+
+    Raises UsageError if an address is given to an engine of this machine.
+    """
     if address is not None and engine in ("processes", "serial"):
         raise UsageError(f"--cluster-address {address} goes with --engine dask or ray, not with {engine}")
     whole_cluster = address is not None and workers.all
@@ -22,7 +25,7 @@ def arguments(engine: str, address: str | None, workers: WorkerCount) -> tuple[d
 
 
 def say_unused(given: dict[str, Any], engine: str, console: Console) -> None:
-    """A note if flags were given that are about workers, and there are none."""
+    """Note the given flags about workers that have no effect because the engine has no worker processes."""
     unused = [f"--{dashed(name)} {given[name]}" for name in ("workers", "step_timeout", "max_tries") if name in given]
     if engine == "serial" and unused and unused != ["--workers 1"]:
         verb = "has" if len(unused) == 1 else "have"

@@ -1,9 +1,9 @@
-"""Signals and time limits while a command runs: the current step is finished or dropped, and nothing is left behind.
+"""Signals and time limits while a command runs: the current step is finished or dropped, and nothing remains.
 
 Terminals, batch systems and service managers end programs with more signals than SIGINT and SIGTERM: all in `ENDING`
-are treated alike. The first one only leaves a mark, which the training loop looks at after each step: an exception at
-any moment could be raised where it is swallowed, or while a process is being started. If the loop has not looked for
-half a second (a slow kernel, a download), an alarm raises `Interrupted`, repeatedly until it is handled. The end of
+are treated alike. The first one only sets an attribute, which the training loop checks after each step. An exception
+raised at any moment could be swallowed, or come while a process is being started. If the loop has not checked for half
+a second (a slow kernel, a download), an alarm raises `Interrupted`, repeatedly until it is handled. The end of
 ``--max-time`` works the same way. Python allows signal handlers in the main thread only: in others, nothing is done.
 """
 
@@ -19,12 +19,12 @@ from typing import Any, Self
 
 from parallel_lenet.cli._console import write
 
-PATIENCE = 0.5  # Seconds: many steps of the fast kernels; and four times this is still what people call at once.
+PATIENCE = 0.5  # Seconds: many steps of the fast kernels, and even four times this is a short wait for a person.
 ECHO = 0.05  # Seconds within which the same signal counts once: timeout(1) and other wrappers send it twice.
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGBREAK")
 ENDING = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
-# Those that a person sends to end the program at once; batch systems may repeat the others.
+# The signals that end the program at once if they come a second time. Batch systems may repeat the others.
 _AT_ONCE = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -35,24 +35,24 @@ class Interrupted(BaseException):
 
 
 class Ended(BaseException):
-    """A signal asked a command that has nothing to save to end; ``number`` is the signal's."""
+    """A signal ended a command that has nothing to save; ``number`` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def _take(handlers: dict[int, Handler]) -> dict[int, Any]:
-    """Install the handlers, except for signals that this program was started to ignore; returns those before."""
+def _install(handlers: dict[int, Handler]) -> dict[int, Any]:
+    """Install the handlers and return the previous ones. Signals that were ignored at the program's start stay so."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # Ignored: nohup, or a shell's background job.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # Ignored under nohup or in the background.
                 before[number] = signal.signal(number, handler)
     return before
 
 
-def _give_back(before: dict[int, Any]) -> None:
+def _restore(before: dict[int, Any]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -64,37 +64,40 @@ def ending_signals_raise() -> Iterator[None]:
     def raise_ended(number: int, frame: FrameType | None) -> None:
         raise Ended(number)
 
-    before = _take({number: raise_ended for number in ENDING if number != signal.SIGINT})
+    before = _install({number: raise_ended for number in ENDING if number != signal.SIGINT})
     try:
         yield
     finally:
-        _give_back(before)
+        _restore(before)
 
 
 class Interrupts:
-    """Takes the signals while the ``with`` block lasts; ``at_once`` is called before a second one ends the program."""
+    """Handles the signals of `ENDING` within the ``with`` block.
+
+    ``at_once`` is called before a second signal ends the program at once.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """The signal that came."""
+        """The first signal that came, or None."""
         self.timed_out = False
         """Whether the deadline has passed."""
         self.at_once: Callable[[], None] = lambda: None
-        self._came = 0.0
+        self._signal_time = 0.0
         self._deadline: float | None = None
         self._alarms = False
         self._delayed = False
-        self._over = False
+        self._ending = False
         self._before: dict[int, Any] = {}
         self._timer_before = (0.0, 0.0)
 
     def __enter__(self) -> Self:
-        """Take the signals, except for those that this program was started to ignore."""
-        self._before = _take(dict.fromkeys(ENDING, self._signalled))
+        """Install the handlers, except for signals that this program was started to ignore."""
+        self._before = _install(dict.fromkeys(ENDING, self._signalled))
         if hasattr(signal, "setitimer"):
-            taken = _take({signal.SIGALRM: self._alarm})
-            self._alarms = bool(taken)
-            self._before |= taken
+            replaced = _install({signal.SIGALRM: self._alarm})
+            self._alarms = bool(replaced)
+            self._before |= replaced
         if self._alarms:
             self._timer_before = signal.setitimer(signal.ITIMER_REAL, 0)
         return self
@@ -102,39 +105,41 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give back the signals and the timer."""
+        """Restore the previous handlers and the timer."""
         self.stop_raising()
-        _give_back(self._before)
+        _restore(self._before)
         if self._alarms and self._timer_before[0]:
             signal.setitimer(signal.ITIMER_REAL, *self._timer_before)
 
     def limit(self, deadline: float) -> None:
-        """From ``deadline`` on, by `time.monotonic`, act as if a signal had come."""
+        """After ``deadline``, in seconds of `time.monotonic`, act as if a signal had come."""
         self._deadline = deadline
         if self.number is None:
             self._set_timer(max(deadline - time.monotonic(), 0.001))
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come or the deadline has passed."""
+        """Raises Interrupted if a signal has come or the deadline has passed."""
         if self._deadline is not None and time.monotonic() >= self._deadline and self.number is None:
             self.timed_out = True
         if self.number is not None or self.timed_out:
-            self.stop_raising()  # Or the alarm might come once more, while this is being caught.
+            self.stop_raising()  # Otherwise the alarm might come again while this is being caught.
             raise Interrupted
 
     def stop_raising(self) -> None:
-        """From now on nothing is raised: the program is ending."""
-        self._delayed = self._over = True
+        """Raise nothing more: the program is ending."""
+        self._delayed = True
+        self._ending = True
         self._set_timer(0)
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
-        """Nothing is raised within the block, which is to be short: a file is being written."""
-        before, self._delayed = self._delayed, True
+        """Raise nothing within the block, which writes a file and has to be short."""
+        before = self._delayed
+        self._delayed = True
         try:
             yield
         finally:
-            self._delayed = before or self._over
+            self._delayed = before or self._ending
 
     def _set_timer(self, seconds: float) -> None:
         if self._alarms:
@@ -143,12 +148,13 @@ class Interrupts:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.number is not None:
-            echo = number == self.number and now - self._came < ECHO
+            echo = number == self.number and now - self._signal_time < ECHO
             if not echo and signal.Signals(number).name in _AT_ONCE:
-                self._leave(number)
+                self._exit_at_once(number)
             return
-        self.number, self._came = number, now
-        if self._over:  # No alarm: it might come when it is no longer caught.
+        self.number = number
+        self._signal_time = now
+        if self._ending:  # No alarm: it might come when it is no longer caught.
             return
         if self._alarms:
             self._set_timer(PATIENCE)
@@ -158,13 +164,13 @@ class Interrupts:
     def _alarm(self, number: int, frame: FrameType | None) -> None:
         if self.number is None and not self.timed_out:
             if self._deadline is None or time.monotonic() < self._deadline - ECHO:
-                self._signalled(number, frame)  # An alarm from elsewhere, which would end any other program.
+                self._signalled(number, frame)  # An alarm from outside, which ends a program by default.
             else:
                 self.timed_out = True
         elif not self._delayed:
             raise Interrupted
 
-    def _leave(self, number: int) -> None:
+    def _exit_at_once(self, number: int) -> None:
         try:
             self.at_once()
             write(sys.stderr, "parallel-lenet: ended at once")

@@ -22,10 +22,10 @@ Recipe = dict[str, int | float | list[int] | None]
 
 
 def describe(train: Dataset) -> Recipe:
-    """What `build` needs for these images: size, channels, classes, their unit, and how to normalise them.
+    """The arguments of `build` for these images: size, channels, classes, unit, mean and deviation.
 
-    The same numbers on every machine: sums of whole-number pixels are exact, others are added in a fixed order. Takes
-    less than half of the images' bytes.
+    They are the same on every machine: sums of whole-number pixels are exact, others are added in a fixed order. The
+    computation needs less than half as much memory as the images.
     """
     images = train.inputs
     unit = pixels.recognise(images)
@@ -38,7 +38,7 @@ def describe(train: Dataset) -> Recipe:
         "classes": max(2, train.classes),
         "image_size": list(images.shape[-2:]),
         "mean": (mean - black) / span,
-        # A set of blank images has no deviation to divide by.
+        # Blank images have a deviation of 0, which can't be a divisor.
         "std": (math.sqrt(max(variance, shade * shade)) or 1.0) / span,
         "pixel_min": unit.black,
         "pixel_max": unit.white,
@@ -62,23 +62,22 @@ def _moments(images: Array) -> tuple[float, float]:
 
 
 def build(recipe: Recipe, kernel: str) -> Sequential:
-    """The network of a new run."""
     return lenet5(kernel=kernel, **dict(recipe, image_size=tuple(recipe["image_size"])))  # type: ignore[arg-type]
 
 
 def check(model: Sequential, data: Dataset) -> None:
-    """DatasetError if the network can't take these images or labels."""
+    """Raises DatasetError if the network can't take these images or labels."""
     try:
         model.check(data.inputs, data.targets)
     except ValueError as error:
         sentence = str(error)
-        if "lenet5(" in sentence:  # A remedy that only programs have.
+        if "lenet5(" in sentence:  # A remedy for programs, not for the command line.
             sentence = f"{re.split('[:;] ', sentence)[0]}: name images that fit it with --dataset or --data-dir"
         raise DatasetError(f"{data.name}: {sentence}") from None
 
 
 def say_unit(model: Sequential, train: Dataset, console: Console) -> None:
-    """A note if the pixels are not the usual 0 to 255."""
+    """Note the unit of the pixels, unless it is the usual 0 to 255."""
     unit = model.images.unit
     if unit != pixels.Unit():
         low, high = pixels.extremes(train.inputs)
@@ -89,12 +88,12 @@ def say_unit(model: Sequential, train: Dataset, console: Console) -> None:
 
 
 def compile_first(coordinator: Coordinator, data: Dataset, console: Console) -> None:
-    """Compile before any clock runs, and say how long it took; the compiler keeps its work for the next process."""
+    """Compile before any time is measured, and note how long that took. The code is kept for the next process."""
     if getattr(coordinator.model, "kernel", None) == "compiled":
         from parallel_lenet.kernels import compiled  # Imported lazily: an extra.
 
         if not all(compiled.is_compiled(size) for size in coordinator.call_sizes):
             console.note("compiling the kernels for this machine, once ...")
-            begun = time.perf_counter()
+            start = time.perf_counter()
             coordinator.warm_up(data)
-            console.note(f"compiled the kernels for this machine, once: {time.perf_counter() - begun:.0f} s")
+            console.note(f"compiled the kernels for this machine, once: {time.perf_counter() - start:.0f} s")

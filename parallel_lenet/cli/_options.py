@@ -16,22 +16,34 @@ from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
-ENGINES = ("processes", "serial", "dask", "ray", "loky")
 ON_NAN = ("stop", "skip")
 LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
 MOST = 10**12  # The largest count: products of larger ones would overflow.
 DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
-# Where code runs, which machines it talks to and where it writes: only the command line says it, never a file.
+# Where code runs, which machines it talks to and where it writes: the command line decides it, never a file.
 NOT_WRITTEN = ("engine", "cluster_address", "out")
-BELIEVED = 4  # Workers per usable core that a configuration file may ask for.
+MOST_WORKERS_PER_CORE = 4  # That a configuration file may ask for.
 
 
 class UsageError(ValueError):
     """A mistake in the call: one sentence that names the value and what is allowed."""
 
 
+class _Engines(tuple[str, ...]):
+    """The engines that help and errors list. ``loky`` is accepted too: it is a cluster that starts fast, for tests."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name == "loky"
+
+
+ENGINES = _Engines(("processes", "serial", "dask", "ray"))
+
+
 def seconds(text: str) -> float:
-    """A duration: seconds (90, 1.5), 90s, 90m, 2h, 1d, 1h30m, or MM:SS, HH:MM:SS and D-HH:MM:SS as in batch systems."""
+    """A duration: seconds (90, 1.5), 90s, 90m, 2h, 1d, 1h30m, or MM:SS, HH:MM:SS and D-HH:MM:SS as in batch systems.
+
+    Raises ArgumentTypeError unless it is a positive duration.
+    """
     units = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text)
     clock = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(?=[0-5]\d:))?(\d+):([0-5]\d)", text)
     try:
@@ -72,7 +84,7 @@ def _option(
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything that decides a training run; None if it follows from the others."""
+    """The options of training. One that is None follows from the others."""
 
     dataset: str = _option(
         str, "mnist-5k", "the images to use; all but mnist-5k are downloaded on first use", choices=NAMES
@@ -143,12 +155,13 @@ class TrainOptions:
         metavar="X",
     )
     max_steps: int | None = _option(
-        int, None, "stop after this many steps in all; the schedule stays that of --epochs", least=1
+        int, None, "end the run after this many steps in all; the schedule stays that of --epochs", least=1
     )
     max_time: float | None = _option(
         float,
         None,
-        "stop in time with a checkpoint: seconds, or 90m, 2h, MM:SS, HH:MM:SS, D-HH:MM:SS; exit code 124",
+        "save a checkpoint and end before this much time has passed, with exit code 124: seconds, or 90m, 2h, MM:SS, "
+        "HH:MM:SS, D-HH:MM:SS",
         parse=seconds,
         metavar="TIME",
     )
@@ -161,11 +174,11 @@ class TrainOptions:
         f"seconds without a response before a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
         metavar="SECONDS",
     )
-    max_tries: int = _option(int, 3, "workers that may be lost over one task before the run fails", least=1)
+    max_tries: int = _option(int, 3, "workers that may be lost over one block before the run fails", least=1)
     out: str | None = _option(str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
-        """A configuration file that gives the same result again, in a folder of its own, computed on this machine."""
+        """A configuration file that gives the same result. It leaves out `NOT_WRITTEN`: where to run and to write."""
         left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
         lines = (f"{dashed(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None)
@@ -176,20 +189,20 @@ OPTIONS: dict[str, Field[Any]] = {option.name: option for option in fields(Train
 
 
 def dashed(name: str) -> str:
-    """An option's name as flags and files have it."""
+    """An option's name with dashes, as in flags and files."""
     return name.replace("_", "-")
 
 
 def as_usage(error: ValueError) -> UsageError:
     """The library's error about a value, as one about the option that gave the value."""
     if isinstance(error, InvalidValue) and error.name in OPTIONS:
-        # An option that is left out stands for None.
+        # Without "or None": on the command line an option is None if it is left out.
         return UsageError(str(InvalidValue(f"--{dashed(error.name)}", error.allowed, error.value)))
     return UsageError(str(error))
 
 
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
-    """A flag for each option, or for those named."""
+    """Add a flag for each option, or for those named in ``only``."""
     for option in OPTIONS.values():
         if only is None or option.name in only:
             default = "" if option.default is None or only else f" (default: {option.default})"
@@ -204,7 +217,7 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given on the command line; UsageError if two of them name the images."""
+    """The options that were given on the command line. Raises UsageError if two of them name the images."""
     given = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
     if "dataset" in given and "data_dir" in given:
         raise UsageError(
@@ -214,7 +227,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stored(name: str, value: Any, where: str) -> Any:
-    """A value as runs record it: data folders by their absolute path; UsageError if no file can have that name."""
+    """A value as runs record it: data folders by their absolute path. Raises UsageError if a path can't be a path."""
     if name in ("data_dir", "out") and value is not None:
         if "\0" in value or not _encodable(value):
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
@@ -232,7 +245,7 @@ def _encodable(text: str) -> bool:
 
 
 def check(options: TrainOptions) -> None:
-    """UsageError if a number is out of its range. The library checks the numbers that only it uses."""
+    """Raises UsageError if a number is out of its range. The library checks the numbers that only it uses."""
     try:
         for name, option in OPTIONS.items():
             value, least = getattr(options, name), option.metadata["least"]
@@ -247,7 +260,7 @@ def check(options: TrainOptions) -> None:
 
 
 def is_of_kind(value: Any, option: Field[Any]) -> bool:
-    """Whether an option can have this value; for values that a file gives back."""
+    """Whether an option can have this value, which was read from a checkpoint."""
     if value is None:
         return option.default is None
     choices = option.metadata["choices"]
@@ -255,19 +268,25 @@ def is_of_kind(value: Any, option: Field[Any]) -> bool:
 
 
 def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount:
-    """How many workers to use and why: flag, then environment, then file, then all cores; UsageError for 0."""
+    """The number of workers and its origin: flag, then environment, then file, then all cores.
+
+    Raises UsageError if the number is 0.
+    """
+    asked = -1
+    origin = "the default"
     if flag is not None:
-        asked, origin = flag, "--workers"
+        asked = flag
+        origin = "--workers"
     elif os.environ.get(WORKERS_VARIABLE):
+        origin = WORKERS_VARIABLE
         try:
-            asked, origin = default_workers(), WORKERS_VARIABLE
+            asked = default_workers()
         except ValueError as error:
             raise UsageError(str(error)) from None
     elif configured is not None:
-        asked, origin = configured, "--config"
-    else:
-        asked, origin = -1, "the default"
-    if origin == "--config" and asked > BELIEVED * max(2, usable_cores()):
+        asked = configured
+        origin = "--config"
+    if origin == "--config" and asked > MOST_WORKERS_PER_CORE * max(2, usable_cores()):
         # A file may come from a larger machine, or from another person: a thousand processes need the user's consent.
         workers = count_workers(-1)
         return replace(

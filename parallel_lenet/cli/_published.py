@@ -22,14 +22,14 @@ MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
 
 
 def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
-    """What ``parallel-lenet train`` trains on these images, and with what."""
+    """The network that ``parallel-lenet train`` trains on these images, and the optimizer."""
     model = _network.build(_network.describe(train), kernel)
     options = _recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
     return model, _recipes.optimizer(options, _recipes.total_steps(options, len(train)))
 
 
 def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool | None, str]:
-    """Whether a run has the published bits, or None if it was another run; and that in a sentence."""
+    """Whether a run has the published bits, or None if its settings are others; and that in a sentence."""
     if (steps, batch_size) != (STEPS, TrainOptions().batch_size):
         return None, f"not compared with the published bits, which are of {STEPS} steps of {TrainOptions().batch_size}"
     if kernel != "compiled":

@@ -21,7 +21,7 @@ def with_defaults(options: TrainOptions) -> TrainOptions:
 
 
 def total_steps(options: TrainOptions, samples: int) -> int:
-    """How many steps all epochs take: what schedules span. ``--max-steps`` ends a run and leaves its schedule alone."""
+    """The steps of all epochs, which a schedule spans. ``--max-steps`` ends a run and does not change its schedule."""
     return -(-samples // options.batch_size) * options.epochs
 
 
@@ -29,11 +29,11 @@ def schedule(options: TrainOptions, steps: int) -> Schedule | float:
     """The learning rates for ``steps`` steps, by options with defaults. Raises ValueError if one is out of range."""
     rate = options.learning_rate
     assert rate is not None
-    left = max(1, steps - options.warmup)
+    after_warmup = max(1, steps - options.warmup)
     schedules: dict[str, Schedule | float] = {
         "constant": rate,
-        "step": StepDecay(rate, every=-(-left // 3)),
-        "cosine": Cosine(rate, left),
+        "step": StepDecay(rate, every=-(-after_warmup // 3)),
+        "cosine": Cosine(rate, after_warmup),
     }
     chosen = schedules[options.schedule]
     return Warmup(chosen, options.warmup) if options.warmup else chosen
@@ -41,7 +41,8 @@ def schedule(options: TrainOptions, steps: int) -> Schedule | float:
 
 def optimizer(options: TrainOptions, steps: int) -> Optimizer:
     """The optimizer that the options name for ``steps`` steps. Raises ValueError if a number is out of its range."""
-    rates, decay = schedule(options, steps), options.weight_decay
+    rates = schedule(options, steps)
+    decay = options.weight_decay
     assert decay is not None
     fused = options.kernel == "compiled"  # Only then is Numba loaded anyway.
     optimizers: dict[str, Optimizer] = {

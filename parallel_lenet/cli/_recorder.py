@@ -1,7 +1,7 @@
 """Records a run while it is computed: its steps, its events, and the environment of each start.
 
-A failure to record never ends a run. What can't be written, on a full disk for example, is noted once; lines of steps
-wait until there is room.
+A failure to record never ends a run. If something can't be written, for example on a full disk, a note says so once.
+The lines of steps are written when there is room again.
 """
 
 import time
@@ -19,7 +19,7 @@ from parallel_lenet.runs.steps import StepLog
 
 
 class Recorder:
-    """Of one start of a run, in its folder."""
+    """Records one start of a run in the run's folder."""
 
     def __init__(self, folder: Path, coordinator: Coordinator, console: Console) -> None:
         self._folder = folder
@@ -30,14 +30,14 @@ class Recorder:
         self._works = True
 
     def begin(self, kind: str, session: Session) -> None:
-        """The run has ``started`` or is ``resumed``, from the state of the coordinator."""
+        """Record that the run is ``started`` or ``resumed`` (``kind``) from the state of the coordinator."""
         self._try(lambda: environment.add(self._folder, session))
         self._try(lambda: self._log.begin(self._coordinator.epoch, self._coordinator.cursor))
         self.event(kind, session["command"])
         self._console.listener = self._warned
 
     def step(self, report: StepReport, last: bool) -> None:
-        """A step is done; ``last`` of its epoch."""
+        """Record a finished step; ``last`` if it is the last of its epoch."""
         coordinator = self._coordinator
         self._try(lambda: self._log.append(report, coordinator.cursor, coordinator.parameters, last=last))
         if report.skipped is not None:
@@ -47,7 +47,7 @@ class Recorder:
             self._workers = coordinator.n_workers
 
     def event(self, kind: str, text: str = "", seconds: Mapping[str, float] | None = None) -> None:
-        """Something happened now: see `events.KINDS`."""
+        """Record an event that happened now; ``kind`` is one of `events.KINDS`."""
         epoch, step = self._coordinator.epoch, self._coordinator.step
         more = {name: round(value, 6) for name, value in (seconds or {}).items()}
         self._try(lambda: events.append(self._folder, kind, epoch, step, text, **more))
@@ -56,11 +56,10 @@ class Recorder:
         self.event("worker" if category.__name__ == "WorkerWarning" else "warning", text)
 
     def flush(self) -> None:
-        """A checkpoint is about to be written: the steps before it are to be on the disk, too."""
+        """Have the steps so far written to the disk, before a checkpoint that follows them."""
         self._log.flush()
 
     def close(self) -> None:
-        """Nothing more will happen."""
         self._console.listener = None
         self._log.close()
 
@@ -76,7 +75,7 @@ class Recorder:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the block takes."""
+    """Write the seconds that the block takes into ``seconds[name]``."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start

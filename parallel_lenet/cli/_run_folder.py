@@ -1,9 +1,9 @@
 """A run's folder: its configuration, its metrics and its checkpoints.
 
 ``checkpoint.npz`` is the last checkpoint, ``checkpoint.previous.npz`` the one before, ``best.npz`` that of the epoch
-with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are always whole.
-``metrics.jsonl`` grows by a line per epoch, so that it can be followed; resuming repairs it. What else is there,
-`parallel_lenet.runs` describes. One program at a time may write here.
+with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are replaced as a
+whole. ``metrics.jsonl`` gets a line per epoch, so that it can be followed; resuming repairs it. `parallel_lenet.runs`
+describes the other files. One program at a time may write here.
 """
 
 import os
@@ -25,8 +25,8 @@ from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS, REPORT, e
 _NAMES = (LAST, PREVIOUS, BEST, CONFIG, METRICS, steps.FILE, events.FILE, environment.FILE, predictions.FILE, REPORT)
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _NAMES))})\.[0-9a-f]{{16}}")
 
-# What file systems, desktops and version control put into folders that are empty to their owners.
-_NOTHING = re.compile(
+# What file systems, desktops and version control put into folders that people call empty.
+_IGNORED = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.Trash.*|\.nfs.*|\.DS_Store|\._.*|\.localized|\.Spotlight-V100|\.fseventsd|"
     r"Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|\.git(keep|ignore)|\.keep|\.placeholder"
 )
@@ -35,7 +35,7 @@ Line = Mapping[str, Any]
 
 
 class RunFolder:
-    """The folder at ``path``, which exists, held until ``close``; UsageError if another program holds it."""
+    """The existing folder at ``path``, locked until ``close``. Raises UsageError if another program has locked it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,27 +43,27 @@ class RunFolder:
         self.sweep()
 
     def close(self) -> None:
-        """Let other programs write here."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def sweep(self) -> None:
-        """Remove what a program that was killed while writing has left."""
+        """Remove the temporary files of a program that was killed while it wrote."""
         for file in self.path.iterdir():
             if _TEMPORARY.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
     def write_config(self, text: str) -> None:
-        """Write ``config.toml``."""
         write_atomically(self.path / CONFIG, _config.encode(text))
 
     def write_metrics(self, lines: Sequence[Line]) -> None:
-        """Have ``metrics.jsonl`` hold these lines: for a resumed run, whose file may have more, fewer or half a line.
+        """Make ``metrics.jsonl`` hold these lines. The file of a resumed run may have more, fewer or half a line.
 
-        A file that holds them already is left alone, so that a program that follows it can continue.
+        A file that holds them already is not replaced, so that a program that follows it can continue.
         """
-        file, content = self.path / METRICS, "".join(to_json(line) + "\n" for line in lines).encode()
+        file = self.path / METRICS
+        content = "".join(to_json(line) + "\n" for line in lines).encode()
         with suppress(OSError):
             found = file.lstat()
             if stat.S_ISREG(found.st_mode) and found.st_size == len(content) and file.read_bytes() == content:
@@ -72,7 +72,7 @@ class RunFolder:
             write_atomically(file, content)
 
     def append_metrics(self, line: Line) -> None:
-        """Add a line to ``metrics.jsonl``: all of it or, if the disk is full, nothing."""
+        """Add a line to ``metrics.jsonl``, all of it or, if the disk is full, nothing."""
         append_line(self.path / METRICS, to_json(line))
 
     def save(self, coordinator: Coordinator, metadata: dict[str, Any]) -> None:
@@ -84,13 +84,13 @@ class RunFolder:
         """Write ``best.npz``; before the last checkpoint, so that a run killed in between writes it again."""
         coordinator.save(self.path / BEST, metadata)
 
-    def take(self, file: Path) -> None:
-        """Make a checkpoint of this folder the last one, so that its next one doesn't push it out."""
+    def make_last(self, file: Path) -> None:
+        """Make a checkpoint of this folder the last one, so that the next one does not replace it."""
         if file.name != LAST:
             self._keep(file.name, LAST)
 
     def _keep(self, name: str, as_name: str) -> None:
-        """Give a file one more name, in one move: there is no moment without a file of either name."""
+        """Give a file a second name in one step, so that a file of either name exists at every moment."""
         source = self.path / name
         if source.exists():
             keep_as(source, self.path / as_name)
@@ -102,9 +102,9 @@ def holds_run(folder: str) -> bool:
 
 
 def new_folder(out: str | None, *, continues: bool = False) -> Path:
-    """An empty folder for the run; UsageError if there is something in it.
+    """An empty folder for the run. Raises UsageError if there is something in it.
 
-    With ``continues``, what a run wrote that ended before its first checkpoint counts as nothing.
+    With ``continues``, the files of a run that ended before its first checkpoint do not count.
     """
     if out == "":
         raise UsageError("--out must name a folder, got ''")
@@ -130,7 +130,7 @@ def new_folder(out: str | None, *, continues: bool = False) -> Path:
 
 
 def _is_empty(folder: Path, continues: bool) -> bool:
-    names = {file.name for file in folder.iterdir() if not _NOTHING.fullmatch(file.name)}
+    names = {file.name for file in folder.iterdir() if not _IGNORED.fullmatch(file.name)}
     if continues:
         names = {
             name
@@ -141,7 +141,7 @@ def _is_empty(folder: Path, continues: bool) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock the folder if the system can. Raises UsageError if another program, or another run of this one, holds it."""
+    """Lock the folder if the system can. Raises UsageError if another program, or another run here, has locked it."""
     if os.name != "posix":
         return None
     import fcntl  # Imported lazily: POSIX only.

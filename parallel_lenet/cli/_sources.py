@@ -10,7 +10,7 @@ from parallel_lenet.datasets import Dataset, DatasetError
 def load(dataset: str, data_dir: str | None, named: bool) -> tuple[Dataset, Dataset]:
     """The training and the test images; ``named`` says whether the user named the folder, or a checkpoint did.
 
-    UsageError if the user's folder does not exist, and DatasetError as `datasets.load` raises it.
+    Raises UsageError if the user's folder does not exist, and DatasetError as `datasets.load` does.
     """
     try:
         return datasets.load(dataset, data_dir)
@@ -27,5 +27,5 @@ def load(dataset: str, data_dir: str | None, named: bool) -> tuple[Dataset, Data
 
 
 def reading(data_dir: str) -> str:
-    """The note before a folder is read that only a checkpoint names."""
+    """The note that names a folder before it is read, if only a checkpoint names it."""
     return f"reading {data_dir}, which the checkpoint names (to read another folder, give --data-dir)"

@@ -1,10 +1,10 @@
-"""Values as TOML writes them. Not as JSON does, whose surrogate pairs and Infinity TOML does not read."""
+"""Values in TOML's notation. JSON's is not enough: TOML does not read its surrogate pairs and Infinity."""
 
 import math
 
 
 def literal(value: str | float) -> str:
-    """The value so that `tomllib.loads` gives it back, whatever the string."""
+    """The value in TOML's notation, which `tomllib.loads` reads back for every string and number."""
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, int):

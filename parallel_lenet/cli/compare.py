@@ -18,14 +18,12 @@ HELP = "name what differs between two runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument("left", metavar="RUN", help="a run's folder")
     parser.add_argument("right", metavar="RUN", help="another run's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all options of both")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare them."""
     console = Console(json=arguments.json)
     try:
         runs = [Run(Path(name)) for name in (arguments.left, arguments.right)]

@@ -18,7 +18,6 @@ HELP = "measure a checkpoint on test images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",

@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 
 class Chosen(NamedTuple):
-    """The image of the lesson."""
+    """The image that the lesson follows, as it is stored; its class if that is known, and what to call it."""
 
     image: Array
     label: int | None
@@ -40,7 +40,6 @@ class Chosen(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
@@ -65,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute the lesson, then write all files."""
+    """Compute the whole lesson before any file is written."""
     console = Console(json=arguments.json)
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--image {printable(arguments.image) or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
 
-    optional.load("report", "jinja2", "an HTML page")  # Said before all is computed, not after.
+    optional.load("report", "jinja2", "an HTML page")  # A missing extra is an error before anything is computed.
     if arguments.png is not None:
         optional.load("report", "matplotlib", "pictures for slides")
     trained = _trained(file)
@@ -127,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_place(out: str | None, png: str | None) -> None:
-    """UsageError if the page or the pictures cannot be written to the place that was given."""
+    """Raises UsageError if the page or the pictures cannot be written to the place that was given."""
     if out is not None and (not out or os.path.isdir(out)):
         raise UsageError(f"--out must name a file, got {out or repr('')}{', a folder' if out else ''}")
     if out is not None and not os.path.isdir(os.path.dirname(out) or "."):
@@ -137,7 +136,7 @@ def _require_place(out: str | None, png: str | None) -> None:
 
 
 def _trained(file: str) -> TrainedModel:
-    """The network; CheckpointError if it is not one of this package's layers."""
+    """The network. Raises CheckpointError if it is not made of this package's layers."""
     checkpoint = Checkpoint.load(file)
     if not isinstance(checkpoint.description, dict) or "layers" not in checkpoint.description:
         raise CheckpointError(
@@ -174,7 +173,7 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
 
 
 def _command(arguments: argparse.Namespace, file: str) -> str:
-    """What makes the page again."""
+    """The command that makes the page again."""
     words = ["parallel-lenet", "explain", file]
     for name in ("image", "digit", "index", "label", "dataset", "data_dir"):
         value = getattr(arguments, name, None)

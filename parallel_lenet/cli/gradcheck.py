@@ -12,14 +12,13 @@ HELP = "check all gradients against finite differences"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
-    parser.add_argument("--kernel", choices=kernels.NAMES, help="only this one (default: all)")
+    parser.add_argument("--kernel", choices=kernels.NAMES, help="the kernel to check (default: all)")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the random inputs (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table; exit code 1 if a relative error is above the tolerance."""
+    """Print a table. The exit code is 1 if a relative error is above the tolerance."""
     if arguments.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
     console = Console(json=arguments.json)

@@ -1,8 +1,8 @@
 """Recognise digits in image files: drawn, scanned or photographed, of any size, grey or in colour.
 
-The digit is found, cut out and centred as in MNIST. Each image gets a line: its class and the most probable ones. On a
-terminal what the network sees is drawn below. An image that can't be used gets a sentence on standard error; the others
-are answered, and the exit code is 1, or 2 if an image does not exist.
+The digit is found, cut out and centred as in MNIST. Each image gets a line with the most probable classes. On a
+terminal, the pixels that the network sees are drawn below it. An image that can't be used gets a sentence on standard
+error. The others are still recognised, and the exit code is 1, or 2 if an image does not exist.
 """
 
 import argparse
@@ -28,7 +28,6 @@ SHOWN = 3  # Classes.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ...")
     parser.add_argument(
         "--checkpoint",
@@ -42,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer image by image."""
     console = Console(json=arguments.json)
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)

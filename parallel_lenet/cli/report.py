@@ -23,7 +23,6 @@ HELP = "write a page about a run, or compare several"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder")
     parser.add_argument(
         "--out",
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write it."""
     console = Console(json=arguments.json)
     folders = [Path(folder) for folder in arguments.runs]
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)

@@ -23,13 +23,17 @@ LONGEST = 28  # Characters of a name or a setting in the table.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", default=FOLDER, help=f"of runs (default: {FOLDER})")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        default=FOLDER,
+        help=f"the folder that holds the runs (default: {FOLDER})",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all options of each run")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List them."""
     console = Console(json=arguments.json)
     folder = Path(arguments.folder)
     found = find(folder)
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find(folder: Path) -> list[Run]:
-    """The runs in a folder, or the one that it is itself, in the order of their starts."""
+    """The runs in a folder, and the run that the folder itself is, in the order of their starts."""
     if not folder.is_dir():
         return []
     found = []
@@ -68,7 +72,7 @@ def _started(run: Run) -> str:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """All that is known of it, as JSON."""
+    """The run's state, its last results and all its options, as JSON."""
     last = run.epochs[-1] if run.epochs else {}
     seconds = math.fsum(line.get("seconds", 0.0) for line in run.epochs)
     images = math.fsum(line.get("seconds", 0.0) * line.get("images_per_second", 0.0) for line in run.epochs)
@@ -87,7 +91,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def table(runs: Sequence[dict[str, Any]], width: int | None) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, rows, and the columns for which a terminal of that width has no room: the least important."""
+    """Header, rows, and the names of the columns for which a terminal of that width has no room."""
     options = dict.fromkeys(name for run in runs for name in run["options"] if name not in (*INCIDENTAL, "epochs"))
     differing = [name for name in options if len({repr(run["options"].get(name)) for run in runs}) > 1]
     columns: dict[str, list[str]] = {"run": [_short(Path(run["run"]).name or run["run"]) for run in runs]}

@@ -50,7 +50,6 @@ LEAVING = 1.5 + PATIENCE  # Seconds before the end of --max-time at which a run 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     add_train_options(parser)
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
     parser.add_argument(
@@ -269,7 +268,7 @@ def _restore(training: Training, resumed: Resumed) -> None:
     coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
     # Figures of an unfinished epoch are dropped if it continues.
     training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
-    training.folder.take(resumed.file)
+    training.folder.make_last(resumed.file)
     training.folder.write_metrics(training.lines())
     for note in resumed.notes:
         console.note(note)

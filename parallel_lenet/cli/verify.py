@@ -154,7 +154,6 @@ def _train(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
     steps, size = _published.STEPS, TrainOptions().batch_size
     parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps each way (default: {steps})")
