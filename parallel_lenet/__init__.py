@@ -12,6 +12,7 @@ from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
+from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
@@ -66,6 +67,7 @@ __all__ = [
     "WorkerWarning",
     "__version__",
     "lenet5",
+    "lenet5_for",
     "load_dataset",
     "load_model",
     "predict_image",

@@ -107,6 +107,7 @@ ORDER = (
     "engines",
     "worker",
     "network.gradcheck",
+    "network.fitted",
     "network.lenet5",
     "network.sequential",
     "network.losses",

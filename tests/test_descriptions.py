@@ -6,9 +6,10 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from parallel_lenet import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Sequential, Tanh, lenet5
+from parallel_lenet import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Sequential, Tanh, kernels, lenet5
 from parallel_lenet.descriptions import build, differences
 
 NETWORKS = {
@@ -21,6 +22,17 @@ NETWORKS = {
         "float64",
     ),
 }
+
+
+def test_a_mean_for_each_channel_is_part_of_the_description() -> None:
+    network = lenet5(channels=3, image_size=8, mean=(0.1, 0.2, 0.3), std=(1, 1, 1), kernel="im2col")
+    again = build(json.loads(json.dumps(network.description)), "im2col")
+    assert (again.images.mean, again.images.std) == ((0.1, 0.2, 0.3), 1.0)
+    images = np.full((1, 3, 8, 8), 51, np.uint8)
+    field = np.empty((3, 32, 32, 1), np.float32)
+    again.images.prepare(kernels.load("im2col"), again.images.pixels(images, field.dtype), field)
+    np.testing.assert_allclose(field[:, 16, 16, 0], [0.1, 0, -0.1], atol=1e-6)
+    np.testing.assert_allclose(field[:, 0, 0, 0], [-0.1, -0.2, -0.3], atol=1e-6)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

@@ -240,7 +240,11 @@ BAD_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
     (lambda: Images(size=-1), "Images: size must be a whole number of at least 1, got -1"),
     (lambda: Images(std=0), "Images: std must be a finite number above 0, got 0"),
     (lambda: Images((28, 28, 1)), r"Images: image_size must be \(height, width\) or one number, got \(28, 28, 1\)"),  # type: ignore[arg-type]
-    (lambda: Images(mean=(0.1, 0.2)), r"Images: mean must be a finite number, got \(0.1, 0.2\)"),  # type: ignore[arg-type]
+    (
+        lambda: Images(mean=(0.1, 0.2)),
+        "Images: mean must be a number, or one number for each channel, 1, got 2 numbers",
+    ),
+    (lambda: Images(8, 3, std=(1, 0, 1)), "Images: std must be a finite number above 0, got 0"),
     (lambda: Images(mean=10**400), "Images: mean must be a finite number, got 1" + 96 * "0" + "..."),
     (lambda: Images(std=10**5000), "Images: std must be a finite number above 0, got a value of type int"),
     (lambda: Images(pixel_max=True), "Images: pixel_max must be a finite number, got True"),

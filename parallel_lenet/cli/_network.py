@@ -1,68 +1,13 @@
 """LeNet-5 as a run's data needs it."""
 
-import math
 import re
 import time
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from parallel_lenet.arithmetic import sum_of
 from parallel_lenet.cli._console import Console
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.datasets.dataset import parts
 from parallel_lenet.network import pixels
-from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
-
-Array = NDArray[Any]
-Recipe = dict[str, int | float | list[int] | None]
-
-
-def describe(train: Dataset) -> Recipe:
-    """The arguments of `build` for these images: size, channels, classes, unit, mean and deviation.
-
-    They are the same on every machine: sums of whole-number pixels are exact, others are added in a fixed order. The
-    computation needs less than half as much memory as the images.
-    """
-    images = train.inputs
-    unit = pixels.recognise(images)
-    mean, variance = _moments(images)
-    low, high = pixels.extremes(images)
-    black, span = (0.0, 1.0) if unit.white is None else (unit.black, unit.white - unit.black)
-    shade = ((high - low) if unit.white is None else span) / 255
-    return {
-        "channels": 1 if images.ndim == 3 else images.shape[1],
-        "classes": max(2, train.classes),
-        "image_size": list(images.shape[-2:]),
-        "mean": (mean - black) / span,
-        # Blank images have a deviation of 0, which can't be a divisor.
-        "std": (math.sqrt(max(variance, shade * shade)) or 1.0) / span,
-        "pixel_min": unit.black,
-        "pixel_max": unit.white,
-    }
-
-
-def _moments(images: Array) -> tuple[float, float]:
-    """The mean and the variance of all pixels."""
-    most = min(2**18, max(images.size // 64, 256))
-    largest = max(map(abs, pixels.extremes(images)))
-    exact = images.dtype.kind in "bui" and largest * largest * most < 2**62
-    sums, squares = [], []
-    for part in parts(images, most):
-        values = part.astype(np.int64 if exact else np.float64, order="C").ravel()
-        sums.append(values.sum().item() if exact else sum_of(values.copy()))
-        np.square(values, out=values)
-        squares.append(values.sum().item() if exact else sum_of(values))
-    add = sum if exact else math.fsum
-    mean = float(add(sums)) / images.size
-    return mean, float(add(squares)) / images.size - mean * mean
-
-
-def build(recipe: Recipe, kernel: str) -> Sequential:
-    return lenet5(kernel=kernel, **dict(recipe, image_size=tuple(recipe["image_size"])))  # type: ignore[arg-type]
 
 
 def check(model: Sequential, data: Dataset) -> None:

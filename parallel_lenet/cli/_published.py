@@ -6,9 +6,10 @@ from importlib import metadata
 import numpy as np
 
 from parallel_lenet import __version__, kernels
-from parallel_lenet.cli import _network, _recipes
+from parallel_lenet.cli import _recipes
 from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.optional import ExtraError
@@ -23,7 +24,7 @@ MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
 
 def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
     """The network that ``parallel-lenet train`` trains on these images, and the optimizer."""
-    model = _network.build(_network.describe(train), kernel)
+    model = lenet5_for(train, kernel=kernel)
     options = _recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
     return model, _recipes.optimizer(options, _recipes.total_steps(options, len(train)))
 

@@ -39,6 +39,7 @@ from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.display import count
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.finite import NonFiniteError
+from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.runs import REPORT, environment
 from parallel_lenet.schedules import rate_at
@@ -236,7 +237,7 @@ def _workers(coordinator: Coordinator, asked: int, how: str) -> str:
 def _build(data: Dataset, kernel: str) -> Sequential:
     """The network for these images; DatasetError if there is none, such as for pixels that can't be normalised."""
     try:
-        return _network.build(_network.describe(data), kernel)
+        return lenet5_for(data, kernel=kernel)
     except ValueError as error:
         raise DatasetError(f"{data.name}: {error}") from error
 

@@ -11,9 +11,8 @@ def compute(lesson: Lesson) -> None:
     """Keep the numbers: every layer's output, and what the figures look into."""
     numbers, steps = lesson.numbers, lesson.trace.steps
     images = lesson.model.images
-    numbers.keep(
-        {"pixels": lesson.trace.pixels, "pixels.mean": images.mean, "pixels.std": images.std, "input": steps[0].x}
-    )
+    mean, std = np.array(images.mean), np.array(images.std)  # Numbers, or one for each channel.
+    numbers.keep({"pixels": lesson.trace.pixels, "pixels.mean": mean, "pixels.std": std, "input": steps[0].x})
     for step in steps:
         numbers.keep({step.name: step.y, **{f"{step.name}.{part}": p for part, p in step.parameters.items()}})
     _convolution(lesson)

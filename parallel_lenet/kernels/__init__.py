@@ -25,13 +25,15 @@ turns the filters for the true convolution). Its output has ``floor((size + 2 * 
 
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
 
 Array = NDArray[Any]
+Factor: TypeAlias = float | Array
+"""A number, or one for each channel."""
 
 NAMES = ("naive", "im2col", "compiled")
 
@@ -45,8 +47,11 @@ class Kernels(Protocol):
     SHARD_SIZE: int
     """Images per shard by default: what one call of these kernels should be given at a time, for speed."""
 
-    def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
-        """Stored images ``(n, c, h, w)``, centred on a border of 0, times scale, plus shift -> ``out (c, H, W, n)``."""
+    def prepare_images(self, images: Array, scale: Factor, shift: Factor, out: Array) -> None:
+        """Stored images ``(n, c, h, w)``, centred on a border of 0, times scale, plus shift -> ``out (c, H, W, n)``.
+
+        ``scale`` and ``shift`` are numbers, or arrays ``(c,)`` with one for each channel.
+        """
 
     def conv2d(self, x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
         """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``; the border is 0."""

@@ -17,14 +17,15 @@ LEAF = None  # BLAS adds the images of a call in whatever order suits it.
 SHARD_SIZE = 32  # Larger shards leave the cache (columns take 80 KB an image), smaller ones pay more for calls.
 
 
-def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
+def prepare_images(images: Array, scale: float | Array, shift: float | Array, out: Array) -> None:
     """All images at once: the border is a constant, the middle a transposed copy."""
+    factor, border = (np.asarray(each, out.dtype).reshape(-1, 1, 1, 1) for each in (scale, shift))
     height, width = images.shape[2:]
     top, left = (out.shape[1] - height) // 2, (out.shape[2] - width) // 2
-    out[:] = shift
+    out[:] = border
     middle = out[:, top : top + height, left : left + width, :]
-    np.multiply(images.transpose(1, 2, 3, 0), out.dtype.type(scale), out=middle)
-    middle += shift
+    np.multiply(images.transpose(1, 2, 3, 0), factor, out=middle)
+    middle += border
 
 
 def _padded(x: Array, padding: int) -> Array:

@@ -45,10 +45,10 @@ LEAF = 1
 SHARD_SIZE = 1  # An image takes so long that the finest shards balance the workers best and cost nothing.
 
 
-def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
+def prepare_images(images: Array, scale: float | Array, shift: float | Array, out: Array) -> None:
     """Before the first layer: centre each image on a field of zeros, then normalise its pixels.
 
-        y = pixel * scale + shift
+        y = pixel * scale + shift, each a number, or one for each channel
 
     ``images (n, c, h, w)`` -> ``out``: y ``(c, H, W, n)``. LeNet-5: 28x28 -> 32x32.
     """
@@ -58,8 +58,8 @@ def prepare_images(images: Array, scale: float, shift: float, out: Array) -> Non
     out[:] = 0
     for i in range(n):
         out[:, top : top + height, left : left + width, i] = images[i]
-    out *= scale
-    out += shift
+    out *= np.asarray(scale, out.dtype).reshape(-1, 1, 1, 1)
+    out += np.asarray(shift, out.dtype).reshape(-1, 1, 1, 1)
 
 
 def _one_image(x: Array, i: int, padding: int = 0) -> Array:

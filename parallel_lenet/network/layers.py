@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import FINITE, POSITIVE, quoted, real_number, whole_number
+from parallel_lenet.checks import FINITE, POSITIVE, Range, quoted, real_number, whole_number
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.network import pixels
 from parallel_lenet.random import uniform
@@ -97,7 +97,8 @@ class Images:
     Each is centred on a ``size`` x ``size`` field of background (larger images keep their size). Pixels from
     ``pixel_min``, the background, to ``pixel_max`` are scaled to 0 to 1, then normalised:
     ``((pixel - pixel_min) / (pixel_max - pixel_min) - mean) / std``. Training and prediction both pass through here, so
-    they can't disagree. The defaults are 8-bit pixels, and MNIST's mean and standard deviation.
+    they can't disagree. The defaults are 8-bit pixels, and MNIST's mean and standard deviation. ``mean`` and ``std``
+    are numbers, or one number for each channel: ``mean=(0.49, 0.48, 0.45)``.
 
     - ``image_size``: ``(height, width)`` of the stored images, or one number for both.
     - ``pixel_max``: the value of white. 255 for 8-bit images, 1 for floats from 0 to 1 and for booleans, 16 for
@@ -112,8 +113,8 @@ class Images:
     image_size: tuple[int, int] | int = (28, 28)
     channels: int = 1
     size: int = 32
-    mean: float = MEAN
-    std: float = STD
+    mean: float | tuple[float, ...] = MEAN
+    std: float | tuple[float, ...] = STD
     pixel_min: float = 0.0
     pixel_max: float | None = 255.0
 
@@ -125,8 +126,9 @@ class Images:
         image_size = tuple(whole_number(name, side, 1) for name, side in zip(names, sides, strict=True))
         object.__setattr__(self, "image_size", image_size)
         _set_whole(self, 1, "channels", "size")
-        for name, allowed in (("mean", FINITE), ("std", POSITIVE), ("pixel_min", FINITE)):
-            object.__setattr__(self, name, real_number(f"Images: {name}", getattr(self, name), allowed))
+        object.__setattr__(self, "mean", _per_channel("Images: mean", self.mean, self.channels, FINITE))
+        object.__setattr__(self, "std", _per_channel("Images: std", self.std, self.channels, POSITIVE))
+        object.__setattr__(self, "pixel_min", real_number("Images: pixel_min", self.pixel_min, FINITE))
         if self.pixel_max is not None:
             object.__setattr__(self, "pixel_max", real_number("Images: pixel_max", self.pixel_max, FINITE))
             if not self.pixel_max > self.pixel_min:
@@ -155,7 +157,7 @@ class Images:
         Reads all pixels once: 5 ms for the 60,000 images of MNIST.
         """
         self.stored(images)
-        pixels.check(images, self.unit, self.mean, self.std)
+        pixels.check(images, self.unit, float(np.max(self.mean)), float(np.max(self.std)))
 
     def stored(self, images: Array) -> Array:
         """A view of the images as ``(n, c, h, w)``; ValueError if they are not of the network's size."""
@@ -203,11 +205,26 @@ class Images:
 
     def prepare(self, kernels: Kernels, pixels: Array, y: Array) -> None:
         """Write the pixels into ``y (c, h, w, n)``, padded and normalised."""
+        mean, std = (each if isinstance(each, float) else np.array(each) for each in (self.mean, self.std))
         if self.pixel_max is None:
-            scale, shift = 1 / self.std, (self.pixel_min - self.mean) / self.std
+            scale, shift = 1 / std, (self.pixel_min - mean) / std
         else:
-            scale, shift = 1 / ((self.pixel_max - self.pixel_min) * self.std), -self.mean / self.std
+            scale, shift = 1 / ((self.pixel_max - self.pixel_min) * std), -mean / std
         kernels.prepare_images(pixels, scale, shift, y)
+
+
+def _per_channel(name: str, value: object, channels: int, allowed: Range) -> float | tuple[float, ...]:
+    """A number, or a tuple of one for each channel; equal ones become one number."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, tuple | list):
+        return real_number(name, value, allowed)
+    if len(value) != channels:
+        raise ValueError(
+            f"{name} must be a number, or one number for each channel, {channels}, got {len(value)} numbers"
+        )
+    numbers = tuple(real_number(name, each, allowed) for each in value)
+    return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
 @dataclass(frozen=True)

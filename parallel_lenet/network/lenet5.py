@@ -27,8 +27,8 @@ def lenet5(
     image_size: tuple[int, int] | int = (28, 28),
     activation: str = "tanh",
     pooling: str = "avg",
-    mean: float | None = None,
-    std: float | None = None,
+    mean: float | tuple[float, ...] | None = None,
+    std: float | tuple[float, ...] | None = None,
     pixel_min: float = 0,
     pixel_max: float | None = 255,
     kernel: str = "auto",
@@ -45,7 +45,7 @@ def lenet5(
     ``pixel_max=1`` for floats from 0 to 1 and for booleans, 16 for scikit-learn's digits, 65535 for 16 bits, and
     ``pixel_max=None`` for standardised images, which are used as they are. Images that can't be in this unit are
     refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081; with
-    ``pixel_max=None`` the pixels themselves, by default 0 and 1.
+    ``pixel_max=None`` the pixels themselves, by default 0 and 1. Each is a number, or one number for each channel.
 
     ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ValueError if a value is not allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,

@@ -21,7 +21,8 @@ def black_and_white(images: Images) -> BlackAndWhite:
     """Those of a network; for standardised pixels, those of MNIST's after it is standardised to their mean and std."""
     if images.pixel_max is not None:
         return BlackAndWhite(images.pixel_min, images.pixel_max)
-    return BlackAndWhite(images.mean - images.std * MEAN / STD, images.mean + images.std * (1 - MEAN) / STD)
+    mean, std = float(np.mean(images.mean)), float(np.mean(images.std))
+    return BlackAndWhite(mean - std * MEAN / STD, mean + std * (1 - MEAN) / STD)
 
 
 def in_unit(image: Array, images: Images) -> Array:

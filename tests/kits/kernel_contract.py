@@ -124,12 +124,14 @@ def check(kernel: Any, function: str, case: Case, arguments: tuple[Any, ...], *o
     case=cases(),
     margins=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     stored=st.sampled_from(["uint8", "float64"]),
+    each=st.booleans(),
 )
 @examples
-def test_prepare_images(kernel: Any, case: Case, margins: tuple[int, int], stored: str) -> None:
+def test_prepare_images(kernel: Any, case: Case, margins: tuple[int, int], stored: str, each: bool) -> None:
     images = case.rng.integers(0, 256, (case.n, case.channels, case.height, case.width)).astype(stored)
     out = (case.channels, case.height + margins[0], case.width + margins[1], case.n)
-    check(kernel, "prepare_images", case, (images, 0.0127, -0.42), out)
+    per_channel = 1 + np.arange(case.channels) / 10 if each else 1.0
+    check(kernel, "prepare_images", case, (images, 0.0127 * per_channel, -0.42 * per_channel), out)
 
 
 @given(case=cases())

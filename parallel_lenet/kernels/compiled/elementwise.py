@@ -20,18 +20,21 @@ from parallel_lenet.kernels.compiled.vectors import converted, load, spread, sto
 Array = NDArray[Any]
 
 
-def prepare_images(images: Array, scale: float, shift: float, out: Array) -> None:
+def prepare_images(images: Array, scale: float | Array, shift: float | Array, out: Array) -> None:
     """Every pixel, converted to the dtype of out, to its place; the border is ``shift``::
 
-    out[ch, top + r, left + c, image] = fma(images[image, ch, r, c], scale, shift)
+    out[ch, top + r, left + c, image] = fma(images[image, ch, r, c], scale[ch], shift[ch])
     """
     execute(prepare_images_call(images, scale, shift, out))
 
 
-def prepare_images_call(images: Array, scale: float, shift: float, out: Array) -> Call:
+def prepare_images_call(images: Array, scale: float | Array, shift: float | Array, out: Array) -> Call:
     """The one call that does it all."""
     lanes = tiles.lanes(min(images.shape[0], images.shape[3]), out.itemsize)
-    return _prepare_images(lanes), (images, np.array([scale, shift], out.dtype), out)
+    factors = np.empty((len(out), 2), out.dtype)
+    factors[:, 0] = scale
+    factors[:, 1] = shift
+    return _prepare_images(lanes), (images, factors.reshape(-1), out)
 
 
 @cache
@@ -48,18 +51,19 @@ def _prepare_images(lanes: int) -> Callable[..., None]:
         top, left = (rows - height) // 2, (columns - width) // 2
         number = out.dtype.type
         for channel in range(channels):
+            scaled, shifted = 2 * channel, 2 * channel + 1
             for r in range(rows):
                 for c in range(columns):
                     if not (top <= r < top + height and left <= c < left + width):
                         for image in range(n):
-                            out[channel, r, c, image] = factors[1]
+                            out[channel, r, c, image] = factors[shifted]
             for r in range(height):
                 place = ((channel * rows + top + r) * columns + left) * n
                 if n < lanes or width < lanes:
                     for c in range(width):
                         for image in range(n):
                             pixel = number(images[image, channel, r, c])
-                            out[channel, top + r, left + c, image] = fma(pixel, factors[0], factors[1])
+                            out[channel, top + r, left + c, image] = fma(pixel, factors[scaled], factors[shifted])
                     continue
                 for first in range(0, n, lanes):
                     v = min(first, n - lanes)
@@ -67,7 +71,8 @@ def _prepare_images(lanes: int) -> Callable[..., None]:
                         c = min(first_column, width - lanes)
                         start = ((v * channels + channel) * height + r) * width + c
                         pixels = converted(load(images, start, channels * height * width, 0, lanes, 1, lanes), out)
-                        scale, shift = spread(factors, 0, 0, lanes, 1, lanes), spread(factors, 1, 0, lanes, 1, lanes)
+                        scale = spread(factors, scaled, 0, lanes, 1, lanes)
+                        shift = spread(factors, shifted, 0, lanes, 1, lanes)
                         store(transposed(times_plus(pixels, scale, shift)), out, place + c * n + v, n, 0)
 
     return loop

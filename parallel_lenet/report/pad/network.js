@@ -24,13 +24,16 @@ function prepared({image_size: [rows, columns], channels, size, mean, std, pixel
   const height = Math.max(rows, size), width = Math.max(columns, size);
   const top = Math.floor((height - rows) / 2), left = Math.floor((width - columns) / 2);
   const black = pixel_min, range = pixel_max === null ? 1 : pixel_max - pixel_min;
-  const normalised = pixel =>
-    pixel_max === null ? (pixel - mean) / std : ((pixel - black) / range - mean) / std;
-  const values = new Float64Array(channels * height * width).fill(normalised(black));
-  for (let c = 0; c < channels; c++)
+  const values = new Float64Array(channels * height * width);
+  for (let c = 0; c < channels; c++) {
+    const [middle, deviation] = [mean, std].map(each => Array.isArray(each) ? each[c] : each);
+    const normalised = pixel =>
+      pixel_max === null ? (pixel - middle) / deviation : ((pixel - black) / range - middle) / deviation;
+    values.fill(normalised(black), c * height * width, (c + 1) * height * width);
     for (let y = 0; y < rows; y++)
       for (let x = 0; x < columns; x++)
         values[(c * height + top + y) * width + left + x] = normalised(pixels[(c * rows + y) * columns + x]);
+  }
   return {channels, height, width, values};
 }
 
