@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.model import Model
+from parallel_lenet.parameters import Vector
+from parallel_lenet.random import generator
 
 Array = NDArray[Any]
 Data: TypeAlias = Dataset | tuple[Array, Array]
@@ -60,3 +62,20 @@ def dataset_for(model: Model, data: Data) -> Dataset:
         except ValueError as error:
             raise DatasetError(f"{dataset.name}: {error}") from error
     return dataset
+
+
+def initial_parameters(model: Model, parameters: Vector | None, seed: int) -> Vector:
+    """A copy of the ``parameters``, or the model's own initial ones for this seed: float32 or float64.
+
+    Raises TypeError or ValueError if they do not fit the model's layout.
+    """
+    if parameters is None:
+        parameters = model.initial_parameters(generator(seed))
+    if not isinstance(parameters, np.ndarray):
+        raise TypeError(f"parameters must be a NumPy vector, got {type(parameters).__name__}")
+    if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
+            f"got {parameters.dtype} of shape {parameters.shape}"
+        )
+    return parameters.copy()

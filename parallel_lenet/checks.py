@@ -25,6 +25,9 @@ BELOW_ONE = Range("a number of at least 0 and below 1", lambda value: 0 <= value
 UP_TO_ONE = Range("a number above 0 and at most 1", lambda value: 0 < value <= 1)
 FRACTION = Range("a fraction above 0 and below 1", lambda value: 0 < value < 1)
 
+LEAST = {"batch_size": 1, "shard_size": 1, "seed": 0, "max_tries": 1}
+"""The least values of settings that are whole numbers, for the library and the command line."""
+
 
 class InvalidValue(ValueError):  # noqa: N818
     """A value that is not allowed: ``name`` must be ``allowed`` (or None, if ``or_none``), got ``value``."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import TrainingState
 from parallel_lenet.checks import quoted
+from parallel_lenet.datasets import DatasetError
 from parallel_lenet.descriptions import differences, joined
 from parallel_lenet.fingerprint import EpochData, described
 from parallel_lenet.optimizers import OptimizerState
@@ -76,6 +78,22 @@ class Origin:
                 f"{described(now.fingerprint())}. To continue with other data: "
                 f"{_load_call(self.may_differ | {DATA})}"
             )
+
+
+def require_same_data(state: TrainingState, before: EpochData, now: EpochData, origin: Origin | None) -> None:
+    """Check that training may continue from the state, whose last step had the data ``before``, with the data ``now``.
+
+    Raises DatasetError if an unfinished epoch was started with other data, CheckpointError if the state comes from a
+    checkpoint (``origin``) that was trained on other data.
+    """
+    if state.cursor == 0 and origin is not None:
+        origin.require_data(before, now)
+    if state.cursor > 0 and not before.same(now):
+        raise DatasetError(
+            f"epoch {state.epoch + 1} is unfinished, with {state.cursor:,} samples done, and was begun with other "
+            f"data: {described(before.fingerprint())}, not {described(now.fingerprint())}; continue with those, or "
+            "call restart_epoch() to begin it again with these"
+        )
 
 
 def _load_call(may_differ: Collection[str]) -> str:

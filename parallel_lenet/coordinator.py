@@ -1,11 +1,12 @@
-"""The coordinator: the only loop. It splits batches, adds and averages gradients, and owns weights and optimizer state.
+"""The coordinator: the training loop. It hands out batches, averages gradients, and owns weights and optimizer state.
 
-One step: cut the batch into blocks for the workers; add their summed gradients along a balanced binary tree (see
-`tree`); divide once by the number of samples; update. The tree depends on the batch alone, so neither the workers nor
-the sizes of blocks change a bit of the result.
+One step cuts the batch into blocks for the workers, adds the gradients they return along a balanced binary tree and
+divides the sum by the number of samples (`averaging`), then updates the parameters (`updates`). The tree depends on the
+batch alone, so neither the workers nor the sizes of blocks change a bit of the result.
 
-The file is long because the class is the public interface: each method is documented here. Its arguments are checked
-in `arguments`, threads are kept apart in `calls` and `turns`, and `continuing` compares with a checkpoint's settings.
+The file is longer than others because the class is the public interface, and each method is documented here. Neighbours
+have the rest: `settings` and `arguments` check, `workforce` has the engine, `evaluation` evaluates and predicts,
+`calls` and `turns` keep threads apart, `continuing` compares with a checkpoint.
 """
 
 import logging
@@ -16,56 +17,43 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import finite
-from parallel_lenet.arguments import Data, as_dataset, dataset_for, require_members, takes_a_pair
-from parallel_lenet.batching import (
-    Block,
-    BlockSizes,
-    aligned,
-    blocks,
-    call_sizes,
-    default_shard_size,
-    shards,
-    split,
-)
+from parallel_lenet.arguments import Data, as_dataset, dataset_for, initial_parameters, require_members, takes_a_pair
+from parallel_lenet.averaging import MeanGradient, mean_gradient
+from parallel_lenet.batching import Block, blocks, call_sizes, shards, split
 from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
-from parallel_lenet.checks import ABOVE_ZERO, InvalidValue, numeric_array, optional_number, quoted, whole_number
+from parallel_lenet.checks import numeric_array, quoted, whole_number
 from parallel_lenet.closing import Closeable
-from parallel_lenet.continuing import Origin, names_that_may_differ
-from parallel_lenet.cores import count_workers, usable_cores
-from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.continuing import Origin, names_that_may_differ, require_same_data
+from parallel_lenet.cores import usable_cores
+from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptions import of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import Context, Engine
-from parallel_lenet.engines.make import make
-from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.fingerprint import described
+from parallel_lenet.evaluation import Evaluator, predicted
 from parallel_lenet.finite import NonFiniteError
-from parallel_lenet.jsonable import describe, json_value
+from parallel_lenet.jsonable import json_value
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_norm
 from parallel_lenet.parameters import Vector, sha256
-from parallel_lenet.random import generator
 from parallel_lenet.read_only import advice
-from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
+from parallel_lenet.reports import EpochReport, History, StepReport
+from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
-from parallel_lenet.tree import TreeSum
 from parallel_lenet.turns import turns_of
-from parallel_lenet.updates import Memory, add, copied, divide, updated
-from parallel_lenet.worker import warm_up
+from parallel_lenet.updates import Memory, updated
+from parallel_lenet.warming import WarmUp
+from parallel_lenet.workforce import Workforce
 
 Array = NDArray[Any]
-
-ANY_SHARD_SIZE = 32  # For models that don't say what they prefer.
-SECONDS_BETWEEN = 0.1  # Metrics that `iterate_evaluation` hands out, about.
 
 _log = logging.getLogger("parallel_lenet")
 
@@ -142,49 +130,38 @@ class Coordinator(Displayed, Closeable):
     ) -> None:
         require_members("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         require_members("optimizer", optimizer, ("init", "update"))
-        preferred = whole_number(
-            "the model's preferred_shard_size", getattr(model, "preferred_shard_size", ANY_SHARD_SIZE), 1
+        settings = Settings.checked(
+            model, batch_size=batch_size, shard_size=shard_size, seed=seed, clip_norm=clip_norm, on_nan=on_nan
         )
         self.model = model
         self.optimizer = optimizer
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.leaf: int | None = getattr(model, "leaf", None)
+        self.batch_size = settings.batch_size
+        self.shard_size = settings.shard_size
+        self.leaf = settings.leaf
         """The model's: see `Model`. None: gradients are added shard by shard."""
-        if shard_size is None:
-            shard_size = default_shard_size(preferred, batch_size) if self.leaf is None else preferred
-        self.shard_size = whole_number("shard_size", shard_size, 1)
-        if self.leaf is not None:
-            self.shard_size = aligned(self.shard_size, whole_number("the model's leaf", self.leaf, 1))
-        self._sizes = BlockSizes.of(self.leaf, preferred, self.shard_size)
-        self.seed = whole_number("seed", seed, 0)
-        if self.seed >= 2**64:
-            raise InvalidValue("seed", "below 2**64", self.seed)
-        self.clip_norm = optional_number("clip_norm", clip_norm, ABOVE_ZERO)
-        if on_nan not in ("stop", "skip"):
-            raise ValueError(f"on_nan must be stop or skip, got {on_nan!r}")
-        self.on_nan = on_nan
+        self.seed = settings.seed
+        self.clip_norm = settings.clip_norm
+        self.on_nan = settings.on_nan
+        self._settings = settings
         self._random = parameters is None  # Whether to say that predictions are of random parameters.
-        if parameters is None:
-            parameters = model.initial_parameters(generator(self.seed))
-        if not isinstance(parameters, np.ndarray):
-            raise TypeError(f"parameters must be a NumPy vector, got {type(parameters).__name__}")
-        if parameters.shape != (model.layout.size,) or parameters.dtype not in (np.float32, np.float64):
-            raise ValueError(
-                f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
-                f"got {parameters.dtype} of shape {parameters.shape}"
-            )
-        parameters = parameters.copy()  # The caller may change theirs.
+        parameters = initial_parameters(model, parameters, self.seed)
         self._state = TrainingState(parameters, optimizer.init(parameters))
-        self._owns_engine = isinstance(engine, str)
-        self._starts_workers = isinstance(engine, str) and cluster_address is None
-        self._workers_note: str | None = None
-        self.engine = self._engine(engine, n_workers, cluster_address, step_timeout, max_tries)
-        self._warm, self._warmed = 0, set[int]()  # With how many workers, and how many samples.
-        self._loaded: Origin | None = None  # Where the state comes from, until training continues.
+        self._origin: Origin | None = None  # The checkpoint that the state comes from, until training continues.
+        self._workforce = Workforce(
+            engine,
+            settings,
+            n_workers=n_workers,
+            cluster_address=cluster_address,
+            step_timeout=step_timeout,
+            max_tries=max_tries,
+        )
+        self.engine = self._workforce.engine
+        self._warming = WarmUp(model, optimizer)
         self._memory = Memory()  # For the vectors of the next state, and for sums.
-        self._team = 1, ALONE  # Workers, and the threads of this process that go with so many.
+        self._team = 1, ALONE  # The number of workers, and the threads of this process for it.
         self._turns = turns_of(self.engine)
         self._calls = Calls()
+        self._evaluator = Evaluator(model, self.engine, self._turns, settings.sizes)
         self._constructed = True
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -199,75 +176,20 @@ class Coordinator(Displayed, Closeable):
             raise AttributeError(advice(Coordinator, name))
         object.__delattr__(self, name)
 
-    def _engine(
-        self,
-        engine: str | Engine,
-        n_workers: int | None,
-        cluster_address: str | None,
-        step_timeout: float | None,
-        max_tries: int | None,
-    ) -> Engine:
-        """The engine that was passed in, or one with this name."""
-        if isinstance(engine, str):
-            asked = count_workers(n_workers)
-            all_of_cluster = cluster_address is not None and asked.all
-            made = make(
-                engine,
-                None if all_of_cluster else self._limited(asked.count),
-                cluster_address=cluster_address,
-                step_timeout=optional_number("step_timeout", step_timeout, ABOVE_ZERO),
-                max_tries=3 if max_tries is None else whole_number("max_tries", max_tries, 1),
-            )
-            if all_of_cluster:
-                self._limited(made.n_workers)
-            return made
-        if not isinstance(engine, Engine):
-            raise TypeError(f"engine must be a name or an Engine, got {quoted(engine)}")
-        arguments = {
-            "n_workers": n_workers,
-            "cluster_address": cluster_address,
-            "step_timeout": step_timeout,
-            "max_tries": max_tries,
-        }
-        for name, value in arguments.items():
-            if value is not None:
-                raise TypeError(
-                    f"{name} has no effect on an engine that exists already: give it to {type(engine).__name__}(...), "
-                    "or give the engine's name"
-                )
-        self._limited(engine.n_workers)
-        return engine
-
     @property
     def workers_note(self) -> str | None:
         """Why some of the workers that were asked for don't run, or have no work; None if all have."""
-        return self._workers_note
+        return self._workforce.note
 
     @property
     def n_workers(self) -> int:
         """How many workers there are: those that were asked for, but no more than a batch has work for."""
         return self.engine.n_workers
 
-    def _limited(self, asked: int) -> int:
-        """How many of ``asked`` workers to start. Sets `workers_note` if they are fewer, or if some have no work."""
-        most = self._sizes.workers(self.batch_size)
-        self._workers_note = None
-        if most < asked:
-            verb = "run" if self._starts_workers else "have work"
-            part, smaller = "block", ""
-            if self.leaf is None:
-                part, smaller = "shard", "a smaller shard_size or "
-            self._workers_note = (
-                f"{most} of {asked} workers {verb}: a batch of {self.batch_size} "
-                f"makes {most} {part}{'s' * (most > 1)} of {self._sizes.least}; {smaller}a larger batch_size makes more"
-            )
-            _log.info(self._workers_note)
-        return min(asked, most) if self._starts_workers else asked
-
     @property
     def call_sizes(self) -> tuple[int, ...]:
         """How many samples of a batch the model gets at a time, each number once, the largest first."""
-        return call_sizes(self.batch_size, self._sizes, self.n_workers)
+        return call_sizes(self.batch_size, self._settings.sizes, self.n_workers)
 
     @property
     def parameters(self) -> Vector:
@@ -388,20 +310,18 @@ class Coordinator(Displayed, Closeable):
             data = split(data[0], validation, self.seed)
         elif validation is not None:
             data = (*data, dataset_for(self.model, validation))
-        origin = self._loaded
-        if epochs and origin is not None:
+        if epochs and self._origin is not None:
             needed = self.optimizer.init(self.parameters)
-            origin.require_settings(self._settings(), self._state.optimizer, needed)
+            self._origin.require_settings(self._described_settings(), self._state.optimizer, needed)
         call = self._calls.begin("train")
         try:
-            call.begin(
-                self._turns.run(
-                    "fit or iterate", lambda: self.engine.open(self.model, data, self.parameters, self.call_sizes)
-                )
+            context = self._turns.run(
+                "fit or iterate", lambda: self.engine.open(self.model, data, self.parameters, self.call_sizes)
             )
+            call.begin(context)
             if epochs:
-                self._require_same_data(call)
-                self._loaded = None
+                self._use_data(call)
+                self._origin = None
         except BaseException:
             self._calls.end(call)
             raise
@@ -418,31 +338,20 @@ class Coordinator(Displayed, Closeable):
 
     def _advance(self, call: Call) -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
-        if not call.context.closed:  # Else `start` says so.
-            self._warm_up(*call.context.datasets[0])
+        if not call.context.closed:  # Else `start` raises, and says so.
+            self._warming.run(self.parameters, *call.context.datasets[0], self.call_sizes, self.n_workers)
         self.engine.start(call.context)
-        self._require_same_data(call)
+        self._use_data(call)
         order = call.order(self.seed, self.epoch)
         rows = order[self.cursor : self.cursor + self.batch_size]
         return self._step(call, rows) if len(rows) else self._finish_epoch(call)
 
-    def _require_same_data(self, call: Call) -> None:
-        """Raises DatasetError if an unfinished epoch was begun with other data than the call's.
-
-        And CheckpointError if the state comes from a checkpoint that was trained on other data.
-        """
-        begun, loaded = self._state.data, self._loaded
-        if begun is None or begun is call.data:
-            return
-        if self.cursor == 0 and loaded is not None:
-            loaded.require_data(begun, call.data)
-        if self.cursor > 0 and not begun.same(call.data):
-            raise DatasetError(
-                f"epoch {self.epoch + 1} is unfinished, with {self.cursor:,} samples done, and was begun with other "
-                f"data: {described(begun.fingerprint())}, not {described(call.data.fingerprint())}; continue with "
-                "those, or call restart_epoch() to begin it again with these"
-            )
-        self._state = replace(self._state, data=call.data)
+    def _use_data(self, call: Call) -> None:
+        """Note which data the current epoch is trained on. Raises as `require_same_data` does."""
+        before = self._state.data
+        if before is not None and before is not call.data:
+            require_same_data(self._state, before, call.data, self._origin)
+            self._state = replace(self._state, data=call.data)
 
     def restart_epoch(self) -> None:
         """Begin the current epoch again, on whatever data come next: forget which samples of it are done.
@@ -456,108 +365,75 @@ class Coordinator(Displayed, Closeable):
     def _step(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
-        state = self._state
-        threads = self._threads()
-        work = blocks(rows, self._sizes, self.n_workers)
-        metrics, gradient, suspects, times = self._mean_gradient(call.context, work)
+        before = self._state
+        work = blocks(rows, self._settings.sizes, self.n_workers)
+        mean = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
-        norm = global_norm(gradient, threads)
-        rate = _learning_rate(self.optimizer, state.optimizer.step)
-        bad: NonFiniteError | None = None
-        if math.isfinite(metrics.loss_sum + norm) or finite.is_finite(metrics.loss_sum, gradient):
-            if self.clip_norm is not None:
-                gradient, norm = clip_by_global_norm(gradient, self.clip_norm, threads)
-            parameters, optimizer, all_finite = updated(
-                self.optimizer, state.parameters, gradient, state.optimizer, self._memory, threads
-            )
-            if not all_finite:
-                bad = finite.after_update(optimizer.step, self.model.layout, parameters)
+        norm = global_norm(mean.gradient, self._threads())
+        loss_sum = mean.metrics.loss_sum
+        after = before
+        if math.isfinite(loss_sum + norm) or finite.is_finite(loss_sum, mean.gradient):
+            after, problem = self._updated(before, mean.gradient)
         else:
-            bad = self._trace(call.context, rows, work, suspects)
-        if bad is not None:
+            problem = self._trace(call.context, rows, work, mean.suspects)
+        if problem is not None:
             if self.on_nan == "stop":
-                raise bad
-            parameters = state.parameters
-            optimizer = state.optimizer
+                raise problem
+            after = before
         seconds = time.perf_counter() - start
-        self._state = TrainingState(
-            parameters,
-            optimizer,
-            epoch=state.epoch,
-            cursor=state.cursor + len(rows),
-            sums=state.sums if bad else state.sums + metrics,
-            seconds=state.seconds + seconds,
-            history=state.history,
+        self._state = replace(
+            after,
+            cursor=before.cursor + len(rows),
+            sums=before.sums + mean.metrics if problem is None else before.sums,
+            seconds=before.seconds + seconds,
             data=call.data,
         )
         return StepReport(
-            epoch=state.epoch + 1,
-            step=optimizer.step,
-            loss=metrics.loss,
-            accuracy=metrics.accuracy,
-            count=metrics.count,
+            epoch=after.epoch + 1,
+            step=after.step,
+            loss=mean.metrics.loss,
+            accuracy=mean.metrics.accuracy,
+            count=mean.metrics.count,
             gradient_norm=norm,
             seconds=seconds,
-            skipped=None if bad is None else str(bad),
-            learning_rate=rate,
-            times=replace(times, updating=start + seconds - averaged),
+            skipped=None if problem is None else str(problem),
+            learning_rate=_learning_rate(self.optimizer, before.step),
+            times=replace(mean.times, updating=start + seconds - averaged),
         )
+
+    def _mean_gradient(self, context: Context, work: list[Block]) -> MeanGradient:
+        """Hand out the blocks, add their gradients along the tree, and divide by the number of samples."""
+        results = self.engine.gradients(context, self.parameters, work)
+        return mean_gradient(results, work, self._settings.sizes, self._memory, self._threads)
+
+    def _updated(self, state: TrainingState, gradient: Vector) -> tuple[TrainingState, NonFiniteError | None]:
+        """The state with the next parameters and optimizer; the error if these parameters are not finite."""
+        threads = self._threads()
+        if self.clip_norm is not None:
+            gradient, _ = clip_by_global_norm(gradient, self.clip_norm, threads)
+        parameters, optimizer, all_finite = updated(
+            self.optimizer, state.parameters, gradient, state.optimizer, self._memory, threads
+        )
+        problem = None if all_finite else finite.after_update(optimizer.step, self.model.layout, parameters)
+        return replace(state, parameters=parameters, optimizer=optimizer), problem
 
     def _trace(
         self, context: Context, rows: NDArray[np.int64], work: list[Block], suspects: list[str]
     ) -> NonFiniteError:
         """Compute a step whose sum is not finite again, to find out why."""
-        step, parts = self.step + 1, shards(rows, self.shard_size)
-        bad = finite.trace(step, self.model.layout, self.engine.gradients(context, self.parameters, parts), len(parts))
-        if bad is not None:
-            return bad
-        metrics, gradient, *_ = self._mean_gradient(context, work)
-        if finite.is_finite(metrics.loss_sum, gradient):
+        step = self.step + 1
+        parts = shards(rows, self.shard_size)
+        results = self.engine.gradients(context, self.parameters, parts)
+        problem = finite.trace(step, self.model.layout, results, len(parts))
+        if problem is not None:
+            return problem
+        mean = self._mean_gradient(context, work)
+        if finite.is_finite(mean.metrics.loss_sum, mean.gradient):
             return finite.irreproducible(step, suspects)
         return finite.overflow(step)
 
-    def _mean_gradient(
-        self, context: Context, work: list[Block]
-    ) -> tuple[Metrics, Vector, list[str], StepTimes]:  # fmt: skip
-        """The sums over the blocks, added along the tree, the gradient divided once by the number of samples.
-
-        And the workers whose sums are not finite, or all of them if no worker's alone is not; and where the time went.
-        """
-        clock, threads = time.perf_counter, ALONE  # While others compute, their cores are theirs.
-        waiting, computing, begun, suspects = 0.0, dict[str, float](), clock(), list[str]()
-
-        def stays(sums: _Sums) -> _Sums:
-            """The same in memory of our own."""
-            return sums if sums.ours else _Sums(sums.metrics, copied(sums.gradient, self._memory, threads), True)
-
-        def added(left: _Sums, right: _Sums) -> _Sums:
-            """The sum, in the place of one of them if it is ours."""
-            ours = left if left.ours else right
-            total = ours.gradient if ours.ours else self._memory.empty_like(left.gradient)
-            add(left.gradient, right.gradient, total, threads)
-            return _Sums(left.metrics + right.metrics, total, True)
-
-        sums = TreeSum(added)
-        with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
-            asked = begun
-            for block, result in zip(work, self.engine.gradients(context, self.parameters, work), strict=True):
-                waiting += clock() - asked
-                if block is work[-1]:
-                    threads = self._threads()
-                computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
-                if not result.finite:
-                    suspects.append(result.worker)
-                sums.append(_Sums(result.metrics, result.gradient, False), self._sizes.leaves(block))
-                if not result.ready:
-                    sums.keep(stays)
-                asked = clock()
-            metrics, total, _ = sums.total()
-            divide(total, metrics.count, threads)
-        times = StepTimes(waiting, adding=clock() - begun - waiting, computing=computing)
-        return metrics, total, suspects or list(computing), times
-
     def _threads(self) -> Threads:
-        """For what this process does with long vectors: as many as workers, but no more than cores."""
+        """The threads for this process's work on long vectors: as many as workers, but no more than cores."""
         if self.parameters.size <= LONG:
             return ALONE
         if self._team[0] != self.n_workers:
@@ -570,7 +446,7 @@ class Coordinator(Displayed, Closeable):
             raise NonFiniteError(f"epoch {state.epoch + 1}: every step was skipped for NaN or infinity", self.step)
         report = self.epoch_report()
         if len(call.context.datasets) > 1:
-            result = self._evaluate(call.context, 1)
+            result = self._evaluator.metrics(call.context, state, 1)
             report = replace(report, validation_loss=result.loss, validation_accuracy=result.accuracy)
         self._state = TrainingState(
             state.parameters, state.optimizer, epoch=state.epoch + 1, history=(*state.history, report), data=call.data
@@ -598,13 +474,7 @@ class Coordinator(Displayed, Closeable):
         Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would be meaningless.
         """
         dataset = dataset_for(self.model, data)
-        return self._turns.run("evaluate", lambda: self._evaluate_now(dataset))
-
-    def _evaluate_now(self, dataset: Dataset) -> Metrics:
-        finite.require_finite(self.step, self.model.layout, self.parameters)
-        with self.engine.open(self.model, (dataset,), self.parameters, (self.shard_size,)) as context:
-            self.engine.start(context)
-            return self._evaluate(context, 0)
+        return self._turns.run("evaluate", lambda: self._evaluator.evaluate(self._state, dataset))
 
     @takes_a_pair
     def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
@@ -612,40 +482,7 @@ class Coordinator(Displayed, Closeable):
 
         All are of the parameters as they are when it is called.
         """
-        dataset, parameters = dataset_for(self.model, data), self.parameters
-        finite.require_finite(self.step, self.model.layout, parameters)
-        sizes = (self.shard_size,)
-        context = self._turns.run("evaluate", lambda: self.engine.open(self.model, (dataset,), parameters, sizes))
-        return self._iterate_evaluation(context, parameters)
-
-    def _iterate_evaluation(self, context: Context, parameters: Vector) -> Iterator[Metrics]:
-        with context:
-            self._turns.run("evaluate", lambda: self.engine.start(context))
-            work = self._evaluated(context, 0)
-            sums, at_once = TreeSum[Metrics](), self.n_workers
-            while work:
-                some, work = work[:at_once], work[at_once:]
-                start = time.perf_counter()
-                self._turns.run("evaluate", lambda: self._add_metrics(context, parameters, some, sums))  # noqa: B023
-                if time.perf_counter() - start < SECONDS_BETWEEN / 2:
-                    at_once *= 2
-                yield sums.total()
-
-    def _evaluate(self, context: Context, dataset: int) -> Metrics:
-        sums = TreeSum[Metrics]()
-        self._add_metrics(context, self.parameters, self._evaluated(context, dataset), sums)
-        return sums.total()
-
-    def _evaluated(self, context: Context, dataset: int) -> list[Block]:
-        """All of a dataset in blocks: larger ones than for training, since an answer costs as much for less work."""
-        sizes = replace(self._sizes, least=self.shard_size, most=2 * self._sizes.most)
-        return blocks(np.arange(len(context.datasets[dataset].inputs)), sizes, self.n_workers, dataset)
-
-    def _add_metrics(self, context: Context, parameters: Vector, work: list[Block], sums: TreeSum[Metrics]) -> None:
-        for block, metrics in zip(work, self.engine.metrics(context, parameters, work), strict=True):
-            if not math.isfinite(metrics.loss_sum):
-                raise finite.evaluation(self.step, metrics.loss_sum)
-            sums.append(metrics, self._sizes.leaves(block))
+        return self._evaluator.iterate(self._state, dataset_for(self.model, data))
 
     @takes_a_pair
     def warm_up(self, data: Data) -> None:
@@ -656,21 +493,10 @@ class Coordinator(Displayed, Closeable):
         `call_sizes` for which its ``is_compiled(samples)`` is not true.
         """
         dataset = as_dataset(data)
-        self._turns.run("warm_up", lambda: self._warm_up(dataset.inputs, dataset.targets))
-
-    def _warm_up(self, inputs: Array, targets: Array) -> None:
-        if self._warm == self.n_workers:
-            return
-        if hasattr(self.model, "warm_up"):
-            is_compiled = getattr(self.model, "is_compiled", lambda size: False)
-            for size in set(self.call_sizes) - self._warmed:
-                if not is_compiled(size):
-                    with one_blas_thread():
-                        warm_up(self.model, self.parameters, inputs, targets, size)
-                self._warmed.add(size)
-        if getattr(self.optimizer, "fused", False) is not False and not self._warm:
-            self.optimizer.update(self.parameters, np.zeros_like(self.parameters), self.optimizer.init(self.parameters))
-        self._warm = self.n_workers
+        warm = self._warming.run
+        self._turns.run(
+            "warm_up", lambda: warm(self.parameters, dataset.inputs, dataset.targets, self.call_sizes, self.n_workers)
+        )
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one per row of ``inputs``: for a classifier the class labels.
@@ -706,17 +532,15 @@ class Coordinator(Displayed, Closeable):
         if self._random and self.step == 0:
             self._random = False  # Say it once.
             _log.warning(f"{name} before any training: the parameters are the random initial ones")
-        parameters = self.parameters  # The same for both lines, if another thread trains.
-        finite.require_finite(self.step, self.model.layout, parameters)
-        with one_blas_thread():
-            return method(parameters, inputs)
+        state = self._state  # One state, even if another thread trains.
+        return predicted(method, self.model.layout, state.parameters, inputs, state.step)
 
     def resize(self, n_workers: int) -> None:
         """Continue with another number of workers, counted as in the constructor, from the next step on.
 
         The result stays the same. Raises ValueError if the engine cannot have that many.
         """
-        count = self._limited(count_workers(n_workers).count)
+        count = self._workforce.limited(n_workers)
         self._turns.run("resize", lambda: self.engine.resize(count))
 
     def worker_pids(self) -> list[int]:
@@ -735,7 +559,7 @@ class Coordinator(Displayed, Closeable):
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}")
         user = json_value("metadata", metadata or {}, depth=1)
-        settings = self._settings() if self._loaded is None else self._loaded.settings
+        settings = self._described_settings() if self._origin is None else self._origin.settings
         Checkpoint(self._state, self.model.layout, of_model(self.model), settings, user).save(path)
 
     def load(self, path: str | os.PathLike[str], *, may_differ: Collection[str] = ()) -> dict[str, Any]:
@@ -758,23 +582,15 @@ class Coordinator(Displayed, Closeable):
         checkpoint = Checkpoint.load(path)
         checkpoint.require_model(self.model)
         checkpoint.require_dtype(self.parameters.dtype)
-        if checkpoint.settings.get("optimizer") == self._settings()["optimizer"]:
+        if checkpoint.settings.get("optimizer") == self._described_settings()["optimizer"]:
             checkpoint.require_slots(self.optimizer.init(checkpoint.state.parameters))
         loaded = Origin(checkpoint.path, checkpoint.settings, allowed)
         with self._calls.alone("load"):
-            self._state, self._loaded = checkpoint.state, loaded
+            self._state, self._origin = checkpoint.state, loaded
         return checkpoint.metadata
 
-    def _settings(self) -> dict[str, Any]:
-        """What decides how training continues, as JSON."""
-        return {
-            "optimizer": describe(self.optimizer),
-            "batch_size": self.batch_size,
-            "shard_size": self.shard_size if self.leaf is None else None,  # Free if it decides no bit.
-            "seed": self.seed,
-            "clip_norm": describe(self.clip_norm),
-            "kernel": describe(getattr(self.model, "kernel", None)),
-        }
+    def _described_settings(self) -> dict[str, Any]:
+        return self._settings.described(self.optimizer, self.model)
 
     def close(self) -> None:
         """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
@@ -789,23 +605,13 @@ class Coordinator(Displayed, Closeable):
 
     def _close(self) -> None:
         self._calls.close()
-        if self._owns_engine:
-            self.engine.close()
+        self._workforce.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a Coordinator cannot be copied or pickled, since it holds workers: save(path) writes its state, and load("
             "path) of another Coordinator takes it over"
         )
-
-
-class _Sums(NamedTuple):
-    """The loss and the gradient of some blocks."""
-
-    metrics: Metrics
-    gradient: Vector
-    ours: bool
-    """Whether it lies in memory of the coordinator, and may be written to."""
 
 
 def _learning_rate(optimizer: Optimizer, step: int) -> float | None:

@@ -12,7 +12,7 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import numeric_array, quoted
 from parallel_lenet.display import Displayed, Summary, Table, shortened
-from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.evaluation import predicted
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 
@@ -60,10 +60,7 @@ class TrainedModel(Displayed):
         return probabilities
 
     def _predicted(self, method: Callable[[Vector, Array], Array], images: Array) -> Array:
-        images = numeric_array("images", images)
-        finite.require_finite(0, self.model.layout, self.parameters)
-        with one_blas_thread():
-            return method(self.parameters, images)
+        return predicted(method, self.model.layout, self.parameters, numeric_array("images", images))
 
 
 def load_model(path: str | os.PathLike[str], kernel: str = "auto") -> TrainedModel:

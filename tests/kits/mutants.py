@@ -32,14 +32,14 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the mean is taken over batch_size, not over the samples of a short last batch",
-        "divide(total, metrics.count, threads)",
-        "divide(total, self.batch_size, threads)",
+        "divide(total, metrics.count, self.threads)",
+        "divide(total, 56, self.threads)",  # The batch_size of the test.
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(
         "the reported loss of a step is divided by batch_size",
-        "loss=metrics.loss,",
-        "loss=metrics.loss_sum / self.batch_size,",
+        "loss=mean.metrics.loss,",
+        "loss=mean.metrics.loss_sum / self.batch_size,",
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(

@@ -1,0 +1,101 @@
+"""Evaluation and prediction: what a coordinator computes without training.
+
+Workers evaluate a dataset, block by block. The caller's own process predicts, in the calling thread.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import finite
+from parallel_lenet.batching import Block, BlockSizes, blocks
+from parallel_lenet.checkpoint import TrainingState
+from parallel_lenet.datasets import Dataset
+from parallel_lenet.engines import Context, Engine
+from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
+from parallel_lenet.parameters import Layout, Vector
+from parallel_lenet.tree import TreeSum
+from parallel_lenet.turns import Turns
+
+Array = NDArray[Any]
+
+SECONDS_BETWEEN = 0.1  # Between two metrics of `Evaluator.iterate`, about.
+
+
+class Evaluator:
+    """Evaluates the ``model`` of one coordinator with the workers of its ``engine``."""
+
+    def __init__(self, model: Model, engine: Engine, turns: Turns, sizes: BlockSizes) -> None:
+        self._model = model
+        self._engine = engine
+        self._turns = turns
+        self._sizes = sizes
+
+    def evaluate(self, state: TrainingState, dataset: Dataset) -> Metrics:
+        """The metrics of the state's parameters on all samples. Raises NonFiniteError if they would mean nothing."""
+        finite.require_finite(state.step, self._model.layout, state.parameters)
+        with self._open(state, dataset) as context:
+            self._engine.start(context)
+            return self.metrics(context, state, 0)
+
+    def iterate(self, state: TrainingState, dataset: Dataset) -> Iterator[Metrics]:
+        """The metrics so far, again and again; the last ones are those of all samples."""
+        finite.require_finite(state.step, self._model.layout, state.parameters)
+        context = self._turns.run("evaluate", lambda: self._open(state, dataset))
+        return self._iterate(context, state)
+
+    def metrics(self, context: Context, state: TrainingState, dataset: int) -> Metrics:
+        """The metrics on all samples of dataset number ``dataset`` of a context."""
+        sums = TreeSum[Metrics]()
+        self._add(context, state, self._blocks(context, dataset), sums)
+        return sums.total()
+
+    def _open(self, state: TrainingState, dataset: Dataset) -> Context:
+        return self._engine.open(self._model, (dataset,), state.parameters, (self._sizes.shard_size,))
+
+    def _iterate(self, context: Context, state: TrainingState) -> Iterator[Metrics]:
+        with context:
+            self._turns.run("evaluate", lambda: self._engine.start(context))
+            remaining = self._blocks(context, 0)
+            sums = TreeSum[Metrics]()
+            at_once = self._engine.n_workers
+            while remaining:
+                batch = remaining[:at_once]
+                remaining = remaining[at_once:]
+                start = time.perf_counter()
+                self._turns.run("evaluate", lambda: self._add(context, state, batch, sums))  # noqa: B023
+                if time.perf_counter() - start < SECONDS_BETWEEN / 2:
+                    at_once *= 2
+                yield sums.total()
+
+    def _blocks(self, context: Context, dataset: int) -> list[Block]:
+        """A dataset in blocks: larger ones than for training, since an answer costs as much for less work."""
+        samples = len(context.datasets[dataset].inputs)
+        sizes = replace(self._sizes, least=self._sizes.shard_size, most=2 * self._sizes.most)
+        return blocks(np.arange(samples), sizes, self._engine.n_workers, dataset)
+
+    def _add(self, context: Context, state: TrainingState, batch: list[Block], sums: TreeSum[Metrics]) -> None:
+        results = self._engine.metrics(context, state.parameters, batch)
+        for block, metrics in zip(batch, results, strict=True):
+            if not math.isfinite(metrics.loss_sum):
+                raise finite.evaluation(state.step, metrics.loss_sum)
+            sums.append(metrics, self._sizes.leaves(block))
+
+
+def predicted(
+    method: Callable[[Vector, Array], Array], layout: Layout, parameters: Vector, inputs: Array, step: int = 0
+) -> Array:
+    """What a model's ``method`` returns for ``(parameters, inputs)``, computed in this thread with one BLAS thread.
+
+    Raises NonFiniteError, which names the ``step``, if the parameters hold NaN or infinity.
+    """
+    finite.require_finite(step, layout, parameters)
+    with one_blas_thread():
+        return method(parameters, inputs)
