@@ -24,6 +24,7 @@ from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.schedules import Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
+from parallel_lenet.weights import WeightsError, load_weights
 
 __all__ = [
     "SGD",
@@ -63,6 +64,7 @@ __all__ = [
     "Tanh",
     "TrainedModel",
     "Warmup",
+    "WeightsError",
     "WorkerError",
     "WorkerWarning",
     "__version__",
@@ -70,6 +72,7 @@ __all__ = [
     "lenet5_for",
     "load_dataset",
     "load_model",
+    "load_weights",
     "predict_image",
     "read_digit",
 ]

@@ -75,6 +75,12 @@ ORDER = (
     "arguments",
     "read_only",
     "updates",
+    "export",
+    "export.graph",
+    "weights",
+    "weights.matching",
+    "weights.files",
+    "weights.convention",
     "trained",
     "evaluation",
     "finite",
@@ -195,6 +201,9 @@ LATE = {
     ("display.progress", "<f'rich.{name}'>"),  # An extra.
     ("display.progress", "IPython.display"),  # In a notebook, which has it.
     ("engines.cluster.backends", "<self.module>"),  # An extra.
+    ("export", "safetensors.numpy"),  # An extra.
+    ("export.graph", "onnx"),  # An extra.
+    ("weights.files", "safetensors"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
     ("pictures.files", "PIL.Image"),  # An extra.
@@ -228,6 +237,8 @@ EXTRAS = (
     "dask",
     "distributed",
     "ray",
+    "onnx",
+    "safetensors",
 )
 NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
 

@@ -1,10 +1,13 @@
 """The programs of the README and of docs/ run as they stand there, and what the texts name exists."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from kits.programs import PYTHON, run
+
+from parallel_lenet.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +29,18 @@ def test_there_are_two_commands_to_set_up_with() -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("page", ["export"])
+def test_the_commands_of_a_page_work_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\.venv/bin/parallel-lenet (.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

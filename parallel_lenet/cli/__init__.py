@@ -1,4 +1,4 @@
-"""The command line, ``parallel-lenet COMMAND``: train, evaluate, predict, explain, report, runs, compare, and so on.
+"""The command line, ``parallel-lenet COMMAND``: train, evaluate, predict, explain, report, runs, export, and so on.
 
 Results go to standard output, everything else to standard error. Exit codes:
 
@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import parallel_lenet
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.cli import compare, evaluate, explain, gradcheck, predict, report, runs, train, verify
+from parallel_lenet.cli import compare, evaluate, explain, export, gradcheck, predict, report, runs, train, verify
 from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, write
 from parallel_lenet.cli._interrupts import Ended, ending_signals_raise
 from parallel_lenet.cli._options import UsageError
@@ -30,6 +30,7 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
+from parallel_lenet.weights import WeightsError
 
 BROKEN_PIPE = 141
 EXIT_CODES = (
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"parallel-lenet {parallel_lenet.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, predict, explain, report, runs, compare, gradcheck, verify):
+    for command in (train, evaluate, predict, explain, report, runs, compare, export, gradcheck, verify):
         name = command.__name__.rpartition(".")[2]
         assert command.__doc__ is not None
         sub = commands.add_parser(
@@ -121,7 +122,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(str(error), 2)
     except BrokenPipeError:
         raise
-    except (CheckpointError, DatasetError, WorkerError, NonFiniteError, ExtraError) as error:
+    except (CheckpointError, DatasetError, WeightsError, WorkerError, NonFiniteError, ExtraError) as error:
         return _failed(str(error))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -144,6 +144,12 @@ class TrainOptions:
         float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
     )
     clip_norm: float | None = _option(float, None, "largest norm of the gradient; larger ones are scaled down to it")
+    initial_weights: str | None = _option(
+        str,
+        None,
+        "start from the weights in this file instead of random ones: safetensors (PyTorch's too), .npz or a checkpoint",
+        metavar="FILE",
+    )
     seed: int = _option(
         int, 0, "seed of the initial weights, the order of the images and the choice of validation images"
     )
@@ -227,11 +233,11 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stored(name: str, value: Any, where: str) -> Any:
-    """A value as runs record it: data folders by their absolute path. Raises UsageError if a path can't be a path."""
-    if name in ("data_dir", "out") and value is not None:
+    """A value as runs record it: what is read by its absolute path. Raises UsageError if a path can't be a path."""
+    if name in ("data_dir", "initial_weights", "out") and value is not None:
         if "\0" in value or not _encodable(value):
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
-        if name == "data_dir":
+        if name != "out":
             return os.path.abspath(value)
     return value
 

@@ -4,7 +4,7 @@ import argparse
 
 from parallel_lenet import kernels
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _checkpoints, _engines, _network
+from parallel_lenet.cli import _checkpoints, _engines, _network, _weights
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import add_train_options, as_usage, flags, worker_count
 from parallel_lenet.cli._sources import load
@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset and --data-dir it is measured on that run's test images",
     )
     add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine", "cluster_address"))
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="measure the checkpoint's network with the weights in this file: safetensors, .npz or another checkpoint",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
@@ -41,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
         trained = from_checkpoint(checkpoint, kernel)
     model, parameters = trained.model, trained.parameters
+    if arguments.weights is not None:
+        parameters = _weights.load("--weights", arguments.weights, model)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
     _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
@@ -64,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
     result = {
         "checkpoint": file,
+        "weights": arguments.weights,
         "dataset": data_dir or dataset or DEFAULT,
         "engine": asked.get("engine", "processes"),
         "cluster_address": asked.get("cluster_address"),
@@ -83,5 +91,5 @@ def run(arguments: argparse.Namespace) -> int:
             ("test loss", f"{metrics.loss:.4f}"),
             ("parameters SHA-256", coordinator.parameters_sha256()[:16] + "..."),
         ]
-        console.table(f"{file} on {test.name}", ("", "result"), rows)
+        console.table(f"{arguments.weights or file} on {test.name}", ("", "result"), rows)
     return 0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet.batching import split
-from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _results, _resume, _sources
+from parallel_lenet.cli import _chaos, _config, _engines, _network, _recipes, _results, _resume, _sources, _weights
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupted, Interrupts
@@ -140,6 +140,8 @@ def _prepare(
         _resume.check_data(resumed, everything, test)
     if resumed is None:
         model, parameters = _build(everything, options.kernel), None
+        if options.initial_weights is not None:
+            parameters = _weights.load("--initial-weights", options.initial_weights, model)
     else:
         trained = load_model(resumed.file, options.kernel)
         model, parameters = trained.model, trained.parameters

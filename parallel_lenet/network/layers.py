@@ -195,6 +195,14 @@ class Images:
             return ": channels come first, (n, c, h, w)"
         return f": build it with lenet5(channels={channels}, image_size=({height}, {width})) for such images"
 
+    @property
+    def scale_and_shift(self) -> tuple[Any, Any]:
+        """What pixels above black are multiplied by, and what is added then: a number, or one for each channel."""
+        mean, std = (each if isinstance(each, float) else np.array(each) for each in (self.mean, self.std))
+        if self.pixel_max is None:
+            return 1 / std, (self.pixel_min - mean) / std
+        return 1 / ((self.pixel_max - self.pixel_min) * std), -mean / std
+
     def pixels(self, images: Array, dtype: np.dtype[Any]) -> Array:
         """The images as `prepare` takes them: ``(n, c, h, w)``, uint8 or of ``dtype``, black 0."""
         images = self.stored(images)
@@ -205,11 +213,7 @@ class Images:
 
     def prepare(self, kernels: Kernels, pixels: Array, y: Array) -> None:
         """Write the pixels into ``y (c, h, w, n)``, padded and normalised."""
-        mean, std = (each if isinstance(each, float) else np.array(each) for each in (self.mean, self.std))
-        if self.pixel_max is None:
-            scale, shift = 1 / std, (self.pixel_min - mean) / std
-        else:
-            scale, shift = 1 / ((self.pixel_max - self.pixel_min) * std), -mean / std
+        scale, shift = self.scale_and_shift
         kernels.prepare_images(pixels, scale, shift, y)
 
 

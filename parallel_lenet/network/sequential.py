@@ -134,15 +134,22 @@ class Sequential(Displayed):
         return kernels.load(self.kernel).SHARD_SIZE
 
     @cached_property
+    def layer_names(self) -> tuple[str, ...]:
+        """A name for each layer: ``conv1``, ``tanh1``, ``avgpool1``, ``conv2``, ..., numbered per kind."""
+        names, counts = [], Counter[str]()
+        for layer in self.layers:
+            kind = type(layer).__name__.lower().removesuffix("2d")
+            counts[kind] += 1
+            names.append(f"{kind}{counts[kind]}")
+        return tuple(names)
+
+    @cached_property
     def _names(self) -> tuple[dict[str, str], ...]:
         """For each layer, its parameters' names in the layout by their own: ``{"weight": "conv1.weight", ...}``."""
-        names, counts = [], Counter[str]()
-        for layer, shape in zip(self.layers, self.shapes, strict=False):
-            parts = layer.parameter_shapes(shape)
-            kind = type(layer).__name__.lower().removesuffix("2d")
-            counts[kind] += bool(parts)
-            names.append({part: f"{kind}{counts[kind]}.{part}" for part in parts})
-        return tuple(names)
+        return tuple(
+            {part: f"{name}.{part}" for part in layer.parameter_shapes(shape)}
+            for layer, shape, name in zip(self.layers, self.shapes, self.layer_names, strict=False)
+        )
 
     @cached_property
     def layout(self) -> Layout:

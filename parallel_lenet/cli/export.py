@@ -1,0 +1,115 @@
+"""Write a checkpoint's network for other programs: ONNX to run it, safetensors or .npz for its weights.
+
+The ONNX model takes pixels as they are stored, float32 (batch, channels, height, width), and gives scores and
+probabilities. The other formats hold the weights of each layer as PyTorch has them. An existing file is replaced.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.cli import _checkpoints
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._options import UsageError
+from parallel_lenet.export import FORMATS, file_sha256
+from parallel_lenet.files import write_atomically
+from parallel_lenet.parameters import sha256
+from parallel_lenet.trained import from_checkpoint
+
+HELP = "write a network as ONNX, safetensors or .npz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
+    )
+    parser.add_argument(
+        "--format", choices=tuple(FORMATS), help="what to write (default: what the name of --out ends with, or onnx)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="the file to write (default: beside the checkpoint, such as checkpoint.onnx)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, which names the file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, then write the file in one step."""
+    console = Console(json=arguments.json)
+    file = _checkpoints.find(arguments.checkpoint, console)
+    _checkpoints.require(file)
+    chosen = _format(arguments)
+    out = _place(arguments.out, file, chosen)
+    checkpoint = Checkpoint.load(file)
+    model = _model(checkpoint, chosen)
+    parameters = checkpoint.state.parameters
+    try:
+        content = FORMATS[chosen](model, parameters, _metadata(checkpoint))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: can't be exported: {error}") from error
+    write_atomically(out, content)
+    if arguments.json:
+        console.result(
+            {
+                "checkpoint": file,
+                "format": chosen,
+                "file": str(out),
+                "bytes": len(content),
+                "file_sha256": file_sha256(content),
+                "parameters": model.layout.size,
+                "parameters_sha256": sha256(parameters),
+            }
+        )
+    else:
+        console.line(str(out))
+    return 0
+
+
+def _model(checkpoint: Checkpoint, chosen: str) -> Any:
+    """The checkpoint's network; for a model of the user's own, of which only weights can be written, its layout."""
+    try:
+        return from_checkpoint(checkpoint, "naive").model  # It computes nothing.
+    except CheckpointError:
+        if chosen == "onnx":
+            raise
+        return SimpleNamespace(layout=checkpoint.layout, description=checkpoint.description)
+
+
+def _format(arguments: argparse.Namespace) -> str:
+    """As --format says, else as the name of --out ends; UsageError for another ending."""
+    if arguments.format is not None:
+        return str(arguments.format)
+    if arguments.out is None:
+        return "onnx"
+    ending = Path(arguments.out).suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise UsageError(f"--out {arguments.out} doesn't end with a format: add --format, one of {', '.join(FORMATS)}")
+    return ending
+
+
+def _place(out: str | None, file: str, chosen: str) -> Path:
+    """The file to write; UsageError if it is a folder, or the checkpoint itself."""
+    if out is None:
+        stem = Path(file).stem
+        return Path(file).with_name(f"{stem}.weights.npz" if chosen == "npz" else f"{stem}.{chosen}")
+    place = Path(out)
+    if out == "" or "\0" in out or place.is_dir():
+        raise UsageError(f"--out must name a file, got {'a folder: ' if place.is_dir() and out else ''}{out!r}")
+    if place.exists() and os.path.samefile(place, file):
+        raise UsageError(f"--out {out} is the checkpoint itself: name another file")
+    return place
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How far the network was trained, and on what."""
+    dataset = checkpoint.metadata.get("dataset")
+    state = checkpoint.state
+    known = {"dataset": dataset} if isinstance(dataset, str) and not checkpoint.metadata.get("data_dir") else {}
+    return {"epoch": state.epoch, "step": state.step, **known}

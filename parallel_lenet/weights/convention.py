@@ -1,0 +1,37 @@
+"""Between this package's parameter vectors and weights as other programs have them.
+
+Others follow PyTorch: convolutions are cross-correlations with weights ``(out, in, height, width)``, and dense layers
+have weights ``(out, in)``. So has this package, save for layers with ``flip=True``, which compute the true convolution:
+their filters are turned by 180 degrees on the way out and on the way in.
+"""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from parallel_lenet.model import Model
+from parallel_lenet.network.layers import Conv2d
+from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.parameters import Vector
+
+Array = NDArray[Any]
+
+
+def named_weights(model: Model, parameters: Vector) -> dict[str, Array]:
+    """Views of a parameter vector by name, ``conv1.weight`` and so on, as others have them.
+
+    Writing to them writes to the vector. Raises ValueError if the vector has another size.
+    """
+    views, turned = model.layout.views(parameters), _turned(model)
+    return {name: view[:, :, ::-1, ::-1] if name in turned else view for name, view in views.items()}
+
+
+def _turned(model: Model) -> set[str]:
+    """The names of the weights of true convolutions."""
+    if not isinstance(model, Sequential):
+        return set()
+    return {
+        f"{name}.weight"
+        for layer, name in zip(model.layers, model.layer_names, strict=True)
+        if isinstance(layer, Conv2d) and layer.flip
+    }

@@ -1,0 +1,114 @@
+"""Which array of a file is which parameter: by name, or else by shapes and the numbers in names."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from parallel_lenet.checks import quoted
+from parallel_lenet.weights.files import WeightsError
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Unit = tuple[str, ...]  # Names that belong together: those of one layer.
+
+
+def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict[str, str]:
+    """The file's name of each parameter; WeightsError, which names the first disagreement, if they don't fit."""
+    ours = dict(wanted)
+    if ours.keys() == found.keys():
+        for name, shape in ours.items():
+            if found[name] != shape:
+                raise _disagreement(path, name, found[name], name, shape)
+        return {name: name for name in ours}
+    theirs = sorted(found, key=_natural)
+    units, candidates = _units(list(ours)), _units(theirs)
+    if len(units) != len(candidates):  # Names that do not tell which arrays belong to one layer.
+        units, candidates = [(name,) for name in ours], [(name,) for name in theirs]
+    places: dict[str, str] = {}
+    taken: dict[tuple[Shape, ...], list[Unit]] = {}
+    left = list(candidates)
+    for unit in units:
+        shapes = _signature(unit, ours)
+        fitting = [each for each in left if _signature(each, found) == shapes]
+        if not fitting:
+            raise _first_disagreement(path, ours, found, theirs)
+        chosen = fitting[0]
+        left.remove(chosen)
+        taken.setdefault(shapes, []).append(chosen)
+        by_shape = sorted(chosen, key=lambda name: _order(name, found))
+        places |= dict(zip(sorted(unit, key=lambda name: _order(name, ours)), by_shape, strict=True))
+    if left:
+        name = left[0][0]
+        raise WeightsError(
+            f"{path}: holds {quoted(name)} of shape {found[name]}, for which this network, with {len(ours)} arrays, "
+            "has no place"
+        )
+    for same in taken.values():
+        _require_order(path, same)
+    return places
+
+
+def _units(names: Sequence[str]) -> list[Unit]:
+    """Names grouped by what stands before their last dot."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def _signature(unit: Unit, shapes: Shapes) -> tuple[Shape, ...]:
+    return tuple(sorted(shapes[name] for name in unit))
+
+
+def _order(name: str, shapes: Shapes) -> tuple[int, Shape, bool]:
+    """Within a layer: weights before biases, also if their shapes are the same."""
+    return -len(shapes[name]), shapes[name], "bias" in name
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts ``fc2`` before ``fc10``, and weights as their layers are numbered."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _parts(name)]
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in re.split(r"([0-9]{1,18})", name) if part]
+
+
+def _require_order(path: str, same: Sequence[Unit]) -> None:
+    """WeightsError if layers of equal shapes have names whose numbers don't say which comes first."""
+    first = same[0]
+    for other in same[1:]:
+        if re.sub(r"[0-9]+", "", first[0]) != re.sub(r"[0-9]+", "", other[0]):
+            raise WeightsError(
+                f"{path}: {quoted(first[0])} and {quoted(other[0])} have the same shape, and their names do not say "
+                "which comes first: give the arrays this network's names"
+            )
+
+
+def _first_disagreement(path: str, ours: Shapes, found: Shapes, theirs: Sequence[str]) -> WeightsError:
+    """Of two lists of arrays in order, the first two that differ: by name if some are the same, else by order."""
+    common = ours.keys() & found.keys()
+    if len(common) * 2 >= len(ours):
+        for name, shape in ours.items():
+            if name not in found:
+                return WeightsError(f"{path}: {quoted(name)} of shape {shape} is missing")
+            if found[name] != shape:
+                return _disagreement(path, name, found[name], name, shape)
+    used: list[str] = []
+    for name, shape in ours.items():
+        fitting = [each for each in theirs if each not in used and found[each] == shape]
+        if not fitting:
+            alike = [each for each in theirs if each not in used and len(found[each]) == len(shape)]
+            if not alike:
+                break
+            return _disagreement(path, alike[0], found[alike[0]], name, shape)
+        used.append(fitting[0])
+    else:  # All shapes are there, but not together in layers.
+        name, shape = next(iter(ours.items()))
+    return WeightsError(
+        f"{path}: no array fits {name} of shape {shape}: its {len(found):,} arrays are "
+        f"{', '.join(f'{quoted(each)} {found[each]}' for each in theirs[:8])}{', ...' * (len(theirs) > 8)}"
+    )
+
+
+def _disagreement(path: str, name: str, found: Shape, ours: str, wanted: Shape) -> WeightsError:
+    return WeightsError(f"{path}: {quoted(name)} has shape {found}; this network's {ours} has {wanted}")
