@@ -198,7 +198,6 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate", "full"], 2, "full is a folder: name a checkpoint, such as full/checkpoint.npz"),
         (["evaluate"], 2, "there is no run in the folder runs: train a network with parallel-lenet train, or name"),
         (["bake"], 2, "bake"),
-        ([], 2, "COMMAND"),
         (["gradcheck", "--kernel", "steam"], 2, "steam"),
         (["gradcheck", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
     ],

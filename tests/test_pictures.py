@@ -302,7 +302,7 @@ def test_what_is_not_a_file_is_answered_with_a_sentence(tmp_path: Path) -> None:
         read_digit(tmp_path / "none.png")
     with pytest.raises(PictureError, match="null"):
         read_digit("a\0b")
-    with pytest.raises(TypeError, match="path of a file, or an array, got 3"):
+    with pytest.raises(TypeError, match="a binary stream or an array, got 3"):
         read_digit(3)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.png")

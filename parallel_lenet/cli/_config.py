@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet.checks import quoted
+from parallel_lenet.cli import _sources
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, stored
+from parallel_lenet.cli._suggestions import did_you_mean
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
 KINDS = {int: "a whole number", float: "a number", str: "a string"}
@@ -41,7 +43,9 @@ def read(file: str) -> dict[str, Any]:
     """The options in a TOML file, which may be a pipe. Raises UsageError for values that flags would not allow."""
     path = Path(file)
     try:
-        if path.is_fifo():
+        if file == "-":
+            content = _sources.standard_input().read(LARGEST + 1)
+        elif path.is_fifo():
             content = _from_pipe(path)
         else:
             with path.open("rb") as stream:
@@ -59,7 +63,8 @@ def read(file: str) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in OPTIONS:
             allowed = ", ".join(map(dashed, OPTIONS))
-            raise UsageError(f"--config {path}: unknown option {quoted(key)}; allowed are {allowed}")
+            hint = did_you_mean(key, map(dashed, OPTIONS))
+            raise UsageError(f"--config {path}: unknown option {quoted(key)}{hint}; allowed are {allowed}")
         if name in values:
             raise UsageError(f"--config {path}: names {dashed(name)} twice")
         where = f"--config {path}: {dashed(name)}"
@@ -96,5 +101,6 @@ def _checked(where: str, value: Any, option: Field[Any]) -> Any:
     if type(value) is not kind:
         raise UsageError(f"{where} must be {KINDS[kind]}, got {quoted(value)}")
     if choices and value not in choices:
-        raise UsageError(f"{where} must be one of {', '.join(choices)}, got {quoted(value)}")
+        hint = did_you_mean(str(value), choices)
+        raise UsageError(f"{where} must be one of {', '.join(choices)}, got {quoted(value)}{hint}")
     return value

@@ -14,6 +14,13 @@ from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, d
 from parallel_lenet.datasets import NAMES
 from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 
+# Titles in --help.
+IMAGES = "images"
+NETWORK = "network"
+TRAINING = "training"
+PLACE = "where it runs"
+LENGTH = "length and failures"
+OUTPUT = "output"
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 ON_NAN = ("stop", "skip")
@@ -60,6 +67,7 @@ def seconds(text: str) -> float:
 
 
 def _option(
+    group: str,
     kind: type,
     default: Any,
     text: str,
@@ -72,6 +80,7 @@ def _option(
     return field(
         default=default,
         metadata={
+            "group": group,
             "kind": kind,
             "help": text,
             "choices": choices,
@@ -87,9 +96,10 @@ class TrainOptions:
     """The options of training. One that is None follows from the others."""
 
     dataset: str = _option(
-        str, "mnist-5k", "the images to use; all but mnist-5k are downloaded on first use", choices=NAMES
+        IMAGES, str, "mnist-5k", "the images to use; all but mnist-5k are downloaded on first use", choices=NAMES
     )
     data_dir: str | None = _option(
+        IMAGES,
         str,
         None,
         "a folder of four IDX files instead of --dataset: train-images-idx3-ubyte, train-labels-idx1-ubyte, "
@@ -97,63 +107,79 @@ class TrainOptions:
         metavar="FOLDER",
     )
     validation: float | None = _option(
+        IMAGES,
         float,
         None,
         "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them",
         metavar="FRACTION",
     )
     evaluate_on: int | None = _option(
-        int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
+        IMAGES, int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
     )
     kernel: str = _option(
+        NETWORK,
         str,
         "auto",
         "how layers are computed; auto: compiled if numba works, else im2col",
         choices=("auto", *kernels.NAMES),
     )
     workers: int = _option(
-        int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
+        PLACE, int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
     )
     engine: str = _option(
-        str, "processes", "where gradients are computed; serial: in this process; dask, ray: on a cluster",
+        PLACE, str, "processes", "where gradients are computed; serial: in this process; dask, ray: on a cluster",
         choices=ENGINES,
     )  # fmt: skip
     cluster_address: str | None = _option(
+        PLACE,
         str,
         None,
         "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here",
         metavar="ADDRESS",
     )
-    epochs: int = _option(int, 30, "passes over the training images", least=1)
-    batch_size: int = _option(int, 128, "images per step, over all workers together", least=1)
+    epochs: int = _option(TRAINING, int, 30, "passes over the training images", least=1)
+    batch_size: int = _option(TRAINING, int, 128, "images per step, over all workers together", least=1)
     shard_size: int | None = _option(
+        TRAINING,
         int,
         None,
         "the most images computed at a time; decides the last bits with im2col only (default: what suits the kernel)",
         least=1,
     )
-    optimizer: str = _option(str, "adamw", "the update rule", choices=OPTIMIZERS)
+    optimizer: str = _option(TRAINING, str, "adamw", "the update rule", choices=OPTIMIZERS)
     learning_rate: float | None = _option(
-        float, None, "the peak learning rate (default: what suits the optimizer; adamw: 0.004)", metavar="RATE"
+        TRAINING,
+        float,
+        None,
+        "the peak learning rate (default: what suits the optimizer; adamw: 0.004)",
+        metavar="RATE",
     )
     schedule: str = _option(
-        str, "cosine", "learning-rate schedule over all --epochs; step: x0.1 after each third", choices=SCHEDULES
+        TRAINING,
+        str,
+        "cosine",
+        "learning-rate schedule over all --epochs; step: x0.1 after each third",
+        choices=SCHEDULES,
     )
-    warmup: int = _option(int, 100, "steps over which the learning rate first rises to its peak", least=0)
+    warmup: int = _option(TRAINING, int, 100, "steps over which the learning rate first rises to its peak", least=0)
     weight_decay: float | None = _option(
-        float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
+        TRAINING, float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
     )
-    clip_norm: float | None = _option(float, None, "largest norm of the gradient; larger ones are scaled down to it")
+    clip_norm: float | None = _option(
+        TRAINING, float, None, "largest norm of the gradient; larger ones are scaled down to it"
+    )
     initial_weights: str | None = _option(
+        NETWORK,
         str,
         None,
         "start from the weights in this file instead of random ones: safetensors (PyTorch's too), .npz or a checkpoint",
         metavar="FILE",
     )
     seed: int = _option(
-        int, 0, "seed of the initial weights, the order of the images and the choice of validation images"
+        TRAINING, int, 0, "seed of the initial weights, the order of the images and the choice of validation images"
     )
     on_nan: str = _option(
+        LENGTH,
         str,
         "stop",
         "what to do if a loss or gradient is NaN or infinite; skip: leave out the step",
@@ -161,9 +187,10 @@ class TrainOptions:
         metavar="X",
     )
     max_steps: int | None = _option(
-        int, None, "end the run after this many steps in all; the schedule stays that of --epochs", least=1
+        LENGTH, int, None, "end the run after this many steps in all; the schedule stays that of --epochs", least=1
     )
     max_time: float | None = _option(
+        LENGTH,
         float,
         None,
         "save a checkpoint and end before this much time has passed, with exit code 124: seconds, or 90m, 2h, MM:SS, "
@@ -172,16 +199,17 @@ class TrainOptions:
         metavar="TIME",
     )
     checkpoint_every: int | None = _option(
-        int, None, "steps between checkpoints, in addition to the one after each epoch", least=1
+        LENGTH, int, None, "steps between checkpoints, in addition to the one after each epoch", least=1
     )
     step_timeout: float | None = _option(
+        LENGTH,
         float,
         None,
         f"seconds without a response before a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
         metavar="SECONDS",
     )
-    max_tries: int = _option(int, 3, "workers that may be lost over one block before the run fails", least=1)
-    out: str | None = _option(str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
+    max_tries: int = _option(LENGTH, int, 3, "workers that may be lost over one block before the run fails", least=1)
+    out: str | None = _option(OUTPUT, str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
         """A configuration file that gives the same result. It leaves out `NOT_WRITTEN`: where to run and to write."""
@@ -207,12 +235,18 @@ def as_usage(error: ValueError) -> UsageError:
     return UsageError(str(error))
 
 
+def titled(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """The group of options with this title in ``--help``."""
+    found = [group for group in parser._action_groups if group.title == title]
+    return found[0] if found else parser.add_argument_group(title)
+
+
 def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
     """Add a flag for each option, or for those named in ``only``."""
     for option in OPTIONS.values():
         if only is None or option.name in only:
             default = "" if option.default is None or only else f" (default: {option.default})"
-            parser.add_argument(
+            titled(parser, option.metadata["group"]).add_argument(
                 f"--{dashed(option.name)}",
                 type=option.metadata["parse"],
                 choices=option.metadata["choices"],

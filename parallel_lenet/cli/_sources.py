@@ -1,6 +1,8 @@
 """Where images come from: as the user says, or as a checkpoint does."""
 
 import os
+import sys
+from typing import BinaryIO
 
 from parallel_lenet import datasets
 from parallel_lenet.cli._options import UsageError
@@ -24,6 +26,18 @@ def load(dataset: str, data_dir: str | None, named: bool) -> tuple[Dataset, Data
             f"{data_dir}, the folder of the images that the checkpoint names, does not exist: "
             "name the folder that has them now with --data-dir"
         ) from None
+
+
+def file_or_input(name: str) -> str | BinaryIO:
+    """The file of this name, or standard input for "-", as is usual."""
+    return standard_input() if name == "-" else name
+
+
+def standard_input() -> BinaryIO:
+    """Its bytes; UsageError if it is closed."""
+    if sys.stdin is None:
+        raise UsageError("- stands for standard input, which is closed")
+    return sys.stdin.buffer
 
 
 def reading(data_dir: str) -> str:

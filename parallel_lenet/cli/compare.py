@@ -15,6 +15,7 @@ from parallel_lenet.runs.differences import common_steps, differences
 from parallel_lenet.runs.run import Run
 
 HELP = "name what differs between two runs"
+EXAMPLES = (("what differs between two runs", "compare runs/mine runs/other"),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,10 @@ from parallel_lenet.trained import from_checkpoint
 
 DEFAULT = "mnist-5k"
 HELP = "measure a checkpoint on test images"
+EXAMPLES = (
+    ("the newest run, on the test images of its data", "evaluate"),
+    ("a certain run, on other images", "evaluate runs/mine --data-dir FOLDER"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

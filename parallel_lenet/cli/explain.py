@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from parallel_lenet import optional
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _checkpoints, _network
+from parallel_lenet.cli import _checkpoints, _network, _sources
 from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError, add_train_options, flags
 from parallel_lenet.cli._sources import load
@@ -24,7 +24,12 @@ from parallel_lenet.trained import TrainedModel, from_checkpoint
 
 DEFAULT = "mnist-5k"
 PAGE = "explain.html"
-HELP = "explain a trained network step by step with an image of yours, as one HTML page"
+HELP = "write a page that follows an image through a trained network"
+EXAMPLES = (
+    ("the newest run and an instructive test image", "explain"),
+    ("a photograph of your own, and what it shows", "explain runs/mine --image photo.jpg --label 7 --out lesson.html"),
+    ("pictures for slides", "explain --digit 3 --png slides"),
+)
 HESITANT = 0.75  # The probability of the right class that leaves something to explain.
 LOOKED_AT = 1000  # Test images among which the most instructive one is sought.
 
@@ -48,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--image", metavar="FILE", help="a picture of a digit of your own: PNG, JPEG and so on, any size"
+        "--image",
+        metavar="FILE",
+        help="a picture of a digit of your own: PNG, JPEG and so on, any size; -: standard input",
     )
     which.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
     which.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
@@ -70,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     _checkpoints.require(file)
     out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
     _require_place(arguments.out, arguments.png)
-    if arguments.image is not None and not os.path.exists(arguments.image):
+    if arguments.image not in (None, "-") and not os.path.exists(arguments.image):
         raise UsageError(f"--image {printable(arguments.image) or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
 
@@ -154,10 +161,12 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
             raise UsageError(f"--{name} must be from 0 to {most - 1:,}, got {value:,}")
     if arguments.image is not None:
         try:
-            image = read_image(arguments.image, trained.model.images)[0]
+            image = read_image(_sources.file_or_input(arguments.image), trained.model.images)[0]
         except PictureError as error:
             raise DatasetError(printable(str(error))) from error
-        return Chosen(image, arguments.label, os.path.basename(arguments.image))
+        return Chosen(
+            image, arguments.label, "standard input" if arguments.image == "-" else os.path.basename(arguments.image)
+        )
     if arguments.label is not None:
         raise UsageError("--label is for --image: the class of a test image is known")
     if arguments.index is not None:

@@ -21,10 +21,13 @@ from parallel_lenet.parameters import sha256
 from parallel_lenet.trained import from_checkpoint
 
 HELP = "write a network as ONNX, safetensors or .npz"
+EXAMPLES = (
+    ("the newest run, as ONNX beside its checkpoint", "export"),
+    ("weights that PyTorch reads", "export runs/mine --format safetensors --out weights.safetensors"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this command."""
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",

@@ -9,6 +9,10 @@ from parallel_lenet.cli._options import UsageError
 from parallel_lenet.network.gradcheck import TOLERANCE, Check, check_gradients
 
 HELP = "check all gradients against finite differences"
+EXAMPLES = (
+    ("all kernels that work here", "gradcheck"),
+    ("one kernel, with other random inputs", "gradcheck --kernel naive --seed 3"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from parallel_lenet import kernels
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _checkpoints
+from parallel_lenet.cli import _checkpoints, _sources
 from parallel_lenet.cli._blocks import drawn
 from parallel_lenet.cli._console import Console, printable, write
 from parallel_lenet.cli._options import add_train_options, flags
@@ -24,11 +24,18 @@ from parallel_lenet.pictures.unit import black_and_white
 from parallel_lenet.trained import from_checkpoint
 
 HELP = "recognise digits in image files"
+EXAMPLES = (
+    ("the digit in a photograph, by the newest run", "predict photo.jpg"),
+    ("several images, by a certain run, for a program", "predict one.png two.png --checkpoint runs/mine --json"),
+    ("an image from another program", "predict - < photo.jpg"),
+)
 SHOWN = 3  # Classes.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ...")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ...; -: standard input"
+    )
     parser.add_argument(
         "--checkpoint",
         metavar="CHECKPOINT",
@@ -53,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.images:
         try:
             with console.warnings_as_notes():
-                answer = predict_image(name, trained)
+                answer = predict_image(_sources.file_or_input(name), trained)
         except PictureError as error:
             write(sys.stderr, f"parallel-lenet: {printable(str(error))}")
             answers.append({"image": name, "error": str(error)})
-            code = max(code, 1 if os.path.lexists(name) else 2)
+            code = max(code, 1 if name == "-" or os.path.lexists(name) else 2)
             continue
         answers.append({"image": name, **_described(answer)})
         if not arguments.json:

@@ -20,6 +20,10 @@ from parallel_lenet.runs.run import Run
 BUNDLED = "mnist-5k"
 PATIENCE = 5.0  # Seconds to look at test images.
 HELP = "write a page about a run, or compare several"
+EXAMPLES = (
+    ("the page of a run", "report runs/mine"),
+    ("two runs side by side", "report runs/mine runs/other --out both.html"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

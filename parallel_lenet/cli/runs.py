@@ -17,6 +17,10 @@ from parallel_lenet.runs.differences import INCIDENTAL
 from parallel_lenet.runs.run import Run
 
 HELP = "list runs with their results"
+EXAMPLES = (
+    ("the runs in the folder runs", "runs"),
+    ("all that is known of them, for a program", "runs runs --json"),
+)
 FOLDER = "runs"
 RESULTS = ("train_loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 LONGEST = 28  # Characters of a name or a setting in the table.

@@ -20,12 +20,15 @@ from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupted, Interrupts
 from parallel_lenet.cli._options import (
+    LENGTH,
+    OUTPUT,
     TrainOptions,
     UsageError,
     add_train_options,
     as_usage,
     check,
     flags,
+    titled,
     worker_count,
 )
 from parallel_lenet.cli._recorder import Recorder
@@ -46,31 +49,41 @@ from parallel_lenet.schedules import rate_at
 from parallel_lenet.trained import load_model
 
 HELP = "train LeNet-5 on all cores"
+EXAMPLES = (
+    ("all usable cores, the bundled digits", "train"),
+    ("two workers, images of your own", "train --data-dir FOLDER --epochs 10 --workers 2"),
+    ("the loops of the tutorial, for two steps", "train --kernel naive --max-steps 2 --evaluate-on 20"),
+    ("hold out a tenth of the training images, and keep the best epoch", "train --validation 0.1 --out runs/mine"),
+    ("continue a run that was stopped", "train --resume runs/mine"),
+)
 
 LEAVING = 1.5 + PATIENCE  # Seconds before the end of --max-time at which a run stops: to drop a step, save and leave.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser)
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml")
-    parser.add_argument(
+    length, output = titled(parser, LENGTH), titled(parser, OUTPUT)
+    length.add_argument(
         "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
     )
-    parser.add_argument(
+    length.add_argument(
         "--continue",
         dest="continues",
         action="store_true",
         help="with --out: start a run there, or continue the run that is there (for jobs that restart)",
     )
-    parser.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
+    length.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
     parser.add_argument(
+        "--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml; -: standard input"
+    )
+    output.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=None,
         help=f"write {REPORT}, a page about the run, at its end (default: yes, unless {REPORT_VARIABLE}=0)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
+    output.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+    output.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
 
 
 def run(arguments: argparse.Namespace) -> int:

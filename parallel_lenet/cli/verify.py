@@ -35,7 +35,11 @@ from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector
 from parallel_lenet.reports import StepReport
 
-HELP = "prove here that workers, their order, their death and a resume change no bit"
+HELP = "show here that workers, their death and a resume change no bit"
+EXAMPLES = (
+    ("this machine, in eight ways", "verify"),
+    ("as many workers as this machine has cores, and one more", "verify --workers 3"),
+)
 
 
 class Backwards(SerialEngine):

@@ -27,11 +27,11 @@ ROUNDING = 8  # Grey levels by which a picture may differ from its prepared self
 def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array:
     """The digit in a picture as MNIST has them: uint8 of ``image_size``, light on black.
 
-    ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM) or an array ``(h,
-    w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or in colour, dark on light
-    or light on dark, with uneven light, noise and specks. The digit is cut out; its longer side is made 20 pixels long
-    and its centre of mass put in the middle of 28 x 28, or of ``image_size`` in proportion. Thin strokes are made as
-    wide as MNIST's. An image that is so prepared already is returned as it is.
+    ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM), a binary stream of
+    one, or an array ``(h, w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or
+    in colour, dark on light or light on dark, with uneven light, noise and specks. The digit is cut out; its longer
+    side is made 20 pixels long and its centre of mass put in the middle of 28 x 28, or of ``image_size`` in proportion.
+    Thin strokes are made as wide as MNIST's. An image that is so prepared already is returned as it is.
 
     Raises PictureError if the picture can't be read or nothing is drawn on it. Only the first of several images in a
     file is read. To read files takes Pillow: ``pip install 'parallel-lenet[pictures]'``.
@@ -43,7 +43,7 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
     amount = ink(values)
     result = digit(amount, image_size) if amount is not None else None
     if result is None:
-        where = "" if isinstance(picture, np.ndarray) else f"{picture}: "
+        where = "" if isinstance(picture, np.ndarray) else f"{files.name_of(picture)}: "
         raise PictureError(f"{where}no digit found: nothing on it differs clearly from its background")
     return result
 

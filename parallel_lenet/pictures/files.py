@@ -3,11 +3,12 @@
 Files are untrusted: only common formats are tried, and the pixels are counted before any is decoded.
 """
 
+import io
 import os
 import stat
 import warnings
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ Array = NDArray[Any]
 # Of those that Pillow reads: no format that starts a program or is read through another library of Python.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
+MOST_BYTES = 2**28  # Of a stream, which is read whole: more than a file of so many pixels has.
 CHANNELS = (1, 2, 3, 4)  # Grey, grey and opacity, colours, colours and opacity.
 PURPOSE = "reading images"
 
@@ -30,17 +32,28 @@ class PictureError(ValueError):
 
 
 def load(picture: object, longest: int) -> Array:
-    """The first image of a file, or an array, ``(h, w, 1)`` or ``(h, w, 3)``, upright and opaque.
+    """The first image of a file or a binary stream, or an array, ``(h, w, 1)`` or ``(h, w, 3)``, upright and opaque.
 
     A side of more than ``longest`` pixels is made that long. What is transparent lies on white, or on black if the rest
     is light. Arrays are ``(h, w)`` or ``(h, w, c)``: grey, grey and opacity, colours, or colours and opacity.
 
-    Raises PictureError if it can't be read, TypeError if it is neither a path nor an array, and ExtraError if Pillow,
+    Raises PictureError if it can't be read, TypeError if it is none of these, and ExtraError if Pillow,
     which reads files, is missing.
     """
-    values = _of_array(picture) if isinstance(picture, np.ndarray) else _of_file(picture, longest)
+    if isinstance(picture, np.ndarray):
+        values = _of_array(picture)
+    else:
+        values = _of_stream(picture, longest) if hasattr(picture, "read") else _of_file(picture, longest)
     values = shrunk(values, longest)
     return _opaque(values) if values.shape[2] in (2, 4) else values
+
+
+def name_of(picture: object) -> str:
+    """What errors call a file or a stream."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fsdecode(picture)
+    name = getattr(picture, "name", None)
+    return name if isinstance(name, str) else "the stream"
 
 
 def shrunk(values: Array, longest: int) -> Array:
@@ -94,11 +107,9 @@ def _opaque(values: Array) -> Array:
 
 def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"an image must be the path of a file, or an array, got {quoted(path)}")
-    name = os.fsdecode(path)
-    image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
-    image_module.init()
-    formats = [each for each in FORMATS if each in image_module.OPEN]  # Pillow may be built without some.
+        raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
+    name = name_of(path)
+    optional.load("pictures", "PIL", PURPOSE)
     try:
         # Asked before opening: to open a pipe waits for its writer.
         found = os.stat(path)
@@ -110,10 +121,37 @@ def _of_file(path: object, longest: int) -> Array:
     if found.st_size == 0:
         raise PictureError(f"{name}: can't be read: it is empty")
     try:
+        # A stream, not a path: mapped into memory, TIFF files on their side come out wrong (Pillow 13.0).
+        with open(path, "rb") as stream:
+            return _decoded(name, stream, longest)
+    except OSError as error:
+        raise PictureError(f"{name}: can't be read: {error.strerror or error}") from error
+
+
+def _of_stream(stream: Any, longest: int) -> Array:
+    """What a stream that may be a pipe holds."""
+    name = name_of(stream)
+    try:
+        content = stream.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(content, bytes):
+        raise TypeError(f"an image must be read from a binary stream, got one of {type(content).__name__}")
+    if len(content) > MOST_BYTES:
+        raise PictureError(f"{name}: is too large: at most {MOST_BYTES:,} bytes are read")
+    if not content:
+        raise PictureError(f"{name}: can't be read: it is empty")
+    return _decoded(name, io.BytesIO(content), longest)
+
+
+def _decoded(name: str, stream: BinaryIO, longest: int) -> Array:
+    image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
+    image_module.init()
+    formats = [each for each in FORMATS if each in image_module.OPEN]  # Pillow may be built without some.
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of files that are read in spite of an oddity.
-            # A stream, not a path: mapped into memory, TIFF files on their side come out wrong (Pillow 13.0).
-            with open(path, "rb") as stream, image_module.open(stream, formats=formats) as image:
+            with image_module.open(stream, formats=formats) as image:
                 width, height = image.size
                 if width * height > MOST_PIXELS:
                     raise PictureError(

@@ -34,9 +34,9 @@ class Prediction:
 def predict_image(picture: object, model: TrainedModel | str | os.PathLike[str]) -> Prediction:
     """What ``model``, or the network of the checkpoint with that path, makes of a picture of a digit.
 
-    ``picture`` is the path of an image file or an array, prepared as in `read_digit`; a network for colours gets the
-    whole picture, resized. For many pictures, load the network once, with `load_model`. Raises PictureError as
-    `read_digit` does, and CheckpointError as `load_model` does.
+    ``picture`` is the path of an image file, a binary stream or an array, prepared as in `read_digit`; a network for
+    colours gets the whole picture, resized. For many pictures, load the network once, with `load_model`. Raises
+    PictureError as `read_digit` does, and CheckpointError as `load_model` does.
     """
     trained = model if isinstance(model, TrainedModel) else load_model(model)
     image = read_image(picture, trained.model.images)
