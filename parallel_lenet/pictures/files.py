@@ -109,7 +109,7 @@ def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
     name = name_of(path)
-    optional.load("pictures", "PIL", PURPOSE)
+    optional.load("pictures", "PIL", PURPOSE, "PIL.Image")  # Said first if it is missing.
     try:
         # Asked before opening: to open a pipe waits for its writer.
         found = os.stat(path)
