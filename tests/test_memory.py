@@ -2,9 +2,12 @@
 
 import errno
 import gc
+import itertools
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,13 @@ from kits.engine_contract import FEW, Opened, at, computed, expected, one_each
 from kits.models import Scripted
 from kits.programs import Run
 
+from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import memory
-from parallel_lenet.engines.memory import SharedBlock
+from parallel_lenet.engines.memory import SharedBlock, block_of
 from parallel_lenet.engines.processes.dispatcher import ROWS
 from parallel_lenet.engines.processes.engine import ProcessesEngine
+from parallel_lenet.engines.processes.worker_process import WorkerProcess
+from parallel_lenet.engines.snapshots import Snapshots
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
@@ -163,3 +169,56 @@ def test_a_block_holds_no_descriptor_after_its_end() -> None:
     block.close()
     del block, array
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def interrupted_at_every_line(action: Callable[[], object]) -> int:
+    """Run it again and again, each time with a KeyboardInterrupt one line later, until none comes; how many came."""
+    for lines in itertools.count():
+        left = itertools.count(lines, -1)
+
+        def trace(frame: FrameType, event: str, argument: object, left: Iterator[int] = left) -> Any:
+            if "parallel_lenet/engines" not in frame.f_code.co_filename:
+                return None
+            if event == "line" and next(left) == 0:
+                raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            action()
+            return lines
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+    raise AssertionError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Interrupts in `__del__`.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_an_interrupt_at_any_line_leaves_no_memory() -> None:
+    block = [((1000,), np.dtype(np.float32))]
+    before = len(os.listdir("/proc/self/fd"))
+    assert interrupted_at_every_line(lambda: SharedBlock(block)) > 10
+    data = Dataset(np.arange(100).reshape(50, 2), np.arange(50))
+
+    def opened() -> None:
+        snapshots: Snapshots[bytes] = Snapshots(block_of, quiet=lambda: True)
+        try:
+            snapshots.open(b"", [data], np.zeros(3))
+        finally:
+            snapshots.clear()
+
+    assert interrupted_at_every_line(opened) > 100
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_interrupt_while_a_worker_is_told_of_a_row_leaves_no_memory() -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    worker = object.__new__(WorkerProcess)
+    worker.rows = {}
+    worker.send = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        worker.give_row(0, np.zeros(1000, np.float32))

@@ -613,6 +613,7 @@ def test_an_interrupt_while_waiting_leaves_the_engine_usable_at_once(tmp_path: P
         assert set(pids) & set(engine.worker_pids()) or len(engine.worker_pids()) == 2
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # An interrupted call leaves closing to Python.
 def test_interrupts_at_any_time_lose_nothing(undisturbed: Trained) -> None:
     """Each ends the loop somewhere, perhaps while the engine talks to workers or closes; the loop is begun again."""
     rng = random.Random(0)

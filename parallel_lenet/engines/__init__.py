@@ -59,12 +59,14 @@ class BlockGradient(NamedTuple):
 class Context(Closeable):
     """The model and the data of one call. Dropping it closes it."""
 
+    closed = True  # Until it is made, or an interrupt in `__init__` ends it.
+
     def __init__(self, number: int, datasets: tuple[Samples, ...], closing: deque[int]) -> None:
         self.number = number
         self.datasets = datasets
         """Copies, read-only. The same arrays in all contexts that are open with equal data; none in a closed one."""
-        self.closed = False
         self._closing = closing
+        self.closed = False
 
     def close(self) -> None:
         """Let the engine free what it holds for this call, when the engine is used next."""

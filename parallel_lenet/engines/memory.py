@@ -7,6 +7,7 @@ the block is a page-file mapping with a random name, which ends with its last us
 """
 
 import errno
+import io
 import math
 import mmap
 import os
@@ -41,26 +42,31 @@ class SharedBlock:
         for shape, dtype in contents:
             self.places.append((self.size, shape, dtype.str))
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self.handle: int | str = -1
         require_memory(self.size)
         try:
             with above_standard():
+                self._file: io.FileIO | str
                 if sys.platform == "win32":
-                    self.handle = f"parallel-lenet-{secrets.token_hex(16)}"
+                    self._file = f"parallel-lenet-{secrets.token_hex(16)}"
                 else:
-                    self.handle = _anonymous_file(self.size)
+                    self._file = _anonymous_file(self.size)
                 block = attach(self.handle, self.size)
         except (OSError, OverflowError) as error:
-            self.close()
             code = getattr(error, "errno", None) or errno.ENOMEM
             raise OSError(code, f"{_no_room(self.size)}: {os.strerror(code)}") from error
         self.arrays = [view(block, place) for place in self.places]
 
+    @property
+    def handle(self) -> int | str:
+        """How a process attaches to it: the name on Windows, elsewhere the descriptor, -1 if it was given up."""
+        if isinstance(self._file, str):
+            return self._file
+        return -1 if self._file.closed else self._file.fileno()
+
     def close(self) -> None:
         """Give up the descriptor; the memory goes when the last array in it does."""
-        if isinstance(self.handle, int) and self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        if isinstance(self._file, io.FileIO):
+            self._file.close()
 
 
 def _no_room(size: int) -> str:
@@ -74,21 +80,22 @@ def require_memory(size: int) -> None:
         raise OSError(errno.ENOMEM, f"{_no_room(size)}: {room:,} bytes are left")
 
 
-def _anonymous_file(size: int) -> int:
+def _anonymous_file(size: int) -> io.FileIO:
+    """An object, not a number: the file is closed with it, whatever exception or interrupt comes."""
     try:
-        descriptor = os.memfd_create("parallel-lenet", os.MFD_CLOEXEC)
+        file = io.FileIO(os.memfd_create("parallel-lenet", os.MFD_CLOEXEC), "r+b")
     except (AttributeError, OSError):  # Not every system has it, and sandboxes refuse it.
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+        with tempfile.TemporaryFile() as temporary:
+            file = io.FileIO(os.dup(temporary.fileno()), "r+b")
     try:
-        os.ftruncate(descriptor, size)
+        os.ftruncate(file.fileno(), size)
         if hasattr(os, "posix_fallocate"):
             # Reserved now, so that too little room is an error here and not a SIGBUS at the first write.
-            os.posix_fallocate(descriptor, 0, size)
+            os.posix_fallocate(file.fileno(), 0, size)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
-    return descriptor
+    return file
 
 
 def block_of(size: int) -> SharedBlock:

@@ -8,6 +8,7 @@ overwritten with other data, since fresh memory costs several times what the cop
 An array that is mapped read-only from a file is not copied: see `Mapped`.
 """
 
+import io
 import itertools
 import mmap
 import os
@@ -82,17 +83,20 @@ class Mapped:
     Only where it is certain to be that file: a new mapping of it has the same device and inode in ``/proc/self/maps``.
     """
 
-    def __init__(self, handle: int, size: int, offset: int) -> None:
-        self.handle = handle
-        self.size = size
+    def __init__(self, file: io.FileIO, offset: int) -> None:
+        self._file = file  # An object, not a number: it is closed with this, whatever exception or interrupt comes.
+        self.size = os.fstat(file.fileno()).st_size
         self.offset = offset
         """Of the array in the file."""
 
+    @property
+    def handle(self) -> int:
+        """The file's descriptor; -1 after `close`."""
+        return -1 if self._file.closed else self._file.fileno()
+
     def close(self) -> None:
         """Close the file."""
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        self._file.close()
 
     @classmethod
     def behind(cls, array: Array) -> "Mapped | None":
@@ -103,17 +107,16 @@ class Mapped:
         region = _region(start)
         if region is None or start + array.nbytes > region.end or "w" in region.access:
             return None
-        handle = -1
         with suppress(OSError, ValueError), above_standard():
-            handle = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
-            with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as probe:
-                page = np.frombuffer(probe, np.uint8)
-                again = _region(page.__array_interface__["data"][0])
-                del page
-            if again is not None and again.file == region.file:
-                return cls(handle, os.fstat(handle).st_size, region.offset + start - region.start)
-        if handle >= 0:
-            os.close(handle)
+            file = io.FileIO(region.path)
+            try:
+                again = _region_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                if again is not None and again.file == region.file:
+                    return cls(file, region.offset + start - region.start)
+            except BaseException:
+                file.close()
+                raise
+            file.close()
         return None
 
 
@@ -150,6 +153,10 @@ def _region(address: int) -> _Region | None:
             if start <= address < end:
                 return _Region(start, end, access, int(offset, 16), (device, inode), "".join(path))
     return None
+
+
+def _region_of(mapping: mmap.mmap) -> _Region | None:
+    return _region(np.frombuffer(mapping, np.uint8).__array_interface__["data"][0])
 
 
 class Stored:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import numpy as np
 
@@ -101,12 +101,11 @@ class WorkerProcess(Worker):
     def give_row(self, row: int, parameters: Vector) -> None:
         """Have memory for a gradient of such parameters there. A row that is never needed has none."""
         if row not in self.rows:
-            block = SharedBlock([(parameters.shape, parameters.dtype)])
-            memory = Memory(0, block.handle, block.size, read_only=False)
-            handles = [block.handle] if isinstance(block.handle, int) else []
-            self.send(Row(row, memory, block.places[0]).pack(), handles)
-            block.close()
-            self.rows[row] = read_only(block.arrays[0])
+            with closing(SharedBlock([(parameters.shape, parameters.dtype)])) as block:
+                memory = Memory(0, block.handle, block.size, read_only=False)
+                handles = [block.handle] if isinstance(block.handle, int) else []
+                self.send(Row(row, memory, block.places[0]).pack(), handles)
+                self.rows[row] = read_only(block.arrays[0])
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send what the socket takes; `Channel.outbox` has the rest."""
