@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ import pytest
 from kits.programs import FILES, environment, write_idx
 
 from parallel_lenet import SGD, Adam, AdamW, Coordinator, Dataset, archive, lenet5, load_dataset, load_model
-from parallel_lenet.cli import _config, evaluate, main, train
-from parallel_lenet.cli._interrupts import ENDING
+from parallel_lenet.cli import _config, _preparation, _training, evaluate, main, train
+from parallel_lenet.cli._interrupts import ENDING, Interrupts, OutOfTime
 from parallel_lenet.cli._run_folder import RunFolder
 from parallel_lenet.cli._training import Training
 
@@ -122,13 +124,42 @@ def test_an_alarm_of_somebody_else_ends_the_run_as_any_signal(result: Any, monke
 
 
 def test_max_time_stops_with_a_checkpoint_that_continues_to_the_same_bits(result: Any) -> None:
-    error = result(*QUICK, "--epochs", "9999", "--max-time", "1s", "--out", "r", code=124)["error"]
+    options = (*QUICK, "--epochs", "9999", "--max-time", "1s", "--report")
+    error = result(*options, "--out", "r", code=124)["error"]
     assert "--max-time has passed after" in error
+    assert "no report: --max-time leaves no time for it; to write it: parallel-lenet report r\n" in error
     steps = str(archive.load("r/checkpoint.npz")[1]["step"] + 5)
     resumed = result("--resume", "r", "--engine", "serial", "--max-steps", steps)
     assert resumed["max_time"] is None
     whole = result(*QUICK, "--epochs", "9999", "--max-steps", steps, "--out", "whole")
     assert resumed["parameters_sha256"] == whole["parameters_sha256"]
+
+
+def test_after_max_time_the_report_is_written_if_there_is_time(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_training, "CLOSING", -60)
+    error = result(*QUICK, "--max-time", "0.5", "--epochs", "9999", "--report", "--out", "r", code=124)["error"]
+    assert "no report" not in error
+    assert Path("r/report.html").exists()
+
+
+def swallow_and_raise() -> None:
+    with suppress(OutOfTime):
+        time.sleep(60)
+    int("another error")
+
+
+@posix
+def test_a_time_limit_ends_the_block_whatever_it_does_with_the_exception() -> None:
+    with Interrupts() as interrupts:
+        with interrupts.time_limit(None), interrupts.time_limit(time.monotonic() + 60):
+            pass
+        with pytest.raises(OutOfTime), interrupts.time_limit(time.monotonic() + 0.01):
+            swallow_and_raise()
+        with pytest.raises(OutOfTime), interrupts.time_limit(time.monotonic()):
+            pytest.fail("no time is left")
+        with pytest.raises(ValueError, match="itself"), interrupts.time_limit(time.monotonic() + 60):
+            raise ValueError("an error in time is raised as itself")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_max_time_in_a_thread_needs_no_alarm(capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,7 +377,7 @@ def test_evaluation_may_be_on_fewer_images_or_none_and_figures_say_how_many(
 
 def test_json_tells_every_option_as_it_was_in_force(result: Any) -> None:
     done = result(*QUICK, "--max-steps", "1", "--optimizer", "nesterov", "--warmup", "2", "--clip-norm", "3")
-    assert set(done) >= {option.replace("-", "_") for option in tomllib.loads(train.TrainOptions().toml())}
+    assert set(done) >= {option.replace("-", "_") for option in tomllib.loads(_preparation.TrainOptions().toml())}
     expected = {"optimizer": "nesterov", "learning_rate": 0.02, "schedule": "cosine", "warmup": 2, "weight_decay": 0.0}
     assert expected.items() <= done.items()
 
@@ -416,7 +447,7 @@ def test_a_checkpoint_does_not_decide_where_code_runs(result: Any, monkeypatch: 
     rewrite("r", lambda user: user | {"options": user["options"] | evil})
     asked: list[Any] = []
     serial = {"engine": "serial"}, "here"
-    monkeypatch.setattr(train._engines, "arguments", lambda *arguments: asked.append(arguments) or serial)
+    monkeypatch.setattr(_preparation._engines, "arguments", lambda *arguments: asked.append(arguments) or serial)
     done = result("--resume", "r", "--max-steps", "2")
     assert done["run_dir"] == "r"
     ((engine, address, workers, *_),) = asked
@@ -491,7 +522,7 @@ def test_mutated_checkpoints_get_a_run_or_one_sentence(
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_pixels_that_cannot_be_normalised_are_named(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Dataset(np.full((20, 12, 12), 1e300) * np.linspace(0, 1, 20)[:, None, None], np.arange(20) % 4, "far")
-    monkeypatch.setattr(train, "load", lambda *_: (data, data))
+    monkeypatch.setattr(_preparation, "load", lambda *_: (data, data))
     assert "parallel-lenet: far: " in result(*QUICK, "--out", "r", code=1)["error"]
 
 

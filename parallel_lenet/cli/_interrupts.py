@@ -34,6 +34,10 @@ class Interrupted(BaseException):
     """A signal, or the end of the time limit, asked the program to end."""
 
 
+class OutOfTime(Exception):  # noqa: N818
+    """The time of an `Interrupts.time_limit` has passed."""
+
+
 class Ended(BaseException):
     """A signal ended a command that has nothing to save; ``number`` is the signal's."""
 
@@ -88,6 +92,7 @@ class Interrupts:
         self._alarms = False
         self._delayed = False
         self._ending = False
+        self._limited = False
         self._before: dict[int, Any] = {}
         self._timer_before = (0.0, 0.0)
 
@@ -141,6 +146,30 @@ class Interrupts:
         finally:
             self._delayed = before or self._ending
 
+    @contextmanager
+    def time_limit(self, end: float | None) -> Iterator[None]:
+        """Raises OutOfTime within the block after ``end``, in seconds of `time.monotonic`; never if that is None.
+
+        For a program that is ending. Where there are no alarms, time is looked at only when the block begins.
+        """
+        if end is None:
+            yield
+            return
+        seconds = end - time.monotonic()
+        if seconds <= 0:
+            raise OutOfTime
+        self._limited = True
+        self._set_timer(seconds)
+        try:
+            yield
+        except Exception as error:
+            if time.monotonic() < end:
+                raise
+            raise OutOfTime from error  # The code that was interrupted may have raised another exception.
+        finally:
+            self._limited = False
+            self._set_timer(0)
+
     def _set_timer(self, seconds: float) -> None:
         if self._alarms:
             signal.setitimer(signal.ITIMER_REAL, seconds, PATIENCE if seconds else 0)
@@ -162,6 +191,8 @@ class Interrupts:
             raise Interrupted
 
     def _alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._limited:
+            raise OutOfTime
         if self.number is None and not self.timed_out:
             if self._deadline is None or time.monotonic() < self._deadline - ECHO:
                 self._signalled(number, frame)  # An alarm from outside, which ends a program by default.

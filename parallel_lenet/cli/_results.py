@@ -9,24 +9,24 @@ from typing import Any
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
-from parallel_lenet.cli._training import Training, best_epoch, command, decimals
+from parallel_lenet.cli._training import Training, best_epoch, command_prefix, decimals
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.display import count
 from parallel_lenet.runs import BEST
 
 REPORT_VARIABLE = "PARALLEL_LENET_REPORT"
-# Options that decide no bit of the result.
+# The options that decide no bit of the result.
 FREE = ("workers", "engine", "cluster_address", "out", "max_time", "checkpoint_every", "step_timeout", "max_tries")
 
 
-def started(arguments: argparse.Namespace) -> str:
+def start_command(arguments: argparse.Namespace) -> str:
     """The command that started the run."""
     words: list[str] = getattr(arguments, "words", [])
-    return shlex.join([*shlex.split(command()), *words[words[:1] == ["train"] :]])
+    return shlex.join([*shlex.split(command_prefix()), *words[words[:1] == ["train"] :]])
 
 
-def repeat(options: TrainOptions) -> str:
-    """The command that begins a run with the same result: what decides no bit is left out."""
+def repeat_command(options: TrainOptions) -> str:
+    """The command that starts a run with the same result. Options that decide no bit are left out."""
     words = ["parallel-lenet", "train"]
     for name, option in OPTIONS.items():
         value = getattr(options, name)
@@ -35,8 +35,15 @@ def repeat(options: TrainOptions) -> str:
     return shlex.join(words)
 
 
-def said(arguments: argparse.Namespace, options: TrainOptions, coordinator: Coordinator) -> dict[str, Any]:
-    """All options as they are in force, those of one start included."""
+def reports(arguments: argparse.Namespace) -> bool:
+    """Whether a report is written at the end: as the flag says, else as the environment does."""
+    return os.environ.get(REPORT_VARIABLE) != "0" if arguments.report is None else bool(arguments.report)
+
+
+def options_in_force(
+    arguments: argparse.Namespace, options: TrainOptions, coordinator: Coordinator
+) -> dict[str, Any]:  # fmt: skip
+    """All options, as they are in force for this start."""
     return {
         **asdict(options),
         "workers": coordinator.n_workers,
@@ -44,15 +51,16 @@ def said(arguments: argparse.Namespace, options: TrainOptions, coordinator: Coor
         "resume": arguments.resume,
         "continue": arguments.continues,
         "chaos": arguments.chaos,
-        "report": os.environ.get(REPORT_VARIABLE) != "0" if arguments.report is None else arguments.report,
+        "report": reports(arguments),
     }
 
 
 def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """All options, as they were in force, and all results."""
+    """All options and all results of a finished training. Raises CheckpointError if there is no finished epoch."""
     if not lines:
         raise CheckpointError(f"{training.folder.path}: its checkpoint holds no finished epoch")
-    coordinator, options = training.coordinator, training.options
+    coordinator = training.coordinator
+    options = training.options
     last = lines[-1]
     seconds = sum(line["seconds"] for line in lines)
     images = sum(line["images_per_second"] * line["seconds"] for line in lines)
@@ -61,7 +69,7 @@ def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
         name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
     }
     return {
-        **training.said,
+        **training.options_in_force,
         "dataset": options.data_dir or options.dataset,
         "finished_epochs": coordinator.epoch,
         "steps": coordinator.step,

@@ -14,7 +14,7 @@ from parallel_lenet import descriptions
 from parallel_lenet.cli import _network
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
-from parallel_lenet.cli._interrupts import Interrupts
+from parallel_lenet.cli._interrupts import Interrupts, OutOfTime
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli._recorder import Recorder, timed
 from parallel_lenet.cli._resume import Figures
@@ -27,13 +27,14 @@ from parallel_lenet.reports import EpochReport, StepReport
 from parallel_lenet.runs import LAST, REPORT, predictions
 from parallel_lenet.runs.run import Run
 
-LOOKING = 1.0  # Seconds to look at test images for a report.
-TIMED_OUT = 124  # As the command timeout has it.
+PREDICTING = 1.0  # Seconds in which test images are predicted for a report.
+CLOSING = 1.0  # Seconds before the end of --max-time at which a report has to be written.
+TIMED_OUT = 124  # The exit code of the command timeout.
 
 
 @dataclass
 class Training:
-    """One run of the command: what it trains, and where it writes."""
+    """One run of the command: what it trains, with what, and where it writes."""
 
     coordinator: Coordinator
     train: Dataset
@@ -41,7 +42,7 @@ class Training:
     validation: Dataset | None
     """The images held out of training, which decide which epoch is best."""
     test: Dataset | None
-    """The images to report on, which decide nothing."""
+    """The images to report on; None if they are not evaluated. They decide nothing."""
     options: TrainOptions
     folder: RunFolder
     metadata: dict[str, Any]
@@ -50,8 +51,10 @@ class Training:
     interrupts: Interrupts
     chaos: Chaos
     recorder: Recorder
-    said: dict[str, Any]
-    """All options, as they are in force."""
+    options_in_force: dict[str, Any]
+    """All options, as they are in force for this start."""
+    end: float | None = None
+    """The end of ``--max-time``, by `time.monotonic`."""
     report: Path | None = None
     """The page about the run, once it is written."""
 
@@ -68,28 +71,32 @@ class Training:
 
     @property
     def limits(self) -> list[str]:
-        """The options whose numbers are reached."""
-        most = self.options.max_steps
-        by_epochs = ["--epochs"] if self.coordinator.epoch >= self.options.epochs else []
-        return by_epochs + (["--max-steps"] if most is not None and self.coordinator.step >= most else [])
+        """Those of ``--epochs`` and ``--max-steps`` that are reached."""
+        reached = []
+        if self.coordinator.epoch >= self.options.epochs:
+            reached.append("--epochs")
+        if self.options.max_steps is not None and self.coordinator.step >= self.options.max_steps:
+            reached.append("--max-steps")
+        return reached
 
     def run(self) -> list[dict[str, Any]]:
-        """Train to the end; what there is to know of each epoch, and of the one that ``--max-steps`` cut short."""
+        """Train to the end. Returns the lines of ``metrics.jsonl``. Raises Interrupted after a signal."""
         coordinator = self.coordinator
         if not self.finished:
             _network.compile_first(coordinator, self.train, self.console)
         reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
         if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
             self._finish_epoch()
-        told = False
+        noted = False
         while not self.finished:
             title = f"epoch {coordinator.epoch + 1}/{self.options.epochs}"
             with self.console.progress(title, len(self.train)) as progress:
                 for report in reports:
                     if isinstance(report, EpochReport):
                         break
-                    if not told:
-                        told = self._tell_processes()
+                    if not noted:
+                        self._note_processes()
+                        noted = True
                     self._after_step(report, progress)
                     if self.finished:
                         break
@@ -106,17 +113,17 @@ class Training:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``: each finished epoch, then the unfinished one if it was evaluated."""
-        reports, figures = list(self.coordinator.history), list(self.figures)
+        reports = list(self.coordinator.history)
+        figures = list(self.figures)
         if self.metadata["partial"] is not None:
             reports.append(self.coordinator.epoch_report())
             figures.append(self.metadata["partial"])
         return [_line(report, measured) for report, measured in zip(reports, figures, strict=False)]
 
-    def _tell_processes(self) -> bool:
+    def _note_processes(self) -> None:
         pids = self.coordinator.worker_pids()
         if pids:
             self.console.note(f"worker processes: {', '.join(map(str, pids))}")
-        return True
 
     def _after_step(self, report: StepReport, progress: Update) -> None:
         if report.skipped is not None:
@@ -161,7 +168,7 @@ class Training:
         return {f"{name}_loss": loss, f"{name}_accuracy": metrics.accuracy, f"{name}_images": metrics.count}
 
     def _record(self) -> None:
-        """Write the last line and the checkpoint that belongs to it. The line last: a resumed run repairs the file."""
+        """Write the checkpoint, then the line that belongs to it: a resumed run repairs the lines."""
         line = self.lines()[-1]
         self.recorder.flush()
         self.folder.save(self.coordinator, self.metadata)
@@ -169,53 +176,63 @@ class Training:
         self.console.line(_sentence(line, self.options.epochs))
 
     def save(self) -> None:
-        """Write a checkpoint now."""
         with self.interrupts.delayed():
             self.recorder.flush()
             self.folder.save(self.coordinator, self.metadata)
 
-    def leave(self) -> int:
-        """After a signal or the time limit: write a checkpoint, say how to continue; the program's exit code."""
+    def stop(self) -> int:
+        """After a signal or the time limit, write a checkpoint and say how to continue. Returns the exit code."""
         self.save()
         number = self.interrupts.number
-        self.recorder.event("interrupted", why(number))
+        self.recorder.event("interrupted", reason(number))
         folder = self.folder.path
         write(
             sys.stderr,
-            f"parallel-lenet: {why(number)} after {progress(self.coordinator)}; the checkpoint is {folder / LAST}; "
-            f"continue with: {command()} {shlex.join(self._again())}",
+            f"parallel-lenet: {reason(number)} after {position(self.coordinator)}; the checkpoint is {folder / LAST}; "
+            f"continue with: {command_prefix()} {shlex.join(self._resume_options())}",
         )
         return TIMED_OUT if number is None else 128 + number
 
     def write_report(self) -> None:
-        """Write the page about the run, unless it is switched off. An error becomes a note."""
-        if not self.said["report"]:
+        """Write the page about the run, unless it is switched off. An error becomes a note.
+
+        With ``--max-time`` the page is given up when that has almost passed.
+        """
+        if not self.options_in_force["report"]:
             return
         try:
-            if self.test is not None:
-                coordinator = self.coordinator
-                # With any kernel: the loops of naive would take minutes.
-                model = descriptions.build(descriptions.of_model(coordinator.model))
-                found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, LOOKING)
-                predictions.save(self.folder.path, found)
-            from parallel_lenet import report  # Lazily: it takes a while.
-
-            report.write([Run(self.folder.path)], self.folder.path / REPORT)
-            self.report = self.folder.path / REPORT
+            with self.interrupts.time_limit(None if self.end is None else self.end - CLOSING):
+                self._write_report()
+        except OutOfTime:
+            how = shlex.join(["parallel-lenet", "report", str(self.folder.path)])
+            self.console.note(f"note: no report: --max-time leaves no time for it; to write it: {how}")
         except Exception as error:  # A page never makes a run fail.
             self.console.note(f"note: no report: {error}")
 
-    def _again(self) -> list[str]:
-        """The options that continue the run as it was, which includes what a checkpoint doesn't decide."""
-        options, words = self.options, ["--resume", str(self.folder.path)]
+    def _write_report(self) -> None:
+        coordinator = self.coordinator
+        if self.test is not None:
+            # With any kernel: the loops of naive would take minutes.
+            model = descriptions.build(descriptions.of_model(coordinator.model))
+            found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, PREDICTING)
+            predictions.save(self.folder.path, found)
+        from parallel_lenet import report  # Imported lazily: it takes a while.
+
+        report.write([Run(self.folder.path)], self.folder.path / REPORT)
+        self.report = self.folder.path / REPORT
+
+    def _resume_options(self) -> list[str]:
+        """The options that continue the run as it was, with those that a checkpoint does not decide."""
+        options = self.options
+        words = ["--resume", str(self.folder.path)]
         for name in ("engine", "cluster_address", "workers"):
             value = getattr(options, name)
             if value != OPTIONS[name].default:
                 words += [f"--{dashed(name)}", str(value)]
         return words
 
-    def drop(self) -> None:
-        """End the workers and remove half-written files now, for a program that doesn't close anything any more."""
+    def abandon(self) -> None:
+        """Kill the workers and remove half-written files, for a program that ends without closing anything."""
         for pid in self.coordinator.worker_pids():
             with suppress(OSError):
                 os.kill(pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
@@ -224,15 +241,15 @@ class Training:
         self.console.restore()
 
 
-def why(number: int | None) -> str:
-    """What ended a run before its end: a signal, or the time limit."""
+def reason(number: int | None) -> str:
+    """What ended a run early: a signal, by its number, or the time limit."""
     if number is None:
         return "--max-time has passed"
     return "interrupted" if number == signal.SIGINT else f"terminated by {signal.Signals(number).name}"
 
 
-def progress(coordinator: Coordinator) -> str:
-    """How far training has come."""
+def position(coordinator: Coordinator) -> str:
+    """The epochs, images and steps that are done."""
     images = f" and {count(coordinator.cursor, 'image')}" if coordinator.cursor else ""
     return f"{count(coordinator.epoch, 'epoch')}{images}, step {coordinator.step:,}"
 
@@ -245,8 +262,8 @@ def best_epoch(figures: list[Figures]) -> int | None:
     return min(losses)[1] if losses else None
 
 
-def command() -> str:
-    """How this program was called, up to its options."""
+def command_prefix() -> str:
+    """The command line of this program up to its options."""
     program = Path(sys.argv[0])
     ours = program.stem in ("train", "parallel-lenet") or program.parts[-2:] == ("parallel_lenet", "__main__.py")
     if not ours:  # A program that calls `main`.
@@ -258,7 +275,7 @@ def command() -> str:
 
 
 def _line(report: EpochReport, figures: Figures) -> dict[str, Any]:
-    measured = ("validation_loss", "validation_accuracy")  # By the command line itself, and only with --validation.
+    measured = ("validation_loss", "validation_accuracy")  # The command line measures them itself, with --validation.
     return {name: value for name, value in asdict(report).items() if name not in measured} | figures
 
 
@@ -271,5 +288,5 @@ def _sentence(line: dict[str, Any], epochs: int) -> str:
 
 
 def decimals(loss: float | None) -> str:
-    """A loss for people; one that is None was NaN or infinite."""
+    """A loss with four decimals; None stands for NaN or infinity."""
     return "not finite" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,276 @@
+"""Everything about a training run up to its first step: options, data, network, coordinator, and the run's folder."""
+
+import argparse
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from parallel_lenet.batching import split
+from parallel_lenet.cli import _config, _engines, _network, _recipes, _results, _resume, _run_notes, _sources, _weights
+from parallel_lenet.cli._chaos import Chaos
+from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._interrupts import PATIENCE, Interrupts
+from parallel_lenet.cli._options import TrainOptions, UsageError, as_usage, check, flags, worker_count
+from parallel_lenet.cli._recorder import Recorder
+from parallel_lenet.cli._resume import Resumed
+from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
+from parallel_lenet.cli._sources import load
+from parallel_lenet.cli._training import Training, position
+from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.cores import WorkerCount
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.network.fitted import lenet5_for
+from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.parameters import Vector
+from parallel_lenet.runs import environment
+from parallel_lenet.schedules import rate_at
+from parallel_lenet.trained import load_model
+
+# Seconds before the end of --max-time at which a run stops, to drop a step, save and end; and to write the report.
+STOPPING = 1.5 + PATIENCE
+REPORTING = 4.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line, the environment, a configuration file and a checkpoint ask for together."""
+
+    arguments: argparse.Namespace
+    given: dict[str, Any]
+    """The options that flags and the file give."""
+    options: TrainOptions
+    workers: WorkerCount
+    resumed: Resumed | None
+    """The run to continue; None for a new one."""
+    start: float
+    """When the command began, by `time.monotonic`."""
+
+    @property
+    def end(self) -> float | None:
+        """The end of ``--max-time``, by `time.monotonic`."""
+        return None if self.options.max_time is None else self.start + self.options.max_time
+
+    def limit(self, interrupts: Interrupts, saving: float = 0.0) -> None:
+        """Have the run stop before the end of ``--max-time``; ``saving`` are the seconds that a checkpoint takes."""
+        if self.options.max_time is not None and self.end is not None:
+            reporting = min(REPORTING, self.options.max_time / 10) if _results.reports(self.arguments) else 0.0
+            # The last checkpoint takes as long as the first one, or longer.
+            room = STOPPING + 3 * saving + reporting
+            interrupts.limit(self.end - min(room, self.options.max_time / 2))
+
+
+def prepare(
+    arguments: argparse.Namespace, console: Console, interrupts: Interrupts, start: float, stack: ExitStack
+) -> Training:
+    """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
+    request = _request(arguments, start)
+    request.limit(interrupts)
+    faults = _faults(arguments.chaos, request.options.engine)
+    where, origin = _engines.arguments(request.options.engine, request.options.cluster_address, request.workers)
+    everything, test = _load(request, console)
+    interrupts.check()
+    model, parameters = _model(request, everything)
+    _network.check(model, test)
+    options = _recipes.with_defaults(replace(request.options, kernel=model.kernel))
+    try:
+        train, validation = _split(everything, options)
+        coordinator = _coordinator(model, parameters, options, len(train), where)
+    except ValueError as error:
+        raise as_usage(error) from None
+    stack.callback(coordinator.close)
+    stack.callback(faults.end)
+    options = replace(options, shard_size=coordinator.shard_size)
+    metadata = _resume.describe(options, everything, test)
+    interrupts.check()
+    with interrupts.delayed():
+        folder = _run_folder(request, stack)
+        recorder = Recorder(folder.path, coordinator, console)
+        stack.callback(recorder.close)
+        training = Training(
+            coordinator=coordinator,
+            train=train,
+            validation=validation,
+            test=_evaluated(test, options.evaluate_on),
+            options=options,
+            folder=folder,
+            metadata=metadata,
+            console=console,
+            interrupts=interrupts,
+            chaos=faults,
+            recorder=recorder,
+            options_in_force=_results.options_in_force(arguments, options, coordinator),
+            end=request.end,
+        )
+        _begin(training, request)
+        interrupts.at_once = training.abandon
+    _run_notes.note_network(training, model, request.workers.count, origin)
+    _run_notes.note_limits(training, flags(arguments), len(test))
+    _network.say_unit(model, train, console)
+    return training
+
+
+def _request(arguments: argparse.Namespace, start: float) -> Request:
+    """The options and the run to continue. Raises UsageError if they are not allowed or disagree."""
+    configured = {} if arguments.config is None else _config.read(arguments.config)
+    given = _config.merged(configured, flags(arguments))
+    options = TrainOptions(**given)
+    check(options)
+    resumed = _resumed(arguments, given)
+    if resumed is not None:
+        options = resumed.options
+    workers = worker_count(flags(arguments).get("workers"), configured.get("workers"))
+    return Request(arguments, given, options, workers, resumed, start)
+
+
+def _faults(plan: str | None, engine: str) -> Chaos:
+    faults = Chaos(plan)
+    if plan is not None and engine != "processes":
+        raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {engine}")
+    return faults
+
+
+def _load(request: Request, console: Console) -> tuple[Dataset, Dataset]:
+    """All training images, and the test images. Raises DatasetError if they are not those of the run to continue."""
+    options = request.options
+    named = request.resumed is None or "data_dir" in request.given
+    if options.data_dir is not None and not named:
+        console.note(_sources.reading(options.data_dir))
+    everything, test = load(options.dataset, options.data_dir, named)
+    if request.resumed is not None:
+        _resume.check_data(request.resumed, everything, test)
+    return everything, test
+
+
+def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
+    """The network of the run to continue with its parameters, or a new one, whose parameters may be None."""
+    if request.resumed is not None:
+        trained = load_model(request.resumed.file, request.options.kernel)
+        return trained.model, trained.parameters
+    model = _build(data, request.options.kernel)
+    if request.options.initial_weights is None:
+        return model, None
+    return model, _weights.load("--initial-weights", request.options.initial_weights, model)
+
+
+def _split(everything: Dataset, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
+    """The images to train on, and those held out for ``--validation``."""
+    if options.validation is None:
+        return everything, None
+    return split(everything, options.validation, options.seed)
+
+
+def _coordinator(
+    model: Sequential, parameters: Vector | None, options: TrainOptions, samples: int, where: dict[str, Any]
+) -> Coordinator:
+    """The coordinator for ``samples`` training images. Raises ValueError if an option is out of its range."""
+    return Coordinator(
+        model,
+        _recipes.optimizer(options, _recipes.total_steps(options, samples)),
+        batch_size=options.batch_size,
+        shard_size=options.shard_size,
+        seed=options.seed,
+        parameters=parameters,
+        clip_norm=options.clip_norm,
+        on_nan=options.on_nan,
+        step_timeout=options.step_timeout,
+        max_tries=options.max_tries,
+        **where,
+    )
+
+
+def _run_folder(request: Request, stack: ExitStack) -> RunFolder:
+    """The folder of the run, locked. Raises UsageError if another run began there at the same moment."""
+    resumed = request.resumed
+    if resumed is None:
+        place = new_folder(request.options.out, continues=request.arguments.continues)
+    else:
+        place = resumed.folder
+    folder = RunFolder(place)
+    stack.callback(folder.close)
+    if resumed is None and holds_run(str(place)):
+        raise UsageError(f"another run began in {place} at the same moment: continue it with --resume {place}")
+    return folder
+
+
+def _begin(training: Training, request: Request) -> None:
+    """Write the folder's first files: configuration, environment and, for a new run, a checkpoint."""
+    options = training.options
+    coordinator = training.coordinator
+    if request.resumed is not None:
+        _restore(training, request.resumed)
+    training.folder.write_config(replace(options, workers=coordinator.n_workers).toml())
+    if not training.finished:
+        session = environment.gather(
+            _results.start_command(request.arguments),
+            _results.repeat_command(options),
+            training.options_in_force,
+            training.metadata["data"],
+        )
+        training.recorder.begin("started" if request.resumed is None else "resumed", session)
+    if request.resumed is None:
+        before = time.monotonic()
+        training.folder.save(coordinator, training.metadata)
+        request.limit(training.interrupts, saving=time.monotonic() - before)
+
+
+def _build(data: Dataset, kernel: str) -> Sequential:
+    """A new network for these images. Raises DatasetError if there is none, as for pixels that can't be normalised."""
+    try:
+        return lenet5_for(data, kernel=kernel)
+    except ValueError as error:
+        raise DatasetError(f"{data.name}: {error}") from error
+
+
+def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
+    """The run to continue; None for a new one. Raises UsageError if the options about it disagree."""
+    if arguments.continues:
+        if arguments.resume is not None:
+            raise UsageError("--continue goes with --out, which names the folder; --resume names it too")
+        if not given.get("out"):
+            raise UsageError("--continue needs --out FOLDER: the folder to begin a run in, or to continue")
+        return _resume.find(given["out"], given, fall_back=True) if holds_run(given["out"]) else None
+    return None if arguments.resume is None else _resume.find(arguments.resume, given)
+
+
+def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
+    """The test images to evaluate on: all of them, or ``number``, spread evenly; None for 0."""
+    if number == 0:
+        return None
+    if number is None or number >= len(test):
+        return test
+    rows = np.arange(number) * len(test) // number
+    return Dataset(test.inputs[rows], test.targets[rows], test.name)
+
+
+def _restore(training: Training, resumed: Resumed) -> None:
+    """Continue from the checkpoint, and restore the folder to its state when that was written."""
+    coordinator = training.coordinator
+    console = training.console
+    options = training.options
+    before = resumed.before
+    coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
+    # Figures of an unfinished epoch are dropped if it continues.
+    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
+    training.folder.make_last(resumed.file)
+    training.folder.write_metrics(training.lines())
+    for note in resumed.notes:
+        console.note(note)
+    if training.finished:
+        console.note(
+            f"the run in {resumed.folder} is finished: nothing is left to train "
+            f"(to train longer, give a larger {' and a larger '.join(training.limits)})"
+        )
+        return
+    console.note(f"resuming {resumed.folder} after {position(coordinator)}")
+    samples = len(training.train)
+    new_rates = _recipes.schedule(options, _recipes.total_steps(options, samples))
+    old_rates = _recipes.schedule(before, _recipes.total_steps(before, samples))
+    steps = range(0, coordinator.step, 1 + coordinator.step // 10_000)
+    if any(rate_at(new_rates, step) != rate_at(old_rates, step) for step in steps):
+        console.note(
+            f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
+            f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"
+        )

@@ -1,0 +1,48 @@
+"""The notes before the first step: what is trained, on what, and what is not as the options seem to say."""
+
+from typing import Any
+
+from parallel_lenet.cli import _engines
+from parallel_lenet.cli._training import Training
+from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.display import count
+from parallel_lenet.network.sequential import Sequential
+
+
+def note_network(training: Training, model: Sequential, workers: int, origin: str) -> None:
+    """Note what is trained, on what, and where. ``workers`` were asked for; ``origin`` says by what."""
+    coordinator = training.coordinator
+    parts = [
+        f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(training.train), 'image')} of "
+        f"{training.train.name}",
+        f"kernel {training.options.kernel}",
+        _workers(coordinator, workers, origin),
+        f"batches of {coordinator.batch_size}"
+        + (f" in shards of {coordinator.shard_size}" if coordinator.leaf is None else ""),
+    ]
+    training.console.note("; ".join(parts))
+    if training.validation is not None:
+        held_out = count(len(training.validation), "image")
+        training.console.note(f"{held_out} held out for validation: they decide which epoch is best")
+
+
+def note_limits(training: Training, given: dict[str, Any], test_images: int) -> None:
+    """Note what is not as the options seem to say: fewer workers or images, and ``given`` flags without effect."""
+    coordinator = training.coordinator
+    console = training.console
+    options = training.options
+    if coordinator.workers_note is not None:
+        # The sentence of the library, with the remedy in terms of this command.
+        smaller = "a smaller --shard-size or " if coordinator.leaf is None and coordinator.shard_size > 1 else ""
+        fact = coordinator.workers_note.partition("; ")[0]
+        console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
+    if options.evaluate_on is not None and options.evaluate_on > test_images:
+        console.note(f"note: --evaluate-on {options.evaluate_on}: all {count(test_images, 'test image')} are used")
+    _engines.say_unused(given, options.engine, console)
+
+
+def _workers(coordinator: Coordinator, asked: int, origin: str) -> str:
+    """The number of workers and its origin. Another note says why there are fewer than asked for."""
+    if coordinator.workers_note is not None and coordinator.n_workers < asked:
+        return f"{coordinator.n_workers} of {count(asked, 'worker')}"
+    return f"{count(coordinator.n_workers, 'worker')} ({origin})"
