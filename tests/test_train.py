@@ -124,7 +124,7 @@ def test_an_alarm_of_somebody_else_ends_the_run_as_any_signal(result: Any, monke
 
 
 def test_max_time_stops_with_a_checkpoint_that_continues_to_the_same_bits(result: Any) -> None:
-    options = (*QUICK, "--epochs", "9999", "--max-time", "1s", "--report")
+    options = (*QUICK, "--epochs", "9999", "--max-time", "2s", "--report")
     error = result(*options, "--out", "r", code=124)["error"]
     assert "--max-time has passed after" in error
     assert "no report: --max-time leaves no time for it; to write it: parallel-lenet report r\n" in error
