@@ -3,7 +3,7 @@
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets import Dataset, DatasetError, sample_weights
 from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
@@ -75,6 +75,7 @@ __all__ = [
     "load_weights",
     "predict_image",
     "read_digit",
+    "sample_weights",
 ]
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.model import Model
+from parallel_lenet.model import Model, takes
 from parallel_lenet.parameters import Vector
 from parallel_lenet.random import generator
 
@@ -55,6 +55,11 @@ def as_dataset(data: Data) -> Dataset:
 def dataset_for(model: Model, data: Data) -> Dataset:
     """The data as a Dataset; DatasetError if the model's own check refuses it."""
     dataset = as_dataset(data)
+    if dataset.weights is not None and not takes(model.loss_and_gradient, "weights"):
+        raise DatasetError(
+            f"{dataset.name}: its samples have weights, but the loss_and_gradient of {type(model).__name__} has no "
+            "parameter weights: leave out the weights, or add the parameter"
+        )
     check = getattr(model, "check", None)
     if callable(check):
         try:

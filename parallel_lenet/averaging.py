@@ -26,7 +26,7 @@ class MeanGradient(NamedTuple):
     metrics: Metrics
     """Loss and correct answers, summed over the samples."""
     gradient: Vector
-    """The sum of the samples' gradients divided by their number, in memory of the coordinator."""
+    """The weighted sum of the samples' gradients divided by the sum of the weights, in memory of the coordinator."""
     suspects: list[str]
     """The workers whose sums are not finite, or all workers if no single worker's are."""
     times: StepTimes
@@ -56,7 +56,7 @@ class GradientSum:
     def mean(self) -> tuple[Metrics, Vector]:
         """The sums of the metrics, and the mean gradient. Call it once: it divides in place."""
         metrics, total, _ = self._sums.total()
-        divide(total, metrics.count, self.threads)
+        divide(total, metrics.weight, self.threads)
         return metrics, total
 
     def _owned(self, part: "_Sum") -> "_Sum":

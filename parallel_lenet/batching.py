@@ -94,9 +94,7 @@ def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     held_out = min(max(1, round(float(fraction) * len(data))), len(data) - 1)
     order = epoch_order(seed, SPLIT, len(data))
     parts = ((order[held_out:], data.name), (order[:held_out], f"{data.name} (validation)"))
-    train, validation = (
-        Dataset(data.inputs[rows], data.targets[rows], name) for rows, name in ((np.sort(r), n) for r, n in parts)
-    )
+    train, validation = (data.subset(np.sort(rows), name) for rows, name in parts)
     return train, validation
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: a training at one moment, as an object and as a file."""
 
+import math
 import os
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Self
@@ -174,14 +175,14 @@ def _require_format(path: str, described: dict[str, Any]) -> None:
 
 
 def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> TrainingState:
-    loss_sum, correct, count = described["sums"]
+    loss_sum, correct, count, *weight = described["sums"]  # Versions without weights wrote three numbers.
     known = described["data"]
     return TrainingState(
         parameters,
         OptimizerState(_count(described, "step"), slots),
         epoch=_count(described, "epoch"),
         cursor=_count(described, "cursor"),
-        sums=Metrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count)),
+        sums=Metrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count), *map(_weight, weight)),
         seconds=_float(described["seconds"]),
         history=tuple(_report(report) for report in described["history"]),
         data=EpochData(None, _fingerprint(known)) if described["cursor"] or known else None,
@@ -211,6 +212,13 @@ def _float(value: object) -> float:
     if isinstance(value, bool) or not (isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
         raise ValueError(f"{quoted(value)} is not a number")
     return float(value)
+
+
+def _weight(value: object) -> float:
+    weight = _float(value)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"the weight of the sums is {quoted(value)}")
+    return weight
 
 
 def _report(values: Any) -> EpochReport:

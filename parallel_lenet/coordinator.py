@@ -51,6 +51,7 @@ from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.turns import turns_of
 from parallel_lenet.updates import Memory, updated
 from parallel_lenet.warming import WarmUp
+from parallel_lenet.worker import Samples
 from parallel_lenet.workforce import Workforce
 
 Array = NDArray[Any]
@@ -339,7 +340,7 @@ class Coordinator(Displayed, Closeable):
     def _advance(self, call: Call) -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
         if not call.context.closed:  # Else `start` raises, and says so.
-            self._warming.run(self.parameters, *call.context.datasets[0], self.call_sizes, self.n_workers)
+            self._warming.run(self.parameters, call.context.datasets[0], self.call_sizes, self.n_workers)
         self.engine.start(call.context)
         self._use_data(call)
         order = call.order(self.seed, self.epoch)
@@ -365,7 +366,11 @@ class Coordinator(Displayed, Closeable):
     def _step(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
+        start = time.perf_counter()
         before = self._state
+        weights = call.context.datasets[0].weights
+        if weights is not None and not weights[rows].any():
+            return self._without_weight(call, rows)
         work = blocks(rows, self._settings.sizes, self.n_workers)
         mean = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
@@ -402,7 +407,7 @@ class Coordinator(Displayed, Closeable):
         )
 
     def _mean_gradient(self, context: Context, work: list[Block]) -> MeanGradient:
-        """Hand out the blocks, add their gradients along the tree, and divide by the number of samples."""
+        """Hand out the blocks, add their gradients along the tree, and divide by the sum of the weights."""
         results = self.engine.gradients(context, self.parameters, work)
         return mean_gradient(results, work, self._settings.sizes, self._memory, self._threads)
 
@@ -416,6 +421,22 @@ class Coordinator(Displayed, Closeable):
         )
         problem = None if all_finite else finite.after_update(optimizer.step, self.model.layout, parameters)
         return replace(state, parameters=parameters, optimizer=optimizer), problem
+
+    def _without_weight(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
+        """Leave out a batch whose weights are all 0: its mean loss does not exist."""
+        state = self._state
+        self._state = replace(state, cursor=state.cursor + len(rows), data=call.data)
+        return StepReport(
+            epoch=state.epoch + 1,
+            step=self.step,
+            loss=math.nan,
+            accuracy=math.nan,
+            count=len(rows),
+            gradient_norm=math.nan,
+            seconds=0.0,
+            skipped="all weights of the batch are 0",
+            learning_rate=_learning_rate(self.optimizer, self.step),
+        )
 
     def _trace(
         self, context: Context, rows: NDArray[np.int64], work: list[Block], suspects: list[str]
@@ -469,6 +490,8 @@ class Coordinator(Displayed, Closeable):
     def evaluate(self, data: Data) -> Metrics:
         """Loss and accuracy on all of ``data``; no sample is left out or counted twice.
 
+        If the data have weights, the loss is ``sum(weight * loss) / sum(weight)``. The accuracy is not weighted.
+
         The workers compute it, and are started if they do not run.
 
         Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would be meaningless.
@@ -494,9 +517,8 @@ class Coordinator(Displayed, Closeable):
         """
         dataset = as_dataset(data)
         warm = self._warming.run
-        self._turns.run(
-            "warm_up", lambda: warm(self.parameters, dataset.inputs, dataset.targets, self.call_sizes, self.n_workers)
-        )
+        samples = Samples(dataset.inputs, dataset.targets)
+        self._turns.run("warm_up", lambda: warm(self.parameters, samples, self.call_sizes, self.n_workers))
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one per row of ``inputs``: for a classifier the class labels.

@@ -23,6 +23,10 @@ class Data(Protocol):
     def targets(self) -> NDArray[Any]:
         """One row per sample."""
 
+    @property
+    def weights(self) -> NDArray[Any] | None:
+        """One per sample, or None if all are 1."""
+
 
 def arrays_sha256(*arrays: NDArray[Any]) -> str:
     """The SHA-256 of the shapes, types and values of arrays: about 30 ms for MNIST."""
@@ -37,11 +41,12 @@ def arrays_sha256(*arrays: NDArray[Any]) -> str:
 
 def fingerprint(data: Data) -> dict[str, Any]:
     """What a checkpoint holds of the data that were trained on last."""
+    arrays = [data.inputs, data.targets, *([] if data.weights is None else [data.weights])]
     return {
         "samples": len(data.inputs),
         "shape": list(data.inputs.shape[1:]),
-        "dtypes": [data.inputs.dtype.str, data.targets.dtype.str],
-        "sha256": arrays_sha256(data.inputs, data.targets),
+        "dtypes": [array.dtype.str for array in arrays],
+        "sha256": arrays_sha256(*arrays),
     }
 
 
@@ -50,7 +55,9 @@ def described(found: dict[str, Any] | None) -> str:
     if found is None:
         return "unknown data"
     shape = tuple(found.get("shape", ()))
-    return f"{found.get('samples'):,} samples of shape {shape} (SHA-256 {str(found.get('sha256'))[:12]}...)"
+    dtypes = found.get("dtypes")
+    weighted = "weighted " if isinstance(dtypes, list) and len(dtypes) > 2 else ""
+    return f"{found.get('samples'):,} {weighted}samples of shape {shape} (SHA-256 {str(found.get('sha256'))[:12]}...)"
 
 
 class EpochData:
@@ -75,6 +82,8 @@ class EpochData:
     def same(self, other: "EpochData") -> bool:
         """Whether the other data are equal to these in content, or nothing is known of these."""
         mine, theirs = self._data, other._data
-        if mine is not None and theirs is not None and mine.inputs is theirs.inputs and mine.targets is theirs.targets:
-            return True
+        if mine is not None and theirs is not None:
+            pairs = ((mine.inputs, theirs.inputs), (mine.targets, theirs.targets), (mine.weights, theirs.weights))
+            if all(one is other for one, other in pairs):
+                return True
         return self.fingerprint() in (None, other.fingerprint())

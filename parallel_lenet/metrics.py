@@ -10,18 +10,24 @@ from parallel_lenet.display import Displayed, Summary, Table, number, percent
 class Metrics(Displayed):
     """The loss and the correct predictions of ``count`` samples, summed.
 
-    ``correct`` is the number of correct predictions, 0 for a regression. Adding two gives the
-    metrics of all their samples.
+    ``correct`` is the number of correct predictions, 0 for a regression. ``weight`` is the sum of the samples' weights,
+    by default their number. Weights count in the loss: ``loss_sum`` is the sum of weight times loss. They do not count
+    in the accuracy. Adding two gives the metrics of all their samples.
     """
 
     loss_sum: float = 0.0
     correct: int = 0
     count: int = 0
+    weight: float = None  # type: ignore[assignment]  # None only stands for the count when it is created.
+
+    def __post_init__(self) -> None:
+        if self.weight is None:
+            object.__setattr__(self, "weight", float(self.count))
 
     @property
     def loss(self) -> float:
-        """The mean over the samples; NaN if there are none."""
-        return self.loss_sum / self.count if self.count else math.nan
+        """The weighted mean over the samples; NaN if there are none, or if all weights are 0."""
+        return self.loss_sum / self.weight if self.weight else math.nan
 
     @property
     def accuracy(self) -> float:
@@ -29,7 +35,12 @@ class Metrics(Displayed):
         return self.correct / self.count if self.count else math.nan
 
     def __add__(self, other: "Metrics") -> "Metrics":
-        return Metrics(self.loss_sum + other.loss_sum, self.correct + other.correct, self.count + other.count)
+        return Metrics(
+            self.loss_sum + other.loss_sum,
+            self.correct + other.correct,
+            self.count + other.count,
+            self.weight + other.weight,
+        )
 
     def _summary(self) -> Summary:
         means = f"loss={number(self.loss)}, accuracy={number(self.accuracy)}"
@@ -38,6 +49,10 @@ class Metrics(Displayed):
             ("accuracy", percent(self.accuracy)),
             ("correct", f"{self.correct:,} of {self.count:,}"),
         ]
-        return Summary(f"Metrics({means}, correct={self.correct}, count={self.count})", [Table((), rows)])
+        weight = ""
+        if self.weight != self.count:
+            weight = f", weight={number(self.weight)}"
+            rows.append(("weight", number(self.weight)))
+        return Summary(f"Metrics({means}, correct={self.correct}, count={self.count}{weight})", [Table((), rows)])
 
     __str__ = Displayed.__repr__

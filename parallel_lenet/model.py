@@ -1,5 +1,7 @@
 """The Model contract: what a model of your own must provide."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,12 @@ class Model(Protocol):
     module that workers import has there the global variables that its file gives it. All workers hash strings alike,
     by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
     depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
+
+    ``loss_and_gradient`` may have one more parameter, which it gets by name if it has it:
+
+    - ``weights``: the samples' weights, float32 ``(n,)``, or None if all are 1. The loss and the gradient to return are
+      then sums of ``weight * loss``; how many are correct is counted without weights. A model without the parameter
+      cannot be trained or evaluated on a `Dataset` with weights.
 
     Six members are optional:
 
@@ -62,3 +70,12 @@ class Model(Protocol):
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
         """One prediction per row of ``inputs``; for a classifier the class labels ``(n,)``."""
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name, which can be given by name."""
+    try:
+        parameter = inspect.signature(function).parameters.get(name)
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

@@ -37,7 +37,7 @@ class StepReport:
     """Of the mean gradient, before clipping; NaN or infinity if the gradient is not finite."""
     seconds: float
     skipped: str | None = None
-    """Why ``on_nan="skip"`` skipped the batch; None if it was not skipped."""
+    """Why the batch was skipped: ``on_nan="skip"``, or weights that are all 0; None if it was not skipped."""
     learning_rate: float | None = None
     """Of this step; None if the optimizer has no ``learning_rate``."""
     times: StepTimes = StepTimes()

@@ -17,7 +17,10 @@ with it every bit of the total, stays the same.
 
 import operator
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 Sum = TypeVar("Sum")
 
@@ -59,3 +62,14 @@ class TreeSum(Generic[Sum]):
         for _, left in reversed(rest):
             total = self._add(left, total)
         return total
+
+
+def tree_total(numbers: NDArray[Any], leaf: int = 1) -> float:
+    """The sum of at least one number along the tree, in float64, each ``leaf`` of them added in order."""
+    leaves = np.zeros((-(-len(numbers) // leaf), leaf))
+    leaves.reshape(-1)[: len(numbers)] = numbers
+    sums = np.add.accumulate(leaves, axis=1)[:, -1]
+    while len(sums) > 1:
+        paired = len(sums) // 2 * 2
+        sums = np.concatenate([sums[0:paired:2] + sums[1:paired:2], sums[paired:]])
+    return float(sums[0])

@@ -70,14 +70,14 @@ def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
     threads.map(one, total.size)
 
 
-def divide(total: Vector, count: int, threads: Threads) -> None:
-    """Divide by the number of samples, in place."""
+def divide(total: Vector, weight: float, threads: Threads) -> None:
+    """Divide by the sum of the weights, in place."""
     if threads.number == 1:
-        total /= count
+        total /= weight
         return
 
     def one(part: slice) -> None:
-        total[part] /= count
+        total[part] /= weight
 
     threads.map(one, total.size)
 

@@ -1,15 +1,12 @@
 """Compiling what training computes with, in the coordinator's process, before any worker needs it."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.model import Model
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector
-from parallel_lenet.worker import warm_up
+from parallel_lenet.worker import Samples, warm_up
 
 
 class WarmUp:
@@ -26,8 +23,7 @@ class WarmUp:
     def run(
         self,
         parameters: Vector,
-        inputs: NDArray[Any],
-        targets: NDArray[Any],
+        data: Samples,
         call_sizes: tuple[int, ...],
         n_workers: int,
     ) -> None:
@@ -39,7 +35,7 @@ class WarmUp:
             for size in set(call_sizes) - self._sizes:
                 if not is_compiled(size):
                     with one_blas_thread():
-                        warm_up(self._model, parameters, inputs, targets, size)
+                        warm_up(self._model, parameters, data, size)
                 self._sizes.add(size)
         if self._n_workers == 0 and getattr(self._optimizer, "fused", False) is not False:
             self._optimizer.update(parameters, np.zeros_like(parameters), self._optimizer.init(parameters))

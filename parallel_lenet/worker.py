@@ -11,7 +11,7 @@ from parallel_lenet.batching import Block, Rows, batches, named
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
-from parallel_lenet.tree import TreeSum
+from parallel_lenet.tree import TreeSum, tree_total
 
 
 class Samples(NamedTuple):
@@ -19,6 +19,7 @@ class Samples(NamedTuple):
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
+    weights: NDArray[np.float32] | None = None
 
 
 class Sums(NamedTuple):
@@ -65,10 +66,10 @@ def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector,
     return sums.total()
 
 
-def warm_up(model: Any, parameters: Vector, inputs: NDArray[Any], targets: NDArray[Any], samples: int) -> None:
+def warm_up(model: Any, parameters: Vector, data: Samples, samples: int) -> None:
     """Call the model's ``warm_up`` with ``samples`` samples: the first ones, repeated if there are fewer."""
-    rows = np.arange(samples) % max(1, len(inputs))
-    model.warm_up(parameters, inputs[rows], targets[rows])
+    rows = np.arange(samples) % max(1, len(data.inputs))
+    model.warm_up(parameters, data.inputs[rows], data.targets[rows])
 
 
 def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[Metrics, Vector]:
@@ -100,7 +101,10 @@ def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient:
     n = len(rows)
     # In C order, whatever the dataset's: some engines copy datasets, and a model's sums may follow the order in memory.
     inputs, targets = (np.ascontiguousarray(array[rows]) for array in (data.inputs, data.targets))
-    sums = model.loss_and_gradient(parameters, inputs, targets, gradient)
+    named: dict[str, Any] = {}
+    if data.weights is not None:
+        named["weights"] = data.weights[rows]
+    sums = model.loss_and_gradient(parameters, inputs, targets, gradient, **named)
     if not isinstance(sums, Metrics):
         raise TypeError(f"loss_and_gradient must return Metrics, got {type(sums).__name__}")
     if sums.count != n or not 0 <= sums.correct <= n:
@@ -109,4 +113,5 @@ def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient:
             f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
         )
     # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON cannot hold them.
-    return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count))
+    weight = tree_total(named["weights"], getattr(model, "leaf", None) or n) if named else float(n)
+    return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count), weight)

@@ -175,7 +175,9 @@ def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> Non
         pooled = placed(np.zeros((3, 5, 4, 7), "float32"), offset)
         compiled.avg_pool2d(placed(x[:, :10, :8].copy(), offset), 2, 2, pooled)
         compiled.avg_pool2d_gradient(pooled, 2, 2, spread)
-        loss = compiled.softmax_cross_entropy(placed(logits, offset), targets, error := placed(logits, offset))
+        loss = compiled.softmax_cross_entropy(
+            placed(logits, offset), targets, np.ones(len(targets), logits.dtype), error := placed(logits, offset)
+        )
         return [str(loss).encode(), *(array.tobytes() for array in (*results, y, slope, pooled, spread, error))]
 
     first = results(0)
@@ -260,7 +262,7 @@ def test_softmax_cross_entropy(classes: int, n: int, scale: float, dtype: str, s
     logits.setflags(write=False)
     targets.setflags(write=False)
     error = np.full_like(logits, np.nan)
-    loss, correct = compiled.softmax_cross_entropy(logits, targets, error)
+    loss, correct = compiled.softmax_cross_entropy(logits, targets, np.ones(n, dtype), error)
     shifted = logits.astype(float) - logits.max(axis=0)
     exponentials = np.exp(shifted)
     losses = np.log(exponentials.sum(axis=0)) - shifted[targets, np.arange(n)]
@@ -278,7 +280,7 @@ def test_ties_and_nan_among_logits() -> None:
     logits = np.array([[1, 1, nan, 5, 0], [1, 1, 0, nan, 3], [0, 1, 0, 0, 3]], np.float32)
     error = np.empty_like(logits)
     for targets, wanted in (([0, 0, 0, 0, 1], 3), ([1, 1, 1, 1, 2], 0), ([2, 2, 2, 2, 0], 0)):
-        loss, correct = compiled.softmax_cross_entropy(logits, np.array(targets), error)
+        loss, correct = compiled.softmax_cross_entropy(logits, np.array(targets), np.ones(5, logits.dtype), error)
         assert correct == wanted
         assert np.isnan(loss)
     np.testing.assert_array_equal(np.isnan(error).all(axis=0), [False, False, True, True, False])
@@ -300,7 +302,8 @@ units, d_units = draw(5, 63), draw(5)
 compiled.dense_weight_gradient(draw(63, 17), np.ascontiguousarray(dy[:, 0, 0]), units, d_units)
 compiled.tanh(y, 1.7159, y)
 logits = np.ascontiguousarray(y[:, 3, 3])
-loss, _ = compiled.softmax_cross_entropy(logits, rng.integers(0, 5, 17), error := np.empty_like(logits))
+weights = np.ones(17, logits.dtype)
+loss, _ = compiled.softmax_cross_entropy(logits, rng.integers(0, 5, 17), weights, error := np.empty_like(logits))
 for array in (y, dx, dw, db, units, d_units, error, np.float64(loss)):
     hashed.update(array.tobytes())
 from numba.core.registry import cpu_target
@@ -359,7 +362,7 @@ for kernel in (naive, compiled):
     call("softmax", error, shapes=[error.shape])
 for wanted, found in zip(results[naive], results[compiled], strict=True):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-loss, correct = compiled.softmax_cross_entropy(error, np.array([0, 1, 2]), np.empty_like(error))
+loss, correct = compiled.softmax_cross_entropy(error, np.array([0, 1, 2]), np.ones(3), np.empty_like(error))
 assert 0 < loss < 20 and 0 <= correct <= 3
 """,
         environment(tmp_path, NUMBA_DISABLE_JIT="1"),

@@ -123,3 +123,15 @@ def test_labels_of_another_shape(kernel: Kernels, shape: tuple[int, ...]) -> Non
     """Without a check NumPy would stretch some of them over the images, and the loss be another one."""
     with pytest.raises(ValueError, match=r"^targets must have shape \(2,\), a label per image, got \("):
         losses.softmax_cross_entropy(kernel, np.zeros((3, 2)), np.zeros(shape, np.int64), np.empty((3, 2)))
+
+
+def test_weights_multiply_the_loss_and_the_gradient_of_each_image(kernel: Kernels) -> None:
+    """Against the images one by one, and torch if it is here."""
+    logits, targets = draw(4, 5, 1)
+    weights = np.array([1.0, 0.0, 2.5, 0.125, 3.0])
+    gradient = np.full_like(logits, np.nan)
+    loss, correct = losses.softmax_cross_entropy(kernel, logits, targets, gradient, weights)
+    alone = [with_gradient(kernel, logits[:, [i]].copy(), targets[[i]]) for i in range(5)]
+    assert loss == pytest.approx(sum(weight * each[0] for weight, each in zip(weights, alone, strict=True)), rel=1e-13)
+    np.testing.assert_allclose(gradient, np.hstack([each[2] for each in alone]) * weights, rtol=1e-13)
+    assert correct == sum(each[1] for each in alone)

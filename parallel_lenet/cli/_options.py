@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from parallel_lenet import kernels
-from parallel_lenet.checks import FRACTION, InvalidValue, Range, quoted, real_number, whole_number
+from parallel_lenet.checks import FRACTION, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
@@ -112,6 +112,13 @@ class TrainOptions:
         None,
         "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them",
         metavar="FRACTION",
+    )
+    class_weights: str | None = _option(
+        TRAINING,
+        str,
+        None,
+        "how much the images of each class count in training: balanced, or LABEL=WEIGHT,... (default: all 1)",
+        metavar="WEIGHTS",
     )
     evaluate_on: int | None = _option(
         IMAGES, int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
@@ -293,10 +300,31 @@ def check(options: TrainOptions) -> None:
                 whole_number(name, value, least, MOST)
         if options.validation is not None:
             real_number("validation", options.validation, FRACTION)
+        if options.class_weights is not None:
+            parse_class_weights(options.class_weights)
         if options.max_time is not None:
             real_number("max_time", options.max_time, DURATION)
     except InvalidValue as error:
         raise as_usage(error) from None
+
+
+def parse_class_weights(text: str) -> str | dict[int, float]:
+    """What ``--class-weights`` says, for `sample_weights`: "balanced", or a weight for each label that is named."""
+    if text == "balanced":
+        return text
+    weights: dict[int, float] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r" *([0-9]{1,18}) *= *([0-9.eE+-]+) *", part)
+        try:
+            if found is None or int(found[1]) in weights:
+                raise ValueError
+            weights[int(found[1])] = real_number("a class weight", float(found[2]), NOT_NEGATIVE)
+        except ValueError:
+            raise UsageError(
+                "--class-weights must be balanced, or a finite weight of at least 0 for each label as in 0=1,7=2.5, "
+                f"got {quoted(text)}"
+            ) from None
+    return weights
 
 
 def is_of_kind(value: Any, option: Field[Any]) -> bool:

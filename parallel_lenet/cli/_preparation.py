@@ -13,7 +13,15 @@ from parallel_lenet.cli import _config, _engines, _network, _recipes, _results, 
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupts
-from parallel_lenet.cli._options import TrainOptions, UsageError, as_usage, check, flags, worker_count
+from parallel_lenet.cli._options import (
+    TrainOptions,
+    UsageError,
+    as_usage,
+    check,
+    flags,
+    parse_class_weights,
+    worker_count,
+)
 from parallel_lenet.cli._recorder import Recorder
 from parallel_lenet.cli._resume import Resumed
 from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
@@ -21,7 +29,7 @@ from parallel_lenet.cli._sources import load
 from parallel_lenet.cli._training import Training, position
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.cores import WorkerCount
-from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets import Dataset, DatasetError, sample_weights
 from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
@@ -156,10 +164,14 @@ def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
 
 
 def _split(everything: Dataset, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
-    """The images to train on, and those held out for ``--validation``."""
-    if options.validation is None:
-        return everything, None
-    return split(everything, options.validation, options.seed)
+    """The images to train on, weighted by ``--class-weights``, and those held out for ``--validation``."""
+    train, validation = everything, None
+    if options.validation is not None:
+        train, validation = split(everything, options.validation, options.seed)
+    if options.class_weights is not None:
+        weights = sample_weights(train.targets, parse_class_weights(options.class_weights))
+        train = replace(train, weights=weights)
+    return train, validation
 
 
 def _coordinator(
@@ -242,7 +254,7 @@ def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
     if number is None or number >= len(test):
         return test
     rows = np.arange(number) * len(test) // number
-    return Dataset(test.inputs[rows], test.targets[rows], test.name)
+    return test.subset(rows)
 
 
 def _restore(training: Training, resumed: Resumed) -> None:

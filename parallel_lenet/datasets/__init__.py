@@ -3,11 +3,11 @@
 import os
 
 from parallel_lenet.datasets.bundled import mnist_5k
-from parallel_lenet.datasets.dataset import Dataset, DatasetError
+from parallel_lenet.datasets.dataset import Dataset, DatasetError, sample_weights
 from parallel_lenet.datasets.downloads import download
 from parallel_lenet.datasets.folder import read_folder
 
-__all__ = ["NAMES", "Dataset", "DatasetError", "load"]
+__all__ = ["NAMES", "Dataset", "DatasetError", "load", "sample_weights"]
 
 NAMES = ("mnist-5k", "mnist", "fashion-mnist", "kmnist")
 

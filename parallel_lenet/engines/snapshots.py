@@ -176,15 +176,20 @@ class OpenContext(Generic[M]):
     """What an engine keeps of a live context."""
 
     def __init__(
-        self, number: int, model: M, arrays: Sequence[Stored], parameters: Vector, call_sizes: Sequence[int]
+        self,
+        number: int,
+        model: M,
+        datasets: Sequence[Sequence[Stored]],
+        parameters: Vector,
+        call_sizes: Sequence[int],
     ) -> None:
         self.number = number
         self.model = model
-        self.arrays = arrays
-        """The inputs and targets of each dataset in turn."""
-        self.datasets = tuple(
-            Samples(inputs.array, targets.array) for inputs, targets in zip(arrays[::2], arrays[1::2], strict=True)
-        )
+        self.arrays = [each for stored in datasets for each in stored]
+        """Of all datasets."""
+        self.stored = tuple(datasets)
+        """The inputs, the targets and, if there are any, the weights of each dataset."""
+        self.datasets = tuple(Samples(*(each.array for each in stored)) for stored in self.stored)
         self.call_sizes = tuple(call_sizes)
         """How many samples to warm up with."""
         self.shape = parameters.shape
@@ -216,17 +221,19 @@ class Snapshots(Generic[M]):
     ) -> Context:
         """A context of this copy of a model and of the datasets as they are now."""
         self.sweep()
-        arrays: list[Stored] = []
+        found: list[list[Stored]] = []
         try:
             for data in datasets:
-                for array in (data.inputs, data.targets):
-                    arrays.append(self._stored(array))
-                    arrays[-1].holders += 1
+                found.append([])
+                for array in (data.inputs, data.targets, data.weights):
+                    if array is not None:
+                        found[-1].append(self._stored(array))
+                        found[-1][-1].holders += 1
         except BaseException:
-            for stored in arrays:
-                self._release(stored)
+            for each in (each for stored in found for each in stored):
+                self._release(each)
             raise
-        opened = OpenContext(next(_numbers), model, arrays, parameters, call_sizes)
+        opened = OpenContext(next(_numbers), model, found, parameters, call_sizes)
         self._live[opened.number] = opened
         context = Context(opened.number, opened.datasets, self._closed)
         opened.context = weakref.ref(context)

@@ -5,6 +5,7 @@ import numpy as np
 from parallel_lenet import kernels
 from parallel_lenet.explain.lesson import Array, Lesson, filters_of, window_of
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d
+from parallel_lenet.network.losses import softmax_cross_entropy
 
 
 def compute(lesson: Lesson) -> None:
@@ -105,7 +106,6 @@ def _softmax(lesson: Lesson) -> None:
 def _error(lesson: Lesson, target: int) -> tuple[Array, float]:
     logits = lesson.trace.steps[-1].y[:, np.newaxis]
     error = np.empty_like(logits)
-    loss, _ = kernels.load(lesson.model.kernel).softmax_cross_entropy(
-        np.ascontiguousarray(logits), np.array([target]), error
-    )
+    kernel = kernels.load(lesson.model.kernel)
+    loss, _ = softmax_cross_entropy(kernel, np.ascontiguousarray(logits), np.array([target]), error)
     return error[:, 0], loss

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.network.layers import Flatten, Layer
+from parallel_lenet.network.losses import softmax_cross_entropy
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 
@@ -62,7 +63,7 @@ def trace(model: Sequential, parameters: Vector, image: Array, label: int) -> Tr
         owned.append({part: views[f"{names[-1]}.{part}"] for part in layer.parameter_shapes(shape)})
         outputs.append(_forward(kernel, layer, owned[-1], outputs[-1], (*layer.output_shape(shape), 1)))
     errors = [np.empty_like(outputs[-1])]
-    loss, _ = kernel.softmax_cross_entropy(outputs[-1], np.array([label]), errors[0])
+    loss, _ = softmax_cross_entropy(kernel, outputs[-1], np.array([label]), errors[0])
     gradients = []
     for layer, own, x, y in zip(reversed(model.layers), reversed(owned), outputs[-2::-1], outputs[:0:-1], strict=True):
         dy = errors[-1]

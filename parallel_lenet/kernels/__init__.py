@@ -98,10 +98,13 @@ class Kernels(Protocol):
     def softmax(self, logits: Array, out: Array) -> None:
         """The probability of each class: ``exp(z)`` of the ``logits (k, n)``, over their sum -> ``out (k, n)``."""
 
-    def softmax_cross_entropy(self, logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+    def softmax_cross_entropy(
+        self, logits: Array, targets: Array, weights: Array, d_logits: Array
+    ) -> tuple[float, int]:
         """The loss of ``logits (k, n)`` for ``targets (n,)``, int64 from 0 to k - 1, and how many were right.
 
-        The loss is summed in float64; its gradient goes to ``d_logits (k, n)``.
+        Each image's loss counts ``weights (n,)`` times, and so does its gradient, which goes to ``d_logits (k, n)``.
+        The loss is summed in float64. Weights of 1 change no bit.
         """
 
 

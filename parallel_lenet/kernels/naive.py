@@ -317,24 +317,26 @@ def softmax(logits: Array, out: Array) -> None:
         out[:, i] = exponentials / exponentials.sum()
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
     """Softmax turns scores into probabilities; the loss is small if the right class has a high one.
 
         p[k]        = exp(logits[k]) / sum over j of exp(logits[j])
         loss        = -log(p[target])
         d_logits[k] = p[k] - 1 if k is the target, else p[k]
 
-    The largest score is subtracted first. That changes no probability, and no exponential overflows.
-    ``logits (k, n)``, ``targets (n,)`` -> ``d_logits (k, n)``, the error of the last layer. Returns the loss, added up
-    over the images, and how many of the largest scores are at the target.
+    The largest score is subtracted first. That changes no probability, and no exponential overflows. Loss and error of
+    an image are then multiplied by its weight, which is 1 unless the user says otherwise.
+    ``logits (k, n)``, ``targets (n,)``, ``weights (n,)`` -> ``d_logits (k, n)``, the error of the last layer. Returns
+    the loss, added up over the images, and how many of the largest scores are at the target.
     """
     losses = []
     correct = 0
     for i, target in enumerate(targets):
         shifted = logits[:, i] - logits[:, i].max()
         exponentials = np.exp(shifted)
-        losses.append(float(np.log(exponentials.sum()) - shifted[target]))
+        losses.append(float(weights[i] * (np.log(exponentials.sum()) - shifted[target])))
         correct += int(logits[:, i].argmax() == target)
         d_logits[:, i] = exponentials / exponentials.sum()
         d_logits[target, i] -= 1
+        d_logits[:, i] *= weights[i]
     return _tree_sum(losses), correct

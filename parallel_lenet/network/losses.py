@@ -10,7 +10,9 @@ from parallel_lenet.kernels import Kernels
 Array = NDArray[Any]
 
 
-def softmax_cross_entropy(kernels: Kernels, logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(
+    kernels: Kernels, logits: Array, targets: Array, d_logits: Array, weights: Array | None = None
+) -> tuple[float, int]:
     """The loss summed over the images, and how many were classified correctly.
 
     For image i with logits z and class t: ``loss = log(sum_j exp(z_j)) - z_t``, with the largest logit taken off first,
@@ -18,10 +20,12 @@ def softmax_cross_entropy(kernels: Kernels, logits: Array, targets: Array, d_log
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4, equations 4.108 and 4.109.
 
     ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
-    The prediction is the first largest logit. ValueError names a target that is no class.
+    ``weights (n,)``, by default all 1, multiply loss and gradient of each image. The prediction is the first largest
+    logit. ValueError names a target that is no class.
     """
     check_labels(targets, *logits.shape)
-    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), d_logits)
+    weights = np.ones(len(targets), logits.dtype) if weights is None else weights.astype(logits.dtype, copy=False)
+    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), weights, d_logits)
 
 
 def check_labels(targets: Array, classes: int, n: int) -> None:

@@ -50,6 +50,8 @@ class _Buffers:
             self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else _aligned((*shape, n), dtype))
             if not reshapes:
                 activated = layer.in_place
+        self.ones = np.ones(n, dtype)
+        """The weights of images that have none."""
         self.programs: dict[Any, Any] = {}
         """What the kernels recorded of a pass (None: they can't), by shapes and dtypes of the arrays from outside."""
 
@@ -210,13 +212,14 @@ class Sequential(Displayed):
         parameters: Vector,
         pixels: Array,
         targets: Array,
+        weights: Array,
         gradient: Vector | None = None,
     ) -> tuple[float, int]:
         """Forward, loss, and layer by layer back: the loss, and how many images were right."""
         own = self._views(parameters)
         logits = self._forward(kernel, buffers, own, pixels)
         outputs, errors = buffers.outputs, buffers.errors
-        sums = kernel.softmax_cross_entropy(logits, targets, errors[-1])
+        sums = kernel.softmax_cross_entropy(logits, targets, weights, errors[-1])
         if gradient is not None:
             gradients = self._views(gradient)
             first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
@@ -227,17 +230,28 @@ class Sequential(Displayed):
                     layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
         return sums
 
-    def loss_and_gradient(self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None) -> Metrics:
+    def loss_and_gradient(
+        self,
+        parameters: Vector,
+        inputs: Array,
+        targets: Array,
+        gradient: Vector | None,
+        *,
+        weights: Array | None = None,
+    ) -> Metrics:
         """See `Model`. The first pass over arrays of some shapes may be recorded, and then the record is run."""
         if gradient is not None and not gradient.flags.c_contiguous:
             contiguous = np.empty(gradient.shape, gradient.dtype)
-            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous)
+            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous, weights=weights)
             gradient[:] = contiguous
             return metrics
         kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
         check_labels(targets, self.classes, len(inputs))
         pixels = self.images.pixels(inputs, parameters.dtype)
-        arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64)]
+        weights = buffers.ones if weights is None else np.ascontiguousarray(weights, parameters.dtype)
+        if weights.shape != (len(inputs),):
+            raise ValueError(f"weights must have shape ({len(inputs)},), one per image, got {weights.shape}")
+        arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64), weights]
         if gradient is not None:
             if gradient.dtype != parameters.dtype:
                 raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, got {gradient.dtype}")

@@ -209,7 +209,7 @@ def test_softmax(kernel: Any, case: Case, classes: int, scale: float) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=classes * np.finfo(case.dtype).eps)
     # The gradient of the loss is the same number, less 1 at the target.
     error = np.empty_like(logits)
-    kernel.softmax_cross_entropy(logits, np.zeros(case.n, np.int64), error)
+    kernel.softmax_cross_entropy(logits, np.zeros(case.n, np.int64), np.ones(case.n, logits.dtype), error)
     assert error[1:].tobytes() == probabilities[1:].tobytes()
 
 
@@ -280,7 +280,8 @@ def summed_over_images(kernel: Any, x: Array, dy: Array, case: Case, images: sli
     inputs, errors = x[0, 0].copy(), dy[:, 0, 0].copy()
     shapes = (case.filters, case.width), (case.filters,)
     results += call(kernel, "dense_weight_gradient", (inputs, errors), *shapes, dtype=case.dtype)
-    loss, _ = kernel.softmax_cross_entropy(errors, np.zeros(errors.shape[1], np.int64), np.empty_like(errors))
+    targets, weights = np.zeros(errors.shape[1], np.int64), np.ones(errors.shape[1], errors.dtype)
+    loss, _ = kernel.softmax_cross_entropy(errors, targets, weights, np.empty_like(errors))
     return [*results, np.float64(loss)]
 
 

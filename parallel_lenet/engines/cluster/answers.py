@@ -67,6 +67,8 @@ def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
         return f"a loss that is {_kind(metrics.loss_sum)}, not a float"
     if type(metrics.count) is not int or metrics.count != n:
         return f"a count of {metrics.count!r}, not {n}"
+    if type(metrics.weight) is not float or not 0 <= metrics.weight < math.inf:
+        return f"a weight of {metrics.weight!r}, not a finite number of at least 0"
     if type(metrics.correct) is not int or not 0 <= metrics.correct <= n:
         return f"{metrics.correct!r} correct answers, not 0 to {n}"
     if type(result.finite) is not bool:

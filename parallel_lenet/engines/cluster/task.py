@@ -153,8 +153,9 @@ def _unpack(key: str, blob: Blob) -> ModelAndData:
     blas().limit(limits=1)
     setup: ModelAndData = pickle.loads(blob.data)
     for data in setup.datasets:
-        read_only(data.inputs)
-        read_only(data.targets)
+        for array in data:
+            if array is not None:
+                read_only(array)
     with _lock:
         _sent[key] = setup
         while len(_sent) > SETUPS_KEPT:

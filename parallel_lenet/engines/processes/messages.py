@@ -25,7 +25,7 @@ READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # kinds of answer
 
 _LENGTH = struct.Struct("<Q")
 _TASK = struct.Struct("<BQQIIQ")
-_ANSWER = struct.Struct("<Bdqqd?")
+_ANSWER = struct.Struct("<Bdqqdd?")
 _READ = 1 << 14  # Bytes read at a time: more messages than usually wait.
 _DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # The same, for what comes along.
 
@@ -61,8 +61,8 @@ class Opening(NamedTuple):
     """The model, by cloudpickle: a class defined in a script or notebook travels whole."""
     memory: tuple[Memory, ...]
     """What the worker does not have yet."""
-    datasets: tuple[tuple[tuple[int, Place], tuple[int, Place]], ...]
-    """For each, in which memory and where the inputs and the targets lie."""
+    datasets: tuple[tuple[tuple[int, Place], ...], ...]
+    """For each, in which memory and where the inputs, the targets and, if there are any, the weights lie."""
     call_sizes: tuple[int, ...]
     """How many samples to warm up with."""
 
@@ -133,14 +133,14 @@ class BlockAnswer(NamedTuple):
     def pack(self) -> bytes:
         """As bytes."""
         sums = self.metrics
-        packed = _ANSWER.pack(self.kind, sums.loss_sum, sums.correct, sums.count, self.seconds, self.finite)
-        return packed + self.failure
+        numbers = (sums.loss_sum, sums.correct, sums.count, sums.weight)
+        return _ANSWER.pack(self.kind, *numbers, self.seconds, self.finite) + self.failure
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockAnswer":
         """From bytes."""
-        kind, loss_sum, correct, count, seconds, finite = _ANSWER.unpack_from(message)
-        return cls(kind, Metrics(loss_sum, correct, count), seconds, finite, message[_ANSWER.size :])
+        kind, loss_sum, correct, count, weight, seconds, finite = _ANSWER.unpack_from(message)
+        return cls(kind, Metrics(loss_sum, correct, count, weight), seconds, finite, message[_ANSWER.size :])
 
 
 def _copy(descriptor: int) -> int:

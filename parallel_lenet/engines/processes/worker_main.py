@@ -92,16 +92,14 @@ class _Worker:
             ]
             for each, handle in zip(message.memory, handles, strict=True):
                 self.memory[each.number] = take(handle, each.size, each.read_only)
-            datasets = tuple(
-                Samples(self._array(*inputs), self._array(*targets)) for inputs, targets in message.datasets
-            )
+            datasets = tuple(Samples(*(self._array(*each) for each in stored)) for stored in message.datasets)
             model = unpickle_model(message.model)
             if hasattr(model, "warm_up"):
                 # What is compiled or loaded now does not count as computing a block.
                 self.warm = {each for each in self.warm if each[0] == message.model}
                 for size in message.call_sizes:
                     if (message.model, size) not in self.warm:
-                        warm_up(model, self.parameters, *datasets[0], size)
+                        warm_up(model, self.parameters, datasets[0], size)
                         self.warm.add((message.model, size))
             self.contexts[message.context] = _Context(model, datasets, set(), [])
         except Exception as error:

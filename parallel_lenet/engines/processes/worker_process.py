@@ -78,10 +78,7 @@ class WorkerProcess(Worker):
                 Memory(stored.number, stored.memory.handle, stored.memory.size, isinstance(stored.memory, Mapped))
                 for stored in new.values()
             ),
-            tuple(
-                (_place(inputs), _place(targets))
-                for inputs, targets in zip(context.arrays[::2], context.arrays[1::2], strict=True)
-            ),
+            tuple(tuple(_place(each) for each in stored) for stored in context.stored),
             context.call_sizes,
         )
         models = {hash((context.model, size)) for size in context.call_sizes}

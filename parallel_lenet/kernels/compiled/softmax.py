@@ -12,27 +12,28 @@ from parallel_lenet.kernels.compiled.sums import add_rows
 Array = NDArray[Any]
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
     """The loss summed over the images, and how many have their target as the first largest logit::
 
         total = 0
         for k in range(classes):
             exponential[k] = exp(logits[k, image] - largest)
             total += exponential[k]
-        d_logits[k, image] = exponential[k] / total, less 1 at the target
-        loss[image] = log(total) - (logits[target, image] - largest)
+        d_logits[k, image] = weight[image] * (exponential[k] / total, less 1 at the target)
+        loss[image] = weight[image] * (log(total) - (logits[target, image] - largest))
 
-    The losses are added along a tree over the images. ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1;
+    The losses are added along a tree over the images. ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1,
+    ``weights (n,)``;
     ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as wrong.
     """
     sums = np.empty(2)
-    execute(softmax_cross_entropy_call(sums, logits, targets, d_logits))
+    execute(softmax_cross_entropy_call(sums, logits, targets, weights, d_logits))
     return float(sums[0]), int(sums[1])
 
 
-def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, d_logits: Array) -> Call:
+def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, weights: Array, d_logits: Array) -> Call:
     """The one call that does it all, and writes the two results into ``sums``."""
-    return _softmax_cross_entropy, (logits, targets, d_logits, sums)
+    return _softmax_cross_entropy, (logits, targets, weights, d_logits, sums)
 
 
 def softmax(logits: Array, out: Array) -> None:
@@ -68,19 +69,19 @@ def _softmax(logits: Array, out: Array) -> None:
 
 
 @compiled
-def _softmax_cross_entropy(logits: Array, targets: Array, d_logits: Array, sums: Array) -> None:
+def _softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array, sums: Array) -> None:
     classes, n = logits.shape
     largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
     losses = np.empty((n, 1))
     _exponentials(logits, largest, exponentials, total)
     for k in range(classes):
         for i in range(n):
-            d_logits[k, i] = exponentials[k, i] / total[i]
+            d_logits[k, i] = weights[i] * (exponentials[k, i] / total[i])
     correct = 0
     for i in range(n):
         target = targets[i]
-        losses[i, 0] = log(total[i]) - (np.float64(logits[target, i]) - largest[i])
-        d_logits[target, i] = exponentials[target, i] / total[i] - 1.0
+        losses[i, 0] = weights[i] * (log(total[i]) - (np.float64(logits[target, i]) - largest[i]))
+        d_logits[target, i] = weights[i] * (exponentials[target, i] / total[i] - 1.0)
         first = 0
         for k in range(classes - 1, -1, -1):
             if logits[k, i] == largest[i]:
