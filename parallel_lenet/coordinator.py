@@ -29,6 +29,7 @@ from parallel_lenet.batching import Block, blocks, call_sizes, shards, split
 from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import numeric_array, quoted, whole_number
+from parallel_lenet.clipping import clip_by_global_norm, global_norm
 from parallel_lenet.closing import Closeable
 from parallel_lenet.continuing import Origin, names_that_may_differ, require_same_data
 from parallel_lenet.cores import usable_cores
@@ -42,7 +43,7 @@ from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
-from parallel_lenet.optimizers import Optimizer, clip_by_global_norm, global_norm
+from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.read_only import advice
 from parallel_lenet.reports import EpochReport, History, StepReport

@@ -2,7 +2,7 @@
 
 An optimizer is two functions. `init(parameters)` gives the state before the first step; `update(parameters, gradient,
 state)` gives the next parameters and the next state. Nothing is changed in place: after an interrupted update the
-caller still has the parameters and the state of the last finished step. A resumed run needs nothing else.
+caller still has the parameters and the state of the last finished step, which is all that a resumed run needs.
 
 Every number is computed element by element, by NumPy's additions, multiplications, divisions and square roots and with
 Python-float factors. So float32 stays float32, and the result has the same bits on every machine (see `arithmetic`).
@@ -11,6 +11,8 @@ Python-float factors. So float32 stays float32, and the result has the same bits
 The `weight_decay` of SGD, RMSprop and Adam is an L2 penalty, as in PyTorch: `weight_decay * parameters` is
 added to the gradient first. That of AdamW, and of every optimizer in Keras, shrinks the parameters directly
 ("decoupled"). It acts on all parameters, biases included.
+
+This file has more than 300 lines: each class states its formula, its sources, and where PyTorch and Keras differ.
 """
 
 import math
@@ -23,30 +25,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
-from parallel_lenet.arithmetic import power, sum_of_squares
-from parallel_lenet.checks import ABOVE_ZERO, BELOW_ONE, NOT_NEGATIVE, POSITIVE, real_number
+from parallel_lenet.arithmetic import power
+from parallel_lenet.checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE
 from parallel_lenet.display import Settings
 from parallel_lenet.schedules import Schedule, rate_at, set_number
-from parallel_lenet.slices import ALONE, Threads
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
-NORM_BLOCK = 8192  # Numbers: OpenBLAS uses several threads from 10,000 on.
 Out: TypeAlias = tuple[Vector, Vector, Vector]
 """Where Adam writes the next parameters and moments."""
-
-TINY = 1e-30  # A sum of float32 squares below this may lack many that vanished.
 
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState:
-    """What an optimizer remembers: the number of finished steps, and named vectors as long as the parameters."""
+    """What an optimizer remembers: the number of finished steps, and named vectors as long as the parameters.
+
+    Raises TypeError if ``step`` is not a whole number, ValueError if it is negative.
+    """
 
     step: int = 0
     slots: dict[str, Vector] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the step and make it a Python int: a NumPy one would make float64 scalars of Adam's factors."""
+        # A Python int, because a NumPy one would make float64 scalars of Adam's factors.
         step = operator.index(self.step)
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
@@ -63,17 +64,21 @@ class Optimizer(Protocol):
 
     @property
     def learning_rate(self) -> float | Schedule:
-        """The size of a step: one number, or a schedule that is asked with the number of finished steps."""
+        """The size of a step: one number, or a schedule, a function of the number of finished steps."""
         ...
 
     def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step; ValueError unless `parameters` is a flat float32 or float64 one."""
+        """Return the state before the first step.
+
+        Raises ValueError unless `parameters` is a vector of float32 or float64.
+        """
         ...
 
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return new parameters and a new state, both in fresh arrays, and leave the three arguments as they are.
+        """Return new parameters and a new state, both in new arrays, and leave the three arguments unchanged.
 
-        ValueError if the gradient or the state does not belong to these parameters or to this optimizer.
+        All vectors have the parameters' shape and dtype. Raises ValueError if the gradient or the state does not belong
+        to these parameters or to this optimizer.
         """
         ...
 
@@ -102,7 +107,6 @@ class SGD(Settings):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         _set_learning_rate(self)
         set_number(self, "momentum", BELOW_ONE)
         # Checked because PyTorch's third argument is a number, the dampening, which would count as True here.
@@ -114,7 +118,7 @@ class SGD(Settings):
         set_number(self, "weight_decay", NOT_NEGATIVE)
 
     def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step: a velocity of zero, or without momentum nothing."""
+        """Return the state before the first step: a velocity of zero; without momentum no vector."""
         return _zeros(parameters, *self._slots)
 
     @property
@@ -122,7 +126,6 @@ class SGD(Settings):
         return ("velocity",) if self.momentum else ()
 
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step."""
         _check(parameters, gradient, state, *self._slots)
         rate = rate_at(self.learning_rate, state.step)
         g = _with_penalty(gradient, parameters, self.weight_decay)
@@ -153,7 +156,6 @@ class RMSprop(Settings):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         _set_learning_rate(self)
         set_number(self, "decay", BELOW_ONE)
         set_number(self, "epsilon", POSITIVE)
@@ -164,7 +166,6 @@ class RMSprop(Settings):
         return _zeros(parameters, "mean_square")
 
     def update(self, parameters: Vector, gradient: Vector, state: OptimizerState) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step."""
         _check(parameters, gradient, state, "mean_square")
         rate = rate_at(self.learning_rate, state.step)
         g = _with_penalty(gradient, parameters, self.weight_decay)
@@ -188,8 +189,8 @@ class Adam(Settings):
 
     ``fused`` says how a step is computed: True in one pass over the vectors, compiled by Numba (extra ``fast``), False
     by NumPy, which takes several times as long. None takes the compiled pass if Numba is installed and works. The bits
-    are the same, so it counts neither in a comparison of optimizers nor in a checkpoint. With True, ExtraError is
-    raised if Numba is missing or does not work.
+    are the same, so neither a comparison of optimizers nor a checkpoint includes it. With True, raises ExtraError if
+    Numba is missing or does not work.
 
     >>> import numpy as np
     >>> adam, parameters = Adam(0.1), np.array([1.0, -2.0])
@@ -207,7 +208,6 @@ class Adam(Settings):
     fused: bool | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the values."""
         _set_learning_rate(self)
         set_number(self, "beta1", BELOW_ONE)
         set_number(self, "beta2", BELOW_ONE)
@@ -225,35 +225,39 @@ class Adam(Settings):
     def update(
         self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
     ) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step, written into ``out`` if that is given."""
+        """As `Optimizer.update`; the result is written into the vectors of ``out`` if they are given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
         rate = rate_at(self.learning_rate, state.step)
         return self._step(parameters, _with_penalty(gradient, parameters, self.weight_decay), state, rate, out)
 
     def _step(
-        self, parameters: Vector, g: Vector, state: OptimizerState, rate: float, out: Out | None
+        self, p: Vector, g: Vector, state: OptimizerState, rate: float, out: Out | None
     ) -> tuple[Vector, OptimizerState]:
-        """The formula above, with the corrections moved into the two numbers ``size`` and ``epsilon``.
+        """One step from the parameters p and the gradient g, with the corrections in two numbers, size and epsilon.
 
-        That is lr * (m / c1) / (sqrt(v) / c2 + epsilon) = (lr * c2 / c1) * m / (sqrt(v) + epsilon * c2), and saves two
-        passes over the vectors.
+        With c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t), the formula of the class is
+
+            lr * (m / c1) / (sqrt(v) / c2 + epsilon)  =  (lr * c2 / c1) * m / (sqrt(v) + epsilon * c2)
+
+        The right side saves two passes over the vectors.
         """
         t = state.step + 1
         correction1 = 1 - power(self.beta1, t)
         correction2 = math.sqrt(1 - power(self.beta2, t))
         size = rate * correction2 / correction1
         epsilon = self.epsilon * correction2
-        m, v = state.slots["first_moment"], state.slots["second_moment"]
-        fused = None if self.fused is False else _fused()
-        if fused is not None:
+        m = state.slots["first_moment"]
+        v = state.slots["second_moment"]
+        compiled = None if self.fused is False else _fused()
+        if compiled is not None:  # The same numbers as the three lines below, in one pass over the vectors.
             betas = (self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2)
-            p, m, v = fused.update((parameters, g, m, v), (*betas, size, epsilon), out)
+            p, m, v = compiled.update((p, g, m, v), (*betas, size, epsilon), out)
         else:
             m = self.beta1 * m + (1 - self.beta1) * g
             v = self.beta2 * v + (1 - self.beta2) * (g * g)
-            p = parameters - size * (m / (np.sqrt(v) + epsilon))
-            for place, result in zip(out or (), (p, m, v), strict=False):
-                place[:] = result
+            p = p - size * (m / (np.sqrt(v) + epsilon))
+            for target, result in zip(out or (), (p, m, v), strict=False):
+                target[:] = result
         return p, OptimizerState(t, {"first_moment": m, "second_moment": v})
 
 
@@ -275,86 +279,10 @@ class AdamW(Adam):
     def update(
         self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
     ) -> tuple[Vector, OptimizerState]:
-        """Return the parameters and the state after one step, written into ``out`` if that is given."""
+        """As `Optimizer.update`; the result is written into the vectors of ``out`` if they are given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
         rate = rate_at(self.learning_rate, state.step)
         return self._step(parameters * (1 - rate * self.weight_decay), gradient, state, rate, out)
-
-
-def is_elementwise(optimizer: Optimizer) -> bool:
-    """Whether the class that defines ``update`` declares it: a subclass with an ``update`` of its own has to, again."""
-    defining = next((kind for kind in type(optimizer).__mro__ if "update" in vars(kind)), None)
-    return defining is not None and vars(defining).get("elementwise") is True
-
-
-def update_into(
-    optimizer: Optimizer, part: slice, old: tuple[Vector, Vector, OptimizerState], new: tuple[Vector, OptimizerState]
-) -> None:
-    """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``; for elementwise optimizers."""
-    parameters, gradient, state = old[0][part], old[1][part], _part(old[2], part)
-    updated, slots = new[0][part], _part(new[1], part).slots
-    if isinstance(optimizer, Adam) and type(optimizer).update in (Adam.update, AdamW.update):
-        optimizer.update(parameters, gradient, state, out=(updated, slots["first_moment"], slots["second_moment"]))
-    else:
-        updated[:], after = optimizer.update(parameters, gradient, state)
-        for name, slot in slots.items():
-            slot[:] = after.slots[name]
-
-
-def _part(state: OptimizerState, part: slice) -> OptimizerState:
-    return OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})
-
-
-def global_norm(gradient: Vector, threads: Threads = ALONE) -> float:
-    """Return the Euclidean norm of a vector, with a relative error of about 1e-6: to show, in 9 us for LeNet-5.
-
-    Its last bits are BLAS's, which gets few numbers at a time: for more, OpenBLAS would wake threads of its own. If the
-    norm is finite, so is every number of the vector. Squares that would overflow or vanish are added in float64, as in
-    `clip_by_global_norm`.
-    """
-
-    def one(part: slice) -> float:
-        vector = gradient[part]
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            starts = range(0, len(vector), NORM_BLOCK)
-            return sum(float(np.dot(some, some)) for some in (vector[i : i + NORM_BLOCK] for i in starts))
-
-    total = 0.0
-    for squares in threads.map(one, gradient.size):
-        total += squares
-    if TINY < total < math.inf or math.isnan(total):
-        return math.sqrt(total)
-    return math.sqrt(sum_of_squares(gradient, threads))
-
-
-def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = ALONE) -> tuple[Vector, float]:
-    """Return the gradient, scaled down to the Euclidean norm `max_norm` if its own is larger, and its norm before that.
-
-        g <- g * max_norm / |g|    if |g| > max_norm
-
-    A gradient that is short enough is returned itself, not a copy. So is one whose norm is NaN or infinite: scaling it
-    would hide the fault, which the returned norm shows. ValueError unless `max_norm` is above 0; infinity
-    never clips.
-
-    Source: Pascanu et al. 2013, algorithm 1. PyTorch's `clip_grad_norm_` divides by `|g| + 1e-6`, so it stays slightly
-    below; TensorFlow's `clip_by_global_norm` and Keras's `global_clipnorm` agree with the paper. Keras's `clipnorm` is
-    something else, a limit for each variable alone.
-    """
-    max_norm = real_number("max_norm", max_norm, ABOVE_ZERO)
-    # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and
-    # the norm is then infinite.
-    norm = math.sqrt(sum_of_squares(gradient, threads))
-    if not max_norm < norm < math.inf:
-        return gradient, norm
-    # The factor can be too small for float32 even if the products are not, so each is computed in float64 and rounded
-    # once.
-    clipped = np.empty_like(gradient)
-
-    def one(part: slice) -> None:
-        np.multiply(gradient[part], max_norm / norm, out=clipped[part], dtype=np.float64, casting="same_kind")
-
-    threads.map(one, gradient.size)
-    return clipped, norm
 
 
 def _load_fused() -> Any:
@@ -363,7 +291,7 @@ def _load_fused() -> Any:
 
 @cache
 def _fused() -> Any:
-    """The module of the compiled step, or None if Numba is missing, does not work (logged once) or is told not to."""
+    """The module of the compiled step; None if Numba is missing or switched off, or does not work (logged once)."""
     try:
         module = _load_fused()
     except optional.ExtraError as error:
@@ -399,7 +327,7 @@ def _check_vector(parameters: Vector) -> None:
 
 
 def _check(parameters: Vector, gradient: Vector, state: OptimizerState, *slots: str) -> None:
-    """Refuse what NumPy would broadcast or convert without a warning, and the state of another kind of optimizer."""
+    """Raises ValueError for vectors that NumPy would broadcast or convert, and for another optimizer's state."""
     _check_vector(parameters)
     if set(state.slots) != set(slots):
         raise ValueError(f"the state of this optimizer must hold {list(slots)}, got {list(state.slots)}")

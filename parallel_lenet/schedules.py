@@ -1,8 +1,8 @@
-"""Learning-rate schedules: how large a step the optimizer takes, as a function of the steps it has finished.
+"""Learning-rate schedules: the learning rate as a function of the number of finished optimizer steps.
 
-A schedule is any callable `schedule(step) -> learning rate`. `step` counts the finished optimizer steps, so the first
-update of a run asks for `schedule(0)`. Nothing here counts epochs: with 60,000 images and batches of 128, an epoch is
-469 steps. A schedule holds no state, so a resumed run continues exactly where it stopped.
+A schedule is any callable `schedule(step) -> learning rate`. The first update of a run uses `schedule(0)`. Schedules
+count steps, not epochs: with 60,000 images and batches of 128, an epoch is 469 steps. A schedule holds no state, so a
+resumed run continues exactly where it stopped.
 """
 
 import math
@@ -23,7 +23,7 @@ class Schedule(Protocol):
 
 
 def rate_at(learning_rate: float | Schedule, step: int) -> float:
-    """The learning rate after `step` finished steps; ValueError if a schedule returns no valid rate."""
+    """The learning rate after `step` finished steps. Raises ValueError if a schedule returns no valid rate."""
     if not callable(learning_rate):
         return learning_rate
     # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
@@ -34,12 +34,12 @@ def rate_at(learning_rate: float | Schedule, step: int) -> float:
 
 
 def set_number(record: object, name: str, allowed: Range) -> None:
-    """Check the attribute `name` of a frozen dataclass and store it as a Python float; ValueError if not allowed."""
+    """Store the attribute `name` of a frozen dataclass as a Python float. Raises InvalidValue if it is not allowed."""
     object.__setattr__(record, name, real_number(name, getattr(record, name), allowed))
 
 
 def set_step_count(record: object, name: str) -> None:
-    """Check that the attribute `name` of a frozen dataclass counts steps and store it as an int; ValueError if not."""
+    """Store the attribute `name` of a frozen dataclass as an int. Raises InvalidValue unless it counts steps."""
     object.__setattr__(record, name, whole_number(name, getattr(record, name), 1))
 
 
@@ -64,7 +64,6 @@ class StepDecay(Settings):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the values."""
         set_number(self, "learning_rate", POSITIVE)
         set_step_count(self, "every")
         set_number(self, "factor", UP_TO_ONE)
@@ -77,7 +76,7 @@ class StepDecay(Settings):
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Settings):
-    """Half a cosine wave from `learning_rate` down to `minimum`, reached at `total_steps` and kept from there on.
+    """Half a cosine wave from `learning_rate` down to `minimum`, which is reached at `total_steps` and kept after it.
 
         w(s) = (1 + cos(pi * s / total_steps)) / 2
         lr(s) = learning_rate * w(s) + minimum * (1 - w(s))
@@ -96,7 +95,6 @@ class Cosine(Settings):
     minimum: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
         set_number(self, "learning_rate", POSITIVE)
         set_step_count(self, "total_steps")
         set_number(self, "minimum", NOT_NEGATIVE)
@@ -119,19 +117,19 @@ class Warmup(Settings):
     """A straight climb over `steps` steps to the first value of another schedule, then that schedule from its start.
 
         lr(s) = schedule(0) * (s + 1) / steps    for s < steps
-        lr(s) = schedule(s - steps)              from there on
+        lr(s) = schedule(s - steps)              for s >= steps
 
     `schedule` may be a number: the rate then stays there after the climb. A run is `steps` longer than the inner
-    schedule. Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2 ("gradual warmup").
-    Implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at its `initial_learning_rate`, often 0,
-    which wastes the first step, PyTorch's `LinearLR` at a third of the rate; here the first step takes one `steps`-th.
+    schedule. The first step takes 1 / `steps` of the rate. Source: Goyal et al. 2017, "Accurate, large minibatch SGD",
+    section 2.2 ("gradual warmup"). Other implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at
+    its `initial_learning_rate`, which is often 0 and then wastes the first step, PyTorch's `LinearLR` at a third of the
+    rate.
     """
 
     schedule: Schedule | float
     steps: int
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if not callable(self.schedule):
             set_number(self, "schedule", POSITIVE._replace(words="a schedule, or a finite number above 0"))
         set_step_count(self, "steps")

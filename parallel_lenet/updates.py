@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 
-from parallel_lenet.optimizers import Optimizer, OptimizerState, is_elementwise, update_into
+from parallel_lenet.optimizers import Adam, AdamW, Optimizer, OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
 
@@ -109,3 +109,30 @@ def updated(
         return bool(np.isfinite(result[part]).all())
 
     return result, after, all(threads.map(one, parameters.size))
+
+
+def is_elementwise(optimizer: Optimizer) -> bool:
+    """Whether the class that defines ``update`` also sets ``elementwise``. A subclass that overrides one sets both."""
+    defining = next((kind for kind in type(optimizer).__mro__ if "update" in vars(kind)), None)
+    return defining is not None and vars(defining).get("elementwise") is True
+
+
+def update_into(
+    optimizer: Optimizer, part: slice, old: tuple[Vector, Vector, OptimizerState], new: tuple[Vector, OptimizerState]
+) -> None:
+    """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``; for elementwise optimizers."""
+    parameters = old[0][part]
+    gradient = old[1][part]
+    state = _part(old[2], part)
+    updated = new[0][part]
+    slots = _part(new[1], part).slots
+    if isinstance(optimizer, Adam) and type(optimizer).update in (Adam.update, AdamW.update):
+        optimizer.update(parameters, gradient, state, out=(updated, slots["first_moment"], slots["second_moment"]))
+    else:
+        updated[:], after = optimizer.update(parameters, gradient, state)
+        for name, slot in slots.items():
+            slot[:] = after.slots[name]
+
+
+def _part(state: OptimizerState, part: slice) -> OptimizerState:
+    return OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})

@@ -31,9 +31,9 @@ from parallel_lenet import (
     load_model,
 )
 from parallel_lenet.batching import epoch_order, split
+from parallel_lenet.clipping import clip_by_global_norm, global_norm
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
-from parallel_lenet.optimizers import clip_by_global_norm, global_norm
 
 # 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
 UNEVEN: dict[str, Any] = {"batch_size": 56, "shard_size": 10, "seed": 3}

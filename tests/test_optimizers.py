@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from parallel_lenet import optimizers, optional
+from parallel_lenet.clipping import clip_by_global_norm
 from parallel_lenet.jsonable import describe
 from parallel_lenet.optimizers import (
     SGD,
@@ -21,7 +22,6 @@ from parallel_lenet.optimizers import (
     OptimizerState,
     RMSprop,
     Vector,
-    clip_by_global_norm,
 )
 from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup
 

@@ -10,10 +10,11 @@ from kits.models import Array, Scripted
 from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Adam, AdamW, Coordinator, RMSprop, StepReport
+from parallel_lenet.clipping import clip_by_global_norm, global_norm
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.optimizers import OptimizerState, clip_by_global_norm, global_norm, is_elementwise
+from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.slices import LONG, SLICE, Threads
-from parallel_lenet.updates import Memory, add, copied, divide, updated
+from parallel_lenet.updates import Memory, add, copied, divide, is_elementwise, updated
 
 SIZE = LONG + 4_321
 OPTIMIZERS = (
