@@ -13,6 +13,8 @@ import pytest
 from kits.programs import PACKAGE_FOLDER, Run
 
 import parallel_lenet
+from parallel_lenet.model import Model
+from parallel_lenet.optimizers import Optimizer
 
 PACKAGE = Path(PACKAGE_FOLDER) / "parallel_lenet"
 ROOT = Path(__file__).resolve().parents[1]
@@ -358,7 +360,17 @@ def test_a_public_name_and_its_public_methods_are_documented(name: str) -> None:
     if inspect.isclass(public):
         for member, value in vars(public).items():
             if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
-                assert inspect.getdoc(getattr(public, member)), member
+                contracts = [each for each in CONTRACTS if has_members_of(public, each) and hasattr(each, member)]
+                assert any(inspect.getdoc(getattr(each, member)) for each in (public, *contracts)), member
+
+
+CONTRACTS = (Optimizer, Model)
+"""Protocols: their docstrings count for every class that has their members."""
+
+
+def has_members_of(public: type, contract: type) -> bool:
+    members = [name for name, value in vars(contract).items() if not name.startswith("_") and inspect.isfunction(value)]
+    return all(hasattr(public, name) for name in members)
 
 
 def test_every_module_says_what_it_is_for() -> None:
