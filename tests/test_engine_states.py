@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from parallel_lenet.engines.processes.dispatcher import (
-    HASTE,
-    PATIENCE,
+    LATE_FACTOR,
+    LATE_SECONDS,
+    OVERTIME_SECONDS,
     ROWS,
-    SHORT,
-    SLOW,
+    SHORT_SECONDS,
     AbandonedBlock,
     Copy,
     Dispatcher,
@@ -41,7 +41,7 @@ class Played(Worker):
 
     def start(self) -> None:
         copy = self.inbox.popleft()
-        if self.wanted[copy.row] == copy.stamp:
+        if self.stamps[copy.row] == copy.stamp:
             self.computing = copy
             self.memory[copy.row] = TORN
         else:
@@ -74,7 +74,7 @@ class Machine(RuleBasedStateMachine):
     def open(self, workers: int, blocks: list[int]) -> None:
         for number in range(workers):
             self.add(number)
-            self.dispatcher.opened(self.dispatcher.workers[-1], self.now)
+            self.dispatcher.confirm_opening(self.dispatcher.workers[-1], self.now)
         self.start_step(blocks)
         self.assign()
 
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
             assert len(worker.copies) <= 2
         return bool(given)
 
-    @precondition(lambda self: not self.reading and self.next in self.dispatcher.held)
+    @precondition(lambda self: not self.reading and self.next in self.dispatcher.answers)
     @rule()
     def read(self) -> None:
         """Yield the next result; whoever asked goes on reading it until `release`."""
@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ready(self, data: st.DataObject) -> None:
         if worker := self.some(data, ready=False):
-            self.dispatcher.opened(worker, self.now)
+            self.dispatcher.confirm_opening(worker, self.now)
             self.failed_starts.clear()
             self.assign()
 
@@ -155,8 +155,8 @@ class Machine(RuleBasedStateMachine):
     def take_over(self, data: st.DataObject) -> None:
         """A worker is given a context to open, whatever it is doing."""
         if worker := self.some(data, ready=True):
-            worker.opening += 1
-            worker.since = self.now
+            worker.pending_openings += 1
+            worker.busy_since = self.now
 
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         if worker := self.some(data, computing=True):
             worker.finish()
 
-    @rule(data=st.data(), seconds=st.sampled_from([SHORT / 20, SHORT / 20, SHORT * 2, 1.0]))
+    @rule(data=st.data(), seconds=st.sampled_from([SHORT_SECONDS / 20, SHORT_SECONDS / 20, SHORT_SECONDS * 2, 1.0]))
     def deliver(self, data: st.DataObject, seconds: float) -> None:
         if worker := self.some(data, outbox=True):
             self.deliver_first(worker, seconds)
@@ -193,7 +193,7 @@ class Machine(RuleBasedStateMachine):
         if worker := self.some(data):
             self.bury(worker)
             if replaced and not self.dispatcher.workers[-1].ready:  # Soon, before anything else happens.
-                self.dispatcher.opened(self.dispatcher.workers[-1], self.now)
+                self.dispatcher.confirm_opening(self.dispatcher.workers[-1], self.now)
                 self.failed_starts.clear()
             self.assign()
 
@@ -203,9 +203,9 @@ class Machine(RuleBasedStateMachine):
         if worker.computing:
             worker.memory[worker.computing.row] = TORN
         first = worker.copies[0] if worker.copies else None
-        tried = first is not None and worker.wanted[first.row] == self.stamp
+        tried = first is not None and worker.stamps[first.row] == self.stamp
         given_up = self.dispatcher.died(worker, f"death {self.deaths.total()}")
-        if not worker.served:
+        if not worker.was_ready:
             self.failed_starts[worker.number] += 1
             assert given_up == (self.failed_starts[worker.number] >= MAX_TRIES)
             if given_up:  # The engine raises, and closes; a test goes on without the step.
@@ -216,14 +216,14 @@ class Machine(RuleBasedStateMachine):
             self.deaths[first.block] += 1
             if given_up:
                 assert self.deaths[first.block] >= MAX_TRIES
-                assert isinstance(self.dispatcher.held[first.block].answer, AbandonedBlock)
+                assert isinstance(self.dispatcher.answers[first.block].answer, AbandonedBlock)
             elif self.deaths[first.block] >= MAX_TRIES:
                 assert first.block in self.dispatcher._assigned  # Another worker may still answer.
         else:
             assert not given_up
         self.add(worker.number)
 
-    @rule(seconds=st.sampled_from([HASTE * 2, PATIENCE, 1.0, STEP_TIMEOUT]), kill=st.booleans())
+    @rule(seconds=st.sampled_from([OVERTIME_SECONDS * 2, LATE_SECONDS, 1.0, STEP_TIMEOUT]), kill=st.booleans())
     def time_passes(self, seconds: float, kill: bool) -> None:
         self.now += seconds
         if kill:
@@ -235,10 +235,10 @@ class Machine(RuleBasedStateMachine):
         """For as long as the dispatcher says: then there is something to do, so the engine never spins."""
         self.assign()
         timeout = self.dispatcher.timeout(self.now)
-        idle = [worker for worker in self.dispatcher.workers if worker.ready and not worker.copies and worker.free]
+        idle = [worker for worker in self.dispatcher.workers if worker.ready and not worker.copies and worker.free_rows]
         if idle and self.dispatcher._assigned:
             assert timeout is not None
-            assert timeout < 2 * SLOW  # No block here takes more than a second.
+            assert timeout < 2 * LATE_FACTOR  # No block here takes more than a second.
         for look in range(2):  # The first time may be an estimate, made before some of the answers.
             if timeout is not None:
                 self.now += timeout + 1e-6
@@ -261,15 +261,15 @@ class Machine(RuleBasedStateMachine):
         """Though all others are stopped, or hang, and no one kills them."""
         worker = data.draw(st.sampled_from(self.dispatcher.workers))
         if not worker.ready:
-            self.dispatcher.opened(worker, self.now)
+            self.dispatcher.confirm_opening(worker, self.now)
             self.failed_starts.clear()
         for _ in range(10 * (len(self.blocks) + ROWS)):
-            self.now += 2 * SLOW  # No block here takes more than a second.
+            self.now += 2 * LATE_FACTOR  # No block here takes more than a second.
             self.assign()
             worker.run()
             while worker.outbox:
                 self.deliver_first(worker)
-            while self.reading or self.next in self.dispatcher.held:
+            while self.reading or self.next in self.dispatcher.answers:
                 self.read()
                 self.the_row_is_that_of_the_block()
                 self.release()
@@ -284,12 +284,12 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_block_is_in_exactly_one_state(self) -> None:
         dispatcher = self.dispatcher
-        states = [*range(self.next), *dispatcher.waiting, *dispatcher._assigned, *dispatcher.held]
+        states = [*range(self.next), *dispatcher.waiting, *dispatcher._assigned, *dispatcher.answers]
         assert sorted(states) == list(range(len(self.blocks)))
-        for out in dispatcher._assigned.values():
-            assert out.copies
-            if len(out.copies) > 1:  # Only what may have been begun is computed twice.
-                assert all(copy is worker.copies[0] for worker, copy in out.copies)
+        for assignment in dispatcher._assigned.values():
+            assert assignment.copies
+            if len(assignment.copies) > 1:  # Only what may have been begun is computed twice.
+                assert all(copy is worker.copies[0] for worker, copy in assignment.copies)
 
     @invariant()
     def what_is_out_is_what_live_workers_have(self) -> None:
@@ -297,7 +297,7 @@ class Machine(RuleBasedStateMachine):
             (worker, copy)
             for worker in self.dispatcher.workers
             for copy in worker.copies
-            if worker.wanted[copy.row] == self.stamp
+            if worker.stamps[copy.row] == self.stamp
         }
         out = [each for block in self.dispatcher._assigned.values() for each in block.copies]
         assert len(out) == len(set(out))
@@ -310,13 +310,13 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_row_has_one_use(self) -> None:
         for worker in self.dispatcher.workers:
-            held = [held.row for held in self.dispatcher.held.values() if held.worker is worker]
-            assert sorted([*worker.free, *held, *(copy.row for copy in worker.copies)]) == list(range(ROWS))
+            held = [held.row for held in self.dispatcher.answers.values() if held.worker is worker]
+            assert sorted([*worker.free_rows, *held, *(copy.row for copy in worker.copies)]) == list(range(ROWS))
 
     @invariant()
     def the_row_is_that_of_the_block(self) -> None:
         """And stays so while it is held, and read: no live worker writes it."""
-        for block, held in self.dispatcher.held.items():
+        for block, held in self.dispatcher.answers.items():
             if not isinstance(held.answer, AbandonedBlock):
                 assert held.worker.memory[held.row] == (self.stamp, block)
             else:

@@ -50,7 +50,7 @@ def pids(cores: list[int]) -> Iterator[list[int]]:
 
 def placed(where: Placement, pids: list[int], n_workers: int) -> list[list[int]]:
     for number, pid in enumerate(pids[:n_workers]):
-        where.place(pid, number, n_workers)
+        where.set_affinity(pid, number, n_workers)
     return [sorted(os.sched_getaffinity(pid)) for pid in pids[:n_workers]]
 
 
@@ -68,7 +68,7 @@ def test_what_one_training_has_claimed_another_leaves_alone_until_it_is_released
     cores: list[int], pids: list[int]
 ) -> None:
     first, second = Placement(), Placement()
-    first.place(pids[0], 0, len(cores))
+    first.set_affinity(pids[0], 0, len(cores))
     assert placed(second, pids, len(cores)) == [cores, *([core] for core in cores[1:])]
     first.release()
     assert placed(second, pids, len(cores)) == [[core] for core in cores]
@@ -82,7 +82,7 @@ from parallel_lenet.engines.processes import placement
 placement.NAME = {name!r}
 where = placement.Placement()
 for number, pid in enumerate({pids[: len(cores)]}):
-    where.place(pid, number, {len(cores)})
+    where.set_affinity(pid, number, {len(cores)})
 print("claimed", flush=True)
 sys.stdin.read()
 """
@@ -102,7 +102,7 @@ def test_a_process_that_has_ended_is_no_error(cores: list[int]) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     where = Placement()
-    where.place(process.pid, 0, len(cores))
+    where.set_affinity(process.pid, 0, len(cores))
     where.release()
 
 
@@ -118,7 +118,7 @@ def test_an_engine_places_its_workers_and_gives_the_cores_back(cores: list[int])
         engine.resize(len(cores))
         assert sorted(affinities(engine)) == [[core] for core in cores]
     where = Placement()
-    where.place(os.getpid(), 0, len(cores))
+    where.set_affinity(os.getpid(), 0, len(cores))
     assert os.sched_getaffinity(0) == {cores[0]}  # The engine's claims are gone.
     where.release()
     os.sched_setaffinity(0, cores)

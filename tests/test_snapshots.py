@@ -218,7 +218,7 @@ def test_workers_stopped_between_two_calls_are_replaced_after_the_timeout(monkey
             patch.setattr(dispatcher, "START", 3600.0)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            with pytest.warns(WorkerWarning, match=r"the step_timeout of 1 s while taking over a model and data: "):
+            with pytest.warns(WorkerWarning, match=r"the step_timeout of 1 s while loading a model and data: "):
                 assert c.evaluate(constant(2.0)).loss == 2.0
         assert not set(pids) & set(c.worker_pids())
 

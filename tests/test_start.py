@@ -19,8 +19,8 @@ import parallel_lenet
 from parallel_lenet import WorkerError
 from parallel_lenet.engines.processes import worker_process
 from parallel_lenet.engines.processes.engine import ProcessesEngine
-from parallel_lenet.engines.processes.start import GUARD, worker_path
-from parallel_lenet.engines.processes.worker_main import COORDINATORS
+from parallel_lenet.engines.processes.start import WORKER_VARIABLE, worker_path
+from parallel_lenet.engines.processes.worker_main import COORDINATOR_SIGNALS
 from parallel_lenet.metrics import Metrics
 
 pytestmark = [
@@ -150,7 +150,7 @@ def test_signals_to_the_whole_job_do_not_end_workers() -> None:
         before = children()
         opened = Opened(engine, Scripted(), [FEW], at(0))
         started = children() - before
-        for name in COORDINATORS:
+        for name in COORDINATOR_SIGNALS:
             for pid in started:
                 os.kill(pid, getattr(signal, name))
         assert computed(opened, at(0), one_each(FEW)) == expected(Scripted(), [FEW], at(0), one_each(FEW))
@@ -249,7 +249,7 @@ class Surroundings(Scripted):
     def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
         inherited = [number for number in descriptors if number > 2 and _inherited(number)]
-        proper = os.getpgid(0) == os.getpid() and GUARD not in os.environ and not inherited
+        proper = os.getpgid(0) == os.getpid() and WORKER_VARIABLE not in os.environ and not inherited
         return Metrics(float(hash("a") % 2**30), int(proper), len(inputs))
 
 

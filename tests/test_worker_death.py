@@ -193,7 +193,7 @@ def test_a_worker_killed_between_calls_counts_as_no_try() -> None:
         before = coordinator.evaluate(VALIDATION)
         kill(coordinator.worker_pids())
         with pytest.warns(
-            WorkerWarning, match=r"was killed by SIGKILL while (taking over a model and data|waiting for work): "
+            WorkerWarning, match=r"was killed by SIGKILL while (loading a model and data|waiting for work): "
         ):
             assert coordinator.evaluate(VALIDATION) == before
 
@@ -251,7 +251,7 @@ def test_workers_that_never_get_ready_are_an_error_that_says_how_they_ended(tmp_
         with pytest.raises(
             WorkerError,
             match=r"^3 workers in a row crashed before being ready; the last one: worker \d "
-            r"\(pid \d+\) was killed by SIGKILL while taking over a model and data$",
+            r"\(pid \d+\) was killed by SIGKILL while loading a model and data$",
         ):
             Opened(engine, model, [FEW], at(0))
         assert usable(engine)

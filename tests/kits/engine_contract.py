@@ -226,7 +226,7 @@ def test_iterators_left_alive_neither_block_later_steps_nor_mix_with_them(opened
         try:
             late = next(results)
         except RuntimeError as error:
-            assert "begun another step" in str(error)  # noqa: PT017
+            assert "started another step" in str(error)  # noqa: PT017
         else:
             assert late.gradient.tobytes() == expected(Scripted(), DATASETS, at(step), work[1:2])[0][1]
 

@@ -32,7 +32,7 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the mean is taken over batch_size, not over the samples of a short last batch",
-        "divide(total, metrics.count, self.threads)",
+        "divide(total, metrics.weight, self.threads)",
         "divide(total, 56, self.threads)",  # The batch_size of the test.
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
@@ -98,13 +98,13 @@ MUTANTS = [
     ),
     Mutant(
         "workers do not ask for the parent-death signal",
-        "_die_with(int(parent), int(thread))",
+        "_request_death_signal(int(parent), int(thread))",
         "pass",
         "test_worker_death.py::test_workers_end_with_a_killed_coordinator",
     ),
     Mutant(
         "workers do not watch their parent",
-        "threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()",
+        "threading.Thread(target=_exit_after_parent, args=(int(parent),), daemon=True).start()",
         "pass",
         "test_worker_death.py::test_workers_end_with_a_killed_coordinator",
     ),
@@ -128,7 +128,7 @@ MUTANTS = [
     ),
     Mutant(
         "shared memory is not reserved",
-        "os.posix_fallocate(descriptor, 0, size)",
+        "os.posix_fallocate(file.fileno(), 0, size)",
         "pass",
         "test_memory.py::test_memory_is_reserved_when_a_block_is_made",
     ),

@@ -1,38 +1,44 @@
-"""Which worker computes which block: decisions only, without processes, sockets or a clock, to be checked by reading.
+"""Which worker computes which block: decisions only, without processes, sockets or a clock.
 
-A *worker* is **starting** until it says that it is ready, and again while it takes over a new context; then **idle**,
-or **busy** while copies of blocks that it was given are unanswered; and **gone** when it has died or been let go. It
-computes its copies in the order it was given them, each into a row of memory of its own, and answers each.
+The module is long because it is one state machine, whose states, events and rules are explained here together.
 
-A *block* of the step is **waiting**; **out** while a worker has a copy that is still wanted, or several workers have;
-**held** when the first of its answers is here; **yielded** when its turn has come and its row has been read.
+A *worker* is **starting** until it says that it is ready, and again while it opens a new context. Then it is **idle**,
+or **busy** while it has unanswered *copies* of blocks. It is **gone** when it has died or was removed. It computes its
+copies in the order in which it got them, each into a row of its own memory, and answers each one.
+
+A *block* of the step is **waiting**, or **assigned** while at least one worker has a copy that is still wanted, or
+**answered** when its first answer has come, or **released** when its result has been used.
 
 ===============  =====================================================================================================
-what happens     what follows
+event            what follows
 ===============  =====================================================================================================
-`begin`          A new step: the one before is given up. Rows are free, but for those of unanswered copies, which aren't
-                 wanted any more: their workers skip them, or answer in vain.
-`assign`         Waiting blocks go out in order, to idle workers first; while blocks are short, a busy worker gets a
-                 second copy, which waits in its socket so that it needn't wait for us. A worker that is still idle then
-                 takes over the oldest block that is late: one that its worker can't have begun, being at the one before
-                 for longer than usual (that copy isn't wanted any more); or one that has itself been out for clearly
-                 longer than usual for its size (now two compute it).
-`answer`         The first answer to a block of this step is held, wanted or not: every copy gives the same bits. The
-                 other copies aren't wanted any more. Any other answer only frees its row.
-`died`           Its blocks wait again, unless they are out elsewhere too. The one it was computing has had one more
-                 try; after ``max_tries`` it is given up: an `AbandonedBlock` takes its place. A worker that dies
-                 while starting counts against its number until any worker is ready. What a dead worker has answered
-                 stays held: its rows stay mapped.
-`overdue`        A worker that has been computing one block for ``step_timeout``, or starting for that and for `START`,
-                 or computing the first block of a kind for that and for `FIRST`: whoever asks kills it.
-`remove`         A worker is let go: as `died`, but no try is counted.
-`release`        The held answer has been used: its row is free.
+`begin`          A new step starts and the one before is given up. All rows are free, except those of unanswered copies.
+                 These copies are not wanted any more: their workers skip them, or their answers are ignored.
+`assign`         Waiting blocks are assigned in order, to idle workers first. While blocks are short, a busy worker gets
+                 a second copy, which waits in its socket, so that the worker need not wait for the coordinator. A
+                 worker that is still idle then takes over the oldest late block. A block is late if its worker cannot
+                 have started it because it spends longer than usual on the block before (that copy is not wanted any
+                 more). It is also late if it has been computed for much longer than usual (now two workers compute it).
+`answer`         The first answer to a block is kept, whether its copy is still wanted or not: every copy gives the same
+                 bits. The other copies are not wanted any more. Any later answer only frees its row.
+`died`           The worker's blocks wait again, unless another worker has them too. The block it was computing has had
+                 one more try. After ``max_tries`` the block is abandoned: its answer is an `AbandonedBlock`. The death
+                 of a starting worker counts against its number until any worker is ready. Answers of a dead worker
+                 stay, since its rows stay mapped.
+`overdue`        A worker has computed one block for ``step_timeout``, or has started for that long and for
+                 `START_SECONDS`, or has computed the first block of a kind for that long and for `FIRST_SECONDS`. The
+                 caller kills it.
+`remove`         A worker is removed: as `died`, but no try is counted.
+`release`        The answer to a block has been used: its row is free.
 ===============  =====================================================================================================
 
-Three rules make it safe. A worker writes only to rows of its own, and a row is free only when no unanswered copy and no
-held answer has it: so two copies of a block never write to the same memory, and no one writes what is being read. A
-block of the step is always in exactly one of its four states. And a worker's last free row is kept for the oldest
-unanswered block, the one that all held rows are waiting for: so a worker that can go on with it always has a row to.
+Three rules make it safe:
+
+- A worker writes only to its own rows. A row is free only if no unanswered copy and no kept answer uses it. So two
+  copies of a block never write to the same memory, and nothing is written while it is read.
+- A block of the step is always in exactly one of its four states.
+- A worker's last free row is kept for the oldest block without an answer, which all kept answers wait for. So a worker
+  that could compute that block always has a row for it.
 """
 
 import heapq
@@ -45,316 +51,340 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 3  # Gradients a worker can hold: two under way, the other waiting for another worker's earlier block.
-SHORT = 0.02  # Seconds: of blocks shorter than this a worker is given the next while it computes one.
-PATIENCE = 0.1  # Seconds a block may be out before an idle worker computes it too, at least,
-SLOW = 3  # and how many times as long as blocks usually take.
-HASTE = (
-    0.001  # Seconds more than usual that its worker may be at the one before: less than an answer takes is no delay.
-)
-LONGEST = 86_400.0  # Seconds to wait at once: a system's longest is 24.8 days.
-FIRST = 10.0  # Seconds a worker may take for its first block of a kind, if there is a timeout: it may load or compile.
-START = 60.0  # Seconds a worker may take to start, if there is a timeout: imports are slow where everything is.
+ROWS = 3  # Gradients per worker: two being computed or read, and one that waits for an earlier block of another worker.
+SHORT_SECONDS = 0.02  # A worker gets the next block ahead of time if blocks are shorter than this.
+LATE_SECONDS = 0.1  # An idle worker may compute a block again after this time at the earliest,
+LATE_FACTOR = 3  # and after this many times the usual time of a block.
+OVERTIME_SECONDS = 0.001  # An idle worker takes over a second copy if the first one takes this much longer than usual.
+LONGEST_SECONDS = 86_400.0  # To wait at once: a system's longest wait is 24.8 days.
+FIRST_SECONDS = 10.0  # The least time limit, if there is one, for a worker's first block of a kind: it may compile.
+START_SECONDS = 60.0  # The least time limit, if there is one, for starting: imports are slow on a busy machine.
 
 
 class Copy(NamedTuple):
-    """A block as it was given to one worker."""
+    """A block as one worker got it."""
 
     stamp: int
-    """Of the step: an unanswered copy may be of one given up."""
+    """The step's; an unanswered copy may belong to an earlier step."""
     block: int
     row: int
-    """Of the worker's memory: where it writes the gradient."""
+    """The row of the worker's memory for the gradient."""
     size: int = 1
-    """Samples: the time it takes is in proportion to them, about."""
+    """Samples, which decide roughly how long it takes."""
     kind: Hashable = None
-    """What is computed of them."""
+    """What is computed: a model, and gradients or metrics."""
 
 
 class Worker:
     """What the dispatcher knows of a worker."""
 
-    def __init__(self, number: int, wanted: "list[int] | NDArray[np.int64]", now: float) -> None:
+    def __init__(self, number: int, stamps: "list[int] | NDArray[np.int64]", now: float) -> None:
         self.number = number
-        self.wanted = wanted
-        """For each row the stamp of the copy to compute into it, or 0; the worker looks before it begins one."""
-        self.opening = 1
-        """What it hasn't said it is ready with: starting, and contexts that it was given to open."""
+        self.stamps = stamps
+        """For each row the stamp of the copy that is wanted there, or 0. The worker looks before it starts a copy."""
+        self.pending_openings = 1
+        """How much it has not confirmed yet: its start, and each context that it was asked to open."""
         self.started = False
-        self.served = False
-        """Whether it has been ready for blocks once: before, its death counts as a failed start."""
-        self.hurried = False
-        """Whether what it is opening has nothing new to import or compile."""
-        self.since = now
-        """When it began what it is doing: starting, or its first unanswered copy."""
+        self.was_ready = False
+        """Whether it has been ready once. Until then its death counts as a failed start."""
+        self.opens_quickly = False
+        """Whether the contexts that it is opening need no import and no compilation."""
+        self.busy_since = now
+        """When it began its present task: its start, or its first unanswered copy."""
         self.copies: list[Copy] = []
-        """Unanswered, in the order it was given them: it can only be computing the first."""
-        self.free = list(range(ROWS))
-        self.known = set[Hashable]()
-        """The kinds and sizes of blocks that it has computed."""
+        """Unanswered ones, oldest first. It can only be computing the first."""
+        self.free_rows = list(range(ROWS))
+        self.computed_kinds = set[Hashable]()
+        """The kinds and sizes of the blocks that it has computed."""
 
     @property
     def ready(self) -> bool:
         """Whether it can be given blocks."""
-        return self.opening == 0
+        return self.pending_openings == 0
 
 
 W = TypeVar("W", bound=Worker)
 
 
 class AbandonedBlock(NamedTuple):
-    """Takes the place of the answer to a block that no worker survives."""
+    """The answer to a block over which too many workers died."""
 
     ending: str
-    """How the last of them ended."""
+    """How the last worker ended."""
 
 
 class HeldAnswer(NamedTuple, Generic[W]):
-    """An answer that waits for its turn."""
+    """An answer that is kept until its result has been used."""
 
     worker: W
     row: int
     answer: Any
-    """What the worker answered, or `AbandonedBlock`."""
+    """The worker's answer, or an `AbandonedBlock`."""
 
 
 @dataclass(slots=True)
 class _Assignment(Generic[W]):
-    """Where a block is being computed: the copies that are wanted, and when the latest was given."""
+    """The wanted copies of a block with their workers, and when the latest copy was assigned."""
 
     copies: list[tuple[W, Copy]]
     since: float
 
 
 class Dispatcher(Generic[W]):
-    """The state of one step, and of the workers from step to step. Times are seconds of any one clock."""
+    """The state of one step, and of the workers across steps. Times are seconds of one clock, whichever it is."""
 
     def __init__(self, max_tries: int, step_timeout: float | None) -> None:
         self.max_tries = max_tries
         self.step_timeout = math.inf if step_timeout is None else step_timeout
         self.workers: list[W] = []
         self.stamp = 0
-        self.held: dict[int, HeldAnswer[W]] = {}
+        self.answers: dict[int, HeldAnswer[W]] = {}
         self.waiting: list[int] = []
-        """Blocks that no one has, a heap."""
+        """Blocks that no worker has: a heap."""
         self._assigned: dict[int, _Assignment[W]] = {}
         self._sizes: Sequence[int] = ()
         self._kind: Hashable = None
-        self._oldest = 0  # The first block that isn't answered.
+        self._first_unanswered = 0  # Of all blocks.
         self._tries = Counter[int]()
         self._failed_starts = Counter[int]()
-        self._seconds = self._usual = 0.0  # Per sample.
-        self._look = math.inf  # When to look for what is late: then, or after, the first that an idle worker can take.
-        self._late_from = math.inf  # When the first block that is out counts as late, or some time before.
+        self._last_seconds = 0.0  # Per sample, in the last block.
+        self._usual_seconds = 0.0  # Per sample.
+        self._next_check = math.inf  # When to look for late blocks, if an idle worker can take one.
+        self._first_late = math.inf  # When the first assigned block is late, or earlier.
 
     def begin(self, sizes: Sequence[int], kind: Hashable = None) -> int:
-        """Start a step of blocks of so many samples and return its stamp; what was left of the one before is given up.
+        """Start a step with blocks of these ``sizes``, in samples, give up the step before, and return the stamp.
 
-        What a worker computes for the first time of a ``kind`` and size may take longer: it may compile.
+        ``kind`` says what is computed. A worker may take longer for its first block of a kind and size: it may compile.
         """
         self.stamp += 1
         for worker in self.workers:
-            if len(worker.free) < ROWS:
+            if len(worker.free_rows) < ROWS:
                 used = [copy.row for copy in worker.copies]
                 for row in used:
-                    worker.wanted[row] = 0
-                worker.free = [row for row in range(ROWS) if row not in used]
-        self.held = {}
+                    worker.stamps[row] = 0
+                worker.free_rows = [row for row in range(ROWS) if row not in used]
+        self.answers = {}
         self.waiting = list(range(len(sizes)))
         self._sizes = sizes
         self._kind = kind
         self._assigned = {}
-        self._oldest = 0
+        self._first_unanswered = 0
         self._tries.clear()
-        self._look = self._late_from = math.inf
+        self._next_check = math.inf
+        self._first_late = math.inf
         return self.stamp
 
     def reset(self) -> None:
-        """Forget the step, and all that was learned from the workers there were."""
+        """Forget the step, and what is known from the workers so far."""
         self.begin(())
         self._failed_starts.clear()
-        self._seconds = self._usual = 0.0
+        self._last_seconds = 0.0
+        self._usual_seconds = 0.0
 
-    def opened(self, worker: W, now: float) -> None:
-        """It has started, or taken over a context."""
-        worker.opening -= 1
+    def confirm_opening(self, worker: W, now: float) -> None:
+        """The worker has started, or has opened a context."""
+        worker.pending_openings -= 1
         worker.started = True
-        worker.since = now
+        worker.busy_since = now
         if worker.ready:
-            worker.served = True
+            worker.was_ready = True
             self._failed_starts.clear()
-            self._idle()
+            self._check_soon()
 
     def assign(self, now: float) -> list[tuple[W, Copy]]:
-        """What to give to whom now."""
-        given = list[tuple[W, Copy]]()
+        """The copies to send now, each with its worker."""
+        assignments = list[tuple[W, Copy]]()
         waiting = self.waiting
         for already in (0, 1) if waiting else ():
-            if already and waiting and self._usual * self._sizes[waiting[0]] >= SHORT:
+            if already and waiting and self._usual_seconds * self._sizes[waiting[0]] >= SHORT_SECONDS:
                 break
             for worker in self.workers:
                 if not waiting:
                     break
-                if worker.opening == 0 and len(worker.copies) == already and self._has_room(worker, waiting[0]):
-                    given.append((worker, self._give(worker, heapq.heappop(waiting), now)))
-        if now >= self._look:
-            self._take_over(now, given)
-        return given
+                if (
+                    worker.pending_openings == 0
+                    and len(worker.copies) == already
+                    and self._has_room(worker, waiting[0])
+                ):
+                    assignments.append((worker, self._assign_copy(worker, heapq.heappop(waiting), now)))
+        if now >= self._next_check:
+            self._take_over(now, assignments)
+        return assignments
 
     def _has_room(self, worker: W, block: int) -> bool:
-        """Whether it has a row for the block: the last one is for the oldest."""
-        return len(worker.free) > (block != self._oldest)
+        """Whether it has a row for the block. The last free row is for the oldest block without an answer."""
+        return len(worker.free_rows) > (block != self._first_unanswered)
 
-    def _give(self, worker: W, block: int, now: float) -> Copy:
+    def _assign_copy(self, worker: W, block: int, now: float) -> Copy:
         size = self._sizes[block]
-        copy = Copy(self.stamp, block, worker.free.pop(), size, self._kind)
+        copy = Copy(self.stamp, block, worker.free_rows.pop(), size, self._kind)
         if worker.copies:
-            late = worker.since + self._usual * worker.copies[0].size + HASTE
+            late = self._overtime(worker)
         else:
-            worker.since = now
-            late = now + max(PATIENCE, SLOW * self._usual * size)
+            worker.busy_since = now
+            late = now + self._patience(size)
         worker.copies.append(copy)
-        worker.wanted[copy.row] = self.stamp
-        out = self._assigned.get(block)
-        if out is None:
+        worker.stamps[copy.row] = self.stamp
+        assignment = self._assigned.get(block)
+        if assignment is None:
             self._assigned[block] = _Assignment([(worker, copy)], now)
         else:
-            out.copies.append((worker, copy))
-            out.since = now
-        if late < self._late_from:
-            self._late_from = late
-        if late < self._look:
-            self._look = late
+            assignment.copies.append((worker, copy))
+            assignment.since = now
+        if late < self._first_late:
+            self._first_late = late
+        if late < self._next_check:
+            self._next_check = late
         return copy
 
-    def _take_over(self, now: float, given: list[tuple[W, Copy]]) -> None:
-        """Have idle workers take over what is late, and find out when to look again."""
-        self._look = self._late_from = math.inf
+    def _take_over(self, now: float, assignments: list[tuple[W, Copy]]) -> None:
+        """Assign late blocks to idle workers too, and find out when to look again."""
+        self._next_check = math.inf
+        self._first_late = math.inf
         idle = [worker for worker in self.workers if worker.ready and not worker.copies]
         for block in sorted(self._assigned):
             late = self._late(block)
             worker = next((worker for worker in idle if self._has_room(worker, block)), None)
             if worker is None:
-                self._late_from = min(self._late_from, late)
+                self._first_late = min(self._first_late, late)
             elif late > now:
-                self._look = min(self._look, late)
+                self._next_check = min(self._next_check, late)
             else:
                 idle.remove(worker)
-                out = self._assigned[block]
-                if not self._begun(out):
-                    self._forget(out)
-                given.append((worker, self._give(worker, block, now)))
-        self._late_from = min(self._late_from, self._look)
+                assignment = self._assigned[block]
+                if not self._begun(assignment):
+                    self._cancel(assignment)
+                assignments.append((worker, self._assign_copy(worker, block, now)))
+        self._first_late = min(self._first_late, self._next_check)
 
-    def _begun(self, out: _Assignment[W]) -> bool:
-        """Whether some worker may be computing it."""
-        return any(copy is holder.copies[0] for holder, copy in out.copies)
+    def _begun(self, assignment: _Assignment[W]) -> bool:
+        """Whether a worker may be computing the block."""
+        return any(copy is holder.copies[0] for holder, copy in assignment.copies)
 
     def _late(self, block: int) -> float:
-        """From when on a block that is out counts as late."""
-        out = self._assigned[block]
-        if self._begun(out):
-            return out.since + max(PATIENCE, SLOW * self._usual * self._sizes[block])
-        return min(holder.since + self._usual * holder.copies[0].size for holder, _ in out.copies) + HASTE
+        """When an assigned block becomes late."""
+        assignment = self._assigned[block]
+        if self._begun(assignment):
+            return assignment.since + self._patience(self._sizes[block])
+        return min(self._overtime(worker) for worker, _ in assignment.copies)
 
-    def _idle(self) -> None:
-        """A worker is idle, or has room, or blocks take much less than was thought: look for what is late."""
-        if self._late_from < self._look:
-            self._look = self._late_from
+    def _patience(self, size: int) -> float:
+        """Seconds that a block of this size may be computed before an idle worker computes it too."""
+        return max(LATE_SECONDS, LATE_FACTOR * self._usual_seconds * size)
 
-    def _forget(self, out: _Assignment[W]) -> None:
-        """None of these copies is wanted any more."""
-        for worker, copy in out.copies:
-            worker.wanted[copy.row] = 0
-        out.copies.clear()
+    def _overtime(self, worker: W) -> float:
+        """From when a worker spends longer than usual on its first copy."""
+        return worker.busy_since + self._usual_seconds * worker.copies[0].size + OVERTIME_SECONDS
+
+    def _check_soon(self) -> None:
+        """Look for late blocks at the next chance: a worker is idle or has room, or blocks turn out to be shorter."""
+        if self._first_late < self._next_check:
+            self._next_check = self._first_late
+
+    def _cancel(self, assignment: _Assignment[W]) -> None:
+        """Stop wanting these copies."""
+        for worker, copy in assignment.copies:
+            worker.stamps[copy.row] = 0
+        assignment.copies.clear()
 
     def answer(self, worker: W, answer: Any, now: float, seconds: float | None = None) -> None:
-        """A worker has answered its first copy, in so many seconds; ``answer`` is None where it was skipped."""
+        """A worker has answered its first copy, or skipped it: then ``answer`` is None.
+
+        ``seconds`` is how long the computation took, None if that is not known.
+        """
         copy = worker.copies.pop(0)
         if answer is not None:
-            worker.known.add((copy.kind, copy.size))
-        worker.since = now
+            worker.computed_kinds.add((copy.kind, copy.size))
+        worker.busy_since = now
         if seconds is not None:
-            # The shorter of the last two, so that one that was held up doesn't count.
-            seconds /= copy.size
-            before, self._usual = self._usual, min(self._seconds or seconds, seconds)
-            self._seconds = seconds
-            if self._usual < before / 2:
-                self._late_from = -math.inf
-                self._idle()
+            self._measure(seconds / copy.size)
         if not worker.copies:
-            self._idle()
-        late = copy.stamp != self.stamp or copy.block < self._oldest or copy.block in self.held
+            self._check_soon()
+        late = copy.stamp != self.stamp or copy.block < self._first_unanswered or copy.block in self.answers
         if late or answer is None:
-            worker.free.append(copy.row)
+            worker.free_rows.append(copy.row)
         else:
-            self._hold(copy.block, HeldAnswer(worker, copy.row, answer))
+            self._keep(copy.block, HeldAnswer(worker, copy.row, answer))
 
-    def _hold(self, block: int, held: HeldAnswer[W]) -> None:
-        self.held[block] = held
-        out = self._assigned.pop(block, None)
-        if out is None:  # It had come back, and waits for another try.
+    def _measure(self, seconds: float) -> None:
+        """Note how long a sample took. The usual time is the shorter of the last two: one delay is ignored."""
+        before = self._usual_seconds
+        self._usual_seconds = min(self._last_seconds or seconds, seconds)
+        self._last_seconds = seconds
+        if self._usual_seconds < before / 2:
+            self._first_late = -math.inf
+            self._check_soon()
+
+    def _keep(self, block: int, held: HeldAnswer[W]) -> None:
+        self.answers[block] = held
+        assignment = self._assigned.pop(block, None)
+        if assignment is None:  # The block waits for another try.
             self.waiting.remove(block)
             heapq.heapify(self.waiting)
         else:
-            self._forget(out)
-        while self._oldest in self.held:
-            self._oldest += 1
+            self._cancel(assignment)
+        while self._first_unanswered in self.answers:
+            self._first_unanswered += 1
 
     def release(self, block: int) -> None:
-        """Its held answer has been used."""
-        held = self.held.pop(block)
-        held.worker.free.append(held.row)
-        self._idle()
+        """The answer to the block has been used."""
+        answer = self.answers.pop(block)
+        answer.worker.free_rows.append(answer.row)
+        self._check_soon()
 
     def died(self, worker: W, ending: str) -> bool:
-        """A worker has died; whether that was one death too many for what it was doing."""
+        """A worker has died. Returns whether its block is abandoned, or it failed to start too often."""
         first = worker.copies[0] if worker.copies else None
         self.remove(worker)
-        if not worker.served:
+        if not worker.was_ready:
             self._failed_starts[worker.number] += 1
             return self._failed_starts[worker.number] >= self.max_tries
-        if first is None or not worker.wanted[first.row]:
+        if first is None or not worker.stamps[first.row]:
             return False
         self._tries[first.block] += 1
         if self._tries[first.block] < self.max_tries or first.block in self._assigned:
             return False
-        self._hold(first.block, HeldAnswer(worker, first.row, AbandonedBlock(ending)))
+        self._keep(first.block, HeldAnswer(worker, first.row, AbandonedBlock(ending)))
         return True
 
     def remove(self, worker: W) -> None:
-        """A worker is gone: what only it was computing waits again."""
+        """A worker is gone: the blocks that only it had wait again."""
         self.workers.remove(worker)
         for block in [
-            block for block, out in self._assigned.items() if any(holder is worker for holder, _ in out.copies)
+            block
+            for block, assignment in self._assigned.items()
+            if any(holder is worker for holder, _ in assignment.copies)
         ]:
-            out = self._assigned[block]
-            out.copies = [(holder, copy) for holder, copy in out.copies if holder is not worker]
-            if not out.copies:
+            assignment = self._assigned[block]
+            assignment.copies = [(holder, copy) for holder, copy in assignment.copies if holder is not worker]
+            if not assignment.copies:
                 del self._assigned[block]
                 heapq.heappush(self.waiting, block)
         worker.copies.clear()
 
     def overdue(self, now: float) -> list[W]:
-        """The workers to kill, each named once."""
+        """The workers to kill; each is named once."""
         if self.step_timeout == math.inf:
             return []
         late = [worker for worker in self.workers if self._deadline(worker) <= now]
         for worker in late:
-            worker.since = math.inf
+            worker.busy_since = math.inf
         return late
 
     def _deadline(self, worker: W) -> float:
         if not worker.ready:
-            return worker.since + (self.step_timeout if worker.hurried else max(self.step_timeout, START))
+            return worker.busy_since + (
+                self.step_timeout if worker.opens_quickly else max(self.step_timeout, START_SECONDS)
+            )
         if not worker.copies:
             return math.inf
-        known = (worker.copies[0].kind, worker.copies[0].size) in worker.known
-        return worker.since + (self.step_timeout if known else max(self.step_timeout, FIRST))
+        known = (worker.copies[0].kind, worker.copies[0].size) in worker.computed_kinds
+        return worker.busy_since + (self.step_timeout if known else max(self.step_timeout, FIRST_SECONDS))
 
     def timeout(self, now: float) -> float | None:
-        """Seconds until `assign` or `overdue` has something to do even if no one answers; None for never."""
-        due = self._look
+        """Seconds until `assign` or `overdue` has something to do even if no worker answers; None for never."""
+        due = self._next_check
         if self.step_timeout < math.inf:
             due = min(due, *map(self._deadline, self.workers))
-        return None if due == math.inf else min(max(0.0, due - now), LONGEST)
+        return None if due == math.inf else min(max(0.0, due - now), LONGEST_SECONDS)

@@ -1,21 +1,21 @@
 """Worker processes on this machine, with shared memory: the default engine.
 
-Datasets (as stored) and parameters lie in blocks that all workers map; each worker writes its gradients into
-blocks of its own. So a step sends each worker the positions of its samples, and gets a few numbers back. A context goes
-to every worker once: the model pickled, and the descriptors of blocks that are new to it; one that starts later gets
-all that are open. `dispatcher` decides who computes what and what follows from each event. Here are the events, all
-of them from one `select`:
+Datasets (as stored) and parameters lie in memory that all workers map. Each worker writes its gradients to memory that
+only it and the coordinator share. So a step sends each worker the positions of its samples, and gets a few numbers
+back. A context goes to each worker once: the pickled model, and the descriptors of the memory that is new to it. A
+worker that starts later gets all open contexts. `dispatcher` decides which worker computes what, and what follows from
+each event. This module is long because all events are handled in one class, around one `select`:
 
-- *An answer* goes to the dispatcher. The model's own exception is raised after all blocks before it were yielded: so
-  it is always the same one.
-- *The end of a stream* means that a worker has died, after its last answer. Another is started at once, and a
-  `WorkerWarning` is issued. It is ready when it says so, through the same `select`: no one waits for it.
-- *The end of a process* ends its stream too, even if a process that the model has started holds that open.
-- *Room in a socket*: what a worker didn't take before goes out. No sending ever blocks.
+- *An answer* goes to the dispatcher. An exception of the model is raised after all blocks before it were yielded. So it
+  is always the same one.
+- *The end of a stream* means that a worker has died. Its answers have been read before. Another worker starts at once,
+  and a `WorkerWarning` is issued. The new worker reports that it is ready through the same `select`.
+- *The end of a process* ends its stream too, even if a process that the model started keeps the socket open.
+- *Room in a socket*: messages that wait are sent. Sending never blocks.
 - *Time*: a worker that has used up ``step_timeout`` is killed, which ends its stream.
-- *An interrupt* while we wait ends the step, as when its iterator is dropped, and workers that are in the middle of it,
-  for they may hang: others take their place with the next step. One that comes while events are handled may have cut
-  that short: the engine is closed.
+- *An interrupt while waiting* gives up the step, as when its iterator is dropped, and kills the workers that compute,
+  since they may hang. Others take their place with the next step.
+- *An interrupt while events are handled* may leave them half handled: the workers are ended.
 """
 
 import os
@@ -49,7 +49,7 @@ from parallel_lenet.engines.processes.messages import (
 )
 from parallel_lenet.engines.processes.placement import Placement
 from parallel_lenet.engines.processes.start import interpreter
-from parallel_lenet.engines.processes.worker_process import GRACE, WorkerProcess, end_all, uninterrupted
+from parallel_lenet.engines.processes.worker_process import GRACE_SECONDS, WorkerProcess, end_all, uninterrupted
 from parallel_lenet.engines.remote_exceptions import raise_pickled
 from parallel_lenet.engines.snapshots import OpenContext, Snapshots
 from parallel_lenet.metrics import Metrics
@@ -63,14 +63,14 @@ _Events = Sequence[tuple[selectors.SelectorKey, int]]
 
 
 class _Resources:
-    """What has to be given back: an object of its own, so that nothing the finalizer holds holds the engine."""
+    """What has to be freed. It is a separate object so that the finalizer does not keep the engine alive."""
 
     def __init__(self, workers: list[WorkerProcess]) -> None:
         self.process = os.getpid()
-        """That started the workers. In another, forked from it, giving back touches nothing of this one's."""
+        """The process that started the workers. In a process forked from it, nothing of the parent's is touched."""
         self.workers = workers
         self.shared: SharedBlock | None = None
-        """With the parameters."""
+        """The memory with the parameters."""
         self.placement = Placement()
         self.selector: selectors.BaseSelector | None = None
         self.snapshots: Snapshots[bytes] = Snapshots(
@@ -78,7 +78,7 @@ class _Resources:
         )
 
     def end_workers(self) -> None:
-        """And give back what they alone need."""
+        """End the workers, and free what only they need."""
         if self.selector is not None:
             self.selector.close()
             self.selector = None
@@ -89,20 +89,29 @@ class _Resources:
             self.shared = None
 
     def end(self) -> None:
-        """Give back everything."""
+        """Free everything."""
         self.end_workers()
         self.snapshots.clear()
 
 
 class ProcessesEngine(Displayed, Engine):
-    """An engine of ``n_workers`` processes. A worker that dies is replaced, and what it was doing done again.
+    """An engine of ``n_workers`` processes. A worker that dies is replaced, and its block is computed again.
 
-    - ``max_tries``: how many workers may die at one block, or one after the other while they start, before WorkerError.
-    - ``step_timeout``: seconds after which a worker that has not answered a block counts as hung, is killed and
-      replaced; None for never. Results do not depend on it. A worker has at least a minute to start, in which it calls
-      the model's ``warm_up``, and at least ten seconds for its first block of a size and kind.
+    - ``max_tries``: how many workers may die over one block, or one after the other while they start, before
+      WorkerError is raised.
+    - ``step_timeout``: seconds after which a worker that has not answered is killed and replaced; None for never.
+      Results do not depend on it. A worker has at least a minute to start, in which it calls the model's ``warm_up``,
+      and at least ten seconds for its first block of a size and kind.
 
-    ValueError where a value is out of its range.
+    Close it, or use it in a ``with`` block. Otherwise its workers end when the engine is garbage or the program ends.
+
+    Raises ValueError if a value is out of its range.
+
+    >>> from parallel_lenet import Coordinator, SGD, lenet5
+    >>> with ProcessesEngine(2) as engine:
+    ...     coordinator = Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine=engine)
+    ...     coordinator.n_workers
+    2
     """
 
     def __init__(self, n_workers: int, *, max_tries: int = 3, step_timeout: float | None = None) -> None:
@@ -117,11 +126,11 @@ class ProcessesEngine(Displayed, Engine):
         self._workers = self._dispatcher.workers
         self._resources = _Resources(self._workers)
         self._snapshots = self._resources.snapshots
-        self._refused: dict[int, tuple[WorkerProcess, BlockAnswer]] = {}  # Contexts that a worker could not open.
+        self._refused: dict[int, tuple[WorkerProcess, BlockAnswer]] = {}  # By context that a worker could not open.
         self._warnings: list[str] = []
         self._polls = False  # Whether the system does not tell when a worker's process has ended.
-        import_path()  # What relative entries mean now.
-        # Ends the workers when the engine is garbage or the interpreter leaves, if nobody called close.
+        import_path()  # Notes the meaning of relative entries now.
+        # Ends the workers when the engine is garbage or the interpreter exits, if it was not closed.
         self._finalizer = weakref.finalize(self, self._resources.end)
 
     def _summary(self) -> Summary:
@@ -131,7 +140,7 @@ class ProcessesEngine(Displayed, Engine):
     def open(
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
-        """The workers that run get it at once, and no one waits for them."""
+        """Copy the model and the datasets, and send them to the workers that run, without waiting for their answers."""
         self._forget_parents_workers()
         self._receive_and_sweep()
         context = self._snapshots.open(pickle_model(model), datasets, parameters, call_sizes)
@@ -139,7 +148,7 @@ class ProcessesEngine(Displayed, Engine):
         if self._fits(opened):
             try:
                 for worker in self._workers:
-                    self._give(worker, opened)
+                    self._send_opening(worker, opened)
             except BaseException:
                 self._end_workers()
                 raise
@@ -164,20 +173,20 @@ class ProcessesEngine(Displayed, Engine):
             except BaseException:
                 self._end_workers()
                 raise
-        self._check(opened)
+        self._raise_refusal(opened)
 
     def _fits(self, opened: OpenContext[bytes]) -> bool:
-        """Whether the workers' memory is made for such parameters."""
+        """Whether the workers' memory fits the parameters of this context."""
         return self._parameters.shape == opened.shape and self._parameters.dtype == opened.dtype
 
-    def _check(self, opened: OpenContext[bytes]) -> None:
-        """Raise what a worker raised when it took over this context."""
+    def _raise_refusal(self, opened: OpenContext[bytes]) -> None:
+        """Raise the exception of a worker that could not open this context, if there is one."""
         if opened.number in self._refused:
             worker, answer = self._refused[opened.number]
             raise_pickled(answer.failure, f"worker {worker.number}")
 
     def _receive_and_sweep(self) -> None:
-        """Take in the answers that are here, and have the workers forget the contexts that were closed."""
+        """Handle the events so far, and have the workers forget the contexts that were closed."""
         if self._workers:
             self._handle(self._selector.select(0))
         ended = [opened.number for opened in self._snapshots.sweep()]
@@ -193,18 +202,18 @@ class ProcessesEngine(Displayed, Engine):
         return self._resources.selector
 
     def _forget_parents_workers(self) -> None:
-        """In a process that was forked from the one that started the workers: forget them, and what is open."""
+        """Forget the workers and the contexts if this process was forked from the one that started the workers."""
         if self._resources.process != os.getpid():
             self.close()
             self._resources.process = os.getpid()
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that are alive, starting ones included."""
+        """The process ids of the workers that are alive, also of those that start."""
         self._forget_parents_workers()
         return [worker.process.pid for worker in list(self._workers) if worker.process.poll() is None]
 
     def resize(self, n_workers: int) -> None:
-        """Have so many workers from now on; new ones join as soon as they are ready. The results stay the same."""
+        """Have this number of workers from now on. New ones join as soon as they are ready. Results stay the same."""
         self.n_workers = whole_number("n_workers", n_workers, 1)
         self._forget_parents_workers()
         if not self._workers:
@@ -218,7 +227,7 @@ class ProcessesEngine(Displayed, Engine):
                 end_all(leaving)
             self._resources.placement.release()
             for worker in self._workers:
-                self._resources.placement.place(worker.process.pid, worker.number, n_workers)
+                self._resources.placement.set_affinity(worker.process.pid, worker.number, n_workers)
             for number in set(range(n_workers)) - {worker.number for worker in self._workers}:
                 self._start(number)
         except BaseException:
@@ -227,27 +236,24 @@ class ProcessesEngine(Displayed, Engine):
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """The gradients are views of the workers' memory."""
-        for held, ready in self._results(GRADIENT, context, parameters, blocks):
-            answer, worker = held.answer, held.worker
-            yield BlockGradient(
-                answer.metrics, worker.rows[held.row], worker.name, answer.seconds, answer.finite, ready
-            )
+        for (worker, row, answer), ready in self._results(GRADIENT, context, parameters, blocks):
+            yield BlockGradient(answer.metrics, worker.rows[row], worker.name, answer.seconds, answer.finite, ready)
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
-        """As ``gradients``, but nothing is written."""
-        for held, _ in self._results(METRICS, context, parameters, blocks):
-            yield held.answer.metrics
+        """As ``gradients``, but nothing is written to the workers' memory."""
+        for (_, _, answer), _ in self._results(METRICS, context, parameters, blocks):
+            yield answer.metrics
 
     def _results(
         self, kind: int, context: Context, parameters: Vector, blocks: Sequence[Block]
     ) -> Iterator[tuple[HeldAnswer[WorkerProcess], int]]:
-        """Hand out, receive, and yield in order, each with how many of those that follow are here.
+        """Yield the answers in block order, each with the number of the next ones that have come already.
 
-        These are released together: meanwhile no one waits for a worker, which may need their rows to go on.
+        These are released together. Until then no worker is waited for, which might need their rows to continue.
         """
         self.start(context)
         opened = self._snapshots.get(context)
-        if kind == GRADIENT:  # Too little memory is better known before any worker has begun.
+        if kind == GRADIENT:  # Raise an error about memory before any worker starts.
             require_memory(parameters.nbytes * sum(not worker.rows for worker in self._workers))
         dispatcher = self._dispatcher
         model = hash(opened.model)
@@ -257,16 +263,17 @@ class ProcessesEngine(Displayed, Engine):
         self._blocks = blocks
         self._parameters[:] = parameters
         try:
-            first = last = 0  # Those that are released together.
+            first = 0  # The first and the last of the answers that are released together.
+            last = 0
             for index in range(len(blocks)):
                 if dispatcher.waiting:
                     self._handle()
-                while index not in dispatcher.held:
-                    self._check(opened)
+                while index not in dispatcher.answers:
+                    self._raise_refusal(opened)
                     self._wait()
-                held = dispatcher.held[index]
+                held = dispatcher.answers[index]
                 if isinstance(held.answer, AbandonedBlock):
-                    raise WorkerError(self._given_up(index, held.answer))
+                    raise WorkerError(self._abandoned(index, held.answer))
                 if held.answer.kind == FAILED:
                     raise_pickled(held.answer.failure, f"worker {held.worker.number}")
                 if index == first:
@@ -276,39 +283,41 @@ class ProcessesEngine(Displayed, Engine):
                 yield held, last - index
                 self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
-                    raise RuntimeError("the engine has been closed or begun another step: these results are gone")
+                    raise RuntimeError("the engine was closed or has started another step: these results are gone")
                 while index == last and first <= last:
                     dispatcher.release(first)
                     first += 1
         finally:
             self._forget_parents_workers()
             if dispatcher.stamp == stamp:
-                dispatcher.begin(())  # Whatever is left of it is given up.
+                dispatcher.begin(())  # Give up the rest.
 
     def _is_computed(self, index: int) -> bool:
-        """Whether the block's result is here, and not an exception."""
-        held = self._dispatcher.held.get(index)
+        """Whether the block's answer has come, and is a result."""
+        held = self._dispatcher.answers.get(index)
         return held is not None and not isinstance(held.answer, AbandonedBlock) and held.answer.kind == RESULT
 
-    def _given_up(self, index: int, answer: AbandonedBlock) -> str:
+    def _abandoned(self, index: int, answer: AbandonedBlock) -> str:
         block = self._blocks[index]
         return f"block {index} ({block.samples()}) crashed {self._tries()}; the last one: {answer.ending}"
 
     def _tries(self) -> str:
-        """How many workers may be lost over one block, for people."""
+        """``max_tries`` workers, for a message."""
         return f"{self.max_tries} worker{'s' * (self.max_tries > 1)}"
 
-    def _doing(self, worker: WorkerProcess) -> str:
-        """What a worker is in the middle of, for people."""
+    def _activity(self, worker: WorkerProcess) -> str:
+        """What a worker is doing, for a message."""
         if not worker.ready:
-            return "taking over a model and data" if worker.started else "starting"
+            return "loading a model and data" if worker.started else "starting"
         if not worker.copies:
             return "waiting for work"
-        stamp, index, *_ = worker.copies[0]
-        return f"computing block {index}" if stamp == self._dispatcher.stamp else "computing a block given up"
+        copy = worker.copies[0]
+        if copy.stamp != self._dispatcher.stamp:
+            return "computing a block of an earlier step"
+        return f"computing block {copy.block}"
 
     def _wait(self) -> None:
-        """Until something happens, and handle it."""
+        """Wait for events, and handle them."""
         try:
             events = self._selector.select(self._timeout())
         except BaseException:
@@ -321,23 +330,23 @@ class ProcessesEngine(Displayed, Engine):
             warnings.warn(self._warnings.pop(0), WorkerWarning, stacklevel=2)
 
     def _timeout(self) -> float | None:
-        """Seconds to wait for an event, None for as long as it takes."""
+        """Seconds to wait for an event; None for any time."""
         timeout = self._dispatcher.timeout(time.monotonic())
         if not self._polls:
             return timeout
         return POLL if timeout is None else min(timeout, POLL)
 
     def _handle(self, events: _Events = (), waited: bool = False) -> None:
-        """Take in what has happened, and hand out what there is to do."""
+        """Handle events, and send the blocks that can be assigned."""
         try:
             now = time.monotonic()
             for key, mask in events:
                 worker: WorkerProcess = key.data
-                if worker not in self._workers:  # Replaced for another of these events.
+                if worker not in self._workers:  # Replaced after another one of these events.
                     continue
                 if key.fileobj == worker.sentinel:
                     self._selector.unregister(worker.sentinel)
-                    worker.channel.hang_up()
+                    worker.channel.shut_down()
                     continue
                 if mask & _WRITE:
                     self._flush(worker)
@@ -346,14 +355,14 @@ class ProcessesEngine(Displayed, Engine):
             if not events:
                 for worker in self._workers:
                     if worker.sentinel is None and worker.process.poll() is not None:
-                        worker.channel.hang_up()
-            if waited:  # Else there may be answers that nobody has looked at.
+                        worker.channel.shut_down()
+            if waited:  # Else an answer may have come that was not looked at.
                 for worker in self._dispatcher.overdue(now):
                     worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
             for worker, copy in self._dispatcher.assign(now):
                 assert self._context is not None
                 if self._kind == GRADIENT:
-                    worker.give_row(copy.row, self._parameters)
+                    worker.send_row(copy.row, self._parameters)
                 task = BlockTask(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
                 worker.send(task.pack())
                 self._watch(worker)
@@ -362,7 +371,7 @@ class ProcessesEngine(Displayed, Engine):
             raise
 
     def _watch(self, worker: WorkerProcess) -> None:
-        """Send the rest when there is room for it."""
+        """Send the messages that wait as soon as there is room in the socket."""
         if worker.channel.outbox:
             self._selector.modify(worker.channel.socket, _READ | _WRITE, worker)
 
@@ -377,7 +386,7 @@ class ProcessesEngine(Displayed, Engine):
             self._selector.modify(worker.channel.socket, _READ, worker)
 
     def _receive(self, worker: WorkerProcess, now: float) -> None:
-        """The worker's answers, or that there will be no more."""
+        """Pass the worker's answers to the dispatcher. If its stream has ended, replace it."""
         try:
             answers = worker.receive()
         except (EOFError, OSError):
@@ -385,7 +394,7 @@ class ProcessesEngine(Displayed, Engine):
             return
         for answer in answers:
             if answer.kind in (READY, REFUSED):
-                self._dispatcher.opened(worker, now)
+                self._dispatcher.confirm_opening(worker, now)
                 if answer.kind == REFUSED:
                     self._refused[answer.metrics.count] = worker, answer
             elif answer.kind == SKIPPED:
@@ -394,23 +403,23 @@ class ProcessesEngine(Displayed, Engine):
                 self._dispatcher.answer(worker, answer, now, answer.seconds if answer.kind == RESULT else None)
 
     def _replace(self, worker: WorkerProcess) -> None:
-        """A worker has died: start another."""
+        """Start another worker for one that has died."""
         self._unwatch(worker)
-        worker.wait(time.monotonic() + GRACE)
+        worker.wait(time.monotonic() + GRACE_SECONDS)
         worker.end()
-        ending = worker.ending(self._doing(worker))
+        ending = worker.ending(self._activity(worker))
         given_up = self._dispatcher.died(worker, ending)
-        if given_up and not worker.served:
+        if given_up and not worker.was_ready:
             raise WorkerError(f"{self._tries()} in a row crashed before being ready; the last one: {ending}")
         if not given_up and not worker.dismissed:
             self._warnings.append(f"{ending}: another has taken its place, and the result is not affected")
         self._start(worker.number)
 
     def _start(self, number: int) -> None:
-        with uninterrupted():  # No process that isn't listed.
+        with uninterrupted():  # So that each process is in the list of workers.
             assert self._resources.shared is not None
             worker = WorkerProcess(number, self._resources.shared, time.monotonic())
-            self._resources.placement.place(worker.process.pid, number, self.n_workers)
+            self._resources.placement.set_affinity(worker.process.pid, number, self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
             self._polls = worker.sentinel is None
@@ -418,22 +427,22 @@ class ProcessesEngine(Displayed, Engine):
                 self._selector.register(worker.sentinel, _READ, worker)
         for opened in self._snapshots.live():
             if self._fits(opened):
-                self._give(worker, opened)
+                self._send_opening(worker, opened)
 
-    def _give(self, worker: WorkerProcess, opened: OpenContext[bytes]) -> None:
-        """Have a worker take over a context."""
+    def _send_opening(self, worker: WorkerProcess, opened: OpenContext[bytes]) -> None:
+        """Have a worker open a context."""
         if worker.ready:
-            worker.since = time.monotonic()
+            worker.busy_since = time.monotonic()
         worker.open(opened)
         self._watch(worker)
 
     def _end_workers(self) -> None:
-        """What is open stays so: the next call starts other workers."""
+        """End the workers. Open contexts stay open: the next call starts other workers."""
         with uninterrupted():
             self._resources.end_workers()
             self._dispatcher.reset()
             self._refused.clear()
-            self._parameters = np.empty(0)  # The last view of the shared block, which goes with it.
+            self._parameters = np.empty(0)  # The last view of the shared memory, which is freed with it.
             self._blocks = ()
             self._context = None
 

@@ -1,7 +1,7 @@
-"""What the coordinator's process and a worker say to each other, over a socket that only these two hold.
+"""The messages between the coordinator's process and a worker, over a socket that only these two have.
 
-First comes one `WorkerSetup`, pickled. Then tasks one way and answers the other, a few packed numbers each, in the same
-order; and between the tasks, pickled, which contexts the worker has to open and to close. Arrays stay in shared memory.
+The first message is a pickled `WorkerSetup`. Then tasks go to the worker and answers come back in the same order, a few
+packed numbers each. Between the tasks go pickled messages about contexts and memory. Arrays stay in shared memory.
 """
 
 import os
@@ -20,77 +20,74 @@ from parallel_lenet.batching import Block
 from parallel_lenet.engines.memory import Place
 from parallel_lenet.metrics import Metrics
 
-GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # kinds of message to a worker
-READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # kinds of answer
+GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # Kinds of message to a worker.
+READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # Kinds of answer.
 
 _LENGTH = struct.Struct("<Q")
 _TASK = struct.Struct("<BQQIIQ")
 _ANSWER = struct.Struct("<Bdqqdd?")
-_READ = 1 << 14  # Bytes read at a time: more messages than usually wait.
-_DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # The same, for what comes along.
+_READ = 1 << 14  # Bytes read at a time: enough for all messages that usually wait.
+_DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # Bytes of descriptors.
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """All that a worker needs before its first task."""
+    """What a worker needs before its first task."""
 
-    shared: tuple[int | str, int]
-    """Handle and size of the block with the parameters."""
+    parameters_memory: tuple[int | str, int]
+    """Handle and size of the memory with the parameters, which all workers share."""
     parameters: Place
-    own: tuple[int | str, int]
-    """Handle and size of a block that only this worker has."""
-    wanted: Place
-    """For each row of gradients the stamp of the task to compute, which may change its mind."""
+    stamps_memory: tuple[int | str, int]
+    """Handle and size of memory that only the coordinator and this worker share."""
+    stamps: Place
+    """For each row of gradients the stamp of the task that is still wanted. The coordinator may change it."""
 
 
-class Memory(NamedTuple):
-    """Memory for a worker to map: a block, or a file."""
+class MemoryHandle(NamedTuple):
+    """Memory or a file for a worker to map."""
 
     number: int
     handle: int | str
-    """A name; or any number if a descriptor comes along with the message, which then is the next one."""
+    """A name, or any number if a descriptor is sent with the message: it is the next one received."""
     size: int
     read_only: bool
 
 
-class Opening(NamedTuple):
-    """A context to open, answered with READY, or REFUSED and the context's number as the metrics' count."""
+class ContextOpening(NamedTuple):
+    """A context to open. The answer is READY, or REFUSED with the context's number as the count of the metrics."""
 
     context: int
     model: bytes
-    """The model, by cloudpickle: a class defined in a script or notebook travels whole."""
-    memory: tuple[Memory, ...]
+    """The model, pickled by cloudpickle, which sends a class of a script or notebook with its code."""
+    memory: tuple[MemoryHandle, ...]
     """What the worker does not have yet."""
     datasets: tuple[tuple[tuple[int, Place], ...], ...]
-    """For each, in which memory and where the inputs, the targets and, if there are any, the weights lie."""
+    """For each dataset the memory and the location of its inputs, its targets and its weights if it has any."""
     call_sizes: tuple[int, ...]
     """How many samples to warm up with."""
 
     def pack(self) -> bytes:
-        """As bytes."""
         return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
-class Closing(NamedTuple):
-    """Contexts and memory that are not needed any more; it is not answered."""
+class ContextClosing(NamedTuple):
+    """Contexts and memory that are not needed any more. There is no answer."""
 
     contexts: tuple[int, ...]
     memory: tuple[int, ...]
 
     def pack(self) -> bytes:
-        """As bytes."""
         return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
-class Row(NamedTuple):
-    """Memory for one of the worker's gradients, before its first task that writes there; it is not answered."""
+class GradientRow(NamedTuple):
+    """Memory for one of the worker's gradients, before the first task that writes there. There is no answer."""
 
     row: int
-    memory: Memory
+    memory: MemoryHandle
     place: Place
 
     def pack(self) -> bytes:
-        """As bytes."""
         return bytes([CONTEXTS]) + pickle.dumps(self)
 
 
@@ -99,62 +96,58 @@ class BlockTask(NamedTuple):
 
     kind: int
     stamp: int
-    """Of the step; the worker skips the task where another stands in ``wanted``."""
+    """The step's. The worker skips the task if `WorkerSetup.stamps` has another one for the row."""
     context: int
     row: int
-    """Of the worker's gradients, to write."""
+    """The row of the worker's gradients to write to."""
     block: Block
 
     def pack(self) -> bytes:
-        """As bytes."""
         kind, stamp, context, row, (rows, dataset, shard_size) = self
         return _TASK.pack(kind, stamp, context, row, dataset, shard_size) + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockTask":
-        """From bytes."""
         kind, stamp, context, row, dataset, shard_size = _TASK.unpack_from(message)
         rows = np.frombuffer(message, np.int64, offset=_TASK.size)
         return cls(kind, stamp, context, row, Block(rows, dataset, shard_size))
 
 
 class BlockAnswer(NamedTuple):
-    """What came of a task, the first that this worker hasn't answered yet."""
+    """The answer to the first task that this worker has not answered yet."""
 
     kind: int
     metrics: Metrics = Metrics()
     seconds: float = 0.0
-    """What the computation took."""
+    """Of the computation."""
     finite: bool = True
-    """As `worker.Sums` has it."""
+    """As in `worker.Sums`."""
     failure: bytes = b""
-    """The pickled exception and its traceback, where it failed."""
+    """The pickled exception and its traceback if the task failed."""
 
     def pack(self) -> bytes:
-        """As bytes."""
         sums = self.metrics
         numbers = (sums.loss_sum, sums.correct, sums.count, sums.weight)
         return _ANSWER.pack(self.kind, *numbers, self.seconds, self.finite) + self.failure
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockAnswer":
-        """From bytes."""
         kind, loss_sum, correct, count, weight, seconds, finite = _ANSWER.unpack_from(message)
         return cls(kind, Metrics(loss_sum, correct, count, weight), seconds, finite, message[_ANSWER.size :])
 
 
-def _copy(descriptor: int) -> int:
-    """Of a descriptor, not among the first three even if they are free."""
-    import fcntl  # Lazily: Windows does not have it, nor descriptors to send.
+def _duplicate(descriptor: int) -> int:
+    """A copy of a descriptor, with a number of at least 3."""
+    import fcntl  # Imported lazily: Windows has neither this module nor descriptors to send.
 
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 class Channel:
-    """Messages over a stream socket, each behind its length; descriptors may come along with one.
+    """Messages over a stream socket, each after its length. Descriptors may be sent with a message.
 
-    Over a socket that doesn't block, neither does this: a process that has been stopped reads nothing, and must not
-    stop the other one. What the socket won't take waits in ``outbox`` for `flush`.
+    If the socket does not block, neither does this class: a stopped process reads nothing, and must not stop the other
+    one. What the socket does not take waits in ``outbox`` for `flush`.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -162,19 +155,19 @@ class Channel:
         self._process = os.getpid()
         self.outbox = deque[tuple[bytearray, list[int]]]()
         self.descriptors = deque[int]()
-        """Received, and not yet used."""
+        """Received, but not yet used."""
         self._inbox = bytearray()
         self._buffer = bytearray(_READ)
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send one message, or as much of it as goes; OSError if the other end is closed."""
+        """Send a message, or as much of it as the socket takes. Raises OSError if the other end is closed."""
         framed = _LENGTH.pack(len(message)) + message
         if self.outbox or descriptors:
             # Copies of the descriptors: the message may wait for longer than the originals are open.
-            self.outbox.append((bytearray(framed), [_copy(descriptor) for descriptor in descriptors]))
+            self.outbox.append((bytearray(framed), [_duplicate(descriptor) for descriptor in descriptors]))
             self.flush()
             return
-        try:  # As nearly always.
+        try:  # The usual case.
             sent = self.socket.send(framed)
         except BlockingIOError:
             sent = 0
@@ -182,7 +175,7 @@ class Channel:
             self.outbox.append((bytearray(framed[sent:]), []))
 
     def flush(self) -> None:
-        """Send what waits, or as much of it as goes."""
+        """Send what waits in ``outbox``, or as much of it as the socket takes. Raises OSError as `send`."""
         while self.outbox:
             data, descriptors = self.outbox[0]
             try:
@@ -195,18 +188,18 @@ class Channel:
             if not data:
                 self.outbox.popleft()
 
-    def hang_up(self) -> None:
-        """Say that no more will come, whoever else holds either end. What has been received can still be read.
+    def shut_down(self) -> None:
+        """End the connection, even if other processes have the socket too. Received messages can still be read.
 
-        A process that was forked from this one does not: the socket is its parent's.
+        Does nothing in a process that was forked from this one: the socket is its parent's.
         """
         if os.getpid() == self._process:
             with suppress(OSError):  # The other end has been closed.
                 self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up, and give up the socket."""
-        self.hang_up()
+        """Shut down, and close the socket and the descriptors that were not sent."""
+        self.shut_down()
         self.socket.close()
         for _, descriptors in self.outbox:
             while descriptors:
@@ -214,9 +207,10 @@ class Channel:
         self.outbox.clear()
 
     def receive(self, descriptors: bool = False) -> list[bytes]:
-        """The messages that are here, once something is; EOFError or OSError if the other end is closed.
+        """Wait for data if the socket blocks, and return the messages that are complete.
 
-        ``descriptors`` says whether any may come along.
+        ``descriptors`` says whether descriptors may come with them. Raises EOFError or OSError if the other end is
+        closed.
         """
         try:
             if descriptors and _DESCRIPTORS:
@@ -231,7 +225,7 @@ class Channel:
         if not size:
             raise EOFError
         if not self._inbox and size >= _LENGTH.size and _LENGTH.unpack_from(self._buffer)[0] == size - _LENGTH.size:
-            return [bytes(self._buffer[_LENGTH.size : size])]  # As nearly always.
+            return [bytes(self._buffer[_LENGTH.size : size])]  # The usual case.
         self._inbox += self._buffer[:size]
         messages, start = [], 0
         while len(self._inbox) >= start + _LENGTH.size:

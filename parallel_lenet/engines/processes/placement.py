@@ -1,9 +1,9 @@
-"""On which cores workers run: each on one of its own if there are as many workers as cores, and else on any.
+"""The cores that workers run on: each worker has its own core if there are as many workers as cores, else any core.
 
-The coordinator wakes the workers from one of the cores. Left alone, Linux has two of them share another core for
-milliseconds, until it notices that the coordinator sleeps: a step takes up to a tenth longer. But a process that is
-bound to a core cannot leave it for another training's sake. So a core is claimed first, machine-wide, and workers whose
-core another training has claimed run on any.
+The coordinator wakes the workers from one of the cores. By default, Linux then lets two workers share another core for
+milliseconds, until it notices that the coordinator sleeps. A step takes up to a tenth longer. But a process that is
+bound to a core cannot leave it when another training needs it. So each core is claimed first, machine-wide, and a
+worker whose core another training has claimed runs on any core.
 """
 
 import os
@@ -14,28 +14,28 @@ from contextlib import suppress
 from parallel_lenet.descriptors import above_standard
 
 NAME = "\0parallel-lenet/core/"
-"""Of a claim, before the core's number: a name in Linux's abstract namespace, which no file has."""
+"""The name of a claim, before the core's number: in Linux's abstract namespace, without a file."""
 
 
 class Placement:
-    """The cores that one engine has claimed. A claim ends with `release`, or with this process, however it ends."""
+    """The cores that one engine has claimed. A claim ends with `release`, or when this process ends in any way."""
 
     def __init__(self) -> None:
         self._claims: dict[int, socket.socket] = {}
 
-    def place(self, pid: int, number: int, n_workers: int) -> None:
-        """Have the process of worker ``number`` run where it should. Does nothing if the system knows no affinity."""
+    def set_affinity(self, pid: int, number: int, n_workers: int) -> None:
+        """Bind the process of worker ``number`` to its core, or to all usable cores. Does nothing except on Linux."""
         if sys.platform == "linux":
             usable = sorted(os.sched_getaffinity(0))
-            alone = n_workers == len(usable) > 1 and self._claim(usable[number])
+            has_own_core = n_workers == len(usable) > 1 and self._claim(usable[number])
             with suppress(OSError):  # It has ended, or a sandbox does not allow it.
-                os.sched_setaffinity(pid, [usable[number]] if alone else usable)
+                os.sched_setaffinity(pid, [usable[number]] if has_own_core else usable)
 
     def _claim(self, core: int) -> bool:
-        """Whether the core is ours now: a socket's name belongs to one process at a time.
+        """Claim the core; False if another process has it. A socket's name belongs to one process at a time.
 
-        Nobody can connect to it, since it does not listen. Trainings in different network namespaces do not see each
-        other's claims.
+        No process can connect to the socket, since it does not listen. Trainings in different network namespaces do not
+        see each other's claims.
         """
         if core not in self._claims:
             with above_standard():

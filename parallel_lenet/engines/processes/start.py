@@ -1,4 +1,4 @@
-"""How a worker's process is started: which program, with what import path, environment, streams and signals."""
+"""Starts a worker's process: its program, import path, environment, streams and signals."""
 
 import os
 import re
@@ -16,8 +16,8 @@ import numpy as np
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.imports import import_path
 
-GUARD = "PARALLEL_LENET_IS_WORKER"
-"""Set in the environment of what is started as a worker, until the worker removes it."""
+WORKER_VARIABLE = "PARALLEL_LENET_IS_WORKER"
+"""An environment variable that is set for a worker's process. The worker removes it."""
 
 _THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM", "NUMBA_NUM")
 _INTERPRETERS = re.compile(r"python|pypy|graalpy|mayapy|hython", re.IGNORECASE)
@@ -40,7 +40,7 @@ def interpreter() -> str:
     Raises WorkerError if it is not known: another program, started as a worker, would only start itself again.
     """
     reason = ""
-    if os.environ.get(GUARD):
+    if os.environ.get(WORKER_VARIABLE):
         reason = f"{sys.executable!r} was started as a worker but runs another program"
     elif getattr(sys, "frozen", False):
         reason = f"{sys.executable!r} is a packed program"
@@ -52,24 +52,24 @@ def interpreter() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The environment, with one thread for every library: the workers are the parallelism.
+    """The environment, with one thread per numeric library, since the workers use all cores.
 
-    BLAS reads it when NumPy is imported. All workers hash strings alike, so that the order of a set in a model cannot
-    differ between them.
+    BLAS reads it when NumPy is imported. All workers hash strings alike, so that the order of a set in a model is the
+    same in each.
     """
     seed = os.environ.get("PYTHONHASHSEED", "random")
     return {
         **os.environ,
         **{f"{library}_THREADS": "1" for library in _THREADS},
         "PYTHONHASHSEED": "0" if seed == "random" else seed,
-        GUARD: "1",
+        WORKER_VARIABLE: "1",
     }
 
 
 def _standard_error() -> int | None:
-    """Where a worker writes: our standard error, or the null device if there is none.
+    """The stream that a worker writes to: the program's standard error, or the null device if there is none.
 
-    If descriptor 2 was closed, another file may have its number by now. Python's own are not inheritable.
+    If descriptor 2 was closed, another file may have its number. Files that Python opened are not inheritable.
     """
     try:
         present = sys.__stderr__ is not None and os.get_inheritable(2)
@@ -80,7 +80,7 @@ def _standard_error() -> int | None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Inside the block no signal reaches this thread, nor a process that it starts, which has to unblock them."""
+    """Block all signals for this thread, and for a process that it starts, which has to unblock them itself."""
     if sys.platform == "win32":
         yield
         return
@@ -92,7 +92,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _flags() -> list[str]:
-    """The flags of our own interpreter that decide what is imported, and whether assertions count."""
+    """The flags of this interpreter that decide what is imported, and whether assertions are checked."""
     flags = sys.flags
     return [
         *(["-E"] if flags.ignore_environment else []),
@@ -106,25 +106,25 @@ def worker_path() -> list[str]:
     return [*import_path(), str(Path(__file__).parents[3]), str(Path(np.__file__).parents[1])]
 
 
-def start(theirs: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
-    """A worker's process, which gets this end of the socket and these blocks of memory."""
-    # On Linux the first thread has the process's number: see `child` for what it is to the worker.
-    numbers = (theirs.fileno(), os.getpid(), threading.get_native_id())
-    # -P: not the working directory, which may hold anything.
+def start(worker_socket: socket.socket, handles: Sequence[int | str]) -> "subprocess.Popen[bytes]":
+    """Start a worker's process, which inherits this end of the socket and these handles of memory."""
+    # On Linux the first thread has the process's number: see `worker_main._request_death_signal`.
+    numbers = (worker_socket.fileno(), os.getpid(), threading.get_native_id())
+    # -P: do not import from the working directory, which may hold any file.
     command = [interpreter(), "-P", *_flags(), "-c", _PROGRAM, *map(str, numbers), *worker_path()]
     error = _standard_error()
     if sys.platform == "win32":
         process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE, stdout=error, stderr=error)
         with process.stdin:
-            process.stdin.write(theirs.share(process.pid))
+            process.stdin.write(worker_socket.share(process.pid))
         return process
     with _signals_blocked():
         return subprocess.Popen(
             command,
             env=_environment(),
             stdin=subprocess.DEVNULL,
-            stdout=error,  # What a model prints must not mix with the output of the program.
+            stdout=error,  # A model's prints must not mix with the program's output.
             stderr=error,
-            pass_fds=[theirs.fileno(), *(handle for handle in handles if isinstance(handle, int))],
+            pass_fds=[worker_socket.fileno(), *(handle for handle in handles if isinstance(handle, int))],
             process_group=0,  # So that Ctrl-C in a terminal reaches the coordinator only.
         )

@@ -1,7 +1,7 @@
-"""The program a worker process runs: set up once, then block after block until the coordinator hangs up.
+"""The program of a worker process: it answers the coordinator's messages until the socket closes.
 
-`start` starts it, with the arguments SOCKET PARENT THREAD PATH... Not multiprocessing: that would import the user's
-script again, which then needs ``if __name__ == "__main__"``.
+`start` starts it with the arguments SOCKET PARENT THREAD PATH... It is not based on multiprocessing, which would import
+the user's script again, so that the script would need ``if __name__ == "__main__"``.
 """
 
 import ctypes
@@ -35,13 +35,13 @@ from parallel_lenet.engines.processes.messages import (
     BlockAnswer,
     BlockTask,
     Channel,
-    Closing,
-    Memory,
-    Opening,
-    Row,
+    ContextClosing,
+    ContextOpening,
+    GradientRow,
+    MemoryHandle,
     WorkerSetup,
 )
-from parallel_lenet.engines.processes.start import GUARD
+from parallel_lenet.engines.processes.start import WORKER_VARIABLE
 from parallel_lenet.engines.remote_exceptions import pickled_exception
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
@@ -49,38 +49,42 @@ from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples, block_gradient, block_metrics, warm_up
 
 PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
-COORDINATORS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGALRM")  # Signals.
+COORDINATOR_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGALRM")
+"""Signals that may be sent to a whole job: the coordinator decides what they mean."""
 
 
 class _Context(NamedTuple):
-    """The model and the data of one of the coordinator's calls."""
+    """The model and the data of one call of the coordinator."""
 
     model: Model
     datasets: tuple[Samples, ...]
     written: set[int]
     """The rows of gradients that this model has written to."""
     spare: list[Vector]
-    """Where it adds the shards of a block."""
+    """Vectors for `block_gradient`."""
 
 
-class _Worker:
+class _TaskServer:
+    """The memory, the contexts and the models of this worker, and its answers to tasks."""
+
     def __init__(self, setup: WorkerSetup) -> None:
-        shared, own = take(*setup.shared), take(*setup.own)
-        self.parameters = read_only(view(shared, setup.parameters))
+        self.parameters = read_only(view(take(*setup.parameters_memory), setup.parameters))
+        self.stamps = read_only(view(take(*setup.stamps_memory), setup.stamps))
         self.gradients: dict[int, Vector] = {}
-        """By row: where to write them."""
-        self.wanted = read_only(view(own, setup.wanted))
+        """The memory for gradients, by row."""
         self.memory: dict[int, mmap.mmap] = {}
         self.contexts: dict[int, _Context] = {}
-        self.warm = set[tuple[bytes, int]]()
-        """The model that was warmed up last, pickled, and with how many samples."""
+        self.warmed_up = set[tuple[bytes, int]]()
+        """The model that was warmed up last, pickled, with each number of samples."""
 
-    def take(self, message: Opening | Closing | Row, descriptors: deque[int]) -> BlockAnswer | None:
-        """Open or close contexts, or use new memory for gradients."""
-        if isinstance(message, Row):
-            self.gradients[message.row] = view(_mapped(message.memory, descriptors), message.place)
+    def apply(
+        self, message: ContextOpening | ContextClosing | GradientRow, descriptors: deque[int]
+    ) -> BlockAnswer | None:
+        """Open or close contexts, or use new memory for gradients. The answer is None if none is expected."""
+        if isinstance(message, GradientRow):
+            self.gradients[message.row] = view(_attached(message.memory, descriptors), message.place)
             return None
-        if isinstance(message, Closing):
+        if isinstance(message, ContextClosing):
             for context in message.contexts:
                 self.contexts.pop(context, None)
             for number in message.memory:
@@ -95,12 +99,12 @@ class _Worker:
             datasets = tuple(Samples(*(self._array(*each) for each in stored)) for stored in message.datasets)
             model = unpickle_model(message.model)
             if hasattr(model, "warm_up"):
-                # What is compiled or loaded now does not count as computing a block.
-                self.warm = {each for each in self.warm if each[0] == message.model}
+                # Compiling and loading now does not count as computing a block.
+                self.warmed_up = {each for each in self.warmed_up if each[0] == message.model}
                 for size in message.call_sizes:
-                    if (message.model, size) not in self.warm:
+                    if (message.model, size) not in self.warmed_up:
                         warm_up(model, self.parameters, datasets[0], size)
-                        self.warm.add((message.model, size))
+                        self.warmed_up.add((message.model, size))
             self.contexts[message.context] = _Context(model, datasets, set(), [])
         except Exception as error:
             return BlockAnswer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
@@ -110,7 +114,8 @@ class _Worker:
         return read_only(view(self.memory[number], place))
 
     def answer(self, task: BlockTask) -> BlockAnswer:
-        if self.wanted[task.row] != task.stamp:
+        """Compute a block, or skip it if it is not wanted any more."""
+        if self.stamps[task.row] != task.stamp:
             return BlockAnswer(SKIPPED)
         start = time.perf_counter()
         try:
@@ -119,33 +124,33 @@ class _Worker:
                 gradient = self.gradients[task.row]
                 if task.row not in written:
                     written.add(task.row)
-                    gradient[:] = np.nan  # What a model forgets to write is noticed.
+                    gradient[:] = np.nan  # If a model forgets to write a number, NaN shows it.
                 metrics, finite = block_gradient(model, datasets, self.parameters, task.block, gradient, spare)
             else:
                 metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True
-        except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
+        except BaseException as error:  # SystemExit too: it is raised in the coordinator's program.
             return BlockAnswer(FAILED, failure=pickled_exception(error))
         return BlockAnswer(RESULT, metrics, time.perf_counter() - start, finite)
 
 
-def _mapped(memory: Memory, descriptors: deque[int]) -> mmap.mmap:
+def _attached(memory: MemoryHandle, descriptors: deque[int]) -> mmap.mmap:
     handle = memory.handle if isinstance(memory.handle, str) else descriptors.popleft()
     return take(handle, memory.size, memory.read_only)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process soon after its parent, even in the middle of a long block: there is no one left to answer."""
-    while os.getppid() == parent:  # On Windows this never changes; there the closed socket has to do.
+def _exit_after_parent(parent: int) -> None:
+    """End this process soon after its parent, even while it computes a long block."""
+    while os.getppid() == parent:  # On Windows this never changes, and the closed socket ends the worker.
         time.sleep(0.25)
     os._exit(1)
 
 
-def _die_with(parent: int, thread: int) -> None:
-    """The same where the kernel can do it: `_leave_with` waits for native code that holds the interpreter's lock.
+def _request_death_signal(parent: int, thread: int) -> None:
+    """Have Linux kill this process when its parent ends, even in native code that holds the interpreter's lock.
 
-    Linux sends the signal when the *thread* that started this process ends. So it is asked for only if that was the
-    first thread, whose number is the process's and which ends with it; elsewhere `_leave_with` has to do. If the parent
-    has gone before, no signal comes, but `_leave_with`, which is started after this, sees another parent.
+    Linux sends the signal when the *thread* that started this process ends. So this asks for it only if that was the
+    first thread, which has the process's number and ends with the process. In other cases `_exit_after_parent` ends the
+    worker. It also does so if the parent has ended before this call, since it sees another parent.
     """
     if sys.platform == "linux" and thread == parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -157,16 +162,16 @@ def _socket(argument: str) -> socket.socket:
         return socket.fromshare(sys.stdin.buffer.read())
     connected = socket.socket(fileno=int(argument))
     connected.setblocking(True)  # The program may have set a timeout for all its sockets.
-    connected.set_inheritable(False)  # What a model starts must not keep it open when this worker has died.
+    connected.set_inheritable(False)  # A model's own processes must not keep it open after this worker's death.
     return connected
 
 
 def _signals() -> None:
-    """Leave it to the coordinator what a signal means that the whole job gets. A worker ends when its socket closes.
+    """Do nothing on signals to the whole job: the coordinator decides, and a worker ends when its socket closes.
 
-    Handlers, as what is ignored stays ignored in the programs that a model starts, which need to be ended.
+    The signals get handlers. If they were ignored, the programs that a model starts would ignore them too.
     """
-    numbers = [getattr(signal, name) for name in COORDINATORS if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in COORDINATOR_SIGNALS if hasattr(signal, name)]
     for number in numbers:
         signal.signal(number, lambda number, frame: None)
     if sys.platform != "win32":
@@ -175,32 +180,32 @@ def _signals() -> None:
 
 
 def _serve(channel: Channel) -> NoReturn:
-    """Answer the first message, which sets up, and then each other; EOFError or OSError when the socket closes."""
-    worker = None
+    """Answer the `WorkerSetup`, and then all other messages. Raises EOFError or OSError when the socket closes."""
+    server = None
     while True:
         for message in channel.receive(descriptors=True):
             answer: BlockAnswer | None = BlockAnswer(READY)
-            if worker is None:
-                worker = _Worker(pickle.loads(message))
+            if server is None:
+                server = _TaskServer(pickle.loads(message))
             elif message[0] == CONTEXTS:
-                answer = worker.take(pickle.loads(message[1:]), channel.descriptors)
+                answer = server.apply(pickle.loads(message[1:]), channel.descriptors)
             else:
-                answer = worker.answer(BlockTask.unpack(message))
+                answer = server.answer(BlockTask.unpack(message))
             if answer is not None:
                 channel.send(answer.pack())
 
 
 def main() -> None:
     """Serve until the socket closes."""
-    os.environ.pop(GUARD, None)
+    os.environ.pop(WORKER_VARIABLE, None)
     _signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # A line appears when it is printed, also if the worker is killed.
     descriptor, parent, thread = sys.argv[1:4]
-    _die_with(int(parent), int(thread))
-    threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
-    # The coordinator looks for what comes of it, and tells where: a warning from every worker tells less.
+    _request_death_signal(int(parent), int(thread))
+    threading.Thread(target=_exit_after_parent, args=(int(parent),), daemon=True).start()
+    # The coordinator checks the results, and its error names the layer: a warning from each worker would say less.
     np.seterr(over="ignore", invalid="ignore", divide="ignore")
     logging.getLogger("parallel_lenet").setLevel(logging.ERROR)  # The coordinator's process logs the same, once.
-    with suppress(EOFError, OSError):  # The coordinator has hung up, or is gone.
+    with suppress(EOFError, OSError):  # The coordinator has closed the socket, or has ended.
         _serve(Channel(_socket(descriptor)))

@@ -1,7 +1,7 @@
-"""One worker's process: how it is started, spoken to and ended.
+"""One worker's process, as the coordinator's process sees it: it starts, gets messages, and ends.
 
-It is a program of its own that inherits one end of a socket pair: nothing has a name that others could open, nothing
-needs the user's ``__main__``, and when either side dies the other reads the end of the stream.
+The process inherits one end of a socket pair. So nothing has a name that another user could open, nothing needs the
+user's ``__main__``, and if either side dies, the other reads the end of the stream.
 """
 
 import os
@@ -20,62 +20,70 @@ import numpy as np
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines.memory import Place, SharedBlock, read_only
 from parallel_lenet.engines.processes.dispatcher import ROWS, Worker
-from parallel_lenet.engines.processes.messages import BlockAnswer, Channel, Closing, Memory, Opening, Row, WorkerSetup
+from parallel_lenet.engines.processes.messages import (
+    BlockAnswer,
+    Channel,
+    ContextClosing,
+    ContextOpening,
+    GradientRow,
+    MemoryHandle,
+    WorkerSetup,
+)
 from parallel_lenet.engines.processes.start import start
 from parallel_lenet.engines.snapshots import Mapped, OpenContext, Stored
 from parallel_lenet.parameters import Vector
 
-GRACE = 1.0  # Seconds that processes get to end by themselves.
+GRACE_SECONDS = 1.0  # Seconds that processes get to end by themselves.
 
 
 class WorkerProcess(Worker):
-    """A worker with its process, our end of its socket, and memory: what is wanted of it, and for gradients.
+    """A worker with its process, the coordinator's end of its socket, and the memory that the two share.
 
-    The rows stay mapped for as long as anyone holds one of them, even when the process is gone.
+    The rows stay mapped as long as a reference to one of them exists, even after the process has ended.
     """
 
     def __init__(self, number: int, shared: SharedBlock, now: float) -> None:
-        own = SharedBlock([((ROWS,), np.dtype(np.int64))])
-        super().__init__(number, own.arrays[0], now)
+        stamps = SharedBlock([((ROWS,), np.dtype(np.int64))])
+        super().__init__(number, stamps.arrays[0], now)
         self.rows: dict[int, Vector] = {}
-        """Gradients, for the coordinator to read: see `give_row`."""
+        """Gradients to read, by row: see `send_row`."""
         setup = WorkerSetup(
-            shared=(shared.handle, shared.size),
+            parameters_memory=(shared.handle, shared.size),
             parameters=shared.places[0],
-            own=(own.handle, own.size),
-            wanted=own.places[0],
+            stamps_memory=(stamps.handle, stamps.size),
+            stamps=stamps.places[0],
         )
         try:
             with above_standard():
-                ours, theirs = socket.socketpair()
+                ours, worker_socket = socket.socketpair()
                 ours.setblocking(False)
                 self.channel = Channel(ours)
-                with theirs:
+                with worker_socket:
                     try:
-                        self.process = start(theirs, [shared.handle, own.handle])
+                        self.process = start(worker_socket, [shared.handle, stamps.handle])
                     except BaseException:
                         self.channel.close()
                         raise
                 self.sentinel = _sentinel(self.process.pid)
         finally:
-            own.close()
+            stamps.close()
         self.name = f"worker {number} (pid {self.process.pid})"
-        """For people."""
+        """The worker's name in messages to people."""
         self.dismissed = False
-        self._killed_for = ""
-        self._held: set[int] = set()  # Which memory of contexts it has.
-        self._models: set[int] = set()  # Hashes of those it has been given, each with what it warms up with.
+        self._kill_reason = ""
+        self._arrays: set[int] = set()  # The numbers of the arrays that it has.
+        self._models: set[int] = set()  # Hashes of the models it got, each with a number of samples to warm up with.
         self.send(pickle.dumps(setup))
 
     def open(self, context: OpenContext[bytes]) -> None:
-        """Have it take over a context; until it has, it gets no tasks."""
-        new = {stored.number: stored for stored in context.arrays if stored.number not in self._held}
-        self._held |= new.keys()
-        opening = Opening(
+        """Have it open a context. It gets no tasks until it has answered."""
+        new = {stored.number: stored for stored in context.arrays if stored.number not in self._arrays}
+        self._arrays |= new.keys()
+        opening = ContextOpening(
             context.number,
             context.model,
             tuple(
-                Memory(stored.number, stored.memory.handle, stored.memory.size, isinstance(stored.memory, Mapped))
+                MemoryHandle(stored.number, stored.memory.handle, stored.memory.size, isinstance(stored.memory, Mapped))
                 for stored in new.values()
             ),
             tuple(tuple(_place(each) for each in stored) for stored in context.stored),
@@ -84,74 +92,74 @@ class WorkerProcess(Worker):
         models = {hash((context.model, size)) for size in context.call_sizes}
         known = models <= self._models
         self._models |= models
-        self.hurried = known and (self.ready or self.hurried)
-        self.opening += 1
+        self.opens_quickly = known and (self.ready or self.opens_quickly)
+        self.pending_openings += 1
         self.send(opening.pack(), [each.memory.handle for each in new.values() if isinstance(each.memory.handle, int)])
 
-    def close(self, contexts: Sequence[int], held: set[int]) -> None:
-        """Have it forget contexts, and the memory that the engine doesn't hold any more."""
-        gone = self._held - held
-        if contexts or gone:
-            self._held &= held
-            self.send(Closing(tuple(contexts), tuple(gone)).pack())
+    def close(self, contexts: Sequence[int], kept: set[int]) -> None:
+        """Have it forget these contexts, and all arrays except those with the numbers ``kept``."""
+        unused = self._arrays - kept
+        if contexts or unused:
+            self._arrays &= kept
+            self.send(ContextClosing(tuple(contexts), tuple(unused)).pack())
 
-    def give_row(self, row: int, parameters: Vector) -> None:
-        """Have memory for a gradient of such parameters there. A row that is never needed has none."""
+    def send_row(self, row: int, parameters: Vector) -> None:
+        """Give the row memory for a gradient, if it has none. So a row that is never used costs no memory."""
         if row not in self.rows:
             with closing(SharedBlock([(parameters.shape, parameters.dtype)])) as block:
-                memory = Memory(0, block.handle, block.size, read_only=False)
+                memory = MemoryHandle(0, block.handle, block.size, read_only=False)
                 handles = [block.handle] if isinstance(block.handle, int) else []
-                self.send(Row(row, memory, block.places[0]).pack(), handles)
+                self.send(GradientRow(row, memory, block.places[0]).pack(), handles)
                 self.rows[row] = read_only(block.arrays[0])
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send what the socket takes; `Channel.outbox` has the rest."""
-        with suppress(OSError):  # It has died. Answers that it sent before may still be read, and then its end.
+        """Send a message, or as much of it as the socket takes: see `Channel.outbox`."""
+        with suppress(OSError):  # It has died. Its last answers can still be read, and then the end of the stream.
             self.channel.send(message, descriptors)
 
     def flush(self) -> None:
-        """Send more of what waits."""
+        """Send more of the messages that wait."""
         with suppress(OSError):
             self.channel.flush()
 
     def receive(self) -> list[BlockAnswer]:
-        """The answers that are here; EOFError or OSError when there will be no more."""
+        """The answers that have come. Raises EOFError or OSError if no more will come."""
         return [BlockAnswer.unpack(message) for message in self.channel.receive()]
 
     def kill(self, reason: str = "") -> None:
-        """End the process at once, even one that is stopped; what it has answered can still be read.
+        """End the process at once, even if it is stopped. Its last answers can still be read.
 
-        Without a reason to tell it is `dismissed`: no one needs to hear of it.
+        Without a ``reason`` the death is expected (`dismissed`) and is not reported.
         """
-        self._killed_for = reason
+        self._kill_reason = reason
         self.dismissed = not reason
         self.process.kill()
 
     def wait(self, deadline: float) -> None:
-        """Hang up, and wait until the process has ended, or for the deadline by `time.monotonic`."""
+        """Close the socket, and wait until the process has ended, or until the deadline of `time.monotonic`."""
         self.channel.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, deadline - time.monotonic()))
 
     def end(self) -> None:
-        """Leave no process behind."""
+        """Kill the process if it still runs, and wait for its end."""
         self.process.kill()
         self.process.wait()
         if self.sentinel is not None:
             os.close(self.sentinel)
             self.sentinel = None
 
-    def ending(self, doing: str) -> str:
-        """How the process ended, once it has been waited for, and while ``doing`` what."""
+    def ending(self, activity: str) -> str:
+        """A sentence about how the process ended, after `wait`, and during which ``activity``."""
         code = self.process.returncode
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-        if self._killed_for:
-            how = f"was killed because {self._killed_for}"
-        return f"{self.name} {how} while {doing}"
+        if self._kill_reason:
+            how = f"was killed because {self._kill_reason}"
+        return f"{self.name} {how} while {activity}"
 
 
 def _sentinel(pid: int) -> int | None:
-    """A descriptor that can be read once the process has ended; None if the system has no such thing."""
+    """A descriptor that becomes readable when the process ends; None if the system has none."""
     if sys.platform == "linux":
         with suppress(OSError):  # The kernel is older than 5.3, or a sandbox does not allow it.
             return os.pidfd_open(pid)
@@ -159,7 +167,7 @@ def _sentinel(pid: int) -> int | None:
 
 
 def _place(stored: Stored) -> tuple[int, Place]:
-    """Where an array lies, for a worker."""
+    """The number of an array's memory, and its location there."""
     return stored.number, (stored.offset, stored.array.shape, stored.array.dtype.str)
 
 
@@ -174,7 +182,7 @@ def _signal_name(number: int) -> str:
 def uninterrupted() -> Iterator[None]:
     """Delay signals until the block is done, so that no handler of the program raises inside it.
 
-    Python runs handlers in the main thread only: in any other there is nothing to do.
+    Python runs handlers in the main thread only. In any other thread this does nothing.
     """
     handlers = {}
     if threading.current_thread() is threading.main_thread():
@@ -193,8 +201,8 @@ def uninterrupted() -> Iterator[None]:
 
 
 def end_all(workers: list[WorkerProcess]) -> None:
-    """End them all and empty the list: nothing irreplaceable lives in a worker, but an idle one may leave by itself."""
-    deadline = time.monotonic() + GRACE
+    """End all workers and empty the list. Idle ones may end by themselves, busy ones are killed: they hold no state."""
+    deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
         if worker.copies or not worker.ready:
             worker.process.kill()
