@@ -49,6 +49,7 @@ from parallel_lenet.read_only import advice
 from parallel_lenet.reports import EpochReport, History, StepReport
 from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
+from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
 from parallel_lenet.turns import turns_of
 from parallel_lenet.updates import Memory, updated
 from parallel_lenet.warming import WarmUp
@@ -250,6 +251,8 @@ class Coordinator(Displayed, Closeable):
         validation: Data | float | None = None,
         *,
         keep_best: bool = False,
+        best_by: str = "loss",
+        patience: int | None = None,
         progress: bool = False,
     ) -> History:
         """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
@@ -261,19 +264,28 @@ class Coordinator(Displayed, Closeable):
         ``validation`` is evaluated after each epoch: data, or a fraction of ``train``, such as 0.1, which is then left
         out of training. ``seed`` decides which samples those are, so each call with the same data leaves out the same.
 
-        With ``keep_best`` the coordinator ends in the state after the epoch of this call with the lowest validation
-        loss, the first of equals: ``parameters``, optimizer, ``epoch`` and ``history`` are those of that epoch, and a
-        later ``fit`` continues from there. The returned history has all epochs. An interrupted call keeps its last
-        state. Raises ValueError for ``keep_best`` without validation data.
+        With ``keep_best`` the coordinator ends in the state after the best epoch of this call, the first of equals:
+        ``parameters``, optimizer, ``epoch`` and ``history`` are those of that epoch, and a later ``fit`` continues from
+        there. The returned history has all epochs. An interrupted call keeps its last state. The best epoch has the
+        lowest validation loss, or with ``best_by="accuracy"`` the highest validation accuracy.
+
+        With ``patience`` training stops early: after so many epochs in a row of which none is better than the best
+        before them. All epochs in ``history`` count, so a call that continues a checkpoint stops where one call would
+        have, and trains nothing if that has happened already.
+
+        Raises ValueError for ``keep_best`` or ``patience`` without validation data.
 
         ``progress`` shows a bar: on standard error if that is a terminal, or in a notebook's cell. Nothing is written
         to a pipe or a file. Raises ExtraError, a ModuleNotFoundError, if rich (extra ``cli``) is missing or broken.
         """
         if progress:
             require_rich("fit(progress=True)")
-        if keep_best and validation is None:
-            raise ValueError("keep_best needs validation data: validation must be data, or a fraction such as 0.1")
-        best: tuple[float, TrainingState] | None = None
+        check_best_by(best_by)
+        patience = None if patience is None else whole_number("patience", patience, 1)
+        if validation is None and (keep_best or patience is not None):
+            name = "keep_best" if keep_best else "patience"
+            raise ValueError(f"{name} needs validation data: validation must be data, or a fraction such as 0.1")
+        best = self._state
         begun, cursor = self.epoch, self.cursor
         last, call = self._begin(train, epochs, validation)
         reports = self._iterate(last, call)
@@ -281,16 +293,24 @@ class Coordinator(Displayed, Closeable):
             samples = len(call.context.datasets[0].inputs)
             reports = with_bar(reports, range(begun, last), samples, cursor, self.epoch_report)
         with closing(reports):  # Also if an interrupt leaves the loop.
-            for report in reports:
+            while not self._is_enough(best_by, patience):
+                report = next(reports, None)
+                if report is None:
+                    break
                 if keep_best and isinstance(report, EpochReport):
-                    loss = report.validation_loss
-                    loss = math.inf if loss is None or math.isnan(loss) else loss
-                    if best is None or loss < best[0]:
-                        best = (loss, self._state)
+                    done = figures(self.history[begun:], best_by)
+                    if best_epoch(done, best_by) in (None, len(done)):
+                        best = self._state
         history = self.history
-        if best is not None:
-            self._state = best[1]
+        if keep_best and self.epoch > begun:
+            self._state = best
         return history
+
+    def _is_enough(self, best_by: str, patience: int | None) -> bool:
+        """Whether training stops early before the next step."""
+        if patience is None or self.cursor:
+            return False
+        return is_enough(figures(self.history, best_by), best_by, patience)
 
     @takes_a_pair
     def iterate(

@@ -89,6 +89,7 @@ ORDER = (
     "checkpoint",
     "descriptions",
     "display.progress",
+    "stopping",
     "reports",
     "turns",
     "archive",

@@ -15,7 +15,7 @@ from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashe
 from parallel_lenet.cli._suggestions import did_you_mean
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
-KINDS = {int: "a whole number", float: "a number", str: "a string"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 PATIENCE = 10  # Seconds for the next bytes of a pipe.
 
 

@@ -13,6 +13,7 @@ from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
 from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
+from parallel_lenet.stopping import BEST_BY
 
 # Titles in --help.
 IMAGES = "images"
@@ -205,6 +206,18 @@ class TrainOptions:
         parse=seconds,
         metavar="TIME",
     )
+    early_stopping: bool = _option(
+        LENGTH,
+        bool,
+        False,
+        "end the run when --patience epochs in a row are no better than the best before them; without --validation, "
+        "a tenth of the training images is held out",
+    )
+    patience: int = _option(LENGTH, int, 5, "epochs without a better one after which --early-stopping ends", least=1)
+    best_by: str = _option(
+        LENGTH, str, "loss", "what makes an epoch the best: the lowest validation loss, or the highest accuracy",
+        choices=BEST_BY,
+    )  # fmt: skip
     checkpoint_every: int | None = _option(
         LENGTH, int, None, "steps between checkpoints, in addition to the one after each epoch", least=1
     )
@@ -252,9 +265,19 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
     """Add a flag for each option, or for those named in ``only``."""
     for option in OPTIONS.values():
         if only is None or option.name in only:
+            group = titled(parser, option.metadata["group"])
+            flag = f"--{dashed(option.name)}"
+            if option.metadata["kind"] is bool:
+                group.add_argument(
+                    flag,
+                    action=argparse.BooleanOptionalAction,
+                    default=argparse.SUPPRESS,
+                    help=option.metadata["help"],
+                )
+                continue
             default = "" if option.default is None or only else f" (default: {option.default})"
-            titled(parser, option.metadata["group"]).add_argument(
-                f"--{dashed(option.name)}",
+            group.add_argument(
+                flag,
                 type=option.metadata["parse"],
                 choices=option.metadata["choices"],
                 metavar=None if option.metadata["choices"] else option.metadata["metavar"],

@@ -129,6 +129,8 @@ def _request(arguments: argparse.Namespace, start: float) -> Request:
     resumed = _resumed(arguments, given)
     if resumed is not None:
         options = resumed.options
+    if "patience" in flags(arguments) and not options.early_stopping:
+        raise UsageError(f"--patience {options.patience} goes with --early-stopping: give that too")
     workers = worker_count(flags(arguments).get("workers"), configured.get("workers"))
     return Request(arguments, given, options, workers, resumed, start)
 

@@ -8,13 +8,16 @@ from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup
 
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.004}
 MOMENTUM = 0.9
+HELD_OUT = 0.1
+"""The fraction of the training images that early stopping holds out if the user names none."""
 
 
 def with_defaults(options: TrainOptions) -> TrainOptions:
-    """The options with the numbers that follow from the optimizer's name."""
-    rate, decay = options.learning_rate, options.weight_decay
+    """The options with the numbers that follow from others, such as the optimizer's name."""
+    rate, decay, validation = options.learning_rate, options.weight_decay, options.validation
     return replace(
         options,
+        validation=HELD_OUT if validation is None and options.early_stopping else validation,
         learning_rate=LEARNING_RATES[options.optimizer] if rate is None else rate,
         weight_decay=(1.0 if options.optimizer == "adamw" else 0.0) if decay is None else decay,
     )

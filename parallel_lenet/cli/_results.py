@@ -9,7 +9,7 @@ from typing import Any
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
-from parallel_lenet.cli._training import Training, best_epoch, command_prefix, decimals
+from parallel_lenet.cli._training import Training, command_prefix, decimals
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.display import count
 from parallel_lenet.runs import BEST
@@ -31,7 +31,7 @@ def repeat_command(options: TrainOptions) -> str:
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
-            words += [f"--{dashed(name)}", str(value)]
+            words += [f"--{dashed(name)}"] if value is True else [f"--{dashed(name)}", str(value)]
     return shlex.join(words)
 
 
@@ -64,7 +64,7 @@ def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
     last = lines[-1]
     seconds = sum(line["seconds"] for line in lines)
     images = sum(line["images_per_second"] * line["seconds"] for line in lines)
-    best = best_epoch(training.figures)
+    best = training.best_epoch
     measured = {
         name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
     }
@@ -77,6 +77,7 @@ def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "epoch_seconds": [line["seconds"] for line in lines],
         "train_images_per_second": images / seconds if seconds else 0.0,
         **measured,
+        "stopped_early": training.stopped_early,
         "best": None if best is None else {"epoch": best, **training.figures[best - 1]},
         "parameters_sha256": coordinator.parameters_sha256(),
         "run_dir": str(training.folder.path),
@@ -95,7 +96,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         rows.append(("test accuracy", "not evaluated (--evaluate-on 0)"))
     if result["best"] is not None:
         best = result["best"]
-        rows.append(("best epoch", f"{best['epoch']}, by validation loss {decimals(best['validation_loss'])}"))
+        by_loss = result["best_by"] == "loss"
+        value = decimals(best["validation_loss"]) if by_loss else f"{best['validation_accuracy']:.2%}"
+        rows.append(("best epoch", f"{best['epoch']}, by validation {result['best_by']} {value}"))
         if best["test_accuracy"] is not None:
             rows.append(("its test accuracy", f"{best['test_accuracy']:.2%} ({os.path.join(result['run_dir'], BEST)})"))
     rows += [

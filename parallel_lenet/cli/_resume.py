@@ -23,7 +23,10 @@ NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
 
 # What may differ on resuming: it decides how the numbers are computed, how long, or which are reported, and not which
 # parameters result. The data may have moved: their content is compared.
-FREE = (*NEVER, "epochs", "max_steps", "data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every")
+FREE = (
+    *(*NEVER, "epochs", "max_steps", "early_stopping", "patience"),
+    *("data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every"),
+)
 
 Figures = dict[str, float | int | None]
 
@@ -130,6 +133,10 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     own |= {name: value for name, value in given.items() if name in free} | {"out": str(folder)}
     now = replace(before, **own)
     check(now)
+    if now.early_stopping and now.validation is None:
+        raise UsageError(
+            f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
+        )
     return Resumed(folder, file, now, before, data, figures, partial, notes)
 
 

@@ -4,7 +4,9 @@ import math
 
 
 def literal(value: str | float) -> str:
-    """The value in TOML's notation, which `tomllib.loads` reads back for every string and number."""
+    """The value in TOML's notation, which `tomllib.loads` reads back for every string, number and boolean."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, int):

@@ -26,6 +26,7 @@ from parallel_lenet.display.progress import Update, epoch_figures
 from parallel_lenet.reports import EpochReport, StepReport
 from parallel_lenet.runs import LAST, REPORT, predictions
 from parallel_lenet.runs.run import Run
+from parallel_lenet.stopping import best_epoch, is_enough
 
 PREDICTING = 1.0  # Seconds in which test images are predicted for a report.
 CLOSING = 1.0  # Seconds before the end of --max-time at which a report has to be written.
@@ -66,18 +67,37 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or ``--max-steps`` ends the run within one or at its end."""
-        return "--epochs" in self.limits or ("--max-steps" in self.limits and self.coordinator.cursor < len(self.train))
+        """Whether all epochs are done or enough, or ``--max-steps`` ends the run within one or at its end."""
+        if "--max-steps" in self.limits and self.coordinator.cursor < len(self.train):
+            return True
+        return "--epochs" in self.limits or self.stopped_early
 
     @property
     def limits(self) -> list[str]:
-        """Those of ``--epochs`` and ``--max-steps`` that are reached."""
+        """Those of ``--epochs``, ``--max-steps`` and ``--patience`` that are reached."""
         reached = []
         if self.coordinator.epoch >= self.options.epochs:
             reached.append("--epochs")
         if self.options.max_steps is not None and self.coordinator.step >= self.options.max_steps:
             reached.append("--max-steps")
+        if self.stopped_early:
+            reached.append("--patience")
         return reached
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch by the images held out, counted from 1, the first of equals; None without such images."""
+        return best_epoch(self._deciding, self.options.best_by)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether ``--early-stopping`` ends the run."""
+        return self.options.early_stopping and is_enough(self._deciding, self.options.best_by, self.options.patience)
+
+    @property
+    def _deciding(self) -> list[float | None]:
+        """The number that decides which epoch is best, of each finished epoch."""
+        return [each.get(f"validation_{self.options.best_by}") for each in self.figures]
 
     def run(self) -> list[dict[str, Any]]:
         """Train to the end. Returns the lines of ``metrics.jsonl``. Raises Interrupted after a signal."""
@@ -108,8 +128,19 @@ class Training:
             with self.interrupts.delayed():
                 self.metadata["partial"] = measured
                 self._record()
-        self.recorder.event("finished")
+        self.recorder.event("finished", self._note_early_stop())
         return self.lines()
+
+    def _note_early_stop(self) -> str:
+        """Say why the run ends before ``--epochs``; empty if it does not."""
+        options = self.options
+        if not self.stopped_early or self.coordinator.epoch >= options.epochs:
+            return ""
+        since = f"the {options.patience} epochs since epoch {self.best_epoch}" if self.best_epoch else "all epochs"
+        better = "a lower validation loss" if options.best_by == "loss" else "a higher validation accuracy"
+        text = f"stopped early: none of {since} has {better} (--patience {options.patience})"
+        self.console.note(text)
+        return text
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``: each finished epoch, then the unfinished one if it was evaluated."""
@@ -148,7 +179,7 @@ class Training:
         with self.interrupts.delayed():
             with timed(seconds, "saving"):
                 self.figures.append(measured)
-                if best_epoch(self.figures) == len(self.figures):
+                if self.best_epoch == len(self.figures):
                     self.folder.save_best(self.coordinator, self.metadata)
                 self._record()
             self.recorder.event("epoch", seconds=seconds)
@@ -252,14 +283,6 @@ def position(coordinator: Coordinator) -> str:
     """The epochs, images and steps that are done."""
     images = f" and {count(coordinator.cursor, 'image')}" if coordinator.cursor else ""
     return f"{count(coordinator.epoch, 'epoch')}{images}, step {coordinator.step:,}"
-
-
-def best_epoch(figures: list[Figures]) -> int | None:
-    """The epoch, counted from 1, with the lowest validation loss, the first of equals; None without such losses."""
-    losses = [
-        (loss, epoch) for epoch, each in enumerate(figures, 1) if (loss := each.get("validation_loss")) is not None
-    ]
-    return min(losses)[1] if losses else None
 
 
 def command_prefix() -> str:
