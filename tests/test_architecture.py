@@ -60,6 +60,9 @@ ORDER = (
     "pictures.ink",
     "pictures.files",
     "pictures.components",
+    "trackers.mlflow",
+    "trackers.tensorboard",
+    "trackers",
     "runs.differences",
     "runs.run",
     "runs.predictions",
@@ -208,6 +211,9 @@ LATE = {
     ("export", "safetensors.numpy"),  # An extra.
     ("export.graph", "onnx"),  # An extra.
     ("weights.files", "safetensors"),  # An extra.
+    ("trackers.mlflow", "mlflow.tracking"),  # An extra.
+    ("trackers.mlflow", "mlflow"),  # The same.
+    ("trackers.tensorboard", "<f'tensorboardX.{name}'>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
     ("pictures.files", "PIL.Image"),  # An extra.
@@ -243,6 +249,8 @@ EXTRAS = (
     "ray",
     "onnx",
     "safetensors",
+    "tensorboardX",
+    "mlflow",
 )
 NOT_AT_ONCE = (*EXTRAS, "joblib", "multiprocessing.resource_tracker")
 
@@ -476,5 +484,6 @@ def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
         "cloudpickle",  # joblib needs it, or brings a copy.
         "IPython",  # What a notebook runs in.
         "PIL",  # Pillow's module.
+        "mlflow",  # That of mlflow-skinny.
     }
     assert outside <= named | brought

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet.batching import split
-from parallel_lenet.cli import _config, _engines, _network, _recipes, _results, _resume, _run_notes, _sources, _weights
+from parallel_lenet.cli import (
+    _config,
+    _engines,
+    _network,
+    _recipes,
+    _results,
+    _resume,
+    _run_notes,
+    _sources,
+    _trackers,
+    _weights,
+)
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupts
@@ -26,6 +37,7 @@ from parallel_lenet.cli._recorder import Recorder
 from parallel_lenet.cli._resume import Resumed
 from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
 from parallel_lenet.cli._sources import load
+from parallel_lenet.cli._trackers import Trackers
 from parallel_lenet.cli._training import Training, position
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.cores import WorkerCount
@@ -75,6 +87,7 @@ def prepare(
 ) -> Training:
     """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
     request = _request(arguments, start)
+    arguments.log = _trackers.named(arguments.log)
     request.limit(interrupts)
     faults = _faults(arguments.chaos, request.options.engine)
     where, origin = _engines.arguments(request.options.engine, request.options.cluster_address, request.workers)
@@ -95,7 +108,7 @@ def prepare(
     interrupts.check()
     with interrupts.delayed():
         folder = _run_folder(request, stack)
-        recorder = Recorder(folder.path, coordinator, console)
+        recorder = Recorder(folder.path, coordinator, console, Trackers(arguments.log, folder.path, console))
         stack.callback(recorder.close)
         training = Training(
             coordinator=coordinator,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._trackers import Trackers
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.reports import StepReport
 from parallel_lenet.runs import RunError, environment, events
@@ -21,33 +22,43 @@ from parallel_lenet.runs.steps import StepLog
 class Recorder:
     """Records one start of a run in the run's folder."""
 
-    def __init__(self, folder: Path, coordinator: Coordinator, console: Console) -> None:
+    def __init__(self, folder: Path, coordinator: Coordinator, console: Console, trackers: Trackers) -> None:
         self._folder = folder
         self._coordinator = coordinator
         self._console = console
         self._log = StepLog(folder, coordinator.n_workers)
         self._workers = coordinator.n_workers
         self._works = True
+        self._trackers = trackers
+        self._state = "failed"  # If nothing else is heard of.
 
     def begin(self, kind: str, session: Session) -> None:
         """Record that the run is ``started`` or ``resumed`` (``kind``) from the state of the coordinator."""
         self._try(lambda: environment.add(self._folder, session))
         self._try(lambda: self._log.begin(self._coordinator.epoch, self._coordinator.cursor))
         self.event(kind, session["command"])
+        self._trackers.begin(session["options"], self._coordinator.step)
         self._console.listener = self._warned
 
     def step(self, report: StepReport, last: bool) -> None:
         """Record a finished step; ``last`` if it is the last of its epoch."""
         coordinator = self._coordinator
         self._try(lambda: self._log.append(report, coordinator.cursor, coordinator.parameters, last=last))
+        self._trackers.step(report)
         if report.skipped is not None:
             self.event("skipped", report.skipped)
         if coordinator.n_workers != self._workers:
             self.event("resized", f"{self._workers} workers became {coordinator.n_workers}")
             self._workers = coordinator.n_workers
 
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """An epoch is done; its line of ``metrics.jsonl``."""
+        self._trackers.epoch(line)
+
     def event(self, kind: str, text: str = "", seconds: Mapping[str, float] | None = None) -> None:
         """Record an event that happened now; ``kind`` is one of `events.KINDS`."""
+        if kind in ("finished", "interrupted", "failed"):
+            self._state = kind
         epoch, step = self._coordinator.epoch, self._coordinator.step
         more = {name: round(value, 6) for name, value in (seconds or {}).items()}
         self._try(lambda: events.append(self._folder, kind, epoch, step, text, **more))
@@ -58,9 +69,11 @@ class Recorder:
     def flush(self) -> None:
         """Have the steps so far written to the disk, before a checkpoint that follows them."""
         self._log.flush()
+        self._trackers.flush()
 
     def close(self) -> None:
         self._console.listener = None
+        self._trackers.end(self._state)
         self._log.close()
 
     def _try(self, write: Callable[[], Any]) -> None:

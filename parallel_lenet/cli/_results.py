@@ -51,6 +51,7 @@ def options_in_force(
         "resume": arguments.resume,
         "continue": arguments.continues,
         "chaos": arguments.chaos,
+        "log": arguments.log,
         "report": reports(arguments),
     }
 

@@ -21,8 +21,12 @@ from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.files import append_line, keep_as, write_atomically
 from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS, REPORT, environment, events, predictions, steps
+from parallel_lenet.trackers import mlflow, tensorboard
 
-_NAMES = (LAST, PREVIOUS, BEST, CONFIG, METRICS, steps.FILE, events.FILE, environment.FILE, predictions.FILE, REPORT)
+_NAMES = (
+    *(LAST, PREVIOUS, BEST, CONFIG, METRICS, REPORT),
+    *(steps.FILE, events.FILE, environment.FILE, predictions.FILE, mlflow.FILE, tensorboard.FOLDER),
+)
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _NAMES))})\.[0-9a-f]{{16}}")
 
 # What file systems, desktops and version control put into folders that people call empty.

@@ -201,6 +201,7 @@ class Training:
     def _record(self) -> None:
         """Write the checkpoint, then the line that belongs to it: a resumed run repairs the lines."""
         line = self.lines()[-1]
+        self.recorder.epoch(line)
         self.recorder.flush()
         self.folder.save(self.coordinator, self.metadata)
         self.folder.append_metrics(line)
@@ -260,7 +261,7 @@ class Training:
             value = getattr(options, name)
             if value != OPTIONS[name].default:
                 words += [f"--{dashed(name)}", str(value)]
-        return words
+        return words + [word for name in self.options_in_force["log"] for word in ("--log", name)]
 
     def abandon(self) -> None:
         """Kill the workers and remove half-written files, for a program that ends without closing anything."""

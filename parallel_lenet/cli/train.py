@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 
-from parallel_lenet.cli import _chaos
+from parallel_lenet.cli import _chaos, _trackers
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
 from parallel_lenet.cli._options import LENGTH, OUTPUT, add_train_options, titled
@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help=f"write {REPORT}, a page about the run, at its end (default: yes, unless {REPORT_VARIABLE}=0)",
+    )
+    output.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        choices=_trackers.NAMES,
+        help="log to this tracker too; may be given several times. tensorboard: a folder within the run's; mlflow: the "
+        "folder mlruns, or as MLFLOW_TRACKING_URI says",
     )
     output.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     output.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")

@@ -1,0 +1,79 @@
+"""The trackers that ``--log`` names. One that fails is noted once and left alone: training continues without it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet.cli._console import Console
+from parallel_lenet.optional import reason
+from parallel_lenet.reports import StepReport
+from parallel_lenet.trackers import Tracker, mlflow, tensorboard
+
+NAMES = ("tensorboard", "mlflow")
+DECIDING = frozenset({"epochs"})  # Of the options that may differ when a run continues: the schedule follows it.
+_REQUIRE = {"tensorboard": tensorboard.require, "mlflow": mlflow.require}
+
+
+def named(names: list[str]) -> list[str]:
+    """Each name once. Raises ExtraError if one's library is missing or does not work."""
+    once = list(dict.fromkeys(names))
+    for name in once:
+        _REQUIRE[name]()
+    return once
+
+
+class Trackers:
+    """Those of one start of a run."""
+
+    def __init__(self, names: list[str], folder: Path, console: Console) -> None:
+        self._names = names
+        self._folder = folder
+        self._console = console
+        self._live: dict[str, Tracker] = {}
+
+    def begin(self, settings: Mapping[str, Any], step: int) -> None:
+        """Open them, after so many finished steps."""
+        for name in self._names:
+            with self._surviving(name):
+                self._live[name] = self._opened(name, settings, step)
+
+    def _opened(self, name: str, settings: Mapping[str, Any], step: int) -> Tracker:
+        if name == "tensorboard":
+            folder = self._folder / tensorboard.FOLDER
+            self._console.note(f"TensorBoard: tensorboard --logdir {folder}")
+            return tensorboard.TensorBoard(folder, settings, step)
+        tracker = mlflow.MLflow(self._folder, settings, step, deciding=DECIDING)
+        self._console.note(f"MLflow: run {tracker.run_id} of {tracker.uri}")
+        return tracker
+
+    def step(self, report: StepReport) -> None:
+        """A step is done."""
+        if self._live:
+            self._each(lambda tracker: tracker.log(report))
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """An epoch is done; its line of ``metrics.jsonl``."""
+        self._each(lambda tracker: tracker.log_epoch(line))
+
+    def flush(self) -> None:
+        """A checkpoint is about to be written: the steps before it are to be logged."""
+        self._each(lambda tracker: tracker.flush())
+
+    def end(self, state: str) -> None:
+        """The training is finished, interrupted or failed."""
+        self._each(lambda tracker: tracker.end(state))
+        self._live.clear()
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for name, tracker in [*self._live.items()]:
+            with self._surviving(name):
+                call(tracker)
+
+    @contextmanager
+    def _surviving(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # A library's own, for a full disk, a server that is away, and so on.
+            self._live.pop(name, None)
+            self._console.note(f"note: --log {name} failed: {reason(error)}; training continues without it")

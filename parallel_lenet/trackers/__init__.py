@@ -1,0 +1,88 @@
+"""Trackers: programs that show the curves of many runs, told about a training while it is computed.
+
+A tracker gets the reports of `Coordinator.iterate`. Reports of steps wait for a second, so that telling costs a step
+little; `flush` and `close` tell all that wait. Any of a tracker's methods may raise whatever its library raises: for a
+full disk, or a server that is away.
+"""
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from parallel_lenet.closing import Closeable
+from parallel_lenet.reports import EpochReport, StepReport
+
+Figures = Mapping[str, float | int | None]
+Scalars = tuple[int, float, dict[str, float]]  # After which step, when, and the numbers by name.
+
+FLUSH_EVERY = 1.0  # Seconds.
+OF_STEPS = ("loss", "accuracy", "learning_rate", "gradient_norm", "seconds")
+NOT_LOGGED = ("epoch", "step")  # Of an epoch's figures: the step is where the others stand.
+
+
+class Tracker(Closeable):
+    """What all trackers share. ``step`` is how many steps are done: later ones, logged before, are replaced."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._waiting: list[Scalars] = []
+        self._told = time.monotonic()
+
+    def log(self, report: StepReport | EpochReport) -> None:
+        """Tell about a step or an epoch. A skipped step is left out: it has no number of its own."""
+        if isinstance(report, EpochReport):
+            self.log_epoch(vars(report))
+        elif report.skipped is None:
+            self._log("step", report.step, {name: getattr(report, name) for name in OF_STEPS})
+            if time.monotonic() - self._told >= FLUSH_EVERY:
+                self.flush()
+
+    def log_epoch(self, figures: Figures) -> None:
+        """Tell about an epoch: ``figures`` by name, among them the ``step`` after which it ended. Then `flush`."""
+        step = figures["step"]
+        assert step is not None
+        self._log("epoch", int(step), {name: each for name, each in figures.items() if name not in NOT_LOGGED})
+        self.flush()
+
+    def _log(self, kind: str, step: int, figures: Figures) -> None:
+        numbers = {f"{kind}/{name}": float(each) for name, each in figures.items() if each is not None}
+        self._waiting.append((step, time.time(), numbers))
+
+    def flush(self) -> None:
+        """Tell all that waits."""
+        waiting, self._waiting = self._waiting, []
+        self._told = time.monotonic()
+        if waiting:
+            self._tell(waiting)
+
+    @abstractmethod
+    def _tell(self, scalars: list[Scalars]) -> None:
+        """Store these numbers."""
+
+    @abstractmethod
+    def end(self, state: str) -> None:
+        """`flush`, and say how the training ended: finished, interrupted or failed. The tracker is closed then."""
+
+    def close(self) -> None:
+        """End, as finished unless `end` was called before."""
+        self.end("finished")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End as finished, as interrupted after Ctrl-C, or as failed after another exception."""
+        self.end("finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Settings as trackers take them: those that are None are left out, and lists become text."""
+    return {
+        name: value
+        if isinstance(value, bool | str | int) or (isinstance(value, float) and math.isfinite(value))
+        else str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
