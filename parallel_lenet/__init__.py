@@ -13,7 +13,18 @@ from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.network.fitted import lenet5_for
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.layers import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    Images,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    Tanh,
+)
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, RMSprop
@@ -22,6 +33,7 @@ from parallel_lenet.pictures import read_digit
 from parallel_lenet.pictures.files import PictureError
 from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
+from parallel_lenet.sample_keys import SampleKeys
 from parallel_lenet.schedules import Cosine, StepDecay, Warmup
 from parallel_lenet.trained import TrainedModel, load_model
 from parallel_lenet.weights import WeightsError, load_weights
@@ -41,11 +53,13 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "Dense",
+    "Dropout",
     "Engine",
     "EpochReport",
     "Flatten",
     "History",
     "Images",
+    "Layer",
     "Layout",
     "MaxPool2d",
     "Metrics",
@@ -56,6 +70,7 @@ __all__ = [
     "ProcessesEngine",
     "RMSprop",
     "ReLU",
+    "SampleKeys",
     "Sequential",
     "SerialEngine",
     "StepDecay",

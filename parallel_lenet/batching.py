@@ -34,6 +34,8 @@ class Block(NamedTuple):
     """Which of the datasets the engine was opened with."""
     shard_size: int = 0
     """How many of them the model is given at a time, the last time what is left; 0 for all."""
+    key: tuple[int, int] | None = None
+    """The seed and the epoch, for a model that draws random numbers; None when it does not train."""
 
     def shards(self) -> Iterator[Rows]:
         """The positions that the model is given at a time."""
@@ -104,12 +106,14 @@ def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
         yield order[start : start + batch_size]
 
 
-def shards(rows: Rows, shard_size: int, dataset: int = 0) -> list[Block]:
+def shards(rows: Rows, shard_size: int, key: tuple[int, int] | None = None) -> list[Block]:
     """The rows as blocks of one shard each; the last one holds what is left."""
-    return [Block(some, dataset, shard_size) for some in batches(rows, shard_size)]
+    return [Block(some, 0, shard_size, key) for some in batches(rows, shard_size)]
 
 
-def blocks(rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0) -> list[Block]:
+def blocks(
+    rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0, key: tuple[int, int] | None = None
+) -> list[Block]:
     """The rows cut into aligned blocks, so that each worker has work and all finish together.
 
     There are few blocks, in the order in which workers should begin them.
@@ -118,7 +122,7 @@ def blocks(rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0) -> l
     cut, start = [], 0
     for size in _shares(units, n_workers, sizes.most // sizes.least):
         end = start + size * sizes.least
-        cut.append(Block(rows[start:end], dataset, sizes.shard_size))
+        cut.append(Block(rows[start:end], dataset, sizes.shard_size, key))
         start = end
     return cut
 

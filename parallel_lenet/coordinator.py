@@ -42,7 +42,7 @@ from parallel_lenet.evaluation import Evaluator, predicted
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.metrics import Metrics
-from parallel_lenet.model import Model
+from parallel_lenet.model import Model, takes
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.read_only import advice
@@ -160,6 +160,7 @@ class Coordinator(Displayed, Closeable):
         )
         self.engine = self._workforce.engine
         self._warming = WarmUp(model, optimizer)
+        self._draws = takes(model.loss_and_gradient, "keys")
         self._memory = Memory()  # For the vectors of the next state, and for sums.
         self._team = 1, ALONE  # The number of workers, and the threads of this process for it.
         self._turns = turns_of(self.engine)
@@ -387,12 +388,11 @@ class Coordinator(Displayed, Closeable):
     def _step(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """One optimizer step on the samples at ``rows`` of the training data."""
         start = time.perf_counter()
-        start = time.perf_counter()
         before = self._state
         weights = call.context.datasets[0].weights
         if weights is not None and not weights[rows].any():
             return self._without_weight(call, rows)
-        work = blocks(rows, self._settings.sizes, self.n_workers)
+        work = blocks(rows, self._settings.sizes, self.n_workers, key=self._key())
         mean = self._mean_gradient(call.context, work)
         averaged = time.perf_counter()
         norm = global_norm(mean.gradient, self._threads())
@@ -426,6 +426,10 @@ class Coordinator(Displayed, Closeable):
             learning_rate=_learning_rate(self.optimizer, before.step),
             times=replace(mean.times, updating=start + seconds - averaged),
         )
+
+    def _key(self) -> tuple[int, int] | None:
+        """What decides the random numbers of the epoch's samples, for a model that takes keys."""
+        return (self.seed, self.epoch) if self._draws else None
 
     def _mean_gradient(self, context: Context, work: list[Block]) -> MeanGradient:
         """Hand out the blocks, add their gradients along the tree, and divide by the sum of the weights."""
@@ -464,7 +468,7 @@ class Coordinator(Displayed, Closeable):
     ) -> NonFiniteError:
         """Compute a step whose sum is not finite again, to find out why."""
         step = self.step + 1
-        parts = shards(rows, self.shard_size)
+        parts = shards(rows, self.shard_size, self._key())
         results = self.engine.gradients(context, self.parameters, parts)
         problem = finite.trace(step, self.model.layout, results, len(parts))
         if problem is not None:

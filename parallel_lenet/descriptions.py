@@ -13,6 +13,7 @@ from parallel_lenet.checks import quoted
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.model import Model
 from parallel_lenet.network import layers
+from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
 from parallel_lenet.network.sequential import Sequential
 
 LAYERS: dict[str, type[layers.Layer]] = {
@@ -21,6 +22,7 @@ LAYERS: dict[str, type[layers.Layer]] = {
         layers.AvgPool2d,
         layers.Conv2d,
         layers.Dense,
+        layers.Dropout,
         layers.Flatten,
         layers.MaxPool2d,
         layers.ReLU,
@@ -96,17 +98,21 @@ def _or_missing(parts: dict[str, Any], label: str) -> str:
 
 def build(description: Any, kernel: str = "auto") -> Sequential:
     """The network that a checkpoint describes, without parameters; ValueError if a layer is not of this package."""
-    if not isinstance(description, dict) or description.keys() != {"images", "layers", "dtype"}:
+    keys = {"images", "layers", "dtype"}
+    if not isinstance(description, dict) or description.keys() not in (keys, keys | {"loss"}):
         raise ValueError(
             "it does not describe a network of this package's layers; make the model, and use Coordinator.load"
         )
     stack = description["layers"]
     if not isinstance(stack, list) or len(stack) > MOST_LAYERS:
         raise ValueError(f"its layers must be a list of at most {MOST_LAYERS:,}")
+    loss = description.get("loss", CROSS_ENTROPY)
     if not isinstance(description["dtype"], str):
         raise ValueError(f"its dtype must be float32 or float64, got {quoted(description['dtype'])}")
+    if not isinstance(loss, str):
+        raise ValueError(f"its loss must be one of {', '.join(LOSSES)}, got {quoted(loss)}")
     images = _make({"Images": layers.Images}, description["images"])
-    network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"])
+    network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"], loss)
     if sum(map(math.prod, network.shapes)) > MOST_NUMBERS:
         raise ValueError(f"one image takes more than {MOST_NUMBERS:,} numbers")
     return network

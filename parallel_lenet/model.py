@@ -24,11 +24,14 @@ class Model(Protocol):
     by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
     depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
 
-    ``loss_and_gradient`` may have one more parameter, which it gets by name if it has it:
+    ``loss_and_gradient`` may have two more parameters, each of which it gets by name if it has it:
 
     - ``weights``: the samples' weights, float32 ``(n,)``, or None if all are 1. The loss and the gradient to return are
       then sums of ``weight * loss``; how many are correct is counted without weights. A model without the parameter
       cannot be trained or evaluated on a `Dataset` with weights.
+    - ``keys``: a `SampleKeys` in training, None in an evaluation; its default must be None. It gives random numbers for
+      each sample that depend on the seed, the epoch and the sample alone, as for dropout and augmentation. So they are
+      the same for any number of workers, and after a resume.
 
     Six members are optional:
 

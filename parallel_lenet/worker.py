@@ -11,6 +11,7 @@ from parallel_lenet.batching import Block, Rows, batches, named
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
+from parallel_lenet.sample_keys import SampleKeys
 from parallel_lenet.tree import TreeSum, tree_total
 
 
@@ -53,7 +54,7 @@ def block_gradient(
         sums = TreeSum(_add)
         for rows in block.shards():
             vector = room(sums.waiting)
-            sums.append((_compute(model, datasets, parameters, rows, block.dataset, vector), vector))
+            sums.append((_compute(model, datasets, parameters, rows, block, vector), vector))
         metrics, _ = sums.total()
         return Sums(metrics, math.isfinite(metrics.loss_sum) and math.isfinite(np.dot(gradient, gradient)))
 
@@ -62,7 +63,7 @@ def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector,
     """Forward only: the loss, summed, and the number of correct predictions."""
     sums = TreeSum[Metrics]()
     for rows in block.shards():
-        sums.append(_compute(model, datasets, parameters, rows, block.dataset, None))
+        sums.append(_compute(model, datasets, parameters, rows, block, None))
     return sums.total()
 
 
@@ -79,32 +80,42 @@ def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[M
 
 
 def _compute(
-    model: Model, datasets: Sequence[Samples], parameters: Vector, rows: Rows, dataset: int, gradient: Vector | None
+    model: Model, datasets: Sequence[Samples], parameters: Vector, rows: Rows, block: Block, gradient: Vector | None
 ) -> Metrics:
     """The sums over a shard. An exception names its samples: the first leaf that fails alone, if the model has one."""
+    data = datasets[block.dataset]
     try:
-        return _call(model, datasets[dataset], parameters, rows, gradient)
+        return _call(model, data, parameters, rows, block.key, gradient)
     except Exception as error:
         # How many samples a shard of such a model has may follow the number of workers. What is raised does not.
         for leaf in batches(rows, getattr(model, "leaf", None) or len(rows)):
             if len(leaf) < len(rows):
                 try:
-                    _call(model, datasets[dataset], parameters, leaf, gradient)
+                    _call(model, data, parameters, leaf, block.key, gradient)
                 except Exception as first:
-                    first.add_note(f"On {named(leaf, dataset)}.")
+                    first.add_note(f"On {named(leaf, block.dataset)}.")
                     raise first from None
-        error.add_note(f"On {named(rows, dataset)}.")
+        error.add_note(f"On {named(rows, block.dataset)}.")
         raise
 
 
-def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient: Vector | None) -> Metrics:
+def _call(
+    model: Model,
+    data: Samples,
+    parameters: Vector,
+    rows: Rows,
+    key: tuple[int, int] | None,
+    gradient: Vector | None,
+) -> Metrics:
     n = len(rows)
     # In C order, whatever the dataset's: some engines copy datasets, and a model's sums may follow the order in memory.
     inputs, targets = (np.ascontiguousarray(array[rows]) for array in (data.inputs, data.targets))
-    named: dict[str, Any] = {}
+    more: dict[str, Any] = {}  # Nothing that a model does not take: the coordinator sees to that.
     if data.weights is not None:
-        named["weights"] = data.weights[rows]
-    sums = model.loss_and_gradient(parameters, inputs, targets, gradient, **named)
+        more["weights"] = data.weights[rows]
+    if key is not None:
+        more["keys"] = SampleKeys(*key, rows)
+    sums = model.loss_and_gradient(parameters, inputs, targets, gradient, **more)
     if not isinstance(sums, Metrics):
         raise TypeError(f"loss_and_gradient must return Metrics, got {type(sums).__name__}")
     if sums.count != n or not 0 <= sums.correct <= n:
@@ -113,5 +124,5 @@ def _call(model: Model, data: Samples, parameters: Vector, rows: Rows, gradient:
             f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
         )
     # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON cannot hold them.
-    weight = tree_total(named["weights"], getattr(model, "leaf", None) or n) if named else float(n)
+    weight = tree_total(more["weights"], getattr(model, "leaf", None) or n) if "weights" in more else float(n)
     return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count), weight)

@@ -172,6 +172,7 @@ ORDER = (
     "display",
     "fingerprint",
     "parameters",
+    "sample_keys",
     "random",
     "arithmetic",
     "slices",

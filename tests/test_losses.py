@@ -1,6 +1,7 @@
-"""Softmax cross-entropy: PyTorch's numbers, no overflow, and what is said to targets that don't fit."""
+"""Losses: PyTorch's numbers, no overflow, and what is said to targets that don't fit."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parallel_lenet import kernels
+from parallel_lenet import SGD, Conv2d, Coordinator, Dense, Flatten, Images, Sequential, Tanh, kernels, load_model
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.network import losses
+from parallel_lenet.network.gradcheck import TOLERANCE, model_errors
 
 Array = NDArray[Any]
 
@@ -135,3 +137,80 @@ def test_weights_multiply_the_loss_and_the_gradient_of_each_image(kernel: Kernel
     assert loss == pytest.approx(sum(weight * each[0] for weight, each in zip(weights, alone, strict=True)), rel=1e-13)
     np.testing.assert_allclose(gradient, np.hstack([each[2] for each in alone]) * weights, rtol=1e-13)
     assert correct == sum(each[1] for each in alone)
+
+
+def regression(outputs: int, kernel: str = "naive", dtype: str = "float64") -> Sequential:
+    layers = (Conv2d(2, 3), Tanh(), Flatten(), Dense(outputs))
+    return Sequential(Images(5, size=5), layers, kernel=kernel, dtype=dtype, loss="squared_error")
+
+
+@given(k=st.integers(1, 40), n=images, seed=seeds)
+@examples
+def test_the_squared_error_is_torchs(kernel: Kernels, k: int, n: int, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    outputs, targets, weights = rng.standard_normal((k, n)), rng.standard_normal((n, k)), rng.uniform(0, 2, n)
+    gradient = np.full_like(outputs, np.nan)
+    loss, correct = losses.LOSSES["squared_error"].compute(kernel, outputs, targets, weights, gradient)
+    theirs = torch.tensor(outputs.T.copy(), requires_grad=True)
+    each = torch.nn.functional.mse_loss(theirs, torch.tensor(targets), reduction="none").mean(dim=1)
+    total = (each * torch.tensor(weights)).sum()
+    total.backward()
+    assert correct == 0
+    assert loss == pytest.approx(total.item(), rel=1e-12)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().T, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_regression(outputs: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (48, 5, 5), np.uint8)
+    targets = inputs.reshape(48, -1)[:, :outputs] / 255.0
+    for _, error in model_errors(regression(outputs), inputs[:4], targets[:4], rng):
+        assert error < TOLERANCE
+    hashes = set()
+    for n_workers in (1, 2):
+        network = regression(outputs, "im2col", "float32")
+        with Coordinator(
+            network, SGD(0.02, momentum=0.9), n_workers=n_workers, batch_size=12, shard_size=6
+        ) as coordinator:
+            history = coordinator.fit((inputs, targets), epochs=60)
+            hashes.add(coordinator.parameters_sha256())
+            coordinator.save(tmp_path / "c.npz")
+    assert len(hashes) == 1
+    assert history[-1].train_loss < history[0].train_loss / 10
+    assert history[-1].train_accuracy == 0
+    trained = load_model(tmp_path / "c.npz", "im2col")
+    assert trained.model.loss == "squared_error"
+    predicted = trained.predict(inputs)
+    assert predicted.shape == (targets.shape if outputs > 1 else (48,))
+    assert np.square(predicted.reshape(48, -1) - targets).mean() == pytest.approx(history[-1].train_loss, rel=0.5)
+    with pytest.raises(TypeError, match="a network with the loss 'squared_error' has no probabilities"):
+        trained.predict_proba(inputs)
+
+
+def test_the_squared_error_of_samples_does_not_depend_on_those_beside_them() -> None:
+    network, rng = regression(5, dtype="float32"), np.random.default_rng(1)
+    inputs, targets = rng.integers(0, 256, (8, 5, 5), np.uint8), rng.standard_normal((8, 5))
+    parameters = network.initial_parameters(rng)
+    results = []
+    for part in (slice(8), slice(4), slice(4, 8)):
+        gradient = np.empty_like(parameters)
+        metrics = network.loss_and_gradient(parameters, inputs[part], targets[part], gradient)
+        results.append((metrics.loss_sum, gradient))
+    assert results[0][0] == results[1][0] + results[2][0]
+    assert results[0][1].tobytes() == (results[1][1] + results[2][1]).tobytes()
+
+
+def test_targets_of_a_squared_error() -> None:
+    inputs = np.zeros((4, 5, 5), np.uint8)
+    regression(1).check(inputs, np.zeros(4))
+    regression(3).check(inputs, np.zeros((4, 3), np.int64))
+    with pytest.raises(
+        ValueError, match=r"shape \(4, 3\), the outputs of each sample, got \(4,\): for class labels, pass"
+    ):
+        regression(3).check(inputs, np.zeros(4, np.int64))
+    with pytest.raises(ValueError, match=r"shape \(4, 1\) or \(4,\), the outputs of each sample, got \(4, 2\)"):
+        regression(1).check(inputs, np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="loss must be one of softmax_cross_entropy, squared_error, got 'hinge'"):
+        Sequential(Images(5, size=5), (Flatten(), Dense(2)), loss="hinge")

@@ -135,6 +135,7 @@ _CONVERT: dict[type, Callable[..., None]] = {
     layers.Dense: _dense,
     layers.Tanh: _tanh,
     layers.ReLU: _plain("Relu"),
+    layers.Dropout: _plain("Identity"),
     layers.Flatten: _plain("Flatten", axis=1),
     layers.AvgPool2d: _pool("AveragePool"),
     layers.MaxPool2d: _pool("MaxPool"),

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.kernels import Kernels
-from parallel_lenet.model import Model
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Layer, MaxPool2d, ReLU, Shape, Tanh, Views
+from parallel_lenet.model import Model, takes
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Dropout, Layer, MaxPool2d, ReLU, Shape, Tanh, Views
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.losses import softmax_cross_entropy
+from parallel_lenet.sample_keys import SampleKeys
 
 Array = NDArray[Any]
 
@@ -55,6 +56,7 @@ LAYERS: tuple[tuple[str, Layer, Shape], ...] = (
     ("Tanh", Tanh(), (2, 4, 3)),
     ("ReLU", ReLU(), (2, 4, 3)),
     ("Dense", Dense(4), (7,)),
+    ("Dropout", Dropout(0.4), (9,)),
 )
 
 
@@ -91,9 +93,10 @@ def layer_errors(kernel: Kernels, layer: Layer, shape: Shape, rng: np.random.Gen
 
     # NaN, so that an entry that a gradient leaves out shows.
     gradients = {name: np.full_like(array, np.nan) for name, array in parameters.items()}
-    layer.parameter_gradient(kernel, x, r, gradients)
+    layer.parameter_gradient(kernel, x, r, gradients, **_keys(layer.parameter_gradient))
     dx = r.copy() if layer.in_place else np.full_like(x, np.nan)
-    layer.input_gradient(kernel, parameters, y if layer.in_place else x, y, dx if layer.in_place else r, dx)
+    dy, more = dx if layer.in_place else r, _keys(layer.input_gradient)
+    layer.input_gradient(kernel, parameters, y if layer.in_place else x, y, dy, dx, **more)
 
     def output() -> Array:
         return _forward(kernel, layer, parameters, x)
@@ -140,11 +143,16 @@ def _forward(kernel: Kernels, layer: Layer, parameters: Views, x: Array) -> Arra
     """The layer's output, computed as a network does: in place where the layer works in place."""
     if layer.in_place:
         y = x.copy()
-        layer.forward(kernel, parameters, y, y)
+        layer.forward(kernel, parameters, y, y, **_keys(layer.forward))
     else:
         y = np.full((*layer.output_shape(x.shape[:-1]), x.shape[-1]), np.nan)
-        layer.forward(kernel, parameters, x, y)
+        layer.forward(kernel, parameters, x, y, **_keys(layer.forward))
     return y
+
+
+def _keys(method: Callable[..., None]) -> dict[str, SampleKeys]:
+    """For a method that draws random numbers: always the same ones."""
+    return {"keys": SampleKeys(0, 0, np.arange(IMAGES))} if takes(method, "keys") else {}
 
 
 def _numeric_gradient(output: Callable[[], Array], values: Array, r: Array) -> Array:

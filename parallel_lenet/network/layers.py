@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import FINITE, POSITIVE, Range, quoted, real_number, whole_number
+from parallel_lenet.checks import BELOW_ONE, FINITE, POSITIVE, Range, quoted, real_number, whole_number
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.network import pixels
 from parallel_lenet.random import uniform
+from parallel_lenet.sample_keys import SampleKeys
 
 CHANNELS = (1, 2, 3, 4)  # Of images that a hint is given for: grey or colours, with or without transparency.
 
@@ -31,7 +32,12 @@ MEAN, STD = 0.1307, 0.3081  # Of MNIST's training pixels, scaled to 0 to 1.
 
 
 class Layer(ABC):
-    """The contract of a layer between `Images` and the loss; as it stands, one without parameters."""
+    """The contract of a layer between `Images` and the loss; as it stands, one without parameters.
+
+    Each of the methods `forward`, `input_gradient` and `parameter_gradient` may have one more parameter, ``keys``,
+    which it then gets by name: a `SampleKeys` in training, None otherwise. It gives random numbers for each sample, the
+    same ones in all three methods, and other ones than another layer's.
+    """
 
     in_place = False
     """True where ``y`` may be written over ``x``, and ``dx`` is over ``dy``; shapes are the same, save with Flatten."""
@@ -418,6 +424,47 @@ class Dense(Layer):
     def parameter_gradient(self, kernels: Kernels, x: Array, dy: Array, gradients: Views) -> None:
         """``dy x^T``, and the sum of ``dy``."""
         kernels.dense_weight_gradient(x, dy, gradients["weight"], gradients["bias"])
+
+
+@dataclass(frozen=True)
+class Dropout(_Elementwise):
+    """In training, replace each number by 0 with the probability ``rate``, and multiply the others by 1 / (1 - rate).
+
+    Evaluation and prediction leave the numbers as they are ("inverted dropout"). Which numbers are replaced depends on
+    the seed, the epoch, the sample and the layer's place in the network, and on nothing else.
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout" (2014), sections 4 and 10.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", real_number("Dropout: rate", self.rate, BELOW_ONE))
+
+    def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array, keys: SampleKeys | None = None) -> None:
+        """``x`` times 0 or 1 / (1 - rate); ``x`` itself without keys."""
+        self._masked(x, y, keys)
+
+    def input_gradient(
+        self,
+        kernels: Kernels,
+        parameters: Views,
+        x: Array,
+        y: Array,
+        dy: Array,
+        dx: Array,
+        keys: SampleKeys | None = None,
+    ) -> None:
+        """``dy`` times the same factors."""
+        self._masked(dy, dx, keys)
+
+    def _masked(self, x: Array, y: Array, keys: SampleKeys | None) -> None:
+        if keys is None:
+            if y is not x:
+                np.copyto(y, x)
+            return
+        words = keys.words(math.prod(x.shape[:-1])).reshape(x.shape)
+        kept = words >= np.uint64(int(self.rate * 2.0**64))
+        np.multiply(x, kept * x.dtype.type(1 / (1 - self.rate)), out=y)
 
 
 def only_calls_kernels(layer: object) -> bool:

@@ -1,13 +1,85 @@
-"""Softmax cross-entropy: the loss of a classifier, and the error it sends back."""
+"""Losses: what a network is to make small, and the error that each sends back."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels import Kernels
+from parallel_lenet.tree import tree_total
 
 Array = NDArray[Any]
+
+CROSS_ENTROPY = "softmax_cross_entropy"
+
+
+class Loss(Protocol):
+    """What `Sequential` asks of a loss, for ``k`` outputs and ``n`` samples."""
+
+    def check(self, targets: Array, k: int, n: int) -> None:
+        """ValueError unless these can be targets."""
+
+    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+        """The targets, C-contiguous, as `compute` takes them."""
+
+    def compute(
+        self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
+    ) -> tuple[float, int]:
+        """The weighted loss of ``outputs (k, n)``, summed, and how many are correct; its gradient to ``d_outputs``."""
+
+
+class SoftmaxCrossEntropy:
+    """Of class labels: see `softmax_cross_entropy`."""
+
+    def check(self, targets: Array, k: int, n: int) -> None:
+        """See `check_labels`."""
+        check_labels(targets, k, n)
+
+    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+        """As int64."""
+        return np.ascontiguousarray(targets, np.int64)
+
+    def compute(
+        self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
+    ) -> tuple[float, int]:
+        """By the kernel."""
+        return kernels.softmax_cross_entropy(outputs, targets, weights, d_outputs)
+
+
+class SquaredError:
+    """Of numbers: for sample i with outputs y and targets t the mean over the k outputs of ``(y - t)^2``.
+
+    That is ``torch.nn.MSELoss`` of each sample. The gradient is ``2 / k * (y - t)``. The squares of a sample are
+    added in float64, in order, and the samples along the tree of sums. So the bits are the same on every machine.
+    """
+
+    def check(self, targets: Array, k: int, n: int) -> None:
+        """ValueError unless the targets are numbers ``(n, k)``, or ``(n,)`` for one output."""
+        if targets.shape != (n, k) and not (k == 1 and targets.shape == (n,)):
+            shapes = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
+            labels = f": for class labels, pass np.eye({k})[labels]" if targets.shape == (n,) else ""
+            raise ValueError(
+                f"targets must have shape {shapes}, the outputs of each sample, got {targets.shape}{labels}"
+            )
+
+    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+        """As numbers ``(n, k)`` of the network's dtype."""
+        return np.ascontiguousarray(targets, dtype).reshape(len(targets), -1)
+
+    def compute(
+        self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
+    ) -> tuple[float, int]:
+        """No answer counts as correct: this is a regression."""
+        k = len(outputs)
+        np.subtract(outputs, targets.T, out=d_outputs)
+        squares = np.square(d_outputs, dtype=np.float64)
+        losses = np.add.accumulate(squares, axis=0)[-1] / k * weights
+        d_outputs *= 2 / k
+        d_outputs *= weights
+        return tree_total(losses), 0
+
+
+LOSSES: dict[str, Loss] = {CROSS_ENTROPY: SoftmaxCrossEntropy(), "squared_error": SquaredError()}
 
 
 def softmax_cross_entropy(

@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
+from parallel_lenet.checks import quoted
 from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shortened
 from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import takes
 from parallel_lenet.network.layers import Flatten, Images, Layer, Shape, only_calls_kernels
-from parallel_lenet.network.losses import check_labels
+from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
 from parallel_lenet.parameters import Layout, Vector
+from parallel_lenet.sample_keys import SampleKeys
 
 Array = NDArray[Any]
 
@@ -58,11 +61,12 @@ class _Buffers:
 
 @dataclass(frozen=True, repr=False)
 class Sequential(Displayed):
-    """Layers in a row after `Images`, ending in class scores (logits) under softmax cross-entropy.
+    """Layers in a row after `Images`, ending in class scores (logits) under softmax cross-entropy, or in numbers.
 
     ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
-    of the parameters and all arithmetic: float32, or float64 to check gradients. ValueError if the layers don't fit
-    each other.
+    of the parameters and all arithmetic: float32, or float64 to check gradients. ``loss`` is "softmax_cross_entropy",
+    with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs; then `predict` gives
+    the outputs. ValueError if the layers don't fit each other, or a value is not allowed.
 
     >>> from parallel_lenet import Conv2d, Dense, Flatten, Images, ReLU
     >>> network = Sequential(Images((8, 8), size=8), (Conv2d(2, 3), ReLU(), Flatten(), Dense(3)), kernel="im2col")
@@ -76,24 +80,29 @@ class Sequential(Displayed):
     layers: tuple[Layer, ...]
     kernel: str = "auto"
     dtype: str = "float32"
+    loss: str = CROSS_ENTROPY
     _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", kernels.resolve(self.kernel))
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {quoted(self.loss)}")
         if len(self.shapes[-1]) != 1:
             raise ValueError(f"the last layer must give class scores of shape (classes,), got {self.shapes[-1]}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its buffers."""
-        return (Sequential, (self.images, self.layers, self.kernel, self.dtype))
+        return (Sequential, (self.images, self.layers, self.kernel, self.dtype, self.loss))
 
     def _summary(self) -> Summary:
         height, width = self.images.height_and_width
-        network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {self.classes:,} classes"
+        outputs = "classes" if self.loss == CROSS_ENTROPY else "outputs"
+        network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {self.classes:,} {outputs}"
         dtype = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
-        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype})"
+        loss = "" if self.loss == CROSS_ENTROPY else f", loss={self.loss!r}"
+        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype}{loss})"
         sizes = {name: math.prod(shape) for name, shape in self.layout.entries}
         rows: list[Row] = [("", call(self.images), str(self.images.shape), "")]
         for layer, shape, names in zip(self.layers, self.shapes[1:], self._names, strict=True):
@@ -119,11 +128,12 @@ class Sequential(Displayed):
     @property
     def description(self) -> dict[str, Any]:
         """All that decides what the parameters mean, as JSON: the layers and their settings; not the kernel."""
-        return {
+        description = {
             "images": describe(self.images),
             "layers": [describe(layer) for layer in self.layers],
             "dtype": self.dtype,
         }
+        return description if self.loss == CROSS_ENTROPY else {**description, "loss": self.loss}
 
     @property
     def leaf(self) -> int | None:
@@ -173,9 +183,9 @@ class Sequential(Displayed):
         return parameters
 
     def check(self, inputs: Array, targets: Array) -> None:
-        """ValueError unless these are images of the network's size and unit, with a label of its classes for each."""
+        """ValueError unless these are images of the network's size and unit, with targets that its loss takes."""
         self.images.check(inputs)
-        check_labels(targets, self.classes, len(inputs))
+        LOSSES[self.loss].check(targets, self.classes, len(inputs))
 
     @cached_property
     def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
@@ -197,12 +207,32 @@ class Sequential(Displayed):
             held[n, dtype] = _Buffers(self, n, dtype)
         return held[n, dtype]
 
-    def _forward(self, kernel: Kernels, buffers: _Buffers, parameters: list[dict[str, Array]], pixels: Array) -> Array:
+    @cached_property
+    def _drawing(self) -> frozenset[tuple[int, str]]:
+        """The methods of layers that take keys, by layer and name."""
+        names = ("forward", "input_gradient", "parameter_gradient")
+        methods = ((i, name) for i in range(len(self.layers)) for name in names)
+        return frozenset((i, name) for i, name in methods if takes(getattr(self.layers[i], name), "keys"))
+
+    def _keys(self, layer: int, method: str, keys: SampleKeys | None) -> dict[str, SampleKeys | None]:
+        """The layer's own keys, if the method takes keys."""
+        if (layer, method) not in self._drawing:
+            return {}
+        return {"keys": None if keys is None else keys.stream(layer + 1)}
+
+    def _forward(
+        self,
+        kernel: Kernels,
+        buffers: _Buffers,
+        parameters: list[dict[str, Array]],
+        pixels: Array,
+        keys: SampleKeys | None = None,
+    ) -> Array:
         """The scores ``(classes, n)``, one of the buffers."""
         outputs = buffers.outputs
         self.images.prepare(kernel, pixels, outputs[0])
         for i, (layer, views) in enumerate(zip(self.layers, parameters, strict=True)):
-            layer.forward(kernel, views, outputs[i], outputs[i + 1])
+            layer.forward(kernel, views, outputs[i], outputs[i + 1], **self._keys(i, "forward", keys))
         return outputs[-1]
 
     def _pass(
@@ -214,20 +244,23 @@ class Sequential(Displayed):
         targets: Array,
         weights: Array,
         gradient: Vector | None = None,
+        *,
+        keys: SampleKeys | None = None,
     ) -> tuple[float, int]:
         """Forward, loss, and layer by layer back: the loss, and how many images were right."""
         own = self._views(parameters)
-        logits = self._forward(kernel, buffers, own, pixels)
+        scores = self._forward(kernel, buffers, own, pixels, keys)
         outputs, errors = buffers.outputs, buffers.errors
-        sums = kernel.softmax_cross_entropy(logits, targets, weights, errors[-1])
+        sums = LOSSES[self.loss].compute(kernel, scores, targets, weights, errors[-1])
         if gradient is not None:
             gradients = self._views(gradient)
             first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
             for i in reversed(range(first, len(self.layers))):
                 layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
-                layer.parameter_gradient(kernel, x, dy, gradients[i])
+                layer.parameter_gradient(kernel, x, dy, gradients[i], **self._keys(i, "parameter_gradient", keys))
                 if i > first:
-                    layer.input_gradient(kernel, own[i], x, y, dy, errors[i])
+                    more = self._keys(i, "input_gradient", keys)
+                    layer.input_gradient(kernel, own[i], x, y, dy, errors[i], **more)
         return sums
 
     def loss_and_gradient(
@@ -238,20 +271,22 @@ class Sequential(Displayed):
         gradient: Vector | None,
         *,
         weights: Array | None = None,
+        keys: SampleKeys | None = None,
     ) -> Metrics:
         """See `Model`. The first pass over arrays of some shapes may be recorded, and then the record is run."""
         if gradient is not None and not gradient.flags.c_contiguous:
             contiguous = np.empty(gradient.shape, gradient.dtype)
-            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous, weights=weights)
+            metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous, weights=weights, keys=keys)
             gradient[:] = contiguous
             return metrics
         kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
-        check_labels(targets, self.classes, len(inputs))
+        loss = LOSSES[self.loss]
+        loss.check(targets, self.classes, len(inputs))
         pixels = self.images.pixels(inputs, parameters.dtype)
         weights = buffers.ones if weights is None else np.ascontiguousarray(weights, parameters.dtype)
         if weights.shape != (len(inputs),):
             raise ValueError(f"weights must have shape ({len(inputs)},), one per image, got {weights.shape}")
-        arrays = [np.ascontiguousarray(parameters), pixels, np.ascontiguousarray(targets, np.int64), weights]
+        arrays = [np.ascontiguousarray(parameters), pixels, loss.prepared(targets, parameters.dtype), weights]
         if gradient is not None:
             if gradient.dtype != parameters.dtype:
                 raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, got {gradient.dtype}")
@@ -260,13 +295,17 @@ class Sequential(Displayed):
         if kind not in buffers.programs:
             buffers.programs[kind] = self._record(kernel, buffers, arrays)
         program = buffers.programs[kind]
-        loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays)
+        loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays, keys=keys)
         return Metrics(loss_sum, correct, len(inputs))
 
     def _record(self, kernel: Kernels, buffers: _Buffers, arrays: list[Array]) -> Any:
         """What the kernel makes of a pass over such arrays, so that it takes fewer calls; None if that can't be."""
         record = getattr(kernel, "record", None)
-        if record is None or not all(map(only_calls_kernels, (self.images, *self.layers))):
+        if (
+            record is None
+            or self.loss != CROSS_ENTROPY
+            or not all(map(only_calls_kernels, (self.images, *self.layers)))
+        ):
             return None
         return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
 
@@ -288,16 +327,21 @@ class Sequential(Displayed):
         return scores
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
-        """The class labels of images, ``(n,)``."""
-        labels: Array = self.scores(parameters, inputs).argmax(axis=1)
+        """The class labels of images, ``(n,)``; for "squared_error" the outputs, ``(n, k)``, or ``(n,)`` for k = 1."""
+        scores = self.scores(parameters, inputs)
+        if self.loss != CROSS_ENTROPY:
+            return scores[:, 0] if self.classes == 1 else scores
+        labels: Array = scores.argmax(axis=1)
         return labels
 
     def predict_proba(self, parameters: Vector, inputs: Array) -> Array:
         """The probability of each class, float32 ``(n, classes)``: the kernel's softmax of the scores.
 
         The largest number of a row is at the class that `predict` gives: where rounding to float32 makes it equal to
-        one before it, it becomes the next larger float32.
+        one before it, it becomes the next larger float32. Raises TypeError for another loss.
         """
+        if self.loss != CROSS_ENTROPY:
+            raise TypeError(f"a network with the loss {self.loss!r} has no probabilities: use predict")
         softmax, result = kernels.load(self.kernel).softmax, np.empty((len(inputs), self.classes), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # Scores that overflow give NaN, which the caller notices.
             for images, logits in self._predicted(parameters, inputs):

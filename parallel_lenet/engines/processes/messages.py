@@ -24,7 +24,7 @@ GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # Kinds of message to a worker.
 READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # Kinds of answer.
 
 _LENGTH = struct.Struct("<Q")
-_TASK = struct.Struct("<BQQIIQ")
+_TASK = struct.Struct("<BQQIIQ?QQ")
 _ANSWER = struct.Struct("<Bdqqdd?")
 _READ = 1 << 14  # Bytes read at a time: enough for all messages that usually wait.
 _DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # Bytes of descriptors.
@@ -103,14 +103,16 @@ class BlockTask(NamedTuple):
     block: Block
 
     def pack(self) -> bytes:
-        kind, stamp, context, row, (rows, dataset, shard_size) = self
-        return _TASK.pack(kind, stamp, context, row, dataset, shard_size) + rows.tobytes()
+        kind, stamp, context, row, (rows, dataset, shard_size, key) = self
+        seed, epoch = key or (0, 0)
+        packed = _TASK.pack(kind, stamp, context, row, dataset, shard_size, key is not None, seed, epoch)
+        return packed + rows.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockTask":
-        kind, stamp, context, row, dataset, shard_size = _TASK.unpack_from(message)
+        kind, stamp, context, row, dataset, shard_size, keyed, seed, epoch = _TASK.unpack_from(message)
         rows = np.frombuffer(message, np.int64, offset=_TASK.size)
-        return cls(kind, stamp, context, row, Block(rows, dataset, shard_size))
+        return cls(kind, stamp, context, row, Block(rows, dataset, shard_size, (seed, epoch) if keyed else None))
 
 
 class BlockAnswer(NamedTuple):

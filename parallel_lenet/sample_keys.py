@@ -1,0 +1,95 @@
+"""Random numbers for samples, decided by (seed, epoch, sample): for dropout and augmentation with any workers.
+
+A sample's numbers do not depend on the samples beside it. So neither the workers, nor the size of a shard, nor a death,
+nor a resume changes them.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.checks import InvalidValue, whole_number
+from parallel_lenet.random import Bits, philox
+
+APART = 1  # The counter's last word. It is 0 for the numbers that shuffle an epoch, which have the same key.
+
+
+class SampleKeys:
+    """The random numbers of some samples in one epoch of training: see `Model` and `Layer`.
+
+    The numbers are those of `random.philox` with the key ``(seed, epoch)``. Each sample has its own counters, which are
+    numbered by its position in the dataset. They are computed when they are asked for, for all samples at once.
+
+    - ``samples``: the positions ``(n,)`` of the samples in the training data, int64.
+    - ``stream``: which numbers of these samples. Every stream has other numbers. `Sequential` gives each layer a
+      stream of its own.
+
+    >>> keys = SampleKeys(seed=0, epoch=3, samples=np.array([5, 2]))
+    >>> keys.uniform(-1, 1, shape=(2,)).round(3)
+    array([[-0.823,  0.904],
+           [ 0.376,  0.676]])
+    >>> keys.integers(-2, 3)
+    array([-2,  1])
+    """
+
+    def __init__(self, seed: int, epoch: int, samples: NDArray[np.int64], stream: int = 0) -> None:
+        self.seed = seed
+        self.epoch = epoch
+        self.samples = samples
+        self.number = stream
+        self._streams: dict[int, SampleKeys] = {}
+        self._words: Bits | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def stream(self, number: int) -> "SampleKeys":
+        """Other numbers for the same samples: a second draw needs another stream than the first."""
+        if number not in self._streams:
+            stream = whole_number("stream", number, 0, 2**63)
+            self._streams[number] = SampleKeys(self.seed, self.epoch, self.samples, stream)
+        return self._streams[number]
+
+    def words(self, count: int) -> Bits:
+        """The first ``count`` random 64-bit words of each sample, uint64 ``(count, n)``, read-only.
+
+        Word ``4 * j + i`` of a sample is word i of ``philox((j, sample, stream, 1), key=(seed, epoch))``. A second call
+        returns the same words.
+        """
+        if self._words is None or len(self._words) < count:
+            calls, n = -(-whole_number("count", count, 0) // 4), len(self.samples)
+            counters = np.empty((4, calls, n), np.uint64)
+            counters[0] = np.arange(calls, dtype=np.uint64)[:, np.newaxis]
+            counters[1] = self.samples.astype(np.uint64)
+            counters[2] = self.number
+            counters[3] = APART
+            drawn = philox(counters.reshape(4, -1), (self.seed, self.epoch)).reshape(4, calls, n)
+            self._words = np.ascontiguousarray(drawn.transpose(1, 0, 2)).reshape(4 * calls, n)
+            self._words.flags.writeable = False
+        return self._words[:count]
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
+        """Numbers from ``low`` to below ``high``, ``shape`` of them for each sample: float64 ``(n, *shape)``.
+
+        Number i of a sample is ``low + (high - low) * k / 2^53``, for the upper 53 bits k of its i-th word.
+        """
+        whole = self.words(math.prod(shape)).T >> np.uint64(11)
+        result = whole.astype(np.float64).reshape(len(self), *shape)
+        result *= 2.0**-53
+        result *= high - low
+        result += low
+        return result
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> NDArray[np.int64]:
+        """Whole numbers from ``low`` to ``high - 1``, ``shape`` of them for each sample: int64 ``(n, *shape)``.
+
+        Number i of a sample is ``low + floor((high - low) * k / 2^32)``, for the upper 32 bits k of its i-th word.
+        Raises ValueError unless ``low < high <= low + 2^32``.
+        """
+        low, high = whole_number("low", low), whole_number("high", high)
+        if not low < high <= low + 2**32:
+            raise InvalidValue("high", f"above low, {low}, and at most 2^32 more", high)
+        upper = self.words(math.prod(shape)).T >> np.uint64(32)
+        chosen = (upper * np.uint64(high - low) >> np.uint64(32)).astype(np.int64) + low
+        return chosen.reshape(len(self), *shape)
