@@ -387,9 +387,10 @@ def test_every_module_says_what_it_is_for() -> None:
     assert [name for name, tree in MODULES.items() if not ast.get_docstring(tree)] == []
 
 
-def test_the_version_is_the_projects() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert parallel_lenet.__version__ == project["version"]
+def test_the_version_stands_in_one_place() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in settings["project"]["dynamic"]
+    assert settings["tool"]["hatch"]["version"]["path"] == "parallel_lenet/__init__.py"
     assert re.fullmatch(r"\d+\.\d+\.\d+", parallel_lenet.__version__)
 
 
