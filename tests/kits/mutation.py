@@ -2,9 +2,11 @@
 
 Changes operators, numbers and names of one module at a time, in a temporary copy of the project, and counts the changes
 that the module's fast tests notice. Prints the score and the changes that no test noticed. It takes minutes per module,
-with one process at the lowest priority. ``pip install mutmut`` first.
+with one process at a low priority; ``--minutes`` ends each module after that time, and counts what was tried until
+then. ``pip install mutmut`` first.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -20,22 +22,24 @@ MODULES = {
     "batching.py": ["test_batching.py"],
     "tree.py": ["test_tree.py"],
     "optimizers.py": ["test_optimizers.py"],
+    "clipping.py": ["test_optimizers.py"],
     "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
     "engines/processes/dispatcher.py": ["test_engine_states.py"],
     "coordinator.py": ["test_coordinator.py"],
 }
+TIMED_OUT = 124  # The exit code of timeout(1).
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["parallel_lenet"]
 only_mutate = ["parallel_lenet/{module}"]
-pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow"]
+pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not torch"]
 pytest_add_cli_args_test_selection = {tests}
 also_copy = ["tests", "scripts", "docs", "README.md", "pyproject.toml"]
 """
 
 
-def run(module: str) -> None:
-    """Print what mutmut finds out about a module."""
+def run(module: str, minutes: float | None) -> None:
+    """Print what mutmut finds out about a module, within so many minutes if they are given."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         for name in COPIED:
             source, copy = ROOT / name, Path(folder, name)
@@ -45,28 +49,33 @@ def run(module: str) -> None:
         mutmut = ["nice", "-n", "10", sys.executable, "-m", "mutmut"]
         Path(folder, "mutants").mkdir()  # Python forgets a folder of its path that is not there when it starts.
         environment = {**os.environ, "PYTHONPATH": str(Path(folder, "mutants"))}
-        result = subprocess.run(
-            [*mutmut, "run", "--max-children", "1"], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        if result.returncode:
+        limit = [] if minutes is None else ["timeout", "--signal=INT", f"{minutes}m"]
+        command = [*limit, *mutmut, "run", "--max-children", "1"]
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if result.returncode not in (0, TIMED_OUT):
             raise SystemExit(result.stdout[-3000:] + result.stderr[-3000:])
         listed = subprocess.run([*mutmut, "results", "--all", "true"], cwd=folder, capture_output=True, text=True)
         states = dict(line.strip().rsplit(": ", 1) for line in listed.stdout.splitlines() if ": " in line)
-        counted = [state for state in states.values() if state != "no tests"]
+        counted = [state for state in states.values() if state not in ("no tests", "not checked")]
         noticed = len([state for state in counted if state != "survived"])
-        print(
-            f"{module}: {noticed} of {len(counted)} changes noticed, {len(states) - len(counted)} not run", flush=True
-        )
+        left = len(states) - len(counted)
+        print(f"{module}: {noticed} of {len(counted)} changes noticed, {left} not tried", flush=True)
         for name in (name for name, state in states.items() if state == "survived"):
             shown = subprocess.run([*mutmut, "show", name], cwd=folder, capture_output=True, text=True).stdout
             print("\n".join(line for line in shown.splitlines() if line.startswith(("#", "-", "+"))), flush=True)
 
 
-def main(modules: Sequence[str]) -> None:
-    """Try these modules, or all."""
-    for module in modules or MODULES:
-        run(module)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Try the modules that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"any of {', '.join(MODULES)}")
+    parser.add_argument("--minutes", type=float, help="end each module after this time (default: when all are tried)")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.modules) - set(MODULES):
+        parser.error(f"unknown module {sorted(unknown)[0]!r}: choose from {', '.join(MODULES)}")
+    for module in arguments.modules or MODULES:
+        run(module, arguments.minutes)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
