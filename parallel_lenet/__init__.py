@@ -13,13 +13,13 @@ from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.network.fitted import lenet5_for
+from parallel_lenet.network.images import Images
 from parallel_lenet.network.layers import (
     AvgPool2d,
     Conv2d,
     Dense,
     Dropout,
     Flatten,
-    Images,
     Layer,
     MaxPool2d,
     ReLU,

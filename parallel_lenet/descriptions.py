@@ -13,6 +13,7 @@ from parallel_lenet.checks import quoted
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.model import Model
 from parallel_lenet.network import layers
+from parallel_lenet.network.images import Images
 from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
 from parallel_lenet.network.sequential import Sequential
 
@@ -111,7 +112,7 @@ def build(description: Any, kernel: str = "auto") -> Sequential:
         raise ValueError(f"its dtype must be float32 or float64, got {quoted(description['dtype'])}")
     if not isinstance(loss, str):
         raise ValueError(f"its loss must be one of {', '.join(LOSSES)}, got {quoted(loss)}")
-    images = _make({"Images": layers.Images}, description["images"])
+    images = _make({"Images": Images}, description["images"])
     network = Sequential(images, tuple(_make(LAYERS, each) for each in stack), kernel, description["dtype"], loss)
     if sum(map(math.prod, network.shapes)) > MOST_NUMBERS:
         raise ValueError(f"one image takes more than {MOST_NUMBERS:,} numbers")

@@ -27,7 +27,8 @@ from parallel_lenet import Dataset, Sequential, lenet5, load_dataset
 from parallel_lenet.explain import Lesson, explain, page
 from parallel_lenet.explain.numbers import places_of_sum, short
 from parallel_lenet.kernels import naive
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
 from parallel_lenet.random import generator
 
 pytest.importorskip("jinja2")

@@ -11,7 +11,8 @@ from kits.models import Softmax
 from parallel_lenet import SGD, Coordinator, Sequential, load_dataset, load_model, read_digit
 from parallel_lenet.cli import main
 from parallel_lenet.explain import slides
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Tanh
 
 pytest.importorskip("jinja2")
 

@@ -17,7 +17,8 @@ from parallel_lenet.network.gradcheck import (
     layer_errors,
     model_errors,
 )
-from parallel_lenet.network.layers import Conv2d, Dense, Flatten, Images, Layer, ReLU, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import Conv2d, Dense, Flatten, Layer, ReLU, Tanh
 from parallel_lenet.network.sequential import Sequential
 
 

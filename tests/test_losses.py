@@ -123,7 +123,7 @@ def test_labels_that_are_not_integers(kernel: Kernels, dtype: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 1), (1, 2), (1,), (3,), ()])
 def test_labels_of_another_shape(kernel: Kernels, shape: tuple[int, ...]) -> None:
     """Without a check NumPy would stretch some of them over the images, and the loss be another one."""
-    with pytest.raises(ValueError, match=r"^targets must have shape \(2,\), a label per image, got \("):
+    with pytest.raises(ValueError, match=r"^targets must have shape \(2,\), one label per image, got \("):
         losses.softmax_cross_entropy(kernel, np.zeros((3, 2)), np.zeros(shape, np.int64), np.empty((3, 2)))
 
 

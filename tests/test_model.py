@@ -19,7 +19,8 @@ from parallel_lenet.coordinator import Coordinator, StepReport
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.metrics import Metrics
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import PREDICTED_AT_ONCE, Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop

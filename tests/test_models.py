@@ -9,7 +9,8 @@ from kits.model_contract import Case
 from kits.models import ByImage, Softmax
 
 from parallel_lenet import kernels, lenet5
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.sequential import Sequential
 
 

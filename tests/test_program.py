@@ -13,7 +13,8 @@ pytest.importorskip("numba")
 from parallel_lenet import kernels
 from parallel_lenet.kernels import compiled
 from parallel_lenet.metrics import Metrics
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Images, Layer, MaxPool2d, ReLU, Tanh
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.random import generator
 

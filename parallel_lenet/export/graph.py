@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.network import layers
+from parallel_lenet.network.images import Images
 from parallel_lenet.network.sequential import Sequential
 
 Array = NDArray[Any]
@@ -80,7 +81,7 @@ class _Graph:
         self.last = output or f"{name}.output"
         self.nodes.append(self._helper.make_node(kind, inputs, [self.last], name, **settings))
 
-    def images(self, images: layers.Images) -> None:
+    def images(self, images: Images) -> None:
         """Centre the images on their field, and normalise the pixels, as `Images.prepare` does."""
         if images.pixel_min:
             self.node("Sub", "images.black", ["images", self.constant("images.pixel_min", images.pixel_min)])

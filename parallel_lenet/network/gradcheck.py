@@ -1,7 +1,7 @@
-"""The numeric gradient check: what a backward pass says, held against what the forward pass does.
+"""The numeric gradient check: a backward pass is compared with differences of the forward pass.
 
 For a value v of a layer's input or parameters, and a layer followed by the function ``F = sum(r * y)`` with a random r,
-the backward pass (with ``dy = r``) says dF/dv, and the central difference measures it::
+the backward pass (with ``dy = r``) computes dF/dv, and the central difference measures it::
 
     dF/dv  =  (F(v + h) - F(v - h)) / (2 h)  +  O(h^2)
 
@@ -16,9 +16,8 @@ rounding, smallest near h = e^(1/3), where it is about e^(2/3). In float64 (e = 
 some 4e-11; in float32 it would be 2e-5, and a wrong gradient could hide in it. Hence float64.
 Source: Press, Teukolsky, Vetterling, Flannery, "Numerical Recipes" (3rd edition, 2007), 5.7.
 
-A difference taken across a kink (ReLU at 0, two equal values under max pooling) is no derivative. So a layer's input
-is a shuffled row of evenly spaced numbers between -1 and 1 without 0: far apart enough that no step changes a sign or
-an order.
+A difference across a kink (ReLU at 0, two equal values under max pooling) is not a derivative. So a layer's input is a
+shuffled row of evenly spaced numbers between -1 and 1 without 0, so far apart that no step changes a sign or an order.
 """
 
 import math
@@ -32,7 +31,20 @@ from numpy.typing import NDArray
 from parallel_lenet import kernels
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.model import Model, takes
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Dropout, Layer, MaxPool2d, ReLU, Shape, Tanh, Views
+from parallel_lenet.network.layers import (
+    Activation,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    Shape,
+    Tanh,
+    Views,
+)
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.losses import softmax_cross_entropy
 from parallel_lenet.sample_keys import SampleKeys
@@ -42,7 +54,7 @@ Array = NDArray[Any]
 TOLERANCE = 1e-6  # Right gradients come to less than 1e-9; a wrong one is seldom wrong in its seventh digit only.
 STEP = 6e-6  # The cube root of float64's epsilon: see above.
 FLOOR = 1e-3  # Gradients here are about 1; one that is 0 everywhere is not divided by its own rounding errors.
-IMAGES = 2  # In every check: sums over images show, and the naive loops take seconds, not minutes.
+IMAGES = 2  # In every check: enough for sums over images, and the naive loops take seconds, not minutes.
 SINGLE_ENTRIES = 2  # Of each array of a network's parameters.
 
 LAYERS: tuple[tuple[str, Layer, Shape], ...] = (
@@ -68,11 +80,11 @@ class Check:
     what: str
     of: str
     error: float
-    """``max |analytic - numeric| / max(|analytic|, |numeric|, FLOOR)``; infinity where one of them isn't finite."""
+    """``max |analytic - numeric| / max(|analytic|, |numeric|, FLOOR)``; infinity if one of them isn't finite."""
 
 
 def check_gradients(kernel: str, seed: int = 0) -> Iterator[Check]:
-    """Every layer, the loss, then LeNet-5 (and so Flatten) in ``kernel``, one array at a time."""
+    """Check every layer, the loss, then LeNet-5 with ``kernel``, one array at a time. Random inputs follow ``seed``."""
     rng = np.random.default_rng(seed)
     for what, layer, shape in LAYERS:
         for of, error in layer_errors(kernels.load(kernel), layer, shape, rng):
@@ -85,7 +97,7 @@ def check_gradients(kernel: str, seed: int = 0) -> Iterator[Check]:
 
 
 def layer_errors(kernel: Kernels, layer: Layer, shape: Shape, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
-    """For the input, of ``shape``, and for each parameter of ``layer``: its name, and its error over all entries."""
+    """For the input, of ``shape``, and each parameter of ``layer``: its name and the largest error of its entries."""
     x = _without_kinks((*shape, IMAGES), rng)
     parameters = {name: rng.standard_normal(size) for name, size in layer.parameter_shapes(shape).items()}
     y = _forward(kernel, layer, parameters, x)
@@ -94,9 +106,13 @@ def layer_errors(kernel: Kernels, layer: Layer, shape: Shape, rng: np.random.Gen
     # NaN, so that an entry that a gradient leaves out shows.
     gradients = {name: np.full_like(array, np.nan) for name, array in parameters.items()}
     layer.parameter_gradient(kernel, x, r, gradients, **_keys(layer.parameter_gradient))
-    dx = r.copy() if layer.in_place else np.full_like(x, np.nan)
-    dy, more = dx if layer.in_place else r, _keys(layer.input_gradient)
-    layer.input_gradient(kernel, parameters, y if layer.in_place else x, y, dy, dx, **more)
+    keys = _keys(layer.input_gradient)
+    if isinstance(layer, Activation | Flatten):
+        dx = r.copy().reshape(x.shape)
+        layer.input_gradient(kernel, parameters, y.reshape(x.shape), y, dx.reshape(y.shape), dx, **keys)
+    else:
+        dx = np.full_like(x, np.nan)
+        layer.input_gradient(kernel, parameters, x, y, r, dx, **keys)
 
     def output() -> Array:
         return _forward(kernel, layer, parameters, x)
@@ -107,7 +123,7 @@ def layer_errors(kernel: Kernels, layer: Layer, shape: Shape, rng: np.random.Gen
 
 
 def model_errors(model: Model, inputs: Array, targets: Array, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
-    """For each array of ``model``'s float64 parameters: its name, and its error along a direction and some entries."""
+    """For each array of ``model``'s float64 parameters: its name and its error, along a direction and some entries."""
     parameters = model.initial_parameters(rng)
     gradient = np.full_like(parameters, np.nan)
     model.loss_and_gradient(parameters, inputs, targets, gradient)
@@ -140,18 +156,19 @@ def _without_kinks(shape: Shape, rng: np.random.Generator) -> Array:
 
 
 def _forward(kernel: Kernels, layer: Layer, parameters: Views, x: Array) -> Array:
-    """The layer's output, computed as a network does: in place where the layer works in place."""
-    if layer.in_place:
-        y = x.copy()
-        layer.forward(kernel, parameters, y, y, **_keys(layer.forward))
+    """The layer's output, computed as in a network: activations and Flatten work in the memory of their input."""
+    shape = (*layer.output_shape(x.shape[:-1]), x.shape[-1])
+    if isinstance(layer, Activation | Flatten):
+        x = x.copy()
+        y = x.reshape(shape)
     else:
-        y = np.full((*layer.output_shape(x.shape[:-1]), x.shape[-1]), np.nan)
-        layer.forward(kernel, parameters, x, y, **_keys(layer.forward))
+        y = np.full(shape, np.nan)
+    layer.forward(kernel, parameters, x, y, **_keys(layer.forward))
     return y
 
 
 def _keys(method: Callable[..., None]) -> dict[str, SampleKeys]:
-    """For a method that draws random numbers: always the same ones."""
+    """The keys for a method that draws random numbers: always the same."""
     return {"keys": SampleKeys(0, 0, np.arange(IMAGES))} if takes(method, "keys") else {}
 
 

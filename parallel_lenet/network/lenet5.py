@@ -1,19 +1,8 @@
 """LeNet-5, the tutorial's network."""
 
 from parallel_lenet.checks import quoted, whole_number
-from parallel_lenet.network.layers import (
-    MEAN,
-    STD,
-    AvgPool2d,
-    Conv2d,
-    Dense,
-    Flatten,
-    Images,
-    Layer,
-    MaxPool2d,
-    ReLU,
-    Tanh,
-)
+from parallel_lenet.network.images import MEAN, STD, Images
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.sequential import Sequential
 
 ACTIVATIONS: dict[str, type[Layer]] = {"tanh": Tanh, "relu": ReLU}
@@ -34,9 +23,9 @@ def lenet5(
     kernel: str = "auto",
     dtype: str = "float32",
 ) -> Sequential:
-    """32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> 84 -> classes.
+    """LeNet-5: 32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> dense 84 -> dense classes.
 
-    An activation follows each layer with parameters but the last; as it stands, for MNIST, there are 61,706 of those.
+    An activation follows each layer with parameters but the last. The default, for MNIST, has 61,706 parameters.
     Smaller images are centred on 32x32; larger ones keep their size, and the first dense layer grows.
     ``image_size`` is ``(height, width)``, or one number for both. Colour images, ``(n, 3, h, w)`` or ``(n, h, w, 3)``,
     need ``channels=3``.
@@ -47,7 +36,8 @@ def lenet5(
     refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081; with
     ``pixel_max=None`` the pixels themselves, by default 0 and 1. Each is a number, or one number for each channel.
 
-    ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ValueError if a value is not allowed.
+    ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. Raises ValueError if a value is not
+    allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,
     with the tutorial's simplifications: pooling has no parameters, the second convolution sees all six maps, and the
     output is a dense layer under softmax.
@@ -69,7 +59,8 @@ def lenet5(
         mean = MEAN if pixel_max is not None else 0.0
     if std is None:
         std = STD if pixel_max is not None else 1.0
-    squash, pool = ACTIVATIONS[activation](), POOLINGS[pooling]()
+    squash = ACTIVATIONS[activation]()
+    pool = POOLINGS[pooling]()
     return Sequential(
         Images(image_size, channels, mean=mean, std=std, pixel_min=pixel_min, pixel_max=pixel_max),
         (

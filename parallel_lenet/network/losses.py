@@ -1,4 +1,4 @@
-"""Losses: what a network is to make small, and the error that each sends back."""
+"""Losses: the functions that training makes small, and their gradients."""
 
 from typing import Any, Protocol
 
@@ -14,10 +14,10 @@ CROSS_ENTROPY = "softmax_cross_entropy"
 
 
 class Loss(Protocol):
-    """What `Sequential` asks of a loss, for ``k`` outputs and ``n`` samples."""
+    """The contract of a loss in `Sequential`, for ``k`` outputs and ``n`` samples."""
 
     def check(self, targets: Array, k: int, n: int) -> None:
-        """ValueError unless these can be targets."""
+        """Raises ValueError unless these can be targets."""
 
     def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
         """The targets, C-contiguous, as `compute` takes them."""
@@ -29,32 +29,29 @@ class Loss(Protocol):
 
 
 class SoftmaxCrossEntropy:
-    """Of class labels: see `softmax_cross_entropy`."""
+    """The loss of a classifier, whose targets are labels: see `softmax_cross_entropy`."""
 
     def check(self, targets: Array, k: int, n: int) -> None:
-        """See `check_labels`."""
         check_labels(targets, k, n)
 
     def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
-        """As int64."""
         return np.ascontiguousarray(targets, np.int64)
 
     def compute(
         self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
     ) -> tuple[float, int]:
-        """By the kernel."""
         return kernels.softmax_cross_entropy(outputs, targets, weights, d_outputs)
 
 
 class SquaredError:
-    """Of numbers: for sample i with outputs y and targets t the mean over the k outputs of ``(y - t)^2``.
+    """The loss of a regression: for outputs y and targets t of a sample, the mean over the k outputs of ``(y - t)^2``.
 
     That is ``torch.nn.MSELoss`` of each sample. The gradient is ``2 / k * (y - t)``. The squares of a sample are
     added in float64, in order, and the samples along the tree of sums. So the bits are the same on every machine.
     """
 
     def check(self, targets: Array, k: int, n: int) -> None:
-        """ValueError unless the targets are numbers ``(n, k)``, or ``(n,)`` for one output."""
+        """Raises ValueError unless the targets are numbers ``(n, k)``, or ``(n,)`` for one output."""
         if targets.shape != (n, k) and not (k == 1 and targets.shape == (n,)):
             shapes = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
             labels = f": for class labels, pass np.eye({k})[labels]" if targets.shape == (n,) else ""
@@ -63,13 +60,12 @@ class SquaredError:
             )
 
     def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
-        """As numbers ``(n, k)`` of the network's dtype."""
         return np.ascontiguousarray(targets, dtype).reshape(len(targets), -1)
 
     def compute(
         self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
     ) -> tuple[float, int]:
-        """No answer counts as correct: this is a regression."""
+        """The number of correct samples is 0: a regression has none."""
         k = len(outputs)
         np.subtract(outputs, targets.T, out=d_outputs)
         squares = np.square(d_outputs, dtype=np.float64)
@@ -85,15 +81,15 @@ LOSSES: dict[str, Loss] = {CROSS_ENTROPY: SoftmaxCrossEntropy(), "squared_error"
 def softmax_cross_entropy(
     kernels: Kernels, logits: Array, targets: Array, d_logits: Array, weights: Array | None = None
 ) -> tuple[float, int]:
-    """The loss summed over the images, and how many were classified correctly.
+    """Returns the loss, summed over the images, and the number of images that were classified correctly.
 
-    For image i with logits z and class t: ``loss = log(sum_j exp(z_j)) - z_t``, with the largest logit taken off first,
+    For image i with logits z and class t, ``loss = log(sum_j exp(z_j)) - z_t``. The largest logit is subtracted first,
     so that no exponential overflows. The gradient is ``softmax(z) - onehot(t)``.
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4, equations 4.108 and 4.109.
 
     ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
     ``weights (n,)``, by default all 1, multiply loss and gradient of each image. The prediction is the first largest
-    logit. ValueError names a target that is no class.
+    logit. Raises ValueError for a target that is not a class.
     """
     check_labels(targets, *logits.shape)
     weights = np.ones(len(targets), logits.dtype) if weights is None else weights.astype(logits.dtype, copy=False)
@@ -101,9 +97,9 @@ def softmax_cross_entropy(
 
 
 def check_labels(targets: Array, classes: int, n: int) -> None:
-    """ValueError unless the targets are ``n`` labels of ``classes`` classes: integers from 0 to ``classes - 1``."""
+    """Raises ValueError unless the targets are ``n`` labels: integers from 0 to ``classes - 1``."""
     if targets.shape != (n,):
-        raise ValueError(f"targets must have shape ({n},), a label per image, got {targets.shape}")
+        raise ValueError(f"targets must have shape ({n},), one label per image, got {targets.shape}")
     if targets.dtype.kind not in "iu":
         raise ValueError(f"class labels must be integers, got {targets.dtype}")
     if targets.min() < 0 or targets.max() >= classes:

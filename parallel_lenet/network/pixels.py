@@ -1,4 +1,4 @@
-"""The unit of pixels: which numbers stand for black and white, recognised in images and checked.
+"""The unit of pixels, that is, the numbers that stand for black and white: how to recognise it, and to check it.
 
 An 8-bit image holds 0 to 255. The same image is as often found as floats from 0 to 1, from -1 to 1, or standardised
 (mean 0, deviation 1). A network made for one of these gives nonsense for another, so `check` refuses what can't be in
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 WHITE = (1, 16, 255, 1023, 4095, 16383, 65535)  # Of floats and bools, scikit-learn's digits, then 8 to 16 bits.
-MANY = 16  # So many images are not all dark: their largest pixel is near white.
-DARK = 15  # Images whose unit has a white so many times smaller than the network's are in another unit.
-TOLERANCE = 1e-6  # Of the range: what rounding adds to the largest pixel.
+MANY = 16  # This many images are not all dark: their largest pixel is near white.
+DARK = 15  # Images are in another unit if their unit's white is this many times smaller than the network's.
+TOLERANCE = 1e-6  # Of the range: what rounding may add to the largest pixel.
 
 
 class Unit(NamedTuple):
@@ -26,21 +26,20 @@ class Unit(NamedTuple):
     white: float | None = 255.0
 
     def __str__(self) -> str:
-        """As an error message names it."""
         if self.white is None:
             return "standardised pixels"
         return f"{self.black:g} to {self.white:g}"
 
     @property
     def arguments(self) -> str:
-        """As they are given to `lenet5` and `Images`."""
+        """The arguments of `lenet5` and `Images` for this unit."""
         if self.white is None:
             return "pixel_max=None"
         return f"pixel_max={self.white:g}" if self.black == 0 else f"pixel_min={self.black:g}, pixel_max={self.white:g}"
 
 
 def extremes(images: Array) -> tuple[float, float]:
-    """The smallest and the largest pixel of at least one; NaN for both if a pixel is NaN. Takes no memory."""
+    """The smallest and the largest of at least one pixel; NaN for both if a pixel is NaN. Copies nothing."""
     with np.errstate(invalid="ignore"):
         return float(images.min()), float(images.max())
 
@@ -61,10 +60,10 @@ def _white(high: float) -> float:
 
 
 def check(images: Array, unit: Unit, mean: float, std: float) -> None:
-    """ValueError unless the images, ``(n, ...)``, can be in the unit; ``mean`` and ``std`` are the network's.
+    """Raises ValueError unless the images, ``(n, ...)``, can be in the unit; ``mean`` and ``std`` are the network's.
 
     All-black images can be in any unit. A few dark images of whole numbers can be 0 to 255 (a blank digit with some
-    noise), many of them, or floats, are in another unit.
+    noise). Many dark images, or dark images of floats, are in another unit.
     """
     if images.size == 0:
         return

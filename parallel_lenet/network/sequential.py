@@ -1,4 +1,7 @@
-"""`Sequential`: layers in a row, from images to the gradient of all parameters."""
+"""`Sequential`: layers in a row, from images to the gradient of all parameters.
+
+The file has more than 300 lines: it is one class, with the contract of `Model`, the passes and the predictions.
+"""
 
 import math
 import threading
@@ -18,45 +21,17 @@ from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import takes
-from parallel_lenet.network.layers import Flatten, Images, Layer, Shape, only_calls_kernels
+from parallel_lenet.network.buffers import Buffers
+from parallel_lenet.network.images import Images
+from parallel_lenet.network.layers import Layer, Shape, only_calls_kernels
 from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
 from parallel_lenet.parameters import Layout, Vector
 from parallel_lenet.sample_keys import SampleKeys
 
 Array = NDArray[Any]
 
-SIZES_KEPT = 6  # Shards, the rest of a batch or dataset, a prediction: not the buffers of all sizes there ever were.
-CACHE_LINE = 64  # Bytes.
+SIZES_KEPT = 6  # Numbers of images that buffers are kept for: shards, the rest of a batch or dataset, a prediction.
 PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
-
-
-def _aligned(shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """An array that starts on a cache line: vector loads that straddle two are up to a fifth slower."""
-    size = math.prod(shape) * dtype.itemsize
-    block = np.empty(size + CACHE_LINE, np.uint8)
-    start = -block.ctypes.data % CACHE_LINE
-    return block[start : start + size].view(dtype).reshape(shape)
-
-
-class _Buffers:
-    """The arrays of one forward and backward pass over n images, used again by every pass of that size."""
-
-    def __init__(self, model: "Sequential", n: int, dtype: np.dtype[Any]) -> None:
-        first = _aligned((*model.images.shape, n), dtype)
-        self.outputs = [first]
-        self.errors = [np.empty_like(first)]  # No one needs the images' gradient: never written, so it takes no memory.
-        activated = False  # Whether the last output is an activation's, which needs it on the way back.
-        for layer, shape in zip(model.layers, model.shapes[1:], strict=True):
-            reshapes = isinstance(layer, Flatten)
-            shared = reshapes or (layer.in_place and not activated)
-            self.outputs.append(self.outputs[-1].reshape(*shape, n) if shared else _aligned((*shape, n), dtype))
-            self.errors.append(self.errors[-1].reshape(*shape, n) if layer.in_place else _aligned((*shape, n), dtype))
-            if not reshapes:
-                activated = layer.in_place
-        self.ones = np.ones(n, dtype)
-        """The weights of images that have none."""
-        self.programs: dict[Any, Any] = {}
-        """What the kernels recorded of a pass (None: they can't), by shapes and dtypes of the arrays from outside."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +41,8 @@ class Sequential(Displayed):
     ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
     of the parameters and all arithmetic: float32, or float64 to check gradients. ``loss`` is "softmax_cross_entropy",
     with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs; then `predict` gives
-    the outputs. ValueError if the layers don't fit each other, or a value is not allowed.
+    the outputs. Raises ValueError if the layers don't fit each other or a value is not allowed, and ExtraError if the
+    kernel needs Numba and that is missing or does not work.
 
     >>> from parallel_lenet import Conv2d, Dense, Flatten, Images, ReLU
     >>> network = Sequential(Images((8, 8), size=8), (Conv2d(2, 3), ReLU(), Flatten(), Dense(3)), kernel="im2col")
@@ -122,12 +98,12 @@ class Sequential(Displayed):
 
     @property
     def classes(self) -> int:
-        """How many classes the network tells apart."""
+        """The number of classes."""
         return self.shapes[-1][0]
 
     @property
     def description(self) -> dict[str, Any]:
-        """All that decides what the parameters mean, as JSON: the layers and their settings; not the kernel."""
+        """The layers, their settings and the dtype, as JSON: what decides the meaning of parameters; not the kernel."""
         description = {
             "images": describe(self.images),
             "layers": [describe(layer) for layer in self.layers],
@@ -137,12 +113,12 @@ class Sequential(Displayed):
 
     @property
     def leaf(self) -> int | None:
-        """From how many images on gradients and losses follow the tree of sums; None: the shard. The kernel's."""
+        """The kernel's leaf: the smallest number of images that the tree of sums holds for; None for the shard."""
         return kernels.load(self.kernel).LEAF
 
     @property
     def preferred_shard_size(self) -> int:
-        """Images per shard, unless the user says otherwise: what the kernel is fastest with."""
+        """Images per shard by default: the number that the kernel is fastest with."""
         return kernels.load(self.kernel).SHARD_SIZE
 
     @cached_property
@@ -177,39 +153,39 @@ class Sequential(Displayed):
     def initial_parameters(self, rng: np.random.Generator) -> Vector:
         """Every layer's fresh parameters, drawn in order: a function of ``rng``, the same bits on every machine."""
         parameters = np.empty(self.layout.size, self.dtype)
-        for layer, shape, views in zip(self.layers, self.shapes, self._views(parameters), strict=False):
+        for layer, shape, views in zip(self.layers, self.shapes, self.layer_views(parameters), strict=False):
             for part, values in layer.initial(shape, rng).items():
                 views[part][:] = values
         return parameters
 
     def check(self, inputs: Array, targets: Array) -> None:
-        """ValueError unless these are images of the network's size and unit, with targets that its loss takes."""
+        """Raises ValueError unless these are images of the network's size and unit, with targets for its loss."""
         self.images.check(inputs)
         LOSSES[self.loss].check(targets, self.classes, len(inputs))
 
     @cached_property
     def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
-        """For each layer, name, place in the vector and shape of its parameters."""
+        """For each layer, the names of its parameters, their slices of the vector and their shapes."""
         shapes, slices = dict(self.layout.entries), self.layout.slices
         return tuple(tuple((part, slices[name], shapes[name]) for part, name in names.items()) for names in self._names)
 
-    def _views(self, vector: Vector) -> list[dict[str, Array]]:
-        """For each layer, its own part of the vector by name."""
+    def layer_views(self, vector: Vector) -> list[dict[str, Array]]:
+        """Views of a parameter vector: for each layer, its arrays by their names in the layer, such as ``weight``."""
         self.layout.check(vector)
         return [{part: vector[place].reshape(shape) for part, place, shape in parts} for parts in self._places]
 
-    def _buffers(self, n: int, dtype: np.dtype[Any]) -> _Buffers:
-        """Buffers of this thread's own, so that threads can share a model."""
-        held: dict[Any, _Buffers] = self._local.__dict__
-        if (n, dtype) not in held:
-            if len(held) == SIZES_KEPT:
-                held.clear()
-            held[n, dtype] = _Buffers(self, n, dtype)
-        return held[n, dtype]
+    def _buffers(self, n: int, dtype: np.dtype[Any]) -> Buffers:
+        """Buffers that belong to this thread, so that threads can share a model."""
+        kept: dict[Any, Buffers] = self._local.__dict__
+        if (n, dtype) not in kept:
+            if len(kept) == SIZES_KEPT:
+                kept.clear()
+            kept[n, dtype] = Buffers(self.layers, self.shapes, n, dtype)
+        return kept[n, dtype]
 
     @cached_property
     def _drawing(self) -> frozenset[tuple[int, str]]:
-        """The methods of layers that take keys, by layer and name."""
+        """The methods that take keys: number of the layer and name of the method."""
         names = ("forward", "input_gradient", "parameter_gradient")
         methods = ((i, name) for i in range(len(self.layers)) for name in names)
         return frozenset((i, name) for i, name in methods if takes(getattr(self.layers[i], name), "keys"))
@@ -223,7 +199,7 @@ class Sequential(Displayed):
     def _forward(
         self,
         kernel: Kernels,
-        buffers: _Buffers,
+        buffers: Buffers,
         parameters: list[dict[str, Array]],
         pixels: Array,
         keys: SampleKeys | None = None,
@@ -238,7 +214,7 @@ class Sequential(Displayed):
     def _pass(
         self,
         kernel: Kernels,
-        buffers: _Buffers,
+        buffers: Buffers,
         parameters: Vector,
         pixels: Array,
         targets: Array,
@@ -247,20 +223,23 @@ class Sequential(Displayed):
         *,
         keys: SampleKeys | None = None,
     ) -> tuple[float, int]:
-        """Forward, loss, and layer by layer back: the loss, and how many images were right."""
-        own = self._views(parameters)
-        scores = self._forward(kernel, buffers, own, pixels, keys)
-        outputs, errors = buffers.outputs, buffers.errors
+        """Forward, loss, and backward layer by layer. Returns the loss and the number of correct images."""
+        views = self.layer_views(parameters)
+        scores = self._forward(kernel, buffers, views, pixels, keys)
+        outputs = buffers.outputs
+        errors = buffers.errors
         sums = LOSSES[self.loss].compute(kernel, scores, targets, weights, errors[-1])
         if gradient is not None:
-            gradients = self._views(gradient)
-            first = next((i for i, views in enumerate(own) if views), len(own))  # Nothing before it needs an error.
+            gradients = self.layer_views(gradient)
+            # No layer before the first one with parameters needs an error.
+            first = next((i for i, arrays in enumerate(views) if arrays), len(views))
             for i in reversed(range(first, len(self.layers))):
-                layer, x, y, dy = self.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
+                layer = self.layers[i]
+                x, y, dy = outputs[i], outputs[i + 1], errors[i + 1]
                 layer.parameter_gradient(kernel, x, dy, gradients[i], **self._keys(i, "parameter_gradient", keys))
                 if i > first:
                     more = self._keys(i, "input_gradient", keys)
-                    layer.input_gradient(kernel, own[i], x, y, dy, errors[i], **more)
+                    layer.input_gradient(kernel, views[i], x, y, dy, errors[i], **more)
         return sums
 
     def loss_and_gradient(
@@ -298,8 +277,8 @@ class Sequential(Displayed):
         loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays, keys=keys)
         return Metrics(loss_sum, correct, len(inputs))
 
-    def _record(self, kernel: Kernels, buffers: _Buffers, arrays: list[Array]) -> Any:
-        """What the kernel makes of a pass over such arrays, so that it takes fewer calls; None if that can't be."""
+    def _record(self, kernel: Kernels, buffers: Buffers, arrays: list[Array]) -> Any:
+        """A function that runs a pass over such arrays with fewer calls; None if the kernel can't record the pass."""
         record = getattr(kernel, "record", None)
         if (
             record is None
@@ -310,17 +289,17 @@ class Sequential(Displayed):
         return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
-        """Compile the kernel for so many samples, or load what is compiled; see `Model`."""
+        """Compile the kernel for this number of images, or load the compiled code; see `Model`."""
         if hasattr(kernels.load(self.kernel), "is_compiled"):
             self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
 
     def is_compiled(self, images: int) -> bool:
-        """Whether the kernel needs no compiling for so many images, or is compiled already."""
+        """Whether the kernel needs no compiling for this number of images, or is compiled already."""
         is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
         return is_compiled is None or bool(is_compiled(images))
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
-        """The class scores (logits) of images, ``(n, classes)``; ValueError if their size or unit is another."""
+        """The class scores (logits) of images, ``(n, classes)``. Raises ValueError if their size or unit is another."""
         scores = np.empty((len(inputs), self.classes), parameters.dtype)
         for images, logits in self._predicted(parameters, inputs):
             scores[images] = logits.T
@@ -354,11 +333,12 @@ class Sequential(Displayed):
         return result
 
     def _predicted(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
-        """Some images at a time: which they are, and their scores ``(classes, n)``, in a buffer that is used again."""
+        """For each block: which images, and their scores ``(classes, n)``, which the next block overwrites."""
         self.images.check(inputs)
-        own = self._views(np.ascontiguousarray(parameters))
-        kernel, dtype = kernels.load(self.kernel), parameters.dtype
+        views = self.layer_views(np.ascontiguousarray(parameters))
+        kernel = kernels.load(self.kernel)
+        dtype = parameters.dtype
         for start in range(0, len(inputs), PREDICTED_AT_ONCE):
             images = slice(start, min(start + PREDICTED_AT_ONCE, len(inputs)))
             block = self.images.pixels(inputs[images], dtype)
-            yield images, self._forward(kernel, self._buffers(len(block), dtype), own, block)
+            yield images, self._forward(kernel, self._buffers(len(block), dtype), views, block)

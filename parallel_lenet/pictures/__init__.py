@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.network.layers import Images
+from parallel_lenet.network.images import Images
 from parallel_lenet.pictures import files
 from parallel_lenet.pictures.digit import FIELD, digit
 from parallel_lenet.pictures.files import PictureError

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.network.layers import MEAN, STD, Images
+from parallel_lenet.network.images import MEAN, STD, Images
 
 Array = NDArray[Any]
 

@@ -22,7 +22,7 @@ MODULES = {
     "batching.py": ["test_batching.py"],
     "tree.py": ["test_tree.py"],
     "optimizers.py": ["test_optimizers.py"],
-    "clipping.py": ["test_optimizers.py"],
+    "clipping.py": ["test_optimizers.py", "test_updates.py"],
     "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
     "engines/processes/dispatcher.py": ["test_engine_states.py"],
     "coordinator.py": ["test_coordinator.py"],
