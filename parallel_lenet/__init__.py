@@ -3,13 +3,14 @@
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import Dataset, DatasetError, sample_weights
+from parallel_lenet.datasets import Dataset, DatasetError, load_folder, sample_weights
 from parallel_lenet.datasets import load as load_dataset
 from parallel_lenet.engines import Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.engine import Cluster, ClusterWarning
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.finite import NonFiniteError
+from parallel_lenet.image_files import PictureError
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.network.fitted import lenet5_for
@@ -30,7 +31,6 @@ from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, RMSprop
 from parallel_lenet.parameters import Layout
 from parallel_lenet.pictures import read_digit
-from parallel_lenet.pictures.files import PictureError
 from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.sample_keys import SampleKeys
@@ -86,6 +86,7 @@ __all__ = [
     "lenet5",
     "lenet5_for",
     "load_dataset",
+    "load_folder",
     "load_model",
     "load_weights",
     "predict_image",

@@ -131,8 +131,6 @@ ORDER = (
     "network.buffers",
     "network.layers",
     "network.images",
-    "network.pixels",
-    "network",
     "model",
     "metrics",
     "optimizers",
@@ -166,9 +164,23 @@ ORDER = (
     "datasets",
     "datasets.bundled",
     "datasets.downloads",
+    "datasets.local",
+    "datasets.parquet",
+    "datasets.image_folder",
+    "datasets.picture_stack",
+    "datasets.array_files",
+    "datasets.parts",
+    "datasets.npy",
     "datasets.folder",
     "datasets.idx",
     "datasets.dataset",
+    "datasets.weights",
+    "datasets.arrays",
+    "datasets.values",
+    "network.pixels",  # What arrays of images mean; the rest of `network` is above.
+    "network",
+    "image_files",
+    "resizing",
     "display.curves",
     "display.thumbnails",
     "display",
@@ -219,7 +231,9 @@ LATE = {
     ("trackers.tensorboard", "<f'tensorboardX.{name}'>"),  # An extra.
     ("report.pad", "jinja2"),  # An extra.
     ("report.pad", "markupsafe"),  # An extra.
-    ("pictures.files", "PIL.Image"),  # An extra.
+    ("image_files", "PIL.Image"),  # An extra.
+    ("datasets.picture_stack", "PIL.ImageOps"),  # An extra.
+    ("datasets.parquet", "pyarrow.parquet"),  # An extra.
     ("pictures.files", "PIL.ImageOps"),  # An extra.
     ("report.page", "jinja2"),  # An extra.
     ("report.page", "matplotlib"),  # An extra.
@@ -246,6 +260,8 @@ EXTRAS = (
     "jinja2",
     "markupsafe",
     "PIL",
+    "pyarrow",
+    "sklearn",
     "torch",
     "dask",
     "distributed",

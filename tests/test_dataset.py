@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from parallel_lenet import Dataset, DatasetError
-from parallel_lenet.datasets.dataset import parts
+from parallel_lenet.datasets.values import parts
 
 TARGETS = np.arange(4)
 

@@ -14,7 +14,8 @@ from test_idx import IMAGES, idx
 
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.datasets import idx as idx_module
-from parallel_lenet.datasets.folder import MAX_CLASSES, read_folder
+from parallel_lenet.datasets.arrays import MAX_CLASSES
+from parallel_lenet.datasets.folder import read_folder
 
 LABELS = np.array([0, 1], np.uint8)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.display.progress import is_terminal
-from parallel_lenet.pictures.files import averaged
+from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 

@@ -18,8 +18,8 @@ from parallel_lenet.cli._options import UsageError, add_train_options, flags
 from parallel_lenet.cli._sources import load
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.files import write_atomically
+from parallel_lenet.image_files import PictureError
 from parallel_lenet.pictures import read_image
-from parallel_lenet.pictures.files import PictureError
 from parallel_lenet.trained import TrainedModel, from_checkpoint
 
 DEFAULT = "mnist-5k"

@@ -18,7 +18,7 @@ from parallel_lenet.cli import _checkpoints, _sources
 from parallel_lenet.cli._blocks import drawn
 from parallel_lenet.cli._console import Console, printable, write
 from parallel_lenet.cli._options import add_train_options, flags
-from parallel_lenet.pictures.files import PictureError
+from parallel_lenet.image_files import PictureError
 from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.pictures.unit import black_and_white
 from parallel_lenet.trained import from_checkpoint

@@ -1,20 +1,18 @@
 """Datasets: inputs and targets, one row per sample, checked once."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import NOT_NEGATIVE, quoted, real_number, whole_number
+from parallel_lenet.checks import quoted
+from parallel_lenet.datasets.arrays import arranged, class_labels
+from parallel_lenet.datasets.values import DatasetError, is_finite
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.thumbnails import thumbnails
-
-
-class DatasetError(ValueError):
-    """Data that can't be trained on: the message names the file or array and what is wrong with it."""
+from parallel_lenet.network import pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +21,8 @@ class Dataset(Displayed):
 
     ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in.
     For channels last, and for other pixels than 0 to 255, see `Images`. ``targets`` is ``(n,)``: for classes the
-    integers 0 to k - 1. Neither is ever written to.
+    integers 0 to k - 1, which ``class_names``, if given, names. Neither is ever written to. `from_arrays` takes arrays
+    in other orders, and labels that are text.
 
     ``weights`` says how much each sample counts: ``(n,)`` finite numbers of at least 0, not all 0, kept as float32. The
     loss of a batch is ``sum(weight * loss) / sum(weight)``, and its gradient likewise. So a sample of weight 2 counts
@@ -48,6 +47,8 @@ class Dataset(Displayed):
     targets: NDArray[Any]
     name: str = "data"
     weights: NDArray[np.float32] | None = None
+    class_names: tuple[str, ...] | None = None
+    """By class; None if the classes are only numbered."""
 
     def __post_init__(self) -> None:
         for what, array in (("inputs", self.inputs), ("targets", self.targets)):
@@ -65,6 +66,76 @@ class Dataset(Displayed):
             raise DatasetError(f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets")
         if self.weights is not None:
             object.__setattr__(self, "weights", self._checked_weights(self.weights))
+        if self.class_names is not None and self.classes > len(self.class_names):
+            raise DatasetError(
+                f"{self.name}: label {self.classes - 1} has no name; class_names has {len(self.class_names)}"
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        labels: Any,
+        *,
+        name: str = "data",
+        channels: str | None = None,
+        image_shape: Sequence[int] | None = None,
+        weights: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """A dataset of images in any usual order, with labels that are whole numbers or text.
+
+        ``images`` are ``(n, h, w)``, ``(n, c, h, w)``, ``(n, h, w, c)``, or rows of pixels ``(n, pixels)`` with
+        ``image_shape``, which is ``(h, w)``, ``(c, h, w)`` or ``(h, w, c)``. They become ``(n, h, w)`` or, if they have
+        several channels, ``(n, c, h, w)``; a view, nothing is copied. ``channels`` is "first" or "last": needed only if
+        both axes, or neither, have 1 to 4 entries.
+
+        ``labels`` that are text are numbered in the order of ``class_names``, by default sorted (as numbers if all are
+        numbers). `description` says what was understood.
+
+        Raises DatasetError if there are no images, if the array's order is not clear, or if a label is negative, not
+        whole or not one of ``class_names``.
+
+        >>> import numpy as np
+        >>> colours = np.zeros((4, 20, 30, 3), np.uint8)
+        >>> colours[0] = 255
+        >>> data = Dataset.from_arrays(colours, ["cat", "dog", "cat", "owl"])
+        >>> data.description
+        '4 images, 20 high and 30 wide, 3 channels; uint8 pixels from 0 to 255, taken as 0 to 255; classes cat to owl'
+        >>> data.inputs.shape, data.targets.tolist()
+        ((4, 3, 20, 30), [0, 1, 0, 2])
+        """
+        pictures, marks = np.asarray(images), np.asarray(labels)
+        if pictures.dtype.kind not in "buif":
+            raise DatasetError(f"{name}: images must be numbers, got {pictures.dtype}")
+        if marks.ndim and pictures.ndim > 1 and len(pictures) != len(marks) == pictures.shape[-1]:
+            raise DatasetError(
+                f"{name}: {len(marks)} labels for images of shape {pictures.shape}: the images must be along the first "
+                "axis, as np.moveaxis(images, -1, 0) makes them"
+            )
+        pictures = arranged(pictures, name=name, channels=channels, image_shape=image_shape)
+        targets, names = class_labels(marks, name, class_names)
+        return cls(pictures, targets, name, None if weights is None else np.asarray(weights), names)
+
+    @property
+    def description(self) -> str:
+        """How many images there are, their size, channels, pixels and unit, and their classes; for images only.
+
+        Reads all pixels once.
+        """
+        shape = self.inputs.shape
+        if self.inputs.ndim not in (3, 4) or self.targets.ndim != 1 or self.targets.dtype.kind not in "bui":
+            return f"{count(len(self), 'sample')} of shape {shape[1:]}"
+        colours = "1 channel" if self.inputs.ndim == 3 else count(shape[1], "channel")
+        low, high = pixels.extremes(self.inputs)
+        ends = (str(self.targets.min()), str(self.targets.max()))
+        if self.class_names is not None:
+            ends = self.class_names[0], self.class_names[-1]
+        return (
+            f"{count(len(self), 'image')}, {shape[-2]} high and {shape[-1]} wide, {colours}; "
+            f"{self.inputs.dtype} pixels from {low:g} to {high:g}, taken as {pixels.recognise(self.inputs)}; "
+            f"classes {ends[0]} to {ends[1]}"
+        )
 
     def _checked_weights(self, weights: NDArray[Any]) -> NDArray[np.float32]:
         if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "buif":
@@ -86,9 +157,10 @@ class Dataset(Displayed):
         return single
 
     def subset(self, rows: NDArray[np.integer[Any]], name: str | None = None) -> "Dataset":
-        """The samples at these positions, copied, with their weights."""
+        """The samples at these positions, copied, with their weights and the names of the classes."""
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(self.inputs[rows], self.targets[rows], self.name if name is None else name, weights)
+        name = self.name if name is None else name
+        return Dataset(self.inputs[rows], self.targets[rows], name, weights, self.class_names)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -112,68 +184,3 @@ class Dataset(Displayed):
     def classes(self) -> int:
         """How many classes the targets name: the largest label + 1."""
         return int(self.targets.max()) + 1
-
-
-def sample_weights(labels: NDArray[Any], class_weights: str | Mapping[int, float] = "balanced") -> NDArray[np.float32]:
-    """Weights of samples from weights of their classes: ``(n,)`` labels -> ``(n,)`` float32, for ``Dataset(weights=)``.
-
-    With "balanced" every class that occurs has the same total weight, and all together have n: a sample of class c has
-    the weight ``n / (classes * samples of c)``. A mapping gives the weight of each class; those it leaves out have 1.
-
-    Raises ValueError if a weight is not a finite number of at least 0, or if the mapping names a class that does not
-    occur and leaves out one that does.
-
-    >>> import numpy as np
-    >>> sample_weights(np.array([0, 0, 0, 1]))
-    array([0.6666667, 0.6666667, 0.6666667, 2.       ], dtype=float32)
-    >>> sample_weights(np.array([0, 0, 0, 1]), {1: 5})
-    array([1., 1., 1., 5.], dtype=float32)
-    """
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "biu":
-        raise ValueError(f"labels must be a NumPy array of whole numbers with shape (n,), got {quoted(labels)}")
-    classes, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if isinstance(class_weights, str):
-        if class_weights != "balanced":
-            raise ValueError(f'class_weights must be "balanced" or a mapping, got {quoted(class_weights)}')
-        values = len(labels) / (len(classes) * counts)
-    elif isinstance(class_weights, Mapping):
-        given = {
-            whole_number("a class of class_weights", label): real_number(
-                f"the weight of class {label}", weight, NOT_NEGATIVE
-            )
-            for label, weight in class_weights.items()
-        }
-        absent, left_out = given.keys() - set(classes.tolist()), set(classes.tolist()) - given.keys()
-        if absent and left_out:
-            raise ValueError(
-                f"class_weights names class {min(absent)}, which does not occur, and leaves out class {min(left_out)}"
-            )
-        values = np.array([given.get(label, 1.0) for label in classes.tolist()])
-    else:
-        raise ValueError(f'class_weights must be "balanced" or a mapping, got {quoted(class_weights)}')
-    weights: NDArray[np.float32] = values.astype(np.float32)[place]
-    return weights
-
-
-PART = 2**20  # Numbers that are looked at together: a few megabytes of temporary memory at most.
-
-
-def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    """The array cut into views of at most ``most`` numbers, in C order: to go over data without copying them."""
-    if array.ndim == 0 or array.size <= most:
-        yield array
-        return
-    row = array.size // len(array)
-    if row > most:
-        for each in array:
-            yield from parts(each, most)
-        return
-    rows = most // row
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]
-
-
-def is_finite(array: NDArray[Any]) -> bool:
-    """Whether there is no NaN and no infinity: both show in the extremes, which take no memory to find."""
-    with np.errstate(invalid="ignore"):
-        return array.size == 0 or (math.isfinite(array.min()) and math.isfinite(array.max()))

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parallel_lenet import optional
-from parallel_lenet.datasets.dataset import Dataset, DatasetError
+from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.folder import NAMES, read_files
+from parallel_lenet.datasets.values import DatasetError
 
 FILES = tuple(f"{name}.gz" for name in NAMES)
 # Seconds to wait for a connection, and then for each next piece of data.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.datasets.dataset import PART, Dataset, DatasetError, is_finite
+from parallel_lenet.datasets.arrays import MAX_CLASSES
+from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.idx import read_idx
+from parallel_lenet.datasets.values import PART, DatasetError, is_finite
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # With anything in front of it, such as "emnist-balanced-"; "test" for "t10k"; ".gz" at the end or in the middle.
@@ -19,8 +21,6 @@ NAME = re.compile(
     r"(?P<inner>[-.]gz)?[-_. ]idx[134]([-_. ]ubyte)?(?P<outer>[-.]gz)?",
     re.IGNORECASE,
 )
-# Each class costs a row of the model. Beyond this they are most likely 32-bit labels stored little-endian: 1 is 2**24.
-MAX_CLASSES = 1_000_000
 SHOWN = 12  # Names in an error.
 
 
@@ -78,6 +78,11 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
             f"without .gz; found {', '.join(there[:SHOWN]) or 'no file of such a name'}{more}"
         )
     return read_files(sets[chosen].paths, directory, upright=not chosen.startswith("emnist"))
+
+
+def holds_idx(paths: list[Path]) -> bool:
+    """Whether one of these is called as a file of an IDX data set is."""
+    return any(NAME.fullmatch(path.name) for path in paths)
 
 
 def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _Set]:

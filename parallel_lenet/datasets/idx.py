@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.datasets.dataset import DatasetError
+from parallel_lenet.datasets.values import DatasetError, require_memory
+from parallel_lenet.limits import available_memory
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DIMENSIONS = 4
@@ -30,7 +31,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Return the array that an IDX file holds, gzipped or not (told by its content), in native byte order.
 
     Values are of any IDX type, in one to four dimensions, none of them zero. A plain file of at least 1 GiB of bytes
-    (uint8) is memory-mapped, read-only: a program ends with SIGBUS if such a file is shortened while it is in use.
+    (uint8), or of more than half of the memory that is available, is memory-mapped, read-only: a program ends with
+    SIGBUS if such a file is shortened while it is in use.
     Everything else is read into memory, once. Raises DatasetError if the file cannot be read, is not a regular file, is
     not IDX, holds another number of bytes than its header says, or is gzipped and unpacks to more than 100 MB and 100
     times its size.
@@ -81,8 +83,9 @@ def _read_array(file: BinaryIO, path: str | os.PathLike[str]) -> NDArray[Any]:
         )
     if not zipped and wanted != stored - 4 - len(sizes):
         raise DatasetError(f"{path}: {says}, but {stored - 4 - len(sizes)} follow")
-    if not zipped and dtype.itemsize == 1 and wanted >= MAPPED_FROM:
+    if not zipped and dtype.itemsize == 1 and (wanted >= MAPPED_FROM or wanted > available_memory() / 2):
         return np.memmap(file, dtype.newbyteorder("="), "r", 4 + len(sizes), shape)
+    require_memory(os.fsdecode(path), wanted)
     values = stream.read(wanted)
     if len(values) < wanted:
         raise DatasetError(f"{path}: truncated; {says}, but {len(values)} follow")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.arithmetic import sum_of
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.datasets.dataset import parts
+from parallel_lenet.datasets.values import parts
 from parallel_lenet.network import pixels
 from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential

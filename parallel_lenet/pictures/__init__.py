@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.image_files import PictureError
 from parallel_lenet.network.images import Images
 from parallel_lenet.pictures import files
 from parallel_lenet.pictures.digit import FIELD, digit
-from parallel_lenet.pictures.files import PictureError
 from parallel_lenet.pictures.ink import ink
 from parallel_lenet.pictures.unit import in_unit
+from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 
@@ -60,7 +61,7 @@ def read_image(picture: object, images: Images) -> Array:
     values = files.load(picture, 4 * max(height, width))
     if images.channels != 3:
         raise PictureError(f"images of files have 1 or 3 channels, but this network takes {images.channels}")
-    resized = files.averaged(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
+    resized = averaged(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
     return in_unit(np.rint(255 * np.moveaxis(resized, 2, 0)).astype(np.uint8), images)
 
 

@@ -1,34 +1,22 @@
-"""Image files and arrays of any kind, as floats from 0, black, to 1, white.
+"""Image files and arrays of any kind, as floats from 0, black, to 1, white."""
 
-Files are untrusted: only common formats are tried, and the pixels are counted before any is decoded.
-"""
-
-import io
 import os
-import stat
-import warnings
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.checks import quoted
+from parallel_lenet.image_files import PURPOSE, PictureError, opened
 from parallel_lenet.network import pixels
+from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 
-# Of those that Pillow reads: no format that starts a program or is read through another library of Python.
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
-MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
 MOST_BYTES = 2**28  # Of a stream, which is read whole: more than a file of so many pixels has.
 CHANNELS = (1, 2, 3, 4)  # Grey, grey and opacity, colours, colours and opacity.
-PURPOSE = "reading images"
-
-
-class PictureError(ValueError):
-    """An image that can't be used: the message says what is wrong with it and, for a file, which it is."""
 
 
 def load(picture: object, longest: int) -> Array:
@@ -62,21 +50,6 @@ def shrunk(values: Array, longest: int) -> Array:
     return averaged(values, *(max(1, round(side * scale)) for side in values.shape[:2]))
 
 
-def averaged(values: Array, height: int, width: int) -> Array:
-    """The values ``(h, w, ...)`` on a grid of that size, each the mean of the area that it covers."""
-    for axis, new in enumerate((height, width)):
-        old = values.shape[axis]
-        if old != new:
-            edges = np.linspace(0, old, new + 1)
-            low = np.minimum(edges.astype(np.intp), old - 1)
-            part = (edges - low).reshape(-1, *(1,) * (values.ndim - 1))
-            lines = np.moveaxis(values, axis, 0)
-            sums = np.concatenate([np.zeros((1, *lines.shape[1:])), np.cumsum(lines, axis=0, dtype=np.float64)])
-            means = np.diff(sums[low] + part * (sums[low + 1] - sums[low]), axis=0) * (new / old)
-            values = np.moveaxis(means, 0, axis)
-    return values
-
-
 def _of_array(array: Array) -> Array:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if array.ndim not in (2, 3) or channels not in CHANNELS or array.size == 0:
@@ -108,24 +81,8 @@ def _opaque(values: Array) -> Array:
 def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
-    name = name_of(path)
-    optional.load("pictures", "PIL", PURPOSE, "PIL.Image")  # Said first if it is missing.
-    try:
-        # Asked before opening: to open a pipe waits for its writer.
-        found = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise PictureError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
-        raise PictureError(f"{name}: can't be read: it is {kind}")
-    if found.st_size == 0:
-        raise PictureError(f"{name}: can't be read: it is empty")
-    try:
-        # A stream, not a path: mapped into memory, TIFF files on their side come out wrong (Pillow 13.0).
-        with open(path, "rb") as stream:
-            return _decoded(name, stream, longest)
-    except OSError as error:
-        raise PictureError(f"{name}: can't be read: {error.strerror or error}") from error
+    with opened(path, name_of(path)) as image:
+        return _of_image(image, longest)
 
 
 def _of_stream(stream: Any, longest: int) -> Array:
@@ -139,38 +96,8 @@ def _of_stream(stream: Any, longest: int) -> Array:
         raise TypeError(f"an image must be read from a binary stream, got one of {type(content).__name__}")
     if len(content) > MOST_BYTES:
         raise PictureError(f"{name}: is too large: at most {MOST_BYTES:,} bytes are read")
-    if not content:
-        raise PictureError(f"{name}: can't be read: it is empty")
-    return _decoded(name, io.BytesIO(content), longest)
-
-
-def _decoded(name: str, stream: BinaryIO, longest: int) -> Array:
-    image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
-    image_module.init()
-    formats = [each for each in FORMATS if each in image_module.OPEN]  # Pillow may be built without some.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of files that are read in spite of an oddity.
-            with image_module.open(stream, formats=formats) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise PictureError(
-                        f"{name}: is too large: it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} "
-                        "are read"
-                    )
-                return _of_image(image, longest)
-    except PictureError:
-        raise
-    except image_module.DecompressionBombError:
-        raise PictureError(f"{name}: is too large: at most {MOST_PIXELS:,} pixels are read") from None
-    except image_module.UnidentifiedImageError:
-        known = ", ".join(each for each in formats if each not in ("MPO", "DIB"))
-        raise PictureError(f"{name}: is not an image of a known format ({known})") from None
-    except OSError as error:
-        what = f"can't be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
-        raise PictureError(f"{name}: {what}") from error
-    except Exception as error:  # The decoders raise anything for a damaged file: SyntaxError, struct.error, ...
-        raise PictureError(f"{name}: is damaged: {optional.reason(error)}") from error
+    with opened(content, name) as image:
+        return _of_image(image, longest)
 
 
 def _of_image(image: Any, longest: int) -> Array:

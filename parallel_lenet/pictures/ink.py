@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.pictures.components import components
-from parallel_lenet.pictures.files import averaged, shrunk
+from parallel_lenet.pictures.files import shrunk
+from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 

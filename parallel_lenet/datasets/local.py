@@ -1,0 +1,99 @@
+"""Images of one's own: finds out in which of the known forms a folder or a file holds them."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from parallel_lenet.checks import whole_number
+from parallel_lenet.datasets.array_files import is_array_file, read_array_files
+from parallel_lenet.datasets.folder import holds_idx, read_folder
+from parallel_lenet.datasets.image_folder import read_image_folder
+from parallel_lenet.datasets.parquet import read_parquet
+from parallel_lenet.datasets.parts import PART_OF, Parts, resized_parts
+from parallel_lenet.datasets.values import DatasetError
+
+FORMS = (
+    "four IDX files (train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, "
+    "each with or without .gz), image files in train/CLASS/ and test/CLASS/, .npz or .npy files with names such as "
+    "x_train and y_train, or .parquet files"
+)
+LARGEST_SIDE = 10_000  # Pixels, of an image size that is asked for.
+
+
+class Found(NamedTuple):
+    """Data, and what they were found as."""
+
+    parts: Parts
+    pictures: bool
+    """Whether they were files of images: then a network for them is shown whole pictures, not digits."""
+
+
+def load_folder(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> Parts:
+    """The images in a folder or a file of your own: ``train``, ``test`` and ``validation``, the last two if they exist.
+
+    ``path`` is, in this order of preference:
+
+    - a folder of four IDX files, as MNIST and EMNIST come, or such a folder and the name of one of several sets;
+    - a ``.npz`` file, or a folder of ``.npz`` and ``.npy`` files: the names of arrays and files say what they hold,
+      such as ``x_train`` and ``y_train``, or ``train-images.npy`` and ``train-labels.npy``;
+    - a ``.parquet`` file, or a folder of such files, as Hugging Face has them (extra ``parquet``);
+    - a folder of images, ``train/CLASS/*.png`` and likewise ``test`` and ``validation`` (extra ``pictures``).
+
+    ``image_size``, ``(height, width)`` or one number for both, resizes all images: each pixel becomes the mean of the
+    area that it covers. Without it, all must have the same size.
+
+    Images are grey ``(n, h, w)`` or ``(n, 3, h, w)``. Large plain IDX and ``.npy`` files stay on disk, memory-mapped:
+    see `read_idx`. Files are untrusted: nothing is unpickled, and sizes are checked before memory is allocated. Raises
+    DatasetError, which names the file, if the data can't be read or used.
+    """
+    return read_local(path, image_size).parts
+
+
+def read_local(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> Found:
+    """As `load_folder`, and what the data were found as."""
+    size = None if image_size is None else height_and_width(image_size)
+    name = os.fsdecode(path)
+    parts, pictures = _read(Path(name), name, size)
+    return Found(parts if size is None else resized_parts(parts, size), pictures)
+
+
+def height_and_width(image_size: object) -> tuple[int, int]:
+    """The image size as ``(height, width)``; ValueError unless both are whole numbers from 1 to 10,000."""
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be (height, width) or one number, got {image_size!r}")
+    height, width = (whole_number("each side of image_size", side, 1, LARGEST_SIDE) for side in sides)
+    return height, width
+
+
+def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> Found:
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+        entries = sorted(path.iterdir()) if is_folder else []
+    except (OSError, ValueError) as error:  # ValueError for a name with a null character.
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{name}: cannot be read as a folder: {reason}") from error
+    if not is_folder and not is_file:
+        return Found(Parts(*read_folder(name), None), False)  # One of several sets, or an error.
+    if is_file and path.suffix.lower() == ".npz":
+        parts = read_array_files([path], name)
+        if parts is not None:
+            return Found(parts, False)
+    if is_file and path.suffix.lower() == ".parquet":
+        return Found(read_parquet([path], name, image_size), True)
+    if is_file:
+        raise DatasetError(f"{name}: is a file; allowed are a .npz or .parquet file, or a folder with {FORMS}")
+    if holds_idx(entries):
+        return Found(Parts(*read_folder(name), None), False)
+    folders = [each for each in entries if each.is_dir() and each.name.lower() in PART_OF]
+    within = [each for folder in folders for each in sorted(folder.iterdir())]
+    parts = read_array_files([each for each in (*entries, *within) if is_array_file(each)], name)
+    if parts is not None:
+        return Found(parts, False)
+    tables = sorted(each for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for each in path.glob(pattern))
+    if tables:
+        return Found(read_parquet(tables, name, image_size), True)
+    parts = read_image_folder(path, image_size)
+    if parts is not None:
+        return Found(parts, True)
+    raise DatasetError(f"{name}: holds no data set that is known: {FORMS}")

@@ -1,0 +1,172 @@
+"""Parquet files in the style of Hugging Face: a column of images, a column of labels, one file or more for each part.
+
+Files are untrusted: rows and sizes are read from the file's own table first, and the images come a few at a time.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet import optional
+from parallel_lenet.checks import quoted
+from parallel_lenet.datasets.arrays import MAX_CLASSES, arranged, class_labels
+from parallel_lenet.datasets.dataset import Dataset
+from parallel_lenet.datasets.idx import ALWAYS_UNPACKED, MAX_RATIO
+from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
+from parallel_lenet.datasets.picture_stack import Stack, alike
+from parallel_lenet.datasets.values import DatasetError, require_memory
+
+Array = NDArray[Any]
+
+IMAGES = ("image", "img", "images", "pixels", "x")
+LABELS = ("label", "labels", "fine_label", "class", "target", "y")
+AT_ONCE = 64  # Rows.
+PURPOSE = "reading Parquet files"
+
+
+def read_parquet(files: Sequence[Path], where: str, image_size: tuple[int, int] | None = None) -> Parts:
+    """The parts that these files hold: each file's name, or its folder's, begins with its part, else it is ``train``.
+
+    The images are bytes of image files, alone or in a record ``{bytes, path}``, or lists of numbers; the labels whole
+    numbers or text. Raises DatasetError if a file is damaged or has no such columns, and ExtraError, a
+    ModuleNotFoundError, if pyarrow (extra ``parquet``) is missing or does not work.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(_part(file), []).append(file)
+    images, labels = dict[str, Array](), dict[str, Array]()
+    known: tuple[str, ...] | None = None
+    for part in sorted(found, key=lambda name: name != "train"):
+        name = f"{where} {part}"
+        images[part], marks, names = _read(found[part], name, image_size)
+        labels[part], numbered = class_labels(marks, name, known if marks.dtype.kind == "U" else None)
+        known = known or numbered or names
+    data = {}
+    for part, each in alike(images).items():
+        data[part] = Dataset(each, labels[part], f"{where} {part}", class_names=known)
+    return parts_of(data, where)
+
+
+def _part(file: Path) -> str:
+    for name in (file.name, file.parent.name):
+        word = re.split(r"[^a-z0-9]", name.lower())[0]
+        if word in PART_OF:
+            return PART_OF[word]
+    return "train"
+
+
+def _read(
+    files: list[Path], name: str, image_size: tuple[int, int] | None
+) -> tuple[Array, Array, tuple[str, ...] | None]:
+    """The images, the labels as they are, and the names of the classes that the file's metadata give."""
+    library = optional.load("parquet", "pyarrow", PURPOSE, "pyarrow.parquet")
+    opened = [_opened(library, file) for file in files]
+    rows = sum(file.metadata.num_rows for file in opened)
+    if rows == 0:
+        raise DatasetError(f"{name}: holds no rows")
+    stack, arrays, marks = Stack(rows, image_size, name), list[Array](), list[Any]()
+    for path, file in zip(files, opened, strict=True):
+        image, label = _columns(file.schema_arrow, path)
+        for row, picture, mark in _rows(file, path, image, label):
+            where = f"{path}: row {row}"
+            if isinstance(picture, dict):
+                picture = picture.get("bytes")
+            if isinstance(picture, bytes):
+                stack.add(picture, where)
+            elif isinstance(picture, list):
+                arrays.append(_numbers(picture, where))
+                if len(arrays) == 1:
+                    require_memory(name, rows * arrays[0].nbytes)
+                if arrays[-1].shape != arrays[0].shape:
+                    raise DatasetError(f"{where}: is {arrays[-1].shape}, the first image {arrays[0].shape}")
+            else:
+                raise DatasetError(
+                    f"{where}: the column {image} holds {quoted(picture)}, not the bytes of an image file"
+                )
+            if type(mark) not in (int, str):
+                raise DatasetError(f"{where}: the label is {quoted(mark)}; allowed are whole numbers and text")
+            if isinstance(mark, int) and not 0 <= mark < MAX_CLASSES:
+                raise DatasetError(f"{where}: label {mark} is out of range; allowed are 0 to {MAX_CLASSES - 1}")
+            marks.append(mark)
+    if arrays and len(arrays) < rows:
+        raise DatasetError(f"{name}: some images are files and some are lists of numbers")
+    if len({type(mark) for mark in marks}) > 1:
+        raise DatasetError(f"{name}: some labels are numbers and some are text")
+    images = arranged(np.stack(arrays), name=name) if arrays else stack.images()
+    return images, np.array(marks), _class_names(opened[0].schema_arrow, _columns(opened[0].schema_arrow, files[0])[1])
+
+
+def _opened(library: Any, path: Path) -> Any:
+    try:
+        if not path.is_file():
+            raise DatasetError(f"{path}: not a regular file")
+        file = library.ParquetFile(path, memory_map=False)
+        table = file.metadata
+        stored = path.stat().st_size
+        unpacked = sum(table.row_group(i).total_byte_size for i in range(table.num_row_groups))
+    except DatasetError:
+        raise
+    except Exception as error:  # pyarrow raises anything for a damaged file.
+        raise DatasetError(f"{path}: is damaged, or not a Parquet file: {optional.reason(error)}") from error
+    most = max(ALWAYS_UNPACKED, MAX_RATIO * stored)
+    if unpacked > most or table.num_rows > most:
+        raise DatasetError(
+            f"{path}: {table.num_rows:,} rows and {unpacked:,} bytes, but {stored:,} stored bytes may unpack to "
+            f"{most:,} at most"
+        )
+    return file
+
+
+def _columns(schema: Any, path: Path) -> tuple[str, str]:
+    """The names of the image column and the label column."""
+    chosen = []
+    for what, names in (("images", IMAGES), ("labels", LABELS)):
+        column = next((name for name in names if name in schema.names), None)
+        if column is None:
+            raise DatasetError(
+                f"{path}: has no column of {what} ({', '.join(names)}), only {quoted(schema.names)}; rename the column"
+            )
+        chosen.append(column)
+    return chosen[0], chosen[1]
+
+
+def _rows(file: Any, path: Path, image: str, label: str) -> Iterator[tuple[int, Any, Any]]:
+    row = 0
+    batches = file.iter_batches(AT_ONCE, columns=[image, label])
+    while True:
+        try:
+            batch = next(batches)
+            pairs = list(zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True))
+        except StopIteration:
+            return
+        except Exception as error:  # As above.
+            raise DatasetError(f"{path}: is damaged after row {row}: {optional.reason(error)}") from error
+        for picture, mark in pairs:
+            yield row, picture, mark
+            row += 1
+
+
+def _numbers(picture: list[Any], where: str) -> Array:
+    try:
+        array = np.array(picture)
+    except ValueError as error:
+        raise DatasetError(f"{where}: is not a rectangle of numbers") from error
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
+        raise DatasetError(f"{where}: is {array.shape} {array.dtype}; allowed are numbers (h, w) or (h, w, c)")
+    whole = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
+    return array.astype(np.uint8) if whole else array
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """Those that Hugging Face writes into the file's metadata; None without them."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+        return tuple(names) if names and all(isinstance(name, str) for name in names) else None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None

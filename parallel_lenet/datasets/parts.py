@@ -1,0 +1,61 @@
+"""The training, test and validation part of a data set, which fit each other."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from parallel_lenet.datasets.dataset import Dataset
+from parallel_lenet.datasets.values import DatasetError
+from parallel_lenet.resizing import resized
+
+Array = NDArray[Any]
+
+SPELLINGS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "t10k"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""What the parts are called in names of files, folders and arrays."""
+
+PART_OF = {spelling: part for part, spellings in SPELLINGS.items() for spelling in spellings}
+
+
+class Parts(NamedTuple):
+    """A data set in parts. Only the first is always there."""
+
+    train: Dataset
+    test: Dataset | None
+    validation: Dataset | None
+
+
+def parts_of(found: Mapping[str, Dataset], where: str) -> Parts:
+    """The parts by their names; DatasetError if images differ in size or type, or a class is not trained."""
+    if "train" not in found:
+        raise DatasetError(f"{where}: has no part to train on, only {', '.join(found)}; it is called train")
+    train = found["train"]
+    for part in found.values():
+        if (part.inputs.shape[1:], part.inputs.dtype) != (train.inputs.shape[1:], train.inputs.dtype):
+            raise DatasetError(
+                f"{part.name}: images are {part.inputs.shape[1:]} {part.inputs.dtype}, those to train on "
+                f"{train.inputs.shape[1:]} {train.inputs.dtype}; both must be the same"
+            )
+        if part.classes > train.classes:
+            raise DatasetError(
+                f"{part.name}: label {part.classes - 1} is out of range; the images to train on have classes 0 to "
+                f"{train.classes - 1}"
+            )
+    return Parts(train, found.get("test"), found.get("validation"))
+
+
+def resized_parts(parts: Parts, image_size: tuple[int, int]) -> Parts:
+    """The parts with all images in another size, ``(height, width)``."""
+    return Parts(*(None if part is None else resized_data(part, image_size) for part in parts))  # type: ignore[arg-type]
+
+
+def resized_data(data: Dataset, image_size: tuple[int, int]) -> Dataset:
+    """The data with all images in another size, ``(height, width)``; the same data if they have it."""
+    if data.inputs.shape[-2:] == tuple(image_size):
+        return data
+    return replace(data, inputs=resized(data.inputs, *image_size))
