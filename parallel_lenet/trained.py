@@ -33,6 +33,19 @@ class TrainedModel(Displayed):
     metadata: dict[str, Any]
     """What was given to `Coordinator.save`."""
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, by label, if ``metadata`` has a list ``class_names`` of as many; else None."""
+        names = self.metadata.get("class_names")
+        if not isinstance(names, list) or len(names) != self.model.classes:
+            return None
+        return tuple(names) if all(isinstance(name, str) for name in names) else None
+
+    @property
+    def whole_pictures(self) -> bool:
+        """Whether it was trained on image files as they are (``pictures`` in ``metadata``), and not on digits."""
+        return self.metadata.get("pictures") is True
+
     def _summary(self) -> Summary:
         rows = [(quoted(name), quoted(value)) for name, value in self.metadata.items()]
         parts = [*self.model._summary().parts, Table(("metadata", ""), shortened(rows), texts=2)]

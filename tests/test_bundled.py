@@ -64,7 +64,7 @@ def test_load_gives_the_bundled_digits_by_default() -> None:
 
 
 def test_a_folder_wins_over_the_name(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=re.escape(f"{tmp_path}: train-images-idx3-ubyte is missing; a folder")):
+    with pytest.raises(DatasetError, match=re.escape(f"{tmp_path}: holds no data set that is known")):
         load("mnist-5k", data_dir=tmp_path)
 
 

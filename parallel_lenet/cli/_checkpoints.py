@@ -9,10 +9,11 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError
+from parallel_lenet.cli._options import UsageError, sides
 from parallel_lenet.cli._resume import local_path
 from parallel_lenet.cli._sources import reading
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
+from parallel_lenet.trained import TrainedModel
 
 RUNS = "runs"
 
@@ -64,6 +65,15 @@ def images_of(
     if not isinstance(dataset, str | None):
         raise CheckpointError(f"{file}: names the dataset {quoted(dataset)}, which is not a name: give --dataset")
     return dataset, data_dir
+
+
+def image_size(asked: dict[str, Any], trained: TrainedModel) -> tuple[int, int] | None:
+    """The size that images are resized to: as asked, else the network's if its run resized them, else None."""
+    if "image_size" in asked:
+        return sides(asked["image_size"])
+    options = trained.metadata.get("options")
+    resizes = isinstance(options, dict) and options.get("image_size") is not None
+    return trained.model.images.height_and_width if resizes else None
 
 
 def kernel_of(checkpoint: Checkpoint) -> str:

@@ -12,6 +12,7 @@ from parallel_lenet.checks import FRACTION, NOT_NEGATIVE, InvalidValue, Range, q
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
+from parallel_lenet.datasets.local import LARGEST_SIDE, height_and_width
 from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 from parallel_lenet.stopping import BEST_BY
 
@@ -67,6 +68,26 @@ def seconds(text: str) -> float:
     return value
 
 
+def size(text: str) -> str:
+    """An image size, ``28`` or ``28x32``, as ``28x28`` and ``28x32``."""
+    sides = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text, re.ASCII)
+    try:
+        height, width = height_and_width(tuple(int(side or sides[1]) for side in sides.groups()) if sides else ())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be H or HxW, each from 1 to {LARGEST_SIDE:,} pixels, got {quoted(text)}"
+        ) from None
+    return f"{height}x{width}"
+
+
+def sides(text: str | None) -> tuple[int, int] | None:
+    """Height and width of an image size as `size` returns it; None for None."""
+    if text is None:
+        return None
+    height, _, width = size(text).partition("x")
+    return int(height), int(width)
+
+
 def _option(
     group: str,
     kind: type,
@@ -103,9 +124,17 @@ class TrainOptions:
         IMAGES,
         str,
         None,
-        "a folder of four IDX files instead of --dataset: train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not; EMNIST's file names also work",
+        "images of your own instead of --dataset: a folder with image files in train/CLASS and test/CLASS, with IDX "
+        "files (MNIST's, EMNIST's), with .npz or .npy files, or with .parquet files; or one .npz or .parquet file",
         metavar="FOLDER",
+    )
+    image_size: str | None = _option(
+        IMAGES,
+        str,
+        None,
+        "resize all images to this many pixels, height and width (default: all must have the same size)",
+        parse=size,
+        metavar="H[xW]",
     )
     validation: float | None = _option(
         IMAGES,
@@ -321,6 +350,8 @@ def check(options: TrainOptions) -> None:
             value, least = getattr(options, name), option.metadata["least"]
             if value is not None and least is not None:
                 whole_number(name, value, least, MOST)
+        if options.image_size is not None:
+            size(options.image_size)
         if options.validation is not None:
             real_number("validation", options.validation, FRACTION)
         if options.class_weights is not None:
@@ -329,6 +360,8 @@ def check(options: TrainOptions) -> None:
             real_number("max_time", options.max_time, DURATION)
     except InvalidValue as error:
         raise as_usage(error) from None
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--image-size {error}") from None
 
 
 def parse_class_weights(text: str) -> str | dict[int, float]:

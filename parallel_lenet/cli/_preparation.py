@@ -31,12 +31,13 @@ from parallel_lenet.cli._options import (
     check,
     flags,
     parse_class_weights,
+    sides,
     worker_count,
 )
 from parallel_lenet.cli._recorder import Recorder
 from parallel_lenet.cli._resume import Resumed
 from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
-from parallel_lenet.cli._sources import load
+from parallel_lenet.cli._sources import Images, load
 from parallel_lenet.cli._trackers import Trackers
 from parallel_lenet.cli._training import Training, position
 from parallel_lenet.coordinator import Coordinator
@@ -91,20 +92,22 @@ def prepare(
     request.limit(interrupts)
     faults = _faults(arguments.chaos, request.options.engine)
     where, origin = _engines.arguments(request.options.engine, request.options.cluster_address, request.workers)
-    everything, test = _load(request, console)
+    images = _load(request, console)
     interrupts.check()
-    model, parameters = _model(request, everything)
-    _network.check(model, test)
+    model, parameters = _model(request, images.train)
+    for part in (images.test, images.validation):
+        if part is not None:
+            _network.check(model, part)
     options = _recipes.with_defaults(replace(request.options, kernel=model.kernel))
     try:
-        train, validation = _split(everything, options)
+        train, validation = _split(images, options)
         coordinator = _coordinator(model, parameters, options, len(train), where)
     except ValueError as error:
         raise as_usage(error) from None
     stack.callback(coordinator.close)
     stack.callback(faults.end)
     options = replace(options, shard_size=coordinator.shard_size)
-    metadata = _resume.describe(options, everything, test)
+    metadata = _resume.describe(options, images)
     interrupts.check()
     with interrupts.delayed():
         folder = _run_folder(request, stack)
@@ -114,7 +117,7 @@ def prepare(
             coordinator=coordinator,
             train=train,
             validation=validation,
-            test=_evaluated(test, options.evaluate_on),
+            test=_evaluated(images.test, options.evaluate_on),
             options=options,
             folder=folder,
             metadata=metadata,
@@ -128,7 +131,7 @@ def prepare(
         _begin(training, request)
         interrupts.at_once = training.abandon
     _run_notes.note_network(training, model, request.workers.count, origin)
-    _run_notes.note_limits(training, flags(arguments), len(test))
+    _run_notes.note_limits(training, flags(arguments), len(images.test))
     _network.say_unit(model, train, console)
     return training
 
@@ -155,16 +158,23 @@ def _faults(plan: str | None, engine: str) -> Chaos:
     return faults
 
 
-def _load(request: Request, console: Console) -> tuple[Dataset, Dataset]:
-    """All training images, and the test images. Raises DatasetError if they are not those of the run to continue."""
+def _load(request: Request, console: Console) -> Images:
+    """The images, before any are held out. Raises DatasetError if they are not those of the run to continue."""
     options = request.options
     named = request.resumed is None or "data_dir" in request.given
     if options.data_dir is not None and not named:
         console.note(_sources.reading(options.data_dir))
-    everything, test = load(options.dataset, options.data_dir, named)
+    images = load(options.dataset, options.data_dir, named, sides(options.image_size))
+    if options.validation is not None and images.validation is not None:
+        raise UsageError(
+            f"--validation {options.validation}: {options.data_dir} has images for validation itself, "
+            f"{len(images.validation):,}: leave it out"
+        )
     if request.resumed is not None:
-        _resume.check_data(request.resumed, everything, test)
-    return everything, test
+        _resume.check_data(request.resumed, images)
+    if options.data_dir is not None:
+        console.note(f"{images.train.name}: {images.train.description}")
+    return images
 
 
 def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
@@ -178,11 +188,11 @@ def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)
 
 
-def _split(everything: Dataset, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
-    """The images to train on, weighted by ``--class-weights``, and those held out for ``--validation``."""
-    train, validation = everything, None
+def _split(images: Images, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
+    """The images to train on, weighted by ``--class-weights``, and those to validate on, if there are any."""
+    train, validation = images.train, images.validation
     if options.validation is not None:
-        train, validation = split(everything, options.validation, options.seed)
+        train, validation = split(train, options.validation, options.seed)
     if options.class_weights is not None:
         weights = sample_weights(train.targets, parse_class_weights(options.class_weights))
         train = replace(train, weights=weights)

@@ -14,7 +14,8 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind
-from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.cli._sources import Images
+from parallel_lenet.datasets import DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
 
@@ -51,22 +52,25 @@ class Resumed:
     notes: list[str]
 
 
-def describe(options: TrainOptions, train: Dataset, test: Dataset) -> dict[str, Any]:
+def describe(options: TrainOptions, images: Images) -> dict[str, Any]:
     """What a checkpoint of the command line holds beside the coordinator's own."""
     return {
         "dataset": options.dataset,
         "data_dir": options.data_dir,
         "options": asdict(options),
-        "data": fingerprint(train, test),
+        "data": fingerprint(images),
+        "class_names": None if images.train.class_names is None else list(images.train.class_names),
+        "pictures": images.pictures,
         "figures": [],
         "partial": None,
     }
 
 
-def fingerprint(train: Dataset, test: Dataset) -> dict[str, Any]:
+def fingerprint(images: Images) -> dict[str, Any]:
     """Sizes, and a hash of all inputs and targets: about 0.1 s for MNIST."""
-    digest = arrays_sha256(train.inputs, train.targets, test.inputs, test.targets)
-    return {"train": len(train), "test": len(test), "sha256": digest}
+    parts = [part for part in (images.train, images.test, images.validation) if part is not None]
+    digest = arrays_sha256(*(array for part in parts for array in (part.inputs, part.targets)))
+    return {"train": len(images.train), "test": len(images.test), "sha256": digest}
 
 
 def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:
@@ -186,12 +190,12 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def check_data(resumed: Resumed, train: Dataset, test: Dataset) -> None:
+def check_data(resumed: Resumed, images: Images) -> None:
     """DatasetError unless these are the data that the run was trained on."""
-    now = fingerprint(train, test)
+    now = fingerprint(images)
     if now != resumed.data:
         raise DatasetError(
-            f"{train.name}: these are not the data of the run in {resumed.folder}: {_summary(now)}, "
+            f"{images.train.name}: these are not the data of the run in {resumed.folder}: {_summary(now)}, "
             f"not {_summary(resumed.data)}"
         )
 

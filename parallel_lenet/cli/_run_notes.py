@@ -22,8 +22,9 @@ def note_network(training: Training, model: Sequential, workers: int, origin: st
     ]
     training.console.note("; ".join(parts))
     if training.validation is not None:
-        held_out = count(len(training.validation), "image")
-        training.console.note(f"{held_out} held out for validation: they decide which epoch is best")
+        images = count(len(training.validation), "image")
+        source = f"of {training.validation.name}" if training.options.validation is None else "held out"
+        training.console.note(f"{images} {source} for validation: they decide which epoch is best")
 
 
 def note_limits(training: Training, given: dict[str, Any], test_images: int) -> None:

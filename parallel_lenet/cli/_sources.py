@@ -2,23 +2,55 @@
 
 import os
 import sys
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from parallel_lenet import datasets
+from parallel_lenet.batching import split
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets.local import read_local
+from parallel_lenet.datasets.parts import resized_data
+from parallel_lenet.datasets.values import require_memory
+
+HELD_OUT = 0.2  # Of the training images, for the test, if a folder has no test images.
 
 
-def load(dataset: str, data_dir: str | None, named: bool) -> tuple[Dataset, Dataset]:
-    """The training and the test images; ``named`` says whether the user named the folder, or a checkpoint did.
+@dataclass(frozen=True)
+class Images:
+    """The images of a command."""
 
-    Raises UsageError if the user's folder does not exist, and DatasetError as `datasets.load` does.
+    train: Dataset
+    test: Dataset
+    validation: Dataset | None = None
+    """Those of a folder that has images for validation."""
+    pictures: bool = False
+    """Whether they were image files: then `predict` shows the network whole pictures."""
+
+
+def load(dataset: str, data_dir: str | None, named: bool, image_size: tuple[int, int] | None = None) -> Images:
+    """The images, resized to ``image_size``; ``named`` says whether the user named the folder, or a checkpoint did.
+
+    If a folder has no test images, a fifth of those to train on is held out, always the same. Raises UsageError if the
+    user's folder does not exist, and DatasetError as `datasets.load` does.
     """
+    if data_dir is None:
+        train, test = datasets.load(dataset)
+        if image_size is not None:
+            train, test = (resized_data(data, image_size) for data in (train, test))
+        return Images(train, test)
     try:
-        return datasets.load(dataset, data_dir)
+        parts, pictures = read_local(data_dir, image_size)
+        train = parts.train
+        if parts.test is not None:
+            return Images(train, parts.test, parts.validation, pictures)
+        require_memory(train.name, train.inputs.nbytes)
+        rest, test = split(train, HELD_OUT, 0)
+        test = replace(test, name=f"{data_dir} (a fifth, held out: it has no test images)")
+        return Images(rest, test, parts.validation, pictures)
     except DatasetError as error:
         # A folder that does not exist may still name one of several sets in its parent.
-        if data_dir is None or os.path.exists(data_dir) or "cannot be read as a folder" not in str(error):
+        if os.path.exists(data_dir) or "cannot be read as a folder" not in str(error):
             raise
         if named:
             raise UsageError(f"--data-dir {data_dir} does not exist") from None

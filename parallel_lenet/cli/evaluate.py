@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs); without "
         "--dataset and --data-dir it is measured on that run's test images",
     )
-    add_train_options(parser, only=("dataset", "data_dir", "kernel", "workers", "engine", "cluster_address"))
+    add_train_options(
+        parser, only=("dataset", "data_dir", "image_size", "kernel", "workers", "engine", "cluster_address")
+    )
     parser.add_argument(
         "--weights",
         metavar="FILE",
@@ -53,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.weights is not None:
         parameters = _weights.load("--weights", arguments.weights, model)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
-    _, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
+    size = _checkpoints.image_size(asked, trained)
+    test = load(dataset or DEFAULT, data_dir, "data_dir" in asked, size).test
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
         _network.check(model, test)

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--png", metavar="FOLDER", help="also write each figure as a picture for slides, 1600 pixels wide"
     )
-    add_train_options(parser, only=("dataset", "data_dir"))
+    add_train_options(parser, only=("dataset", "data_dir", "image_size"))
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
@@ -87,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained = _trained(file)
     asked = flags(arguments)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
-    train, test = load(dataset or DEFAULT, data_dir, "data_dir" in asked)
+    images = load(dataset or DEFAULT, data_dir, "data_dir" in asked, _checkpoints.image_size(asked, trained))
+    train, test = images.train, images.test
     _network.check(trained.model, test)
     chosen = _chosen(arguments, trained, test)
     console.note("computing every number of the lesson with the loops of the tutorial ...")
@@ -184,7 +185,7 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
 def _command(arguments: argparse.Namespace, file: str) -> str:
     """The command that makes the page again."""
     words = ["parallel-lenet", "explain", file]
-    for name in ("image", "digit", "index", "label", "dataset", "data_dir"):
+    for name in ("image", "digit", "index", "label", "dataset", "data_dir", "image_size"):
         value = getattr(arguments, name, None)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

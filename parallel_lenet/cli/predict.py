@@ -78,14 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _described(answer: Prediction) -> dict[str, Any]:
     return {
-        "class": answer.label,
+        **_named(answer, answer.label),
         "probability": answer.probability,
-        "top": [{"class": label, "probability": probability} for label, probability in answer.top(SHOWN)],
+        "top": [{**_named(answer, label), "probability": probability} for label, probability in answer.top(SHOWN)],
         "probabilities": np.asarray(answer.probabilities, float).tolist(),
     }
 
 
+def _named(answer: Prediction, label: int) -> dict[str, Any]:
+    """The class, and what it is called if that is known."""
+    return {"class": label} if answer.class_names is None else {"class": label, "name": answer.name_of(label)}
+
+
 def _sentence(name: str, answer: Prediction) -> str:
     (first, probability), *others = answer.top(SHOWN)
-    rest = ", ".join(f"{label} {probability:.1%}" for label, probability in others)
-    return f"{printable(name)}: {first} ({probability:.1%}; {rest})"
+    rest = ", ".join(f"{printable(answer.name_of(label))} {probability:.1%}" for label, probability in others)
+    return f"{printable(name)}: {printable(answer.name_of(first))} ({probability:.1%}; {rest})"

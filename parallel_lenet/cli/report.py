@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel_lenet import datasets
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._resume import fingerprint, local_path
+from parallel_lenet.cli._sources import load
 from parallel_lenet.runs import REPORT, RunError, predictions
 from parallel_lenet.runs.run import Run
 
@@ -74,8 +74,10 @@ def _complete(run: Run, console: Console) -> None:
             data_dir = local_path(checkpoint.path, data_dir)
         elif dataset != BUNDLED:
             return
-        train, test = datasets.load(BUNDLED, data_dir)
-        if fingerprint(train, test) != run.data:
+        resizes = run.options.get("image_size") is not None
+        images = load(BUNDLED, data_dir, False, run.model.images.height_and_width if resizes else None)
+        test = images.test
+        if fingerprint(images) != run.data:
             raise ValueError(f"{test.name}: these are not the images of the run")
         step = checkpoint.state.step
         run.predictions = predictions.predict(run.model, checkpoint.state.parameters, step, test, PATIENCE)

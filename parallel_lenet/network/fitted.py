@@ -49,7 +49,7 @@ def settings_for(data: Dataset) -> dict[str, Any]:
     stds = tuple((math.sqrt(max(variance, shade * shade)) or 1.0) / span for _, variance in moments)
     return {
         "channels": len(channels),
-        "classes": max(2, data.classes),
+        "classes": max(2, data.classes if data.class_names is None else len(data.class_names)),
         "image_size": images.shape[-2:],
         "mean": means if len(channels) > 1 else means[0],
         "std": stds if len(channels) > 1 else stds[0],

@@ -22,6 +22,7 @@ from parallel_lenet.resizing import averaged
 Array = NDArray[Any]
 
 LONGEST = 400  # Pixels of a side on which the digit is looked for.
+LUMA = np.array([0.299, 0.587, 0.114])  # Of red, green and blue, as Pillow makes grey.
 ROUNDING = 8  # Grey levels by which a picture may differ from its prepared self and count as prepared.
 
 
@@ -49,16 +50,19 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
     return result
 
 
-def read_image(picture: object, images: Images) -> Array:
+def read_image(picture: object, images: Images, whole: bool = False) -> Array:
     """A picture as one image ``(1, c, h, w)`` of a network whose first layer is ``images``.
 
-    A network for grey images gets the digit (see `read_digit`), one for colours the whole picture, resized. Raises as
-    `read_digit` does.
+    A network for grey images gets the digit (see `read_digit`), unless ``whole`` is true, and one for colours the whole
+    picture, resized. Raises as `read_digit` does.
     """
-    if images.channels == 1:
+    if images.channels == 1 and not whole:
         return in_unit(read_digit(picture, images.height_and_width), images)
     height, width = images.height_and_width
     values = files.load(picture, 4 * max(height, width))
+    if images.channels == 1:
+        grey = values @ LUMA if values.shape[2] == 3 else values[..., 0]
+        return in_unit(np.rint(255 * averaged(grey, height, width)).astype(np.uint8), images)
     if images.channels != 3:
         raise PictureError(f"images of files have 1 or 3 channels, but this network takes {images.channels}")
     resized = averaged(np.repeat(values, 3 // values.shape[2], axis=2), height, width)

@@ -24,6 +24,17 @@ class Prediction:
     """Of each class, ``(classes,)``."""
     seen: Array = field(repr=False)
     """The image that the network saw, ``(c, h, w)``, in its unit."""
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    """What the classes are called, if the checkpoint says it."""
+
+    @property
+    def name(self) -> str:
+        """What the most probable class is called, or its number."""
+        return self.name_of(self.label)
+
+    def name_of(self, label: int) -> str:
+        """What a class is called, or its number."""
+        return str(label) if self.class_names is None else self.class_names[label]
 
     def top(self, count: int = 3) -> list[tuple[int, float]]:
         """The most probable classes with their probabilities, most probable first."""
@@ -34,12 +45,12 @@ class Prediction:
 def predict_image(picture: object, model: TrainedModel | str | os.PathLike[str]) -> Prediction:
     """What ``model``, or the network of the checkpoint with that path, makes of a picture of a digit.
 
-    ``picture`` is the path of an image file, a binary stream or an array, prepared as in `read_digit`; a network for
-    colours gets the whole picture, resized. For many pictures, load the network once, with `load_model`. Raises
-    PictureError as `read_digit` does, and CheckpointError as `load_model` does.
+    ``picture`` is the path of an image file, a binary stream or an array, prepared as in `read_digit`. A network for
+    colours, or one that was trained on image files, gets the whole picture, resized. For many pictures, load the
+    network once, with `load_model`. Raises PictureError as `read_digit` does, and CheckpointError as `load_model` does.
     """
     trained = model if isinstance(model, TrainedModel) else load_model(model)
-    image = read_image(picture, trained.model.images)
+    image = read_image(picture, trained.model.images, whole=trained.whole_pictures)
     probabilities = trained.predict_proba(image)[0]
     label = int(probabilities.argmax())
-    return Prediction(label, float(probabilities[label]), probabilities, image[0])
+    return Prediction(label, float(probabilities[label]), probabilities, image[0], trained.class_names)
