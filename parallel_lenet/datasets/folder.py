@@ -165,13 +165,14 @@ def _read_images(path: Path, upright: bool) -> NDArray[Any]:
 
 
 def _rearranged(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    """The images with other axes, contiguous, in the same memory: a copy would double it. A mapped file is copied."""
-    values = np.array(images) if isinstance(images, np.memmap) else images
-    rows = values.reshape(len(images), -1)
+    """The images with other axes, contiguous, in the same memory: a copy would double it. Of a mapped file a view."""
+    if isinstance(images, np.memmap):
+        return images.transpose(axes)
+    rows = images.reshape(len(images), -1)
     together = max(1, PART // rows.shape[1])
     for start in range(0, len(images), together):
         some = slice(start, start + together)
-        rows[some] = values[some].transpose(axes).reshape(len(rows[some]), -1)  # A copy, or NumPy makes one.
+        rows[some] = images[some].transpose(axes).reshape(len(rows[some]), -1)  # A copy, or NumPy makes one.
     return rows.reshape([images.shape[axis] for axis in axes])
 
 

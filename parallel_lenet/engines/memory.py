@@ -26,8 +26,8 @@ from parallel_lenet.limits import available_memory
 ALIGNMENT = 64  # A cache line; every array starts on one.
 
 
-Place = tuple[int, tuple[int, ...], str]
-"""Where an array lies in a block: offset, shape, dtype."""
+Place = tuple[int, tuple[int, ...], str, tuple[int, ...] | None]
+"""Where an array lies in a block: offset, shape, dtype, and strides, or None in C order."""
 
 
 class SharedBlock:
@@ -40,7 +40,7 @@ class SharedBlock:
         self.places: list[Place] = []
         self.size = 0
         for shape, dtype in contents:
-            self.places.append((self.size, shape, dtype.str))
+            self.places.append((self.size, shape, dtype.str, None))
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         require_memory(self.size)
         try:
@@ -123,8 +123,8 @@ def take(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
 
 def view(block: mmap.mmap, place: Place) -> NDArray[Any]:
     """The array at a place of a mapped block."""
-    offset, shape, dtype = place
-    return np.ndarray(shape, dtype, buffer=block, offset=offset)
+    offset, shape, dtype, strides = place
+    return np.ndarray(shape, dtype, buffer=block, offset=offset, strides=strides)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

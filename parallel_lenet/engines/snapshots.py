@@ -121,8 +121,13 @@ class Mapped:
 
 
 def _is_mapped(array: Array) -> bool:
-    """Whether it lies in order in a read-only mapping of a file, as ``np.memmap`` and ``np.load`` make them."""
-    if array.flags.writeable or not array.flags.c_contiguous or array.nbytes == 0:
+    """Whether it lies in a read-only mapping of a file, as ``np.memmap`` and ``np.load`` make them, without gaps.
+
+    Its axes may be in another order than in the file: images with their channels last are seen with channels first.
+    """
+    if array.flags.writeable or array.nbytes == 0:
+        return False
+    if not array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis])).flags.c_contiguous:
         return False
     base: Any = array
     while isinstance(base, np.ndarray):

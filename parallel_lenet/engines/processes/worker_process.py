@@ -168,7 +168,8 @@ def _sentinel(pid: int) -> int | None:
 
 def _place(stored: Stored) -> tuple[int, Place]:
     """The number of an array's memory, and its location there."""
-    return stored.number, (stored.offset, stored.array.shape, stored.array.dtype.str)
+    array = stored.array
+    return stored.number, (stored.offset, array.shape, array.dtype.str, array.strides)
 
 
 def _signal_name(number: int) -> str:
