@@ -99,6 +99,8 @@ def prepare(
         if part is not None:
             _network.check(model, part)
     options = _recipes.with_defaults(replace(request.options, kernel=model.kernel))
+    if images.validation is not None:  # Then early stopping holds out none.
+        options = replace(options, validation=None)
     try:
         train, validation = _split(images, options)
         coordinator = _coordinator(model, parameters, options, len(train), where)

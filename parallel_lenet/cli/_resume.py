@@ -70,7 +70,10 @@ def fingerprint(images: Images) -> dict[str, Any]:
     """Sizes, and a hash of all inputs and targets: about 0.1 s for MNIST."""
     parts = [part for part in (images.train, images.test, images.validation) if part is not None]
     digest = arrays_sha256(*(array for part in parts for array in (part.inputs, part.targets)))
-    return {"train": len(images.train), "test": len(images.test), "sha256": digest}
+    sizes = {"train": len(images.train), "test": len(images.test)}
+    if images.validation is not None:
+        sizes["validation"] = len(images.validation)
+    return {**sizes, "sha256": digest}
 
 
 def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:
@@ -137,7 +140,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     own |= {name: value for name, value in given.items() if name in free} | {"out": str(folder)}
     now = replace(before, **own)
     check(now)
-    if now.early_stopping and now.validation is None:
+    if now.early_stopping and now.validation is None and "validation" not in data:
         raise UsageError(
             f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
         )
