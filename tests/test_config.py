@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from parallel_lenet import Dataset
-from parallel_lenet.cli import _config, main, train
+from parallel_lenet.cli import _config, _preparation, main
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, seconds, worker_count
+from parallel_lenet.cli._sources import Images
 from parallel_lenet.cores import usable_cores
 
 STRINGS = (
@@ -50,11 +51,13 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("workers = 3\nepochs = 2\n",))
     writer.start()
-    monkeypatch.setattr(train, "load", _small)
-    monkeypatch.setattr(train, "RunFolder", _stop)
+    monkeypatch.setattr(_preparation, "load", _small)
+    monkeypatch.setattr(_preparation, "RunFolder", _stop)
     made = []
-    coordinator = train.Coordinator
-    monkeypatch.setattr(train, "Coordinator", lambda *a, **k: made.append(k["n_workers"]) or coordinator(*a, **k))
+    make = _preparation.Coordinator
+    monkeypatch.setattr(_preparation, "Coordinator", lambda *a, **k: made.append(k["n_workers"]) or make(*a, **k))
+        _preparation, "Coordinator", lambda *a, **k: made.append(k["n_workers"]) or coordinator(*a, **k)
+    )
     assert main(["train", "--config", str(pipe), "--kernel", "im2col", "--out", str(tmp_path / "r")]) == 2
     writer.join()
     assert made == [3]
@@ -186,9 +189,9 @@ def mutated(rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def _small(*_: object) -> tuple[Dataset, Dataset]:
+def _small(*_: object) -> Images:
     data = Dataset(np.zeros((60, 12, 12), np.uint8), np.arange(60) % 10)
-    return data, data
+    return Images(data, data)
 
 
 def _stop(*_: object, **__: object) -> None:
@@ -198,9 +201,9 @@ def _stop(*_: object, **__: object) -> None:
 def fuzz(times: int, seed: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
     """Have the command take so many mutated files up to its first step; how many it would have trained with."""
     rng, file, whole = random.Random(seed), folder / "c.toml", 0
-    patch.setattr(train, "load", _small)
-    patch.setattr(train, "RunFolder", _stop)
-    patch.setattr(train, "new_folder", _stop)
+    patch.setattr(_preparation, "load", _small)
+    patch.setattr(_preparation, "RunFolder", _stop)
+    patch.setattr(_preparation, "new_folder", _stop)
     for _ in range(times):
         content = mutated(rng)
         file.write_bytes(content)

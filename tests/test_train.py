@@ -522,7 +522,7 @@ def test_mutated_checkpoints_get_a_run_or_one_sentence(
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_pixels_that_cannot_be_normalised_are_named(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Dataset(np.full((20, 12, 12), 1e300) * np.linspace(0, 1, 20)[:, None, None], np.arange(20) % 4, "far")
-    monkeypatch.setattr(_preparation, "load", lambda *_: (data, data))
+    monkeypatch.setattr(_preparation, "load", lambda *_: _preparation.Images(data, data))
     assert "parallel-lenet: far: " in result(*QUICK, "--out", "r", code=1)["error"]
 
 
