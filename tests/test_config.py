@@ -56,8 +56,6 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
     made = []
     make = _preparation.Coordinator
     monkeypatch.setattr(_preparation, "Coordinator", lambda *a, **k: made.append(k["n_workers"]) or make(*a, **k))
-        _preparation, "Coordinator", lambda *a, **k: made.append(k["n_workers"]) or coordinator(*a, **k)
-    )
     assert main(["train", "--config", str(pipe), "--kernel", "im2col", "--out", str(tmp_path / "r")]) == 2
     writer.join()
     assert made == [3]
