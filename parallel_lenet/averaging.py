@@ -2,10 +2,13 @@
 
 The order of the additions follows the samples' positions in the batch, as `tree` says. So the mean has the same bits
 whoever computed the blocks, and whatever their sizes.
+
+An addition is made as soon as both its parts are there, while workers compute. Those that need the last block are left
+over: `step_end` makes them, on several threads or in one pass with all that follows.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,16 +20,17 @@ from parallel_lenet.parameters import Vector
 from parallel_lenet.reports import StepTimes
 from parallel_lenet.slices import ALONE, Threads
 from parallel_lenet.tree import TreeSum
-from parallel_lenet.updates import Memory, add, copied, divide
+from parallel_lenet.updates import Memory, add, copied, divided
 
 
-class MeanGradient(NamedTuple):
+class BatchSum(NamedTuple):
     """The result of the blocks of a step."""
 
     metrics: Metrics
     """Loss and correct answers, summed over the samples."""
-    gradient: Vector
-    """The weighted sum of the samples' gradients divided by the sum of the weights, in memory of the coordinator."""
+    vectors: Sequence[Vector]
+    """Their sum is the weighted sum of the samples' gradients. It has to be added from the right, ``a + (b + c)``. They
+    are valid until the engine is used again, and may not be changed."""
     suspects: list[str]
     """The workers whose sums are not finite, or all workers if no single worker's are."""
     times: StepTimes
@@ -40,81 +44,92 @@ class GradientSum:
     """
 
     def __init__(self, memory: Memory) -> None:
-        self.threads = ALONE
-        """For long vectors. One thread as long as workers compute: their cores are in use."""
         self._memory = memory
+        self._adds = True
         self._sums = TreeSum(self._added)
 
     def append(self, result: BlockGradient, leaves: int) -> None:
         """Add the next result, of a block of this number of leaves."""
-        self._sums.append(_Sum(result.metrics, result.gradient, False), leaves)
+        self._sums.append(_Sum(result.metrics, (result.gradient,), False), leaves)
 
     def hold(self) -> None:
         """Copy the results that wait for a neighbour: their memory is about to be written by workers."""
         self._sums.keep(self._owned)
 
-    def mean(self) -> tuple[Metrics, Vector]:
-        """The sums of the metrics, and the mean gradient. Call it once: it divides in place."""
-        metrics, total, _ = self._sums.total()
-        divide(total, metrics.weight, self.threads)
-        return metrics, total
+    def finish(self, result: BlockGradient, leaves: int) -> tuple[Metrics, Sequence[Vector]]:
+        """Take the last result: the sums of the metrics, and vectors as in `BatchSum`."""
+        self._adds = False
+        self.append(result, leaves)
+        metrics, vectors, _ = self._sums.total()
+        return metrics, vectors
 
     def _owned(self, part: "_Sum") -> "_Sum":
         if part.owned:
             return part
-        return _Sum(part.metrics, copied(part.gradient, self._memory, self.threads), True)
+        (vector,) = part.vectors
+        return _Sum(part.metrics, (copied(vector, self._memory, ALONE),), True)
 
     def _added(self, left: "_Sum", right: "_Sum") -> "_Sum":
         """The sum, in the memory of one of the two if that belongs to the coordinator."""
-        if left.owned:
-            total = left.gradient
-        elif right.owned:
-            total = right.gradient
-        else:
-            total = self._memory.empty_like(left.gradient)
-        add(left.gradient, right.gradient, total, self.threads)
-        return _Sum(left.metrics + right.metrics, total, True)
+        metrics = left.metrics + right.metrics
+        if not self._adds:
+            return _Sum(metrics, (*left.vectors, *right.vectors), False)
+        (a,), (b,) = left.vectors, right.vectors
+        total = a if left.owned else b if right.owned else self._memory.empty_like(a)
+        add(a, b, total, ALONE)  # Workers compute: their cores are in use.
+        return _Sum(metrics, (total,), True)
 
 
 class _Sum(NamedTuple):
     """Metrics and gradient of some blocks."""
 
     metrics: Metrics
-    gradient: Vector
+    vectors: tuple[Vector, ...]
+    """The gradient; several vectors, as in `BatchSum`, if the last block is one of them."""
     owned: bool
     """Whether the gradient lies in memory of the coordinator, which may be overwritten."""
 
 
-def mean_gradient(
-    results: Iterable[BlockGradient],
-    blocks: list[Block],
-    sizes: BlockSizes,
-    memory: Memory,
-    threads: Callable[[], Threads],
-) -> MeanGradient:
-    """The mean gradient of a step from the ``results`` of its ``blocks``, in their order.
-
-    ``threads`` gives the threads for long vectors once the last result has come.
-    """
+def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: Memory) -> BatchSum:
+    """The sum of a step from the ``results`` of its ``blocks``, in their order."""
     clock = time.perf_counter
-    start = clock()
-    waiting = 0.0
+    waiting = adding = 0.0
     computing: dict[str, float] = {}
     suspects: list[str] = []
     sums = GradientSum(memory)
+    asked = clock()
     with np.errstate(over="ignore", invalid="ignore"):  # The check of the mean says more than a warning.
-        asked = start
         for block, result in zip(blocks, results, strict=True):
-            waiting += clock() - asked
-            if block is blocks[-1]:
-                sums.threads = threads()
+            got = clock()
             computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
             if not result.finite:
                 suspects.append(result.worker)
-            sums.append(result, sizes.leaves(block))
-            if not result.ready:
-                sums.hold()
+            leaves = sizes.leaves(block)
+            if block is blocks[-1]:
+                metrics, vectors = sums.finish(result, leaves)
+            else:
+                sums.append(result, leaves)
+                if not result.ready:
+                    sums.hold()
+            waiting += got - asked
             asked = clock()
-        metrics, gradient = sums.mean()
-    times = StepTimes(waiting, adding=clock() - start - waiting, computing=computing)
-    return MeanGradient(metrics, gradient, suspects or list(computing), times)
+            adding += asked - got
+    return BatchSum(metrics, vectors, suspects or list(computing), StepTimes(waiting, adding, computing=computing))
+
+
+def mean(vectors: Sequence[Vector], weight: float, memory: Memory, threads: Threads) -> Vector:
+    """The sum of the ``vectors`` of a `BatchSum` divided by ``weight``, in memory of the coordinator."""
+    (total,) = reduced(vectors, 1, memory, threads)
+    return divided(total, weight, memory.empty_like(total) if len(vectors) == 1 else total, threads)
+
+
+def reduced(vectors: Sequence[Vector], most: int, memory: Memory, threads: Threads) -> Sequence[Vector]:
+    """At most ``most`` vectors with the same sum: the last ones are added."""
+    total: Vector | None = None
+    while len(vectors) > most:
+        *rest, left, right = vectors
+        total = memory.empty_like(left) if total is None else total
+        with np.errstate(over="ignore", invalid="ignore"):
+            add(left, right, total, threads)
+        vectors = [*rest, total]
+    return vectors

@@ -33,9 +33,13 @@ def global_norm(gradient: Vector, threads: Threads = ALONE) -> float:
     total = 0.0
     for squares in threads.map(one, gradient.size):
         total += squares
-    if TINY < total < math.inf or math.isnan(total):
-        return math.sqrt(total)
-    return math.sqrt(sum_of_squares(gradient, threads))
+    norm = math.nan if math.isnan(total) else norm_of_squares(total)
+    return math.sqrt(sum_of_squares(gradient, threads)) if norm is None else norm
+
+
+def norm_of_squares(total: float) -> float | None:
+    """The norm of a vector whose squares add up to ``total``; None if squares may have overflowed or become 0."""
+    return math.sqrt(total) if TINY < total < math.inf else None
 
 
 def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = ALONE) -> tuple[Vector, float]:

@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 
 from parallel_lenet import finite
 from parallel_lenet.arguments import Data, as_dataset, dataset_for, initial_parameters, require_members, takes_a_pair
-from parallel_lenet.averaging import MeanGradient, mean_gradient
+from parallel_lenet.averaging import BatchSum, batch_sum, mean
 from parallel_lenet.batching import Block, blocks, call_sizes, shards, split
 from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import numeric_array, quoted, whole_number
-from parallel_lenet.clipping import clip_by_global_norm, global_norm
 from parallel_lenet.closing import Closeable
 from parallel_lenet.continuing import Origin, names_that_may_differ, require_same_data
 from parallel_lenet.cores import usable_cores
@@ -49,9 +48,10 @@ from parallel_lenet.read_only import advice
 from parallel_lenet.reports import EpochReport, History, StepReport
 from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
+from parallel_lenet.step_end import finish
 from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
 from parallel_lenet.turns import turns_of
-from parallel_lenet.updates import Memory, updated
+from parallel_lenet.updates import Memory
 from parallel_lenet.warming import WarmUp
 from parallel_lenet.worker import Samples
 from parallel_lenet.workforce import Workforce
@@ -393,59 +393,52 @@ class Coordinator(Displayed, Closeable):
         if weights is not None and not weights[rows].any():
             return self._without_weight(call, rows)
         work = blocks(rows, self._settings.sizes, self.n_workers, key=self._key())
-        mean = self._mean_gradient(call.context, work)
-        averaged = time.perf_counter()
-        norm = global_norm(mean.gradient, self._threads())
-        loss_sum = mean.metrics.loss_sum
-        after = before
-        if math.isfinite(loss_sum + norm) or finite.is_finite(loss_sum, mean.gradient):
-            after, problem = self._updated(before, mean.gradient)
+        batch = self._batch_sum(call.context, work)
+        metrics = batch.metrics
+        summed = time.perf_counter()
+        end = finish(
+            self.optimizer,
+            (before.parameters, before.optimizer),
+            metrics,
+            batch.vectors,
+            self.clip_norm,
+            self._memory,
+            self._threads(),
+        )
+        problem: NonFiniteError | None = None
+        if not end.gradient_finite:
+            problem = self._trace(call.context, rows, work, batch.suspects)
+        elif not end.finite:
+            problem = finite.after_update(end.state.step, self.model.layout, end.parameters)
+        if problem is None:
+            after = replace(before, parameters=end.parameters, optimizer=end.state, sums=before.sums + metrics)
+        elif self.on_nan == "stop":
+            raise problem
         else:
-            problem = self._trace(call.context, rows, work, mean.suspects)
-        if problem is not None:
-            if self.on_nan == "stop":
-                raise problem
             after = before
         seconds = time.perf_counter() - start
-        self._state = replace(
-            after,
-            cursor=before.cursor + len(rows),
-            sums=before.sums + mean.metrics if problem is None else before.sums,
-            seconds=before.seconds + seconds,
-            data=call.data,
-        )
+        self._state = replace(after, cursor=before.cursor + len(rows), seconds=before.seconds + seconds, data=call.data)
         return StepReport(
             epoch=after.epoch + 1,
             step=after.step,
-            loss=mean.metrics.loss,
-            accuracy=mean.metrics.accuracy,
-            count=mean.metrics.count,
-            gradient_norm=norm,
+            loss=metrics.loss,
+            accuracy=metrics.accuracy,
+            count=metrics.count,
+            gradient_norm=end.norm,
             seconds=seconds,
             skipped=None if problem is None else str(problem),
             learning_rate=_learning_rate(self.optimizer, before.step),
-            times=replace(mean.times, updating=start + seconds - averaged),
+            times=replace(batch.times, updating=start + seconds - summed),
         )
 
     def _key(self) -> tuple[int, int] | None:
         """What decides the random numbers of the epoch's samples, for a model that takes keys."""
         return (self.seed, self.epoch) if self._draws else None
 
-    def _mean_gradient(self, context: Context, work: list[Block]) -> MeanGradient:
-        """Hand out the blocks, add their gradients along the tree, and divide by the sum of the weights."""
+    def _batch_sum(self, context: Context, work: list[Block]) -> BatchSum:
+        """Hand out the blocks, and add their gradients along the tree as far as that does not need the last one."""
         results = self.engine.gradients(context, self.parameters, work)
-        return mean_gradient(results, work, self._settings.sizes, self._memory, self._threads)
-
-    def _updated(self, state: TrainingState, gradient: Vector) -> tuple[TrainingState, NonFiniteError | None]:
-        """The state with the next parameters and optimizer; the error if these parameters are not finite."""
-        threads = self._threads()
-        if self.clip_norm is not None:
-            gradient, _ = clip_by_global_norm(gradient, self.clip_norm, threads)
-        parameters, optimizer, all_finite = updated(
-            self.optimizer, state.parameters, gradient, state.optimizer, self._memory, threads
-        )
-        problem = None if all_finite else finite.after_update(optimizer.step, self.model.layout, parameters)
-        return replace(state, parameters=parameters, optimizer=optimizer), problem
+        return batch_sum(results, work, self._settings.sizes, self._memory)
 
     def _without_weight(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
         """Leave out a batch whose weights are all 0: its mean loss does not exist."""
@@ -473,8 +466,9 @@ class Coordinator(Displayed, Closeable):
         problem = finite.trace(step, self.model.layout, results, len(parts))
         if problem is not None:
             return problem
-        mean = self._mean_gradient(context, work)
-        if finite.is_finite(mean.metrics.loss_sum, mean.gradient):
+        batch = self._batch_sum(context, work)
+        gradient = mean(batch.vectors, batch.metrics.weight, self._memory, ALONE)
+        if finite.is_finite(batch.metrics.loss_sum, gradient):
             return finite.irreproducible(step, suspects)
         return finite.overflow(step)
 

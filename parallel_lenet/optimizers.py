@@ -17,9 +17,10 @@ This file has more than 300 lines: each class states its formula, its sources, a
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,6 +175,18 @@ class RMSprop(Settings):
         return updated, OptimizerState(state.step + 1, {"mean_square": v})
 
 
+class MeanUpdate(NamedTuple):
+    """The result of `Adam.update_by_mean`."""
+
+    parameters: Vector
+    state: OptimizerState
+    squares: float
+    """The sum of the mean gradient's squares, with a relative error of about 1e-6 for float32. It is NaN or infinity
+    if the gradient holds one, or if a square overflows."""
+    finite: bool
+    """Whether the parameters are finite."""
+
+
 @dataclass(frozen=True, repr=False)
 class Adam(Settings):
     """A running mean of the gradient divided by the root of its running mean square, both bias-corrected.
@@ -227,38 +240,61 @@ class Adam(Settings):
     ) -> tuple[Vector, OptimizerState]:
         """As `Optimizer.update`; the result is written into the vectors of ``out`` if they are given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
-        rate = rate_at(self.learning_rate, state.step)
-        return self._step(parameters, _with_penalty(gradient, parameters, self.weight_decay), state, rate, out)
+        if self.is_compiled:
+            updated = self.update_by_mean(parameters, (gradient,), 1.0, state, out=out)
+            return updated.parameters, updated.state
+        beta1, rest1, beta2, rest2, size, epsilon, penalty, shrink = self._factors(state.step)
+        g = _with_penalty(gradient, parameters, penalty)
+        m = beta1 * state.slots["first_moment"] + rest1 * g
+        v = beta2 * state.slots["second_moment"] + rest2 * (g * g)
+        p = shrink * parameters - size * (m / (np.sqrt(v) + epsilon))
+        for target, result in zip(out or (), (p, m, v), strict=False):
+            target[:] = result
+        return p, OptimizerState(state.step + 1, {"first_moment": m, "second_moment": v})
 
-    def _step(
-        self, p: Vector, g: Vector, state: OptimizerState, rate: float, out: Out | None
-    ) -> tuple[Vector, OptimizerState]:
-        """One step from the parameters p and the gradient g, with the corrections in two numbers, size and epsilon.
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a step is one compiled pass over the vectors."""
+        return self.fused is not False and _fused() is not None
 
-        With c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t), the formula of the class is
+    def update_by_mean(
+        self,
+        parameters: Vector,
+        sums: Sequence[Vector],
+        weight: float,
+        state: OptimizerState,
+        *,
+        out: Out | None = None,
+    ) -> MeanUpdate:
+        """The update by a mean gradient: the sum of the one vector or the two in ``sums``, divided by ``weight``.
+
+        Only if `is_compiled`: all of it is one pass over the vectors. The arguments are not checked.
+        """
+        vectors = (parameters, state.slots["first_moment"], state.slots["second_moment"])
+        p, m, v, squares, finite = _fused().update(sums, weight, vectors, self._factors(state.step), out)
+        return MeanUpdate(p, OptimizerState(state.step + 1, {"first_moment": m, "second_moment": v}), squares, finite)
+
+    def _factors(self, step: int) -> tuple[float, ...]:
+        """The numbers of a step: beta1, 1 - beta1, beta2, 1 - beta2, size, epsilon, penalty and shrink.
+
+        The corrections are in size and epsilon. With c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t), the formula of the
+        class is
 
             lr * (m / c1) / (sqrt(v) / c2 + epsilon)  =  (lr * c2 / c1) * m / (sqrt(v) + epsilon * c2)
 
         The right side saves two passes over the vectors.
         """
-        t = state.step + 1
+        rate = rate_at(self.learning_rate, step)
+        t = step + 1
         correction1 = 1 - power(self.beta1, t)
         correction2 = math.sqrt(1 - power(self.beta2, t))
         size = rate * correction2 / correction1
-        epsilon = self.epsilon * correction2
-        m = state.slots["first_moment"]
-        v = state.slots["second_moment"]
-        compiled = None if self.fused is False else _fused()
-        if compiled is not None:  # The same numbers as the three lines below, in one pass over the vectors.
-            betas = (self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2)
-            p, m, v = compiled.update((p, g, m, v), (*betas, size, epsilon), out)
-        else:
-            m = self.beta1 * m + (1 - self.beta1) * g
-            v = self.beta2 * v + (1 - self.beta2) * (g * g)
-            p = p - size * (m / (np.sqrt(v) + epsilon))
-            for target, result in zip(out or (), (p, m, v), strict=False):
-                target[:] = result
-        return p, OptimizerState(t, {"first_moment": m, "second_moment": v})
+        betas = (self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2)
+        return (*betas, size, self.epsilon * correction2, *self._decay(rate))
+
+    def _decay(self, rate: float) -> tuple[float, float]:
+        """The L2 penalty, and the factor of the old parameters."""
+        return self.weight_decay, 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -273,16 +309,10 @@ class AdamW(Adam):
     decay is `lr * weight_decay` here. The default decay is PyTorch's; Keras's is 0.004.
     """
 
-    elementwise: ClassVar[bool] = True
     weight_decay: float = 0.01
 
-    def update(
-        self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
-    ) -> tuple[Vector, OptimizerState]:
-        """As `Optimizer.update`; the result is written into the vectors of ``out`` if they are given."""
-        _check(parameters, gradient, state, "first_moment", "second_moment")
-        rate = rate_at(self.learning_rate, state.step)
-        return self._step(parameters * (1 - rate * self.weight_decay), gradient, state, rate, out)
+    def _decay(self, rate: float) -> tuple[float, float]:
+        return 0.0, 1 - rate * self.weight_decay
 
 
 def _load_fused() -> Any:

@@ -14,9 +14,9 @@ class StepTimes:
     waiting: float = 0.0
     """Waiting for gradients; with the serial engine this includes computing them."""
     adding: float = 0.0
-    """Adding the gradients along the tree."""
+    """Adding gradients along the tree, as far as that does not need the last one."""
     updating: float = 0.0
-    """Norm, clipping, optimizer and checks."""
+    """All that follows the last gradient: the last additions, mean, norm, clipping, optimizer and checks."""
     computing: Mapping[str, float] = field(default_factory=dict)
     """Seconds per worker; work that was lost with a worker does not count."""
 

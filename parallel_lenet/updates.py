@@ -1,4 +1,4 @@
-"""The end of a step: from the summed gradient to the next parameters, for vectors of any length.
+"""What the coordinator does with vectors of any length: copies, sums, and the update by an optimizer.
 
 Long vectors are computed slice by slice, by as many threads of this process as there are workers, which wait meanwhile.
 All of this happens in the coordinator, not in workers. The bits are those of whole vectors on one thread.
@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 
-from parallel_lenet.optimizers import Adam, AdamW, Optimizer, OptimizerState
+from parallel_lenet.optimizers import Adam, Optimizer, OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
 
@@ -70,16 +70,14 @@ def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
     threads.map(one, total.size)
 
 
-def divide(total: Vector, weight: float, threads: Threads) -> None:
-    """Divide by the sum of the weights, in place."""
-    if threads.number == 1:
-        total /= weight
-        return
+def divided(total: Vector, weight: float, result: Vector, threads: Threads) -> Vector:
+    """Write the quotient into ``result``, which may be ``total``, and return it."""
 
     def one(part: slice) -> None:
-        total[part] /= weight
+        np.divide(total[part], weight, out=result[part])
 
     threads.map(one, total.size)
+    return result
 
 
 def updated(
@@ -96,8 +94,7 @@ def updated(
     """
     sliced = parameters.size > LONG and is_elementwise(optimizer)
     if sliced:
-        result = memory.empty_like(parameters)
-        after = OptimizerState(state.step + 1, {name: memory.empty_like(slot) for name, slot in state.slots.items()})
+        result, after = next_state(parameters, state, memory)
     else:
         with np.errstate(over="ignore", invalid="ignore"):  # The check tells more than a warning.
             result, after = optimizer.update(parameters, gradient, state)
@@ -109,6 +106,12 @@ def updated(
         return bool(np.isfinite(result[part]).all())
 
     return result, after, all(threads.map(one, parameters.size))
+
+
+def next_state(parameters: Vector, state: OptimizerState, memory: Memory) -> tuple[Vector, OptimizerState]:
+    """Memory for the next parameters and optimizer state, with arbitrary content."""
+    slots = {name: memory.empty_like(slot) for name, slot in state.slots.items()}
+    return memory.empty_like(parameters), OptimizerState(state.step + 1, slots)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
@@ -123,10 +126,10 @@ def update_into(
     """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``; for elementwise optimizers."""
     parameters = old[0][part]
     gradient = old[1][part]
-    state = _part(old[2], part)
+    state = state_slice(old[2], part)
     updated = new[0][part]
-    slots = _part(new[1], part).slots
-    if isinstance(optimizer, Adam) and type(optimizer).update in (Adam.update, AdamW.update):
+    slots = state_slice(new[1], part).slots
+    if isinstance(optimizer, Adam) and type(optimizer).update is Adam.update:
         optimizer.update(parameters, gradient, state, out=(updated, slots["first_moment"], slots["second_moment"]))
     else:
         updated[:], after = optimizer.update(parameters, gradient, state)
@@ -134,5 +137,6 @@ def update_into(
             slot[:] = after.slots[name]
 
 
-def _part(state: OptimizerState, part: slice) -> OptimizerState:
+def state_slice(state: OptimizerState, part: slice) -> OptimizerState:
+    """A slice of each vector of the state."""
     return OptimizerState(state.step, {name: slot[part] for name, slot in state.slots.items()})

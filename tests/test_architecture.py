@@ -71,6 +71,7 @@ ORDER = (
     "runs.steps",
     "runs",
     "coordinator",
+    "step_end",
     "averaging",
     "calls",
     "continuing",

@@ -1,5 +1,6 @@
 """Long vectors: the bits of whole vectors on one thread, and memory that is used again only if no one holds it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,17 @@ from hypothesis import strategies as st
 from kits.models import Array, Scripted
 from numpy.testing import assert_array_equal
 
-from parallel_lenet import SGD, Adam, AdamW, Coordinator, RMSprop, StepReport
+from parallel_lenet import SGD, Adam, AdamW, Coordinator, Metrics, RMSprop, StepReport
+from parallel_lenet.averaging import mean
 from parallel_lenet.clipping import clip_by_global_norm, global_norm
 from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.slices import LONG, SLICE, Threads
-from parallel_lenet.updates import Memory, add, copied, divide, is_elementwise, updated
+from parallel_lenet.step_end import StepEnd, finish
+from parallel_lenet.updates import Memory, copied, is_elementwise, updated
 
 SIZE = LONG + 4_321
+PARAMETERS = np.ones(3000, np.float32)
 OPTIMIZERS = (
     SGD(0.1, weight_decay=0.1),
     SGD(0.1, nesterov=True, weight_decay=0.1, momentum=0.9),
@@ -103,15 +107,70 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
     found = []
     for number in (1, 2, 7):
         threads, memory = Threads(number), Memory()
-        total = copied(left, memory, threads)
-        add(total, right, total, threads)
-        divide(total, 3, threads)
-        assert_array_equal(total, (left + right) / np.float32(3))
+        sums = [copied(left, memory, threads), right, left]
+        total = mean(sums, 3.0, memory, threads)
+        assert_array_equal(total, (left + (right + left)) / np.float32(3))
+        assert_array_equal(sums, [left, right, left])
         clipped, norm = clip_by_global_norm(total, 1.0, threads)
         found.append((clipped.tobytes(), norm, global_norm(total, threads)))
     assert len(set(found)) == 1
     assert found[0][1] == pytest.approx(np.linalg.norm(total.astype(float)), rel=1e-12)
     assert found[0][2] == pytest.approx(found[0][1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "vectors", "dtype"),
+    [
+        (1, 1, "float32"),
+        (31, 2, "float64"),
+        (33, 4, "float32"),
+        (2048, 2, "float32"),
+        (4097, 1, "float64"),
+        (6177, 2, "float32"),
+        (SIZE, 3, "float32"),
+    ],
+)
+def test_a_step_in_one_pass_has_the_bits_of_one_in_many(size: int, vectors: int, dtype: str) -> None:
+    rng = np.random.default_rng(size)
+    metrics, memory = Metrics(1.0, 0, 37), Memory()
+    for kind in (Adam, AdamW):
+        many, one = kind(0.1, weight_decay=0.1, fused=False), kind(0.1, weight_decay=0.1)
+        theirs = ours = (rng.standard_normal(size).astype(dtype), one.init(np.zeros(size, dtype)))
+        for _ in range(2):
+            sums = rng.standard_normal((vectors, size)).astype(dtype)
+            sums.flags.writeable = False
+            there = finish(many, theirs, metrics, sums, None, memory, Threads(1))
+            here = finish(one, ours, metrics, list(sums), None, memory, Threads(2))
+            theirs, ours = (there.parameters, there.state), (here.parameters, here.state)
+            assert ours[0].tobytes() == theirs[0].tobytes()
+            for name, slot in theirs[1].slots.items():
+                assert ours[1].slots[name].tobytes() == slot.tobytes()
+            assert here.norm == pytest.approx(there.norm, rel=1e-5)
+            assert here.gradient_finite
+            assert here.finite
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("where", [0, 40, 2999])
+def test_the_end_of_a_step_tells_what_is_not_finite(fused: bool | None, where: int) -> None:
+    def end(value: float, rate: float = 0.1, loss: float = 1.0, clip_norm: float | None = None) -> StepEnd:
+        sums = np.zeros((2, 3000), np.float32)
+        sums[1, where] = value
+        adam = Adam(rate, fused=fused)
+        before = PARAMETERS, adam.init(PARAMETERS)
+        return finish(adam, before, Metrics(loss, 0, 2), list(sums), clip_norm, Memory(), Threads(1))
+
+    for value, norm in ((1e30, 5e29), (2e-30, 1e-30), (0.0, 0.0), (6.0, 3.0)):  # Squares that are no float32, too.
+        found = end(value)
+        assert found.norm == pytest.approx(norm, rel=1e-5)
+        assert (found.gradient_finite, found.finite, found.state.step) == (True, True, 1)
+    for wrong in (end(np.nan), end(np.inf), end(1.0, loss=np.inf), end(np.nan, clip_norm=1.0)):
+        assert (wrong.gradient_finite, wrong.state.step) == (False, 0)
+        assert wrong.parameters is PARAMETERS
+    assert end(1.0, loss=np.inf).norm == 0.5
+    assert not math.isfinite(end(np.inf).norm)
+    found = end(1.0, rate=1e39)
+    assert (found.gradient_finite, found.finite) == (True, False)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["vector", "view", "drop"]), st.integers(0, 9)), max_size=40))

@@ -45,7 +45,8 @@ class BlockGradient(NamedTuple):
 
     metrics: Metrics
     gradient: Vector
-    """Summed over the samples; read-only, and valid until the next result is asked for that is not `ready`."""
+    """Summed over the samples; read-only, and valid until the next result is asked for that is not `ready`. After the
+    last result no more is asked for: those that are valid then are so until the engine is used again."""
     worker: str = "this process"
     """Who computed it, for people."""
     seconds: float = 0.0

@@ -106,7 +106,7 @@ def parts(steps: Sequence[StepReport], workers: int) -> dict[str, float]:
     - *computing*: mean of the workers;
     - *waiting*: for the worker that computes longest;
     - *adding*: gradients in the coordinator, as far as the workers do not compute meanwhile;
-    - *optimizer*: norm, clipping, update and checks;
+    - *optimizer*: the last additions, mean, norm, clipping, update and checks;
     - *messages*: all else, such as sending, waking up and copying parameters.
     """
     ordered = sorted(steps, key=lambda report: report.seconds)

@@ -192,6 +192,13 @@ def test_a_result_stays_valid_while_those_that_follow_are_ready(opened: Opened) 
     assert not together
 
 
+def test_the_last_results_stay_valid_until_the_engine_is_used_again(opened: Opened) -> None:
+    work = one_each(FEW)
+    results = list(opened.gradients(at(3), work))
+    time.sleep(0.01)
+    assert results[-1].gradient.tobytes() == expected(Scripted(), DATASETS, at(3), work)[-1][1]
+
+
 def test_a_gradient_is_read_only(opened: Opened) -> None:
     for result in opened.gradients(at(0), one_each(FEW)):
         with pytest.raises(ValueError, match="read-only"):

@@ -32,14 +32,14 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the mean is taken over batch_size, not over the samples of a short last batch",
-        "divide(total, metrics.weight, self.threads)",
-        "divide(total, 56, self.threads)",  # The batch_size of the test.
+        "gradient = mean(sums, metrics.weight, memory, threads)",
+        "gradient = mean(sums, 56, memory, threads)",  # The batch_size of the test.
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(
         "the reported loss of a step is divided by batch_size",
-        "loss=mean.metrics.loss,",
-        "loss=mean.metrics.loss_sum / self.batch_size,",
+        "loss=metrics.loss,",
+        "loss=metrics.loss_sum / self.batch_size,",
         "test_coordinator.py::test_every_batch_counts_by_its_samples_and_every_epoch_has_an_order_of_its_own",
     ),
     Mutant(
@@ -68,8 +68,8 @@ MUTANTS = [
     ),
     Mutant(
         "AdamW's decay is applied twice after 2,000 steps",
-        "parameters * (1 - rate * self.weight_decay)",
-        "parameters * (1 - rate * self.weight_decay * (2 if state.step > 2000 else 1))",
+        "*self._decay(rate))",
+        "*self._decay(rate * (2 if step > 2000 else 1)))",
         "test_optimizers.py::test_long_runs_follow_the_formulas",
     ),
     Mutant(

@@ -1,57 +1,131 @@
-"""Adam's update in one pass over the vectors, compiled by Numba: the same bits as the passes of `optimizers.Adam`.
+"""The end of a step with Adam in one pass over the vectors, compiled by Numba: the same bits as the passes of NumPy.
 
-A step's serial part is mostly this: the coordinator's caches hold other things by then, so each pass fetches its
-vectors from far away. For 61,706 parameters it takes 0.06 ms in place of 0.13 to 0.6.
+The coordinator does this while the workers wait for it, and by then its caches hold other things: each pass of its own
+fetches its vectors from far away. For 61,706 parameters one pass takes 0.04 ms in place of 0.1 to 0.2.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled.jit import DISABLED, compiled, own
+from parallel_lenet.kernels.compiled.vectors import load, store, times_plus, zeros
 
-__all__ = ["DISABLED", "update"]
+__all__ = ["DISABLED", "Updated", "update"]
 
 Array = NDArray[Any]
 
+CHUNK = 2048  # Numbers: the mean gradient of a chunk stays in the nearest cache.
+LANES = 8  # Of a vector,
+VECTORS = 4  # and how many are added side by side. They decide the last bits of the reported norm, and no others.
+
+
+class Updated(NamedTuple):
+    """What one step makes of the vectors."""
+
+    parameters: Array
+    first_moment: Array
+    second_moment: Array
+    squares: float
+    """The sum of the mean gradient's squares, with a relative error of about 1e-6 for float32. It is NaN or infinity
+    if the gradient holds one, and if a square overflows."""
+    finite: bool
+    """Whether the parameters are."""
+
 
 def update(
-    vectors: tuple[Array, Array, Array, Array],
+    sums: Sequence[Array],
+    weight: float,
+    vectors: tuple[Array, Array, Array],
     factors: tuple[float, ...],
     out: tuple[Array, Array, Array] | None = None,
-) -> tuple[Array, Array, Array]:
-    """From (parameters, gradient, first moment, second moment) to new (parameters, first moment, second moment).
+) -> Updated:
+    """The update of (parameters, first moment, second moment) by the mean gradient.
 
-    ``factors`` are beta1, 1 - beta1, beta2, 1 - beta2, the step's size and epsilon, the last two with the corrections
-    of the bias in them. The result is written into ``out``, or into new vectors.
+    The gradient is the sum of one vector or two in ``sums``, divided by ``weight``. ``factors`` are beta1, 1 - beta1,
+    beta2, 1 - beta2, the step's size and epsilon, both with the corrections of the bias in them, the L2 penalty, and
+    what the parameters are multiplied with. The result is written into ``out``, or into new vectors.
     """
-    parameters, gradient, first, second = (own(vector) for vector in vectors)
+    parameters, first, second = (own(vector) for vector in vectors)
+    left, right = (_read_only(vector) for vector in (sums[0], sums[1] if len(sums) > 1 else sums[0][:0]))
     # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.
     new_parameters, new_first, new_second = np.empty((3, parameters.size), parameters.dtype) if out is None else out
-    numbers = np.array(factors, parameters.dtype)
-    _update(parameters, gradient, first, second, numbers, new_parameters, new_first, new_second)
-    return new_parameters, new_first, new_second
+    numbers = np.array([*factors, weight], parameters.dtype)
+    arguments = (left, right, parameters, first, second, numbers, new_parameters, new_first, new_second)
+    squares, finite = _update(*arguments)
+    return Updated(new_parameters, new_first, new_second, squares, finite)
+
+
+def _read_only(vector: Array) -> Array:
+    """A view: to Numba every read-only vector has the same type, whether it is a worker's or not."""
+    view = vector[:]
+    view.flags.writeable = False
+    return view
 
 
 @compiled
 def _update(
+    left: Array,
+    right: Array,
     parameters: Array,
-    gradient: Array,
     first: Array,
     second: Array,
     factors: Array,
     new_parameters: Array,
     new_first: Array,
     new_second: Array,
-) -> None:
+) -> tuple[float, bool]:
+    """Chunk by chunk: the mean gradient, its squares, the update, and whether the parameters are finite."""
     beta1, rest1, beta2, rest2 = factors[0], factors[1], factors[2], factors[3]
-    size, epsilon = factors[4], factors[5]
-    for i in range(len(parameters)):
-        g = gradient[i]
-        m = beta1 * first[i] + rest1 * g
-        v = beta2 * second[i] + rest2 * (g * g)
-        new_first[i] = m
-        new_second[i] = v
-        new_parameters[i] = parameters[i] - size * (m / (math.sqrt(v) + epsilon))
+    size, epsilon, penalty, shrink, weight = factors[4], factors[5], factors[6], factors[7], factors[8]
+    gradient = np.empty(CHUNK, parameters.dtype)
+    squares, zero = 0.0, 0.0
+    for start in range(0, len(parameters), CHUNK):
+        n = min(CHUNK, len(parameters) - start)
+        g = gradient[:n]
+        chunk = slice(start, start + n)
+        p, m, v = parameters[chunk], first[chunk], second[chunk]
+        new_p, new_m, new_v = new_parameters[chunk], new_first[chunk], new_second[chunk]
+        if len(right):
+            a, b = left[chunk], right[chunk]
+            for i in range(n):
+                g[i] = (a[i] + b[i]) / weight
+        else:
+            a = left[chunk]
+            for i in range(n):
+                g[i] = a[i] / weight
+        squares += _squares(g)
+        if penalty != 0:
+            for i in range(n):
+                g[i] += penalty * p[i]
+        for i in range(n):
+            m_next = beta1 * m[i] + rest1 * g[i]
+            v_next = beta2 * v[i] + rest2 * (g[i] * g[i])
+            p_next = shrink * p[i] - size * (m_next / (math.sqrt(v_next) + epsilon))
+            new_m[i] = m_next
+            new_v[i] = v_next
+            new_p[i] = p_next
+            g[i] = p_next - p_next  # NaN if it is not finite.
+        zero += _squares(g)
+    return squares, zero == 0
+
+
+@compiled
+def _squares(numbers: Array) -> float:
+    """The sum of the squares."""
+    whole = len(numbers) // (LANES * VECTORS) * (LANES * VECTORS)
+    sums = zeros(numbers, 1, VECTORS, LANES)
+    for i in range(0, whole, LANES * VECTORS):
+        some = load(numbers, i, 0, LANES, 1, VECTORS, LANES)
+        sums = times_plus(some, some, sums)
+    stored = np.empty(LANES * VECTORS, numbers.dtype)
+    store(sums, stored, 0, 0, LANES)
+    total = 0.0
+    for i in range(LANES * VECTORS):
+        total += stored[i]
+    for i in range(whole, len(numbers)):
+        total += numbers[i] * numbers[i]
+    return total

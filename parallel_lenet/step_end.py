@@ -1,0 +1,92 @@
+"""The end of a step: from the sums of a batch's gradients to the mean, its norm, and the next parameters.
+
+The workers wait meanwhile. So Adam does all of it in one compiled pass over the vectors if it can; otherwise each
+operation is a pass of its own. The bits are the same.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
+
+import numpy as np
+
+from parallel_lenet.averaging import mean, reduced
+from parallel_lenet.clipping import clip_by_global_norm, global_norm, norm_of_squares
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.optimizers import Adam, MeanUpdate, Optimizer, OptimizerState
+from parallel_lenet.parameters import Vector
+from parallel_lenet.slices import LONG, Threads
+from parallel_lenet.updates import Memory, next_state, state_slice, updated
+
+
+class StepEnd(NamedTuple):
+    """The result of a step."""
+
+    norm: float
+    """Of the mean gradient, before clipping."""
+    parameters: Vector
+    state: OptimizerState
+    gradient_finite: bool = True
+    """Whether the loss and the mean gradient are finite. If not, parameters and state are those before the step."""
+    finite: bool = True
+    """Whether the parameters are finite."""
+
+
+def finish(
+    optimizer: Optimizer,
+    before: tuple[Vector, OptimizerState],
+    metrics: Metrics,
+    sums: Sequence[Vector],
+    clip_norm: float | None,
+    memory: Memory,
+    threads: Threads,
+) -> StepEnd:
+    """The step from ``before``, parameters and state, by the mean gradient, clipped to ``clip_norm``.
+
+    ``sums`` are as in `averaging.BatchSum`; the mean divides by ``metrics.weight``. Nothing is changed in place.
+    """
+    if clip_norm is None and math.isfinite(metrics.loss_sum) and _does_it_all(optimizer):
+        end = _in_one_pass(optimizer, before, metrics.weight, sums, memory, threads)
+        if end is not None:
+            return end
+    gradient = mean(sums, metrics.weight, memory, threads)
+    norm = global_norm(gradient, threads)
+    if not math.isfinite(metrics.loss_sum) or not (math.isfinite(norm) or np.isfinite(gradient).all()):
+        return StepEnd(norm, *before, gradient_finite=False)
+    if clip_norm is not None:
+        gradient, _ = clip_by_global_norm(gradient, clip_norm, threads)
+    parameters, state, finite = updated(optimizer, before[0], gradient, before[1], memory, threads)
+    return StepEnd(norm, parameters, state, finite=finite)
+
+
+def _does_it_all(optimizer: Optimizer) -> TypeGuard[Adam]:
+    """Whether it has `Adam.update_by_mean`, and no ``update`` of its own."""
+    return isinstance(optimizer, Adam) and type(optimizer).update is Adam.update and optimizer.is_compiled
+
+
+def _in_one_pass(
+    optimizer: Adam,
+    before: tuple[Vector, OptimizerState],
+    weight: float,
+    sums: Sequence[Vector],
+    memory: Memory,
+    threads: Threads,
+) -> StepEnd | None:
+    """The step, slice by slice if vectors are long; None if the squares of the gradient overflow or become 0."""
+    parameters, state = before
+    sums = reduced(sums, 2, memory, threads)
+    if parameters.size <= LONG:
+        whole = optimizer.update_by_mean(parameters, sums, weight, state)
+        result, after, parts = whole.parameters, whole.state, [whole]
+    else:
+        result, after = next_state(parameters, state, memory)
+
+        def one(part: slice) -> MeanUpdate:
+            slots = state_slice(after, part).slots
+            out = (result[part], slots["first_moment"], slots["second_moment"])
+            some = [vector[part] for vector in sums]
+            return optimizer.update_by_mean(parameters[part], some, weight, state_slice(state, part), out=out)
+
+        parts = threads.map(one, parameters.size)
+    norm = norm_of_squares(sum(part.squares for part in parts))
+    return None if norm is None else StepEnd(norm, result, after, finite=all(part.finite for part in parts))
