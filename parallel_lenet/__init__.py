@@ -35,6 +35,7 @@ from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.sample_keys import SampleKeys
 from parallel_lenet.schedules import Cosine, StepDecay, Warmup
+from parallel_lenet.tracing import Trace
 from parallel_lenet.trained import TrainedModel, load_model
 from parallel_lenet.weights import WeightsError, load_weights
 
@@ -77,6 +78,7 @@ __all__ = [
     "StepReport",
     "StepTimes",
     "Tanh",
+    "Trace",
     "TrainedModel",
     "Warmup",
     "WeightsError",

@@ -50,6 +50,7 @@ from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.step_end import finish
 from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
+from parallel_lenet.tracing import Trace
 from parallel_lenet.turns import turns_of
 from parallel_lenet.updates import Memory
 from parallel_lenet.warming import WarmUp
@@ -88,6 +89,7 @@ class Coordinator(Displayed, Closeable):
       may compile.
     - ``max_tries``: how many workers may be lost over one block, the part of a batch that a worker gets at a time,
       before WorkerError; 3 by default.
+    - ``trace``: a `Trace`, which writes down when each phase of each step began and ended. Its creator closes it.
 
     Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
 
@@ -130,6 +132,7 @@ class Coordinator(Displayed, Closeable):
         on_nan: str = "stop",
         step_timeout: float | None = None,
         max_tries: int | None = None,
+        trace: Trace | None = None,
     ) -> None:
         require_members("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         require_members("optimizer", optimizer, ("init", "update"))
@@ -145,6 +148,9 @@ class Coordinator(Displayed, Closeable):
         self.seed = settings.seed
         self.clip_norm = settings.clip_norm
         self.on_nan = settings.on_nan
+        if not isinstance(trace, Trace | None):
+            raise TypeError(f"trace must be a Trace or None, got {quoted(trace)}: Trace(path) makes one")
+        self.trace = trace
         self._settings = settings
         self._random = parameters is None  # Whether to say that predictions are of random parameters.
         parameters = initial_parameters(model, parameters, self.seed)
@@ -367,7 +373,10 @@ class Coordinator(Displayed, Closeable):
         self._use_data(call)
         order = call.order(self.seed, self.epoch)
         rows = order[self.cursor : self.cursor + self.batch_size]
-        return self._step(call, rows) if len(rows) else self._finish_epoch(call)
+        report = self._step(call, rows) if len(rows) else self._finish_epoch(call)
+        if self.trace is not None:
+            self.trace.report(report)
+        return report
 
     def _use_data(self, call: Call) -> None:
         """Note which data the current epoch is trained on. Raises as `require_same_data` does."""
@@ -438,6 +447,8 @@ class Coordinator(Displayed, Closeable):
     def _batch_sum(self, context: Context, work: list[Block]) -> BatchSum:
         """Hand out the blocks, and add their gradients along the tree as far as that does not need the last one."""
         results = self.engine.gradients(context, self.parameters, work)
+        if self.trace is not None:
+            results = self.trace.watched(results)
         return batch_sum(results, work, self._settings.sizes, self._memory)
 
     def _without_weight(self, call: Call, rows: NDArray[np.int64]) -> StepReport:

@@ -72,6 +72,7 @@ ORDER = (
     "runs",
     "coordinator",
     "step_end",
+    "tracing",
     "averaging",
     "calls",
     "continuing",

@@ -4,11 +4,13 @@ import argparse
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parallel_lenet.batching import split
+from parallel_lenet.checks import quoted
 from parallel_lenet.cli import (
     _config,
     _engines,
@@ -48,6 +50,7 @@ from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.runs import environment
 from parallel_lenet.schedules import rate_at
+from parallel_lenet.tracing import Trace
 from parallel_lenet.trained import load_model
 
 # Seconds before the end of --max-time at which a run stops, to drop a step, save and end; and to write the report.
@@ -101,9 +104,10 @@ def prepare(
     options = _recipes.with_defaults(replace(request.options, kernel=model.kernel))
     if images.validation is not None:  # Then early stopping holds out none.
         options = replace(options, validation=None)
+    trace = None if arguments.trace is None else _trace(arguments.trace)
     try:
         train, validation = _split(images, options)
-        coordinator = _coordinator(model, parameters, options, len(train), where)
+        coordinator = _coordinator(model, parameters, options, len(train), where, trace)
     except ValueError as error:
         raise as_usage(error) from None
     stack.callback(coordinator.close)
@@ -113,7 +117,10 @@ def prepare(
     interrupts.check()
     with interrupts.delayed():
         folder = _run_folder(request, stack)
-        recorder = Recorder(folder.path, coordinator, console, Trackers(arguments.log, folder.path, console))
+        if trace is not None:
+            trace.open()
+            stack.callback(trace.close)
+        recorder = Recorder(folder.path, coordinator, console, Trackers(arguments.log, folder.path, console), trace)
         stack.callback(recorder.close)
         training = Training(
             coordinator=coordinator,
@@ -202,7 +209,12 @@ def _split(images: Images, options: TrainOptions) -> tuple[Dataset, Dataset | No
 
 
 def _coordinator(
-    model: Sequential, parameters: Vector | None, options: TrainOptions, samples: int, where: dict[str, Any]
+    model: Sequential,
+    parameters: Vector | None,
+    options: TrainOptions,
+    samples: int,
+    where: dict[str, Any],
+    trace: Trace | None,
 ) -> Coordinator:
     """The coordinator for ``samples`` training images. Raises ValueError if an option is out of its range."""
     return Coordinator(
@@ -216,8 +228,16 @@ def _coordinator(
         on_nan=options.on_nan,
         step_timeout=options.step_timeout,
         max_tries=options.max_tries,
+        trace=trace,
         **where,
     )
+
+
+def _trace(file: str) -> Trace:
+    """The trace in a file, which is created once the run's folder is there. Raises UsageError for a folder."""
+    if not file or "\0" in file or Path(file).is_dir():
+        raise UsageError(f"--trace must name a file, got {quoted(file)}")
+    return Trace(file, opens=False)
 
 
 def _run_folder(request: Request, stack: ExitStack) -> RunFolder:

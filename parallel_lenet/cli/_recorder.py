@@ -17,12 +17,15 @@ from parallel_lenet.reports import StepReport
 from parallel_lenet.runs import RunError, environment, events
 from parallel_lenet.runs.environment import Session
 from parallel_lenet.runs.steps import StepLog
+from parallel_lenet.tracing import Trace
 
 
 class Recorder:
     """Records one start of a run in the run's folder."""
 
-    def __init__(self, folder: Path, coordinator: Coordinator, console: Console, trackers: Trackers) -> None:
+    def __init__(
+        self, folder: Path, coordinator: Coordinator, console: Console, trackers: Trackers, trace: Trace | None
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._coordinator = coordinator
         self._console = console
@@ -30,6 +33,7 @@ class Recorder:
         self._workers = coordinator.n_workers
         self._works = True
         self._trackers = trackers
+        self._trace = trace
         self._state = "failed"  # If nothing else is heard of.
 
     def begin(self, kind: str, session: Session) -> None:
@@ -59,9 +63,20 @@ class Recorder:
         """Record an event that happened now; ``kind`` is one of `events.KINDS`."""
         if kind in ("finished", "interrupted", "failed"):
             self._state = kind
+        self._trace_event(kind, text, seconds or {})
         epoch, step = self._coordinator.epoch, self._coordinator.step
         more = {name: round(value, 6) for name, value in (seconds or {}).items()}
         self._try(lambda: events.append(self._folder, kind, epoch, step, text, **more))
+
+    def _trace_event(self, kind: str, text: str, seconds: Mapping[str, float]) -> None:
+        """An epoch's event tells how long evaluating and saving, which came last, took."""
+        if self._trace is not None and kind == "epoch":
+            ago = sum(seconds.values())
+            for name, took in seconds.items():
+                ago -= took
+                self._trace.span(name, took, ago)
+        elif self._trace is not None:
+            self._trace.instant("worker lost" if kind == "worker" else kind, text)
 
     def _warned(self, category: type[Warning], text: str) -> None:
         self.event("worker" if category.__name__ == "WorkerWarning" else "warning", text)

@@ -52,6 +52,7 @@ def options_in_force(
         "continue": arguments.continues,
         "chaos": arguments.chaos,
         "log": arguments.log,
+        "trace": arguments.trace,
         "report": reports(arguments),
     }
 

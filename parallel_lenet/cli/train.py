@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="log to this tracker too; may be given several times. tensorboard: a folder within the run's; mlflow: the "
         "folder mlruns, or as MLFLOW_TRACKING_URI says",
     )
+    output.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write when each phase of each step began and ended, in each worker, for https://ui.perfetto.dev and "
+        "chrome://tracing; compressed if the name ends with .gz",
+    )
     output.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     output.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")
 

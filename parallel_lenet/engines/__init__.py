@@ -55,6 +55,8 @@ class BlockGradient(NamedTuple):
     """Whether the loss and the gradient are, as `worker.Sums` has it."""
     ready: int = 0
     """How many of the results that follow are here: no one has to wait for them."""
+    start: float = 0.0
+    """When the computation began, by this machine's `time.perf_counter`; 0 if it is not known."""
 
 
 class Context(Closeable):

@@ -98,7 +98,7 @@ class SerialEngine(Displayed, Engine):
                 start = time.perf_counter()
                 sums = block_gradient(model, context.datasets, frozen, block, gradient, spare)
                 seconds = time.perf_counter() - start
-            yield BlockGradient(sums.metrics, result, seconds=seconds, finite=sums.finite)
+            yield BlockGradient(sums.metrics, result, seconds=seconds, finite=sums.finite, start=start)
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """Each is computed when it is asked for."""

@@ -7,7 +7,7 @@ from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
 # Where a run was written, and how its numbers were computed, not which numbers result.
-INCIDENTAL = ("out", "config", "resume", "continue", "report", "max_time", "log")
+INCIDENTAL = ("out", "config", "resume", "continue", "report", "max_time", "log", "trace")
 
 
 class Difference(NamedTuple):

@@ -237,7 +237,10 @@ class ProcessesEngine(Displayed, Engine):
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
         """The gradients are views of the workers' memory."""
         for (worker, row, answer), ready in self._results(GRADIENT, context, parameters, blocks):
-            yield BlockGradient(answer.metrics, worker.rows[row], worker.name, answer.seconds, answer.finite, ready)
+            gradient = worker.rows[row]
+            yield BlockGradient(
+                answer.metrics, gradient, worker.name, answer.seconds, answer.finite, ready, answer.start
+            )
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
         """As ``gradients``, but nothing is written to the workers' memory."""

@@ -25,7 +25,7 @@ READY, RESULT, FAILED, SKIPPED, REFUSED = 0, 1, 2, 3, 4  # Kinds of answer.
 
 _LENGTH = struct.Struct("<Q")
 _TASK = struct.Struct("<BQQIIQ?QQ")
-_ANSWER = struct.Struct("<Bdqqdd?")
+_ANSWER = struct.Struct("<Bdqqdd?d")
 _READ = 1 << 14  # Bytes read at a time: enough for all messages that usually wait.
 _DESCRIPTORS = socket.CMSG_SPACE(4 * 64) if hasattr(socket, "CMSG_SPACE") else 0  # Bytes of descriptors.
 
@@ -124,18 +124,21 @@ class BlockAnswer(NamedTuple):
     """Of the computation."""
     finite: bool = True
     """As in `worker.Sums`."""
+    start: float = 0.0
+    """When it began, by `time.perf_counter`, which is the same clock in all processes of a machine."""
     failure: bytes = b""
     """The pickled exception and its traceback if the task failed."""
 
     def pack(self) -> bytes:
         sums = self.metrics
         numbers = (sums.loss_sum, sums.correct, sums.count, sums.weight)
-        return _ANSWER.pack(self.kind, *numbers, self.seconds, self.finite) + self.failure
+        return _ANSWER.pack(self.kind, *numbers, self.seconds, self.finite, self.start) + self.failure
 
     @classmethod
     def unpack(cls, message: bytes) -> "BlockAnswer":
-        kind, loss_sum, correct, count, weight, seconds, finite = _ANSWER.unpack_from(message)
-        return cls(kind, Metrics(loss_sum, correct, count, weight), seconds, finite, message[_ANSWER.size :])
+        kind, loss_sum, correct, count, weight, seconds, finite, start = _ANSWER.unpack_from(message)
+        metrics = Metrics(loss_sum, correct, count, weight)
+        return cls(kind, metrics, seconds, finite, start, message[_ANSWER.size :])
 
 
 def _duplicate(descriptor: int) -> int:

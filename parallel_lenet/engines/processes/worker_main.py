@@ -130,7 +130,7 @@ class _TaskServer:
                 metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True
         except BaseException as error:  # SystemExit too: it is raised in the coordinator's program.
             return BlockAnswer(FAILED, failure=pickled_exception(error))
-        return BlockAnswer(RESULT, metrics, time.perf_counter() - start, finite)
+        return BlockAnswer(RESULT, metrics, time.perf_counter() - start, finite, start)
 
 
 def _attached(memory: MemoryHandle, descriptors: deque[int]) -> mmap.mmap:

@@ -1,0 +1,272 @@
+"""Traces: when each phase of each step began and ended, in the coordinator and in every worker, as a file for viewers.
+
+The file is a JSON array in the Trace Event format, which https://ui.perfetto.dev and chrome://tracing open. All times
+are those of one clock, in microseconds since the trace began. It has a process with a thread for the coordinator, which
+has an epoch around its steps and a step around its phases, and one for each worker, which has the blocks it computed:
+
+======== ===============================================================================================
+send     from the step's begin until the first worker has begun: cutting the batch, copying, waking
+wait     the coordinator waits for the next gradient; with the serial engine it computes it
+add      it adds gradients along the tree
+update   all that follows: norm, clipping, optimizer, checks
+compute  a worker computes a block
+======== ===============================================================================================
+
+Worker processes tell when they began. Workers of a cluster may be on machines with other clocks, so only how long they
+computed is known: their blocks are shown one after the other from the step's begin.
+
+Source: "Trace Event Format", Google, 2016.
+"""
+
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from parallel_lenet.archive import checked_path
+from parallel_lenet.closing import Closeable
+from parallel_lenet.engines import BlockGradient
+from parallel_lenet.optional import note_once
+from parallel_lenet.reports import EpochReport, StepReport
+
+FLUSH_BYTES = 1 << 16
+FLUSH_SECONDS = 1.0
+COORDINATOR = 1  # The number of its thread; workers follow.
+SHORT = 2000  # Nanoseconds: shorter waits count as adding.
+SERIAL = "this process"  # A worker's name if the coordinator computes itself.
+
+
+# A block: when its result was asked for and came, its worker, when that began, the seconds it took, and its samples.
+_Arrival = tuple[float, float, str, float, float, int]
+
+
+class Trace(Closeable):
+    """Writes what a `Coordinator` does to ``path``; compressed if the name ends with ``.gz``.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from parallel_lenet import SGD, Coordinator, lenet5, load_dataset
+    >>> digits = load_dataset()[0].subset(np.arange(100))
+    >>> with tempfile.TemporaryDirectory() as folder, Trace(f"{folder}/trace.json") as trace:
+    ...     with Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine="serial", trace=trace) as coordinator:
+    ...         history = coordinator.fit(digits)
+
+    It is written about once a second: a program that is killed leaves a file that still opens, without its last second.
+    A file that can't be written any more ends the trace and not the training: ``parallel_lenet`` logs a warning.
+    Raises OSError if the file can't be created. With ``opens=False`` it is created by `open`, so that its folder may be
+    made in between.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, opens: bool = True) -> None:
+        self.path = Path(checked_path(path))
+        self._file: BinaryIO | None = None
+        self._packer = zlib.compressobj(1, zlib.DEFLATED, 31) if self.path.suffix == ".gz" else None
+        self._origin = time.perf_counter_ns()
+        self._events: list[str] = []
+        self._size = 0
+        self._first = True
+        self._flushed = time.monotonic()
+        self._arrivals: list[_Arrival] = []
+        self._templates: dict[str, str] = {}
+        """Of each worker's events."""
+        self._numbered: dict[str, str] = {}
+        """The last name of each worker, without and with its process."""
+        self._ends: dict[str, int] = {}
+        """Until when each worker has events."""
+        self._epoch: int | None = None
+        self._pid = os.getpid()
+        self._where = f'"pid":{self._pid},"tid":{COORDINATOR}'
+        self._name("process_name", 0, f"parallel_lenet (pid {self._pid})")
+        self._thread("coordinator", COORDINATOR)
+        if opens:
+            self.open()
+
+    def open(self) -> None:
+        """Create the file, or empty one that is there. Raises OSError if that is not possible."""
+        self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115, `close` closes it.
+
+    def watched(self, results: Iterable[BlockGradient]) -> Iterator[BlockGradient]:
+        """The same results; notes when each was asked for and when it came."""
+        clock = time.perf_counter
+        self._arrivals.clear()  # Those of an interrupted step.
+        asked = clock()
+        for result in results:
+            got = clock()
+            start = result.start
+            if not start and result.worker == SERIAL:  # An engine of the user's own, which computed it just now.
+                start = max(asked, got - result.seconds)
+            self._arrivals.append((asked, got, result.worker, start, result.seconds, result.metrics.count))
+            yield result
+            asked = clock()
+
+    def report(self, report: StepReport | EpochReport) -> None:
+        """What the coordinator has just done."""
+        now = time.perf_counter()
+        if isinstance(report, EpochReport):
+            self._end_epoch(self._at(now))
+        else:
+            self._step(report, now)
+        if self._size > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def _step(self, report: StepReport, now: float) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        start, end = self._at(now - report.seconds), self._at(now)
+        if arrivals:
+            start = min(start, self._at(arrivals[0][0]))  # The clock was read again since the step's end.
+        if report.epoch != self._epoch:
+            self._end_epoch(start)
+            self._epoch = report.epoch
+            self._add(f'{{"ph":"B","name":"epoch {report.epoch}",{self._where},"ts":{start / 1000:.3f}}}')
+        arguments = (
+            f'{{"step":{report.step},"images":{report.count},"loss":{_number(report.loss)},'
+            f'"gradient_norm":{_number(report.gradient_norm)}}}'
+        )
+        self._span("step", start, end, arguments)
+        begin = start
+        for name, until in self._phases(arrivals, start, end, self._at(now - report.times.updating)):
+            self._span(name, begin, until)
+            begin = until
+        # In the order of their beginnings; a worker may have computed a later block first.
+        for arrival in sorted(arrivals, key=_began) if len(arrivals) > 1 else arrivals:
+            self._compute(arrival, start)
+
+    def _phases(self, arrivals: list[_Arrival], start: int, end: int, updating: int) -> list[tuple[str, int]]:
+        """What the coordinator did from the step's start to its end, without gaps: names, and until when."""
+        parts: list[tuple[str, int]] = []
+        last = start
+        if arrivals:
+            known = [arrival[3] for arrival in arrivals if arrival[3]]
+            last = min(max(start, self._at(min(known) if known else arrivals[0][0])), self._at(arrivals[0][1]))
+            parts.append(("send", last))
+        origin = self._origin
+        adding = False  # Since the last part.
+        for asked, got, *_ in arrivals:
+            before, after = int(asked * 1e9) - origin, int(got * 1e9) - origin
+            if after - max(before, last) >= SHORT:
+                if adding and before > last:
+                    parts.append(("add", before))
+                parts.append(("wait", after))
+                last = after
+            adding = True
+        if updating > last:
+            parts.append(("add", updating))
+            last = updating
+        if end > last:
+            parts.append(("update", end))
+        return parts
+
+    def _compute(self, arrival: _Arrival, step: int) -> None:
+        """The block that a worker computed, within what is free in its thread."""
+        _, got, worker, began, seconds, samples = arrival
+        template = self._templates.get(worker) or self._worker(worker, self._at(got))
+        before = max(self._ends.get(worker, 0), step)
+        start = max(int(began * 1e9) - self._origin, before) if began else before
+        end = min(start + int(seconds * 1e9), int(got * 1e9) - self._origin)
+        if end > start:
+            self._ends[worker] = end
+            self._add(template % (start / 1000, (end - start) / 1000, samples))
+
+    def _worker(self, worker: str, when: int) -> str:
+        """The template of a worker's events. A worker that has another process than before is told of."""
+        thread = COORDINATOR
+        if worker != SERIAL:
+            thread += 1 + len(self._templates)
+            self._thread(worker, thread)
+            name = worker.partition(" (pid")[0]
+            if name in self._numbered:
+                self._instant(f"{self._numbered[name]} was replaced", thread, when)
+            self._numbered[name] = worker
+        where = f'"pid":{self._pid},"tid":{thread}'
+        template = f'{{"ph":"X","name":"compute",{where},"ts":%.3f,"dur":%.3f,"args":{{"images":%d}}}}'
+        self._templates[worker] = template
+        return template
+
+    def instant(self, name: str, text: str = "") -> None:
+        """Something happened now."""
+        self._instant(name, COORDINATOR, self._at(time.perf_counter()), text)
+
+    def _instant(self, name: str, thread: int, when: int, text: str = "") -> None:
+        event = {"ph": "i", "s": "p", "name": name, "pid": self._pid, "tid": thread, "ts": when / 1000}
+        self._add(json.dumps({**event, "args": {"text": text}} if text else event))
+
+    def span(self, name: str, seconds: float, ago: float = 0.0) -> None:
+        """Something took ``seconds`` in the coordinator's thread, and ended ``ago`` seconds ago. Not within a step."""
+        now = time.perf_counter() - ago
+        self._span(json.dumps(name)[1:-1], self._at(now - seconds), self._at(now))
+
+    def _end_epoch(self, when: int) -> None:
+        if self._epoch is not None:
+            self._add(f'{{"ph":"E",{self._where},"ts":{when / 1000:.3f}}}')
+            self._epoch = None
+
+    def _at(self, seconds: float) -> int:
+        """A time of `time.perf_counter` in nanoseconds since the trace began."""
+        return max(0, int(seconds * 1e9) - self._origin)
+
+    def _span(self, name: str, start: int, end: int, arguments: str = "{}") -> None:
+        """An event of the coordinator. Times are whole nanoseconds, so spans end exactly where their parts end."""
+        times = f'"ts":{start / 1000:.3f},"dur":{(end - start) / 1000:.3f}'
+        self._add(f'{{"ph":"X","name":"{name}",{self._where},{times},"args":{arguments}}}')
+
+    def _name(self, kind: str, thread: int, name: str) -> None:
+        self._add(json.dumps({"ph": "M", "name": kind, "pid": self._pid, "tid": thread, "args": {"name": name}}))
+
+    def _thread(self, name: str, thread: int) -> None:
+        self._name("thread_name", thread, name)
+        order = {
+            "ph": "M",
+            "name": "thread_sort_index",
+            "pid": self._pid,
+            "tid": thread,
+            "args": {"sort_index": thread},
+        }
+        self._add(json.dumps(order))
+
+    def _add(self, event: str) -> None:
+        self._events.append(event)
+        self._size += len(event)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        events, self._events, self._size = self._events, [], 0
+        self._flushed = time.monotonic()
+        if events:
+            text = ("[\n" if self._first else ",\n") + ",\n".join(events)
+            self._first = False
+            self._write(text.encode())
+
+    def _write(self, content: bytes, last: bool = False) -> None:
+        if self._file is None:
+            return
+        if self._packer is not None:
+            content = self._packer.compress(content) + self._packer.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            self._file.close()
+            self._file = None
+            note_once(f"{self.path}: {error.strerror or error}: the trace ends here")
+
+    def close(self) -> None:
+        """Write the rest and close the file."""
+        if self._file is not None:
+            self._end_epoch(self._at(time.perf_counter()))
+            self.flush()
+            self._write(b"\n]\n", last=True)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _began(arrival: _Arrival) -> float:
+    return arrival[3]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else f'"{value}"'
