@@ -106,9 +106,9 @@ def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
         yield order[start : start + batch_size]
 
 
-def shards(rows: Rows, shard_size: int, key: tuple[int, int] | None = None) -> list[Block]:
+def shards(rows: Rows, shard_size: int, dataset: int = 0, key: tuple[int, int] | None = None) -> list[Block]:
     """The rows as blocks of one shard each; the last one holds what is left."""
-    return [Block(some, 0, shard_size, key) for some in batches(rows, shard_size)]
+    return [Block(some, dataset, shard_size, key) for some in batches(rows, shard_size)]
 
 
 def blocks(

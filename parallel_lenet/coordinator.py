@@ -472,7 +472,7 @@ class Coordinator(Displayed, Closeable):
     ) -> NonFiniteError:
         """Compute a step whose sum is not finite again, to find out why."""
         step = self.step + 1
-        parts = shards(rows, self.shard_size, self._key())
+        parts = shards(rows, self.shard_size, key=self._key())
         results = self.engine.gradients(context, self.parameters, parts)
         problem = finite.trace(step, self.model.layout, results, len(parts))
         if problem is not None:
