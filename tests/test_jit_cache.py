@@ -16,13 +16,23 @@ from parallel_lenet import SGD, Coordinator, Layout, Metrics
 
 pytest.importorskip("numba")
 
+from numba import float32, float64
 from numba.core import config
+from numba.core.registry import cpu_target
 
 from parallel_lenet.kernels.compiled import jit, jit_cache
 
 
 def half(x: float) -> float:
     return x / 2
+
+
+def twice(x: float) -> float:
+    return x * 2
+
+
+def first(array: Any) -> Any:
+    return array[0]
 
 
 def compute() -> int:
@@ -38,6 +48,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit_cache, "_noted", [])
     monkeypatch.setattr(jit_cache, "_refused", {})
     jit_cache._check_room.cache_clear()
+    jit_cache._note_compiling.cache_clear()
 
 
 @pytest.fixture
@@ -91,6 +102,42 @@ def test_a_missing_file_is_compiled_anew_without_a_word(folder: Path, caplog: py
         file.unlink()
     assert [compute(), compute()] == [0, 1]
     assert caplog.messages == []
+
+
+def test_the_first_compilation_of_a_process_is_logged_as_information(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "parallel_lenet")
+    assert compute() == 0
+    jit.compiled(twice)(1.0)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert caplog.messages[0].startswith("compiling the kernels for this machine")
+    caplog.clear()
+    jit_cache._note_compiling.cache_clear()
+    assert compute() == 1
+    assert caplog.messages == []
+
+
+def test_code_is_found_in_memory_and_on_disk_and_only_for_its_type_and_processor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.ones(3, np.float32)
+
+    def kept(number: Any) -> bool:
+        return jit_cache.is_kept(jit.compiled(first), number)
+
+    assert not kept(float32)
+    function: Any = jit.compiled(first)
+    assert function(array) == 1
+    assert jit_cache.is_kept(function, float32)
+    assert kept(float32)
+    assert not kept(float64)
+    with monkeypatch.context() as other:
+        other.setattr(type(cpu_target.target_context.codegen()), "magic_tuple", lambda self: ("another processor",))
+        assert not kept(float32)
+    for index in folder.rglob("*.nbi"):
+        index.write_bytes(b"damaged")
+    assert not kept(float32)
 
 
 def test_folders_in_place_of_the_files(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

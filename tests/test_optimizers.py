@@ -141,7 +141,9 @@ def formula_run(optimizer: Any, parameters: list[float], gradients: list[list[fl
     return result
 
 
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), SGD(SCHEDULES[2], 0.9)], ids=repr)
+@pytest.mark.parametrize(
+    "optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), RMSprop(SCHEDULES[1]), SGD(SCHEDULES[2], 0.9)], ids=repr
+)
 def test_long_runs_follow_the_formulas(optimizer: Optimizer) -> None:
     """After 1, 2 and 2,500 steps: corrections of the first steps, and anything that would begin late."""
     parameters, gradients = vectors(2500, size=5)
@@ -179,6 +181,7 @@ def test_constant_schedule_is_the_plain_number(kind: Callable[..., Any]) -> None
         # Parameter 1, gradient 2, then gradient -1; worked by hand.
         (SGD(0.1), 0.8, 0.9),
         (SGD(0.1, weight_decay=0.5), 0.75, 0.75 - 0.1 * (-1 + 0.375)),
+        (SGD(0.1, weight_decay=1), 0.7, 0.7 - 0.1 * (-1 + 0.7)),
         (SGD(0.1, 0.5), 0.8, 0.8),
         (SGD(0.1, 0.5, nesterov=True), 0.7, 0.7 - 0.1 * (-1 + 0.5 * 0)),
         (RMSprop(0.1, 0.75), 0.8, 0.8 + 0.1 / 1.0),

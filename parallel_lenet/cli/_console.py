@@ -205,11 +205,16 @@ def _logged(show: Callable[[str], None]) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             show(record.getMessage())
 
-    logger, handler = logging.getLogger("parallel_lenet"), Handler()
-    propagated, logger.propagate = logger.propagate, False
+    logger = logging.getLogger("parallel_lenet")
+    handler = Handler()
+    propagated = logger.propagate
+    level = logger.level
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         logger.propagate = propagated

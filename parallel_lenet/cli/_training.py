@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet import descriptions
-from parallel_lenet.cli import _network
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupts, OutOfTime
@@ -103,7 +102,7 @@ class Training:
         """Train to the end. Returns the lines of ``metrics.jsonl``. Raises Interrupted after a signal."""
         coordinator = self.coordinator
         if not self.finished:
-            _network.compile_first(coordinator, self.train, self.console)
+            coordinator.warm_up(self.train)
         reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
         if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
             self._finish_epoch()

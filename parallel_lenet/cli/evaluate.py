@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise as_usage(error) from None
     with console.warnings_as_notes(), coordinator:
-        _network.compile_first(coordinator, test, console)
+        coordinator.warm_up(test)
         with console.progress("test images", len(test)) as progress:
             for metrics in coordinator.iterate_evaluation(test):
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Block
-from parallel_lenet.cli import _engines, _network, _published
+from parallel_lenet.cli import _engines, _published
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, as_usage, worker_count
 from parallel_lenet.coordinator import Coordinator
@@ -188,9 +188,9 @@ def run(arguments: argparse.Namespace) -> int:
         proof.coordinator(**where).close()  # Before anything is computed: for the errors that it may raise.
     except ValueError as error:
         raise as_usage(error) from None
-    _network.compile_first(proof.coordinator(engine="serial"), train, console)
     runs: list[dict[str, Any]] = []
     with console.warnings_as_notes():
+        proof.coordinator(engine="serial").warm_up(train)
         for what, way in proof.ways().items():
             start = time.perf_counter()
             digest = way()

@@ -21,7 +21,7 @@ from mutants import COPIED, ROOT
 MODULES = {
     "batching.py": ["test_batching.py"],
     "tree.py": ["test_tree.py"],
-    "optimizers.py": ["test_optimizers.py"],
+    "optimizers.py": ["test_optimizers.py", "test_updates.py"],
     "clipping.py": ["test_optimizers.py", "test_updates.py"],
     "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
     "engines/processes/dispatcher.py": ["test_engine_states.py"],
@@ -32,7 +32,7 @@ SETTINGS = """
 [tool.mutmut]
 source_paths = ["parallel_lenet"]
 only_mutate = ["parallel_lenet/{module}"]
-pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not torch"]
+pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not against_torch"]
 pytest_add_cli_args_test_selection = {tests}
 also_copy = ["tests", "scripts", "docs", "README.md", "pyproject.toml"]
 """

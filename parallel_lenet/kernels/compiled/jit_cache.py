@@ -1,7 +1,8 @@
 """Where Numba's machine code is kept on disk: Numba's own cache, except that its failures only cost time.
 
-Every file begins with the SHA-256 of its content, so damaged code is never run. What cannot be read is compiled anew
-and written again; what cannot be written is compiled by each process. The first failure is logged as a warning.
+Every file begins with the SHA-256 of its content, so damaged code is never run. Code that cannot be read is compiled
+again and written again; code that cannot be written is compiled by each process. The first failure is logged as a
+warning, and the first compilation of a process as information.
 """
 
 import hashlib
@@ -17,22 +18,26 @@ from pathlib import Path
 from typing import Any, cast
 
 from numba.core import caching, config
+from numba.core.registry import cpu_target
 
 from parallel_lenet.optional import reason
 
 _DIGEST = hashlib.sha256().digest_size
-_ROOM = 4_000_000  # Bytes: twice what all functions take.
+_ROOM = 4_000_000  # Bytes: twice as many as all functions take.
+_LOGGER = logging.getLogger("parallel_lenet")
 
 _refused: dict[str, Exception] = {}
 """Folders that cannot be written, and why."""
 _noted: list[str] = []
+_caches: dict[Any, "FunctionCache"] = {}
+"""By Numba's dispatcher of the function."""
 
 
 def keep(dispatcher: Any) -> None:
-    """Have what Numba compiles for this function kept, in the first folder that can be written.
+    """Keep the code that Numba compiles for this function in the first folder that can be written.
 
-    That is a folder in ``NUMBA_CACHE_DIR``, or beside the source, or in the user's cache folder. Looks at what is kept
-    there already, so that the coordinator's process finds what would only meet its workers.
+    That is a folder in ``NUMBA_CACHE_DIR``, or beside the source, or in the user's cache folder. The code that is there
+    is checked at once, so that the coordinator's process reports damage, which workers would find otherwise.
     """
     try:
         dispatcher._cache = kept = FunctionCache(dispatcher.py_func)
@@ -44,13 +49,26 @@ def keep(dispatcher: Any) -> None:
     if provided and not kept.cache_path.startswith(provided):
         folder, error = next(iter(_refused.items()))
         _note(f"compiled code cannot be kept in {folder} ({_text(error)}), but is in {kept.cache_path}")
+    _caches[dispatcher] = kept
     kept.check()
+
+
+def is_kept(dispatcher: Any, number: Any) -> bool:
+    """Whether code for arrays of ``number`` (Numba's type) and this processor is in memory or on disk."""
+    if any(types[0].dtype == number for types in dispatcher.signatures):
+        return True
+    return dispatcher in _caches and _caches[dispatcher].holds(number)
+
+
+@cache
+def _note_compiling() -> None:
+    _LOGGER.info("compiling the kernels for this machine; the code is kept for later runs ...")
 
 
 def _note(text: str) -> None:
     if not _noted:  # One is enough: the others have the same reason.
         _noted.append(text)
-        logging.getLogger("parallel_lenet").warning(text)
+        _LOGGER.warning(text)
 
 
 def _text(error: Exception) -> str:
@@ -67,23 +85,34 @@ class FunctionCache(caching.FunctionCache):
         self._cache_file: _Files = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def check(self) -> None:
-        """Log what is damaged and remove it; if nothing is kept yet, log that there is no room for it."""
+        """Log damage and remove the damaged code. If there is no code yet, log if there is no room for it."""
         try:
             if not self._cache_file.check():
                 _check_room(self.cache_path)
         except Exception as error:
             self._unreadable(error)
 
-    def load_overload(self, signature: Any, target: Any) -> Any:
-        """The code for these types, or None if there is none that can be used."""
+    def holds(self, number: Any) -> bool:
+        """Whether code for arrays of ``number`` and this processor is kept; False if the index cannot be read."""
+        processor = cpu_target.target_context.codegen().magic_tuple()
         try:
-            return super().load_overload(signature, target)
+            index = self._cache_file.index()
+            return any(types[0].dtype == number and made_for == processor for types, made_for, _ in index)
+        except Exception:  # A damaged file raises anything.
+            return False
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """The code for these types; None if it has to be compiled, which Numba does next."""
+        code = None
+        try:
+            code = super().load_overload(signature, target)
         except Exception as error:  # A damaged file raises anything.
             self._unreadable(error)
-            return None
+        if code is None:
+            _note_compiling()
+        return code
 
     def save_overload(self, signature: Any, code: Any) -> None:
-        """Keep the code for the next process."""
         try:
             super().save_overload(signature, code)
         except Exception as error:
@@ -92,7 +121,7 @@ class FunctionCache(caching.FunctionCache):
     def _unreadable(self, error: Exception) -> None:
         _note(f"compiled code in {self.cache_path} cannot be used ({_text(error)}); it is compiled anew")
         with suppress(Exception):
-            self.flush()  # Else its damaged index would prevent saving, too.
+            self.flush()  # Otherwise the damaged index would prevent saving, too.
 
 
 @cache
@@ -110,7 +139,7 @@ def _unwritable(folder: str, error: Exception) -> None:
 
 @cache
 def _sources() -> str:
-    """A digest of all files of this package; of none if they are in an archive."""
+    """A digest of all files of this package; of no files if they are in an archive."""
     try:
         files = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     except OSError:
@@ -119,23 +148,27 @@ def _sources() -> str:
 
 
 class _Files(caching.IndexDataCacheFile):
-    """An index, from types and processor to the name of a file with the code, and these files."""
+    """The files of one function: an index from (types, processor, code) to names of files, and these files."""
+
+    def index(self) -> dict[Any, str]:
+        """Names of files by (types, processor, hashes of the code); empty if nothing is kept."""
+        return self._load_index()
 
     def save(self, key: Any, data: Any) -> None:
         """Write the code into a file that is named after the key.
 
-        Numba counts files instead. Two processes that compile for different types at once would take the same name, and
-        one would later run the other's code.
+        Numba numbers the files instead: two processes that compile for different types at once would use the same name,
+        and one would later run the other's code.
         """
         name = f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
         self._save_data(name, data)
         self._save_index({**self._load_index(), key: name})
 
     def check(self) -> bool:
-        """Whether anything is kept. Raises an exception if any of it is damaged."""
+        """Whether any code is kept. Raises an exception if some of it is damaged."""
         names = set(self._load_index().values())
         for name in names:
-            with suppress(FileNotFoundError):  # It is compiled anew, as if it had never been.
+            with suppress(FileNotFoundError):  # It is compiled again.
                 _read(self._data_path(name))
         return bool(names)
 
@@ -145,7 +178,7 @@ class _Files(caching.IndexDataCacheFile):
         except FileNotFoundError:
             return {}
         if pickle.load(stream) != self._version:
-            return {}  # Of another Numba, which may have pickled the rest in another way.
+            return {}  # From another version of Numba, which may have pickled the rest in another way.
         stamp, overloads = pickle.load(stream)
         return cast(dict[Any, str], overloads) if stamp == self._source_stamp else {}
 
@@ -164,7 +197,7 @@ class _Files(caching.IndexDataCacheFile):
 
 
 def _read(path: str) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # To open a pipe would wait for its writer.
+    if not stat.S_ISREG(os.stat(path).st_mode):  # Opening a pipe would wait for its writer.
         raise OSError(0, "not a regular file")
     content = Path(path).read_bytes()
     if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
@@ -173,9 +206,9 @@ def _read(path: str) -> bytes:
 
 
 class _Checked:
-    """In front of a locator of Numba: remembers why a folder is refused, and refuses one called ``~``.
+    """Wraps a locator of Numba: records why a folder is refused, and refuses a folder called ``~``.
 
-    Without a home folder Numba would make that one in the current folder.
+    Without a home folder Numba would make that folder in the current one.
     """
 
     def ensure_cache_path(self: Any) -> None:
@@ -190,7 +223,7 @@ class _Checked:
 
 
 class _Locations(caching.CompileResultCacheImpl):
-    """Which folders there are, and names for the files that are not those of Numba's own format."""
+    """The folders to try, and names of files that differ from those of Numba's own format."""
 
     def get_filename_base(self, name: str, flags: str) -> str:
         return f"{super().get_filename_base(name, flags)}-checked"
