@@ -49,7 +49,7 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("workers = 3\nepochs = 2\n",))
+    writer = threading.Thread(target=pipe.write_text, args=("workers = 3\nepochs = 2\n",), daemon=True)
     writer.start()
     monkeypatch.setattr(_preparation, "load", _small)
     monkeypatch.setattr(_preparation, "RunFolder", _stop)
