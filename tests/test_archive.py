@@ -233,7 +233,7 @@ METADATA_CHANGES: dict[str, Any] = {
     "step": -1,
     "epoch": "1",
     "cursor": 1.5,
-    "sums": [1, 2, 3, 4],
+    "sums": [1, 2, 3, 4, 5],
     "seconds": "long",
     "history": [{"epoch": 1}],
     "user": 5,

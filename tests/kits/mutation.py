@@ -25,6 +25,8 @@ MODULES = {
     "clipping.py": ["test_optimizers.py", "test_updates.py"],
     "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
     "engines/processes/dispatcher.py": ["test_engine_states.py"],
+    "averaging.py": ["test_coordinator.py", "test_updates.py"],
+    "settings.py": ["test_coordinator.py"],
     "coordinator.py": ["test_coordinator.py"],
 }
 TIMED_OUT = 124  # The exit code of timeout(1).
