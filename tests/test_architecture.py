@@ -121,6 +121,7 @@ ORDER = (
     "engines.serial",
     "engines.imports",
     "engines.snapshots",
+    "engines.mapped_files",
     "engines.memory",
     "engines.copying",
     "engines",

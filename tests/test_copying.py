@@ -9,7 +9,7 @@ import pytest
 from kits.models import Softmax
 
 from parallel_lenet import SGD, Coordinator
-from parallel_lenet.engines.copying import copied
+from parallel_lenet.engines.copying import copy_model
 from parallel_lenet.engines.imports import pickle_model
 
 
@@ -64,7 +64,7 @@ def test_slots_a_state_that_fails_and_a_global_variable_are_named() -> None:
     slots: Any = InSlots()
     slots.guard = threading.Lock()
     with pytest.raises(TypeError, match=r"InSlots\.guard, an object of type lock, cannot be pickled"):
-        copied(slots, copy.deepcopy)
+        copy_model(slots, copy.deepcopy)
     with pytest.raises(TypeError, match=r"workers: it cannot be pickled \(no state for you\); create"):
         pickle_model(Refuses())
     script: dict[str, Any] = {"__name__": "__main__"}  # Its classes travel whole.

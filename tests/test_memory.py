@@ -18,7 +18,7 @@ from kits.programs import Run
 
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import memory
-from parallel_lenet.engines.memory import SharedBlock, block_of
+from parallel_lenet.engines.memory import SharedMemory, shared_bytes
 from parallel_lenet.engines.processes.dispatcher import ROWS
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.processes.worker_process import WorkerProcess
@@ -45,7 +45,7 @@ def test_more_than_the_system_has_left_is_refused_before_anything_is_reserved(mo
     monkeypatch.setattr(memory, "available_memory", lambda: 3_999_999)
     monkeypatch.setattr(os, "memfd_create", None)
     with pytest.raises(OSError, match="no room for") as caught:
-        SharedBlock([((1000, 1000), np.dtype(np.float32))])
+        SharedMemory([((1000, 1000), np.dtype(np.float32))])
     assert caught.value.errno == errno.ENOMEM
     assert caught.value.strerror == (
         "no room for the 4,000,000 bytes of memory to share with workers: 3,999,999 bytes are left"
@@ -55,8 +55,8 @@ def test_more_than_the_system_has_left_is_refused_before_anything_is_reserved(mo
 def test_ten_terabytes_are_refused(run: Run) -> None:
     program = """
 import numpy as np
-from parallel_lenet.engines.memory import SharedBlock
-try: SharedBlock([((10**13,), np.dtype(np.uint8))])
+from parallel_lenet.engines.memory import SharedMemory
+try: SharedMemory([((10**13,), np.dtype(np.uint8))])
 except OSError as error: print(error.strerror)
 """
     said = run("-c", program).stdout
@@ -67,10 +67,10 @@ def test_too_little_memory_is_an_error_that_says_how_much_was_wanted(run: Run) -
     program = """
 import resource
 import numpy as np
-from parallel_lenet.engines.memory import SharedBlock
+from parallel_lenet.engines.memory import SharedMemory
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
 try:
-    SharedBlock([((1000, 1000), np.dtype(np.float32))])
+    SharedMemory([((1000, 1000), np.dtype(np.float32))])
 except OSError as error:
     print(error.errno, error)
 """
@@ -79,7 +79,7 @@ except OSError as error:
 
 def test_memory_is_reserved_when_a_block_is_made() -> None:
     """Otherwise the first write of a worker would be the one that finds too little, and it would die of it."""
-    block = SharedBlock([((1_000_000,), np.dtype(np.uint8))])
+    block = SharedMemory([((1_000_000,), np.dtype(np.uint8))])
     assert isinstance(block.handle, int)
     assert os.fstat(block.handle).st_blocks * 512 >= 1_000_000
     block.close()
@@ -164,7 +164,7 @@ def test_a_dropped_engine_leaves_neither_memory_nor_descriptors_without_the_garb
 
 def test_a_block_holds_no_descriptor_after_its_end() -> None:
     before = set(os.listdir("/proc/self/fd"))
-    block = SharedBlock([((10,), np.dtype(np.uint8))])
+    block = SharedMemory([((10,), np.dtype(np.uint8))])
     array = block.arrays[0]
     block.close()
     del block, array
@@ -199,11 +199,11 @@ def interrupted_at_every_line(action: Callable[[], object]) -> int:
 def test_an_interrupt_at_any_line_leaves_no_memory() -> None:
     block = [((1000,), np.dtype(np.float32))]
     before = len(os.listdir("/proc/self/fd"))
-    assert interrupted_at_every_line(lambda: SharedBlock(block)) > 10
+    assert interrupted_at_every_line(lambda: SharedMemory(block)) > 10
     data = Dataset(np.arange(100).reshape(50, 2), np.arange(50))
 
     def opened() -> None:
-        snapshots: Snapshots[bytes] = Snapshots(block_of, quiet=lambda: True)
+        snapshots: Snapshots[bytes] = Snapshots(shared_bytes, may_overwrite=lambda: True)
         try:
             snapshots.open(b"", [data], np.zeros(3))
         finally:
@@ -221,4 +221,4 @@ def test_an_interrupt_while_a_worker_is_told_of_a_row_leaves_no_memory() -> None
     worker.rows = {}
     worker.send = interrupt  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        worker.give_row(0, np.zeros(1000, np.float32))
+        worker.send_row(0, np.zeros(1000, np.float32))

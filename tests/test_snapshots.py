@@ -19,10 +19,11 @@ from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, WorkerWarning
 from parallel_lenet.engines import Context
+from parallel_lenet.engines.mapped_files import MappedFile
 from parallel_lenet.engines.processes import dispatcher
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, Mapped, PrivateBlock, Snapshots
+from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, PrivateMemory, Snapshots
 
 ENGINES = ("serial", "processes", "threading", "loky")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")]
@@ -283,21 +284,21 @@ def test_a_file_that_is_mapped_for_reading_is_mapped_by_the_workers_too(stored: 
 def test_a_file_that_is_not_certain_to_be_the_mapped_one_is_copied(stored: tuple[Path, Array]) -> None:
     file, values = stored
     mapped = np.load(file, mmap_mode="r")
-    found = Mapped.behind(mapped)
+    found = MappedFile.of(mapped)
     assert found is not None
     assert found.size == file.stat().st_size
     found.close()
-    other_order = Mapped.behind(mapped.T)  # The same numbers, without gaps.
+    other_order = MappedFile.of(mapped.T)  # The same numbers, without gaps.
     assert other_order is not None
     assert other_order.offset == found.offset
     other_order.close()
     writable = np.load(file, mmap_mode="r+")
     for array in (values, writable, np.load(file, mmap_mode="c"), mapped[:, ::2]):
-        assert Mapped.behind(array) is None
+        assert MappedFile.of(array) is None
     file.unlink()
-    assert Mapped.behind(mapped) is None
+    assert MappedFile.of(mapped) is None
     np.save(file, values + 1)
-    assert Mapped.behind(mapped) is None
+    assert MappedFile.of(mapped) is None
     with coordinator(Counting(), "processes") as c:
         assert c.evaluate((mapped, np.zeros(20))).loss == values.mean()
 
@@ -363,7 +364,7 @@ def test_a_coordinator_or_an_engine_cannot_be_copied_and_says_what_to_do() -> No
 
 
 def contexts(quiet: bool = True) -> Snapshots[None]:
-    return Snapshots(PrivateBlock, quiet=lambda: quiet)
+    return Snapshots(PrivateMemory, may_overwrite=lambda: quiet)
 
 
 def opened(snapshots: Snapshots[None], *arrays: Array) -> Context:
@@ -407,18 +408,18 @@ def test_memory_of_a_closed_context_is_overwritten_only_when_nobody_reads_it(qui
 
 
 def test_a_failed_copy_leaves_nothing_in_use() -> None:
-    blocks: list[PrivateBlock] = []
+    blocks: list[PrivateMemory] = []
 
-    def block(size: int) -> PrivateBlock:
+    def block(size: int) -> PrivateMemory:
         if len(blocks) == 3:
             raise OSError("no room")
-        blocks.append(PrivateBlock(size))
+        blocks.append(PrivateMemory(size))
         return blocks[-1]
 
-    store: Snapshots[None] = Snapshots(block, quiet=lambda: True)
+    store: Snapshots[None] = Snapshots(block, may_overwrite=lambda: True)
     with pytest.raises(OSError, match="no room"):
         opened(store, np.arange(10.0), np.arange(500.0))
-    assert store.live() == []
+    assert store.open_contexts() == []
     again = opened(store, np.arange(10.0))
     assert len(blocks) == 3
     assert_array_equal(again.datasets[0].inputs, np.arange(10.0))

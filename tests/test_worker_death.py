@@ -385,7 +385,7 @@ def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -
 @pytest.fixture
 def no_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers get no more time for their first blocks than for others."""
-    monkeypatch.setattr(dispatcher, "FIRST", 0.0)
+    monkeypatch.setattr(dispatcher, "FIRST_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("no_first")
@@ -431,7 +431,7 @@ def test_what_a_worker_compiles_before_its_first_block_does_not_count_as_hanging
 
 @unwarned
 def test_workers_stopped_while_starting_are_replaced_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "START", 2.0)
+    monkeypatch.setattr(dispatcher, "START_SECONDS", 2.0)
     before = children()
     with ProcessesEngine(2, step_timeout=0.5) as engine:
         with once(lambda: len(children() - before) == 2, lambda: kill(sorted(children() - before)[:1], signal.SIGSTOP)):
@@ -703,7 +703,7 @@ def forked(act: Callable[[], object]) -> None:
 
 def test_a_forked_process_leaves_its_parents_workers_alone(undisturbed: Trained) -> None:
     def evaluates() -> None:
-        with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed: begin another"):
+        with pytest.raises(RuntimeError, match="this call has ended, or its engine was closed: start another call"):
             next(reports)
         assert coordinator.evaluate(VALIDATION).count == len(VALIDATION)
         assert not set(coordinator.worker_pids()) & workers

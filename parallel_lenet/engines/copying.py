@@ -1,4 +1,4 @@
-"""Copies of a user's model for the workers; an error names what in the model cannot be copied."""
+"""Copies a user's model for the workers. An error names the part of the model that cannot be copied."""
 
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
@@ -8,11 +8,11 @@ from parallel_lenet.checks import quoted
 
 T = TypeVar("T")
 
-MOST_LEVELS = 5  # Of attributes within attributes that are searched.
+MOST_LEVELS = 5  # Levels of attributes within attributes to search.
 
 
-def copied(model: object, copy: Callable[[Any], T]) -> T:
-    """What ``copy``, such as a pickler, makes of the model.
+def copy_model(model: object, copy: Callable[[Any], T]) -> T:
+    """What ``copy``, such as a pickler, returns for the model.
 
     Raises TypeError, which names the model's class and the attribute, if the model cannot be copied.
     """
@@ -47,7 +47,7 @@ def _culprit(
 
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
-    """What the value holds, each with what its name adds to the value's."""
+    """The parts of the value, each with the text that its name adds to the value's name."""
     if isinstance(value, dict):
         yield from ((f"[{quoted(key)}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
@@ -63,7 +63,7 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _failure(value: object, copy: Callable[[Any], object]) -> Exception | None:
-    """Why the value cannot be copied; None if it can."""
+    """The exception if the value cannot be copied; None if it can."""
     try:
         copy(value)
     except Exception as error:
@@ -72,7 +72,7 @@ def _failure(value: object, copy: Callable[[Any], object]) -> Exception | None:
 
 
 def _global(model: object, copy: Callable[[Any], object]) -> str:
-    """The global variable that cannot be copied, of those that the methods of the model's class use; "" if none."""
+    """The first global variable used by a method of the model's class that cannot be copied; "" if there is none."""
     for function in vars(type(model)).values():
         if isinstance(function, FunctionType):
             for name in function.__code__.co_names:

@@ -1,8 +1,9 @@
-"""What a worker needs to import what the program has imported: from wherever, and whatever has changed since.
+"""How a worker imports the modules that the program has imported, and pickling of models with their code.
 
-A worker gets the program's import path with relative entries resolved, and the files of those modules that a search
-along this path would not find: a module that was loaded by its path, a folder that has left ``sys.path``, a module of
-the standard library that a file beside a notebook hides. Modules without a file travel with the model.
+A worker gets the program's import path with relative entries resolved. It also gets the files of the modules that a
+search along this path would not find: a module that was loaded by its path, one of a folder that was removed from
+``sys.path``, one of the standard library that a file beside a notebook hides. Modules without a file are sent with the
+model.
 """
 
 import io
@@ -18,14 +19,14 @@ from importlib.util import spec_from_file_location
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-from parallel_lenet.engines.copying import copied
+from parallel_lenet.engines.copying import copy_model
 from parallel_lenet.model import Model
 
-LARGEST = 1 << 20  # Bytes that the code of the user's modules, with the globals it uses, may add to a model.
+LARGEST = 1 << 20  # Bytes that the code of the user's modules, with the globals it uses, may add to a pickled model.
 
 
 def _absolute(entry: str) -> str:
-    """An entry of ``sys.path`` as it is meant now; what is not a folder or file is left alone (an import hook)."""
+    """The absolute path of an entry of ``sys.path``; the entry itself if it is no folder or file (an import hook)."""
     try:
         absolute = os.path.abspath(entry)
     except OSError:  # The working directory has been removed.
@@ -33,34 +34,34 @@ def _absolute(entry: str) -> str:
     return absolute if os.path.exists(absolute) else entry
 
 
-_meant: dict[str, dict[str, None]] = {}
-"""For each entry of ``sys.path`` the folders that it has meant, in this order: another in each working directory."""
+_folders: dict[str, dict[str, None]] = {}
+"""The folders that each entry of ``sys.path`` has stood for: a relative one depends on the working directory."""
 
 
 def import_path() -> list[str]:
-    """``sys.path`` with each relative entry replaced by what it meant whenever this function was called."""
+    """``sys.path`` with each relative entry replaced by the folders that it stood for in all calls of this function."""
     path: dict[str, None] = {}
     for entry in sys.path:
         if isinstance(entry, str):
-            _meant.setdefault(entry, {})[_absolute(entry)] = None
-            path |= _meant[entry]
+            _folders.setdefault(entry, {})[_absolute(entry)] = None
+            path |= _folders[entry]
     return list(path)
 
 
-import_path()  # The working directory may change before a coordinator is made.
+import_path()  # The working directory may change before a coordinator is created.
 
 
 class Imports(NamedTuple):
-    """How to import what the program has imported."""
+    """How to import the program's modules."""
 
     path: list[str]
-    """For ``sys.path``."""
+    """The entries for ``sys.path``."""
     files: dict[str, str]
-    """For each module that is not found along the path: its file, which is __init__.py for a package."""
+    """The files of the modules that are not found along the path, by module; __init__.py for a package."""
 
 
 def _contents(name: str) -> dict[str, Any]:
-    """What a loaded module contains, read without triggering a module that loads lazily."""
+    """The globals of a loaded module, read so that a module that loads lazily is not loaded."""
     try:
         contents = object.__getattribute__(sys.modules.get(name), "__dict__")
     except AttributeError:  # Not every object in sys.modules has one: cffi's libraries, for example.
@@ -69,7 +70,7 @@ def _contents(name: str) -> dict[str, Any]:
 
 
 def _file(name: str, contents: dict[str, Any]) -> str | None:
-    """The source or binary that a module was loaded from, if it was."""
+    """The source or binary file that a module was loaded from; None if there is none."""
     spec = contents.get("__spec__")
     if isinstance(spec, ModuleSpec):
         return spec.origin if spec.has_location and spec.name == name else None
@@ -98,7 +99,7 @@ def _package_found(name: str, path: Sequence[str]) -> bool:
 
 
 def _imports() -> tuple[Imports, list[str], list[str]]:
-    """How workers import; the modules that they cannot import at all, since no file holds them; those of the user."""
+    """How workers import; the modules that they cannot import since they have no file; the modules of the user."""
     path = import_path()
     state = _State(path, [_changed(entry) for entry in path], list(sys.modules), list(map(id, sys.modules.values())))
     if not _last or _last[0] != state or not all(map(os.path.exists, _last[1].files.values())):
@@ -107,7 +108,7 @@ def _imports() -> tuple[Imports, list[str], list[str]]:
 
 
 class _State(NamedTuple):
-    """What a search for the program's modules depends on."""
+    """Everything that a search for the program's modules depends on."""
 
     path: list[str]
     changed: list[int]
@@ -116,11 +117,11 @@ class _State(NamedTuple):
 
 
 _last: list[Any] = []
-"""The state and the result of the last search: with a thousand modules one takes 15 ms, and every call needs it."""
+"""The state and the result of the last search. Each call needs one, and with a thousand modules it takes 15 ms."""
 
 
 def _changed(entry: str) -> int:
-    """When a file was last added to this folder, or removed, in nanoseconds; 0 if there is no such folder."""
+    """When a file was last added to this folder or removed from it, in nanoseconds; 0 if there is no such folder."""
     try:
         return os.stat(entry).st_mtime_ns
     except OSError:
@@ -133,7 +134,7 @@ def _search(path: list[str]) -> tuple[Imports, list[str], list[str]]:
     users = []
     for name in list(sys.modules):
         contents = _contents(name)
-        if contents.get("__name__") != name or name == "__main__":  # An alias; or the program, which travels whole.
+        if contents.get("__name__") != name or name == "__main__":  # An alias, or the program itself.
             continue
         file = _file(name, contents)
         if _is_the_users(file):
@@ -156,7 +157,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
 
 
 def _is_the_users(file: str | None) -> bool:
-    """Whether a source file belongs to the user's program: it may change, and what it defined may be replaced."""
+    """Whether a source file belongs to the user's program: the file, or what it defined, may have changed since."""
     if file is None or not file.endswith(".py"):
         return False
     file = os.path.realpath(file)
@@ -164,28 +165,28 @@ def _is_the_users(file: str | None) -> bool:
 
 
 def _cloudpickle() -> Any:
-    """The one that joblib uses: its own copy, or since version 1.6 the package."""
+    """The cloudpickle that joblib uses: its own copy, or since version 1.6 the package."""
     try:
-        from joblib.externals import cloudpickle  # Lazily: 0.1 s that only worker processes need.
+        from joblib.externals import cloudpickle  # Imported lazily: it takes 0.1 s, for worker processes only.
     except ImportError:
         import cloudpickle
     return cloudpickle
 
 
 def pickle_model(model: Model) -> bytes:
-    """The model for `unpickle_model`. Classes and functions of the user's modules travel whole, as they are now.
+    """The model, pickled for `unpickle_model`, with the classes and functions of the user's modules as they are now.
 
-    A worker that imported them would have what the file says, not what the program has made of it: a method replaced in
-    a notebook, an attribute of the class, a file that was edited meanwhile. If the modules hold what cannot be pickled,
-    such as a lock, or more than `LARGEST` bytes, the worker imports them all the same.
+    A worker that imported these modules would have what their files say, without the program's changes: a method
+    replaced in a notebook, an attribute of a class, a file that was edited meanwhile. But if the modules contain what
+    cannot be pickled, such as a lock, or more than `LARGEST` bytes, the worker imports them.
 
     Raises TypeError, which names the attribute, if the model cannot be pickled.
     """
     imports, without, users = _imports()
     try:
         pickled = _dumps(model, [*without, *users])
-    except Exception:  # What their globals hold may fail to pickle in any way.
-        pickled = copied(model, lambda each: _dumps(each, without))
+    except Exception:  # Pickling the globals of these modules can raise anything.
+        pickled = copy_model(model, lambda each: _dumps(each, without))
     if len(pickled) > LARGEST:
         imported = _dumps(model, without)
         if len(imported) + LARGEST < len(pickled):
@@ -195,7 +196,7 @@ def pickle_model(model: Model) -> bytes:
 
 @cache
 def _pickler() -> Any:
-    """Cloudpickle's, but code keeps the name of its file: a traceback from a worker shows the line."""
+    """Cloudpickle's pickler, but code keeps the name of its file, so that a traceback from a worker shows the line."""
     cloudpickle = _cloudpickle()
     usual = cloudpickle.Pickler.dispatch_table
     reduce = usual[CodeType]
@@ -224,7 +225,7 @@ def _dumps(model: Any, by_value: Sequence[str]) -> bytes:
 
 
 class _Files:
-    """Finds modules by `Imports.files`, before the import path is searched."""
+    """A finder for ``sys.meta_path``: finds modules by `Imports.files`, before the import path is searched."""
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -235,7 +236,7 @@ class _Files:
             folder = [os.path.dirname(file)] if _is_package(file) else None
             return spec_from_file_location(name, file, submodule_search_locations=folder)
         if any(known.startswith(f"{name}.") for known in self.files) and PathFinder.find_spec(name, path) is None:
-            return ModuleSpec(name, None, is_package=True)  # The package of such a module, which has no file itself.
+            return ModuleSpec(name, None, is_package=True)  # A package without a file, of a module with one.
         return None
 
 
@@ -249,18 +250,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 _files = _Files()
-"""Of this process, if it is a worker."""
+"""The finder of this process, if it is a worker."""
 
 
 def unpickle_model(message: bytes) -> Model:
-    """The model, imported as the program does it; ImportError, which names module and class, if that fails."""
+    """The model that `pickle_model` pickled. Raises ImportError, which names module and class, if an import fails."""
     imports, model = pickle.loads(message)
     sys.path[:] = imports.path
     _files.files = imports.files
     if _files not in sys.meta_path:
         sys.meta_path.insert(0, _files)
-    # Cloudpickle would know again a class that has come before, and change it to what it is now. But a context that is
-    # still open has to keep the class as it was.
+    # Cloudpickle would find a class that has come before, and update it. But a context that is still open has to keep
+    # the class as it was.
     for name in ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle"):
         getattr(sys.modules.get(name), "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).clear()
     unpickled: Model = _Unpickler(io.BytesIO(model)).load()

@@ -17,11 +17,11 @@ def make(
     step_timeout: float | None = None,
     max_tries: int = 3,
 ) -> Engine:
-    """The engine with this name; the caller closes it.
+    """Create the engine with this name. The caller closes it.
 
-    ``n_workers`` may be None at a ``cluster_address``: all that the cluster has. The serial engine always has one
-    worker, and needs neither ``step_timeout`` nor ``max_tries``. Raises ValueError if there is no engine with this
-    name, or if it takes no address.
+    ``n_workers`` may be None at a ``cluster_address``, for all workers of the cluster. The serial engine always has one
+    worker, and uses neither ``step_timeout`` nor ``max_tries``. Raises ValueError if there is no engine with this name,
+    or if it takes no address.
     """
     if name not in NAMES:
         raise ValueError(f"engine must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {quoted(name)}")

@@ -1,9 +1,9 @@
-"""Memory that processes share, without a name: nothing can be left behind and no one else can open it.
+"""Memory that processes share, without a name: nothing of it can remain, and no other user can open it.
 
-The block is an anonymous file (`memfd_create`, or an unlinked temporary file where there is none); a worker inherits
-its descriptor. Not `multiprocessing.shared_memory`: its segments have names, need room in /dev/shm (64 MB in many
-containers), and its resource tracker is one more process that outlives the run. Windows has no such descriptors; there
-the block is a page-file mapping with a random name, which ends with its last user.
+It is an anonymous file (`memfd_create`, or an unlinked temporary file if the system lacks that), whose descriptor a
+worker inherits. `multiprocessing.shared_memory` is not used: its segments have names and need room in /dev/shm (64 MB
+in many containers), and its resource tracker is one more process, which outlives the run. Windows has no such
+descriptors. There the memory is a page-file mapping with a random name, which ends with its last user.
 """
 
 import errno
@@ -23,24 +23,24 @@ from numpy.typing import NDArray
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.limits import available_memory
 
-ALIGNMENT = 64  # A cache line; every array starts on one.
+ALIGNMENT = 64  # Bytes of a cache line. Each array starts on one.
+
+ArrayLocation = tuple[int, tuple[int, ...], str, tuple[int, ...] | None]
+"""Where an array lies in memory: offset in bytes, shape, dtype, and strides, or None in C order."""
 
 
-Place = tuple[int, tuple[int, ...], str, tuple[int, ...] | None]
-"""Where an array lies in a block: offset, shape, dtype, and strides, or None in C order."""
+class SharedMemory:
+    """Arrays of these shapes and dtypes. Processes that get ``handle`` and ``size`` can map them too.
 
-
-class SharedBlock:
-    """Arrays of the given shapes and types, shared with the processes that are given ``handle`` and ``size``.
-
-    Raises OSError, which says how much was wanted, if there is no room for them.
+    Raises OSError, which says how many bytes were requested, if there is no room for them.
     """
 
     def __init__(self, contents: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
-        self.places: list[Place] = []
+        self.locations: list[ArrayLocation] = []
         self.size = 0
+        """Bytes."""
         for shape, dtype in contents:
-            self.places.append((self.size, shape, dtype.str, None))
+            self.locations.append((self.size, shape, dtype.str, None))
             self.size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         require_memory(self.size)
         try:
@@ -50,21 +50,21 @@ class SharedBlock:
                     self._file = f"parallel-lenet-{secrets.token_hex(16)}"
                 else:
                     self._file = _anonymous_file(self.size)
-                block = attach(self.handle, self.size)
+                mapping = attach(self.handle, self.size)
         except (OSError, OverflowError) as error:
             code = getattr(error, "errno", None) or errno.ENOMEM
             raise OSError(code, f"{_no_room(self.size)}: {os.strerror(code)}") from error
-        self.arrays = [view(block, place) for place in self.places]
+        self.arrays = [view(mapping, location) for location in self.locations]
 
     @property
     def handle(self) -> int | str:
-        """How a process attaches to it: the name on Windows, elsewhere the descriptor, -1 if it was given up."""
+        """What a process attaches with: on Windows a name, elsewhere the descriptor, -1 after `close`."""
         if isinstance(self._file, str):
             return self._file
         return -1 if self._file.closed else self._file.fileno()
 
     def close(self) -> None:
-        """Give up the descriptor; the memory goes when the last array in it does."""
+        """Close the descriptor. The memory is freed with the last array in it."""
         if isinstance(self._file, io.FileIO):
             self._file.close()
 
@@ -74,14 +74,14 @@ def _no_room(size: int) -> str:
 
 
 def require_memory(size: int) -> None:
-    """Raise OSError if the system would have to end a process to reserve so many bytes."""
+    """Raise OSError if the system would have to end a process to reserve ``size`` bytes."""
     room = available_memory() if size else math.inf
     if size > room:
         raise OSError(errno.ENOMEM, f"{_no_room(size)}: {room:,} bytes are left")
 
 
 def _anonymous_file(size: int) -> io.FileIO:
-    """An object, not a number: the file is closed with it, whatever exception or interrupt comes."""
+    """A file object, not a descriptor: it closes the file even if an exception or an interrupt comes."""
     try:
         file = io.FileIO(os.memfd_create("parallel-lenet", os.MFD_CLOEXEC), "r+b")
     except (AttributeError, OSError):  # Not every system has it, and sandboxes refuse it.
@@ -90,7 +90,7 @@ def _anonymous_file(size: int) -> io.FileIO:
     try:
         os.ftruncate(file.fileno(), size)
         if hasattr(os, "posix_fallocate"):
-            # Reserved now, so that too little room is an error here and not a SIGBUS at the first write.
+            # Reserves the memory, so that too little room is an error here and not a SIGBUS at the first write.
             os.posix_fallocate(file.fileno(), 0, size)
     except BaseException:
         file.close()
@@ -98,22 +98,22 @@ def _anonymous_file(size: int) -> io.FileIO:
     return file
 
 
-def block_of(size: int) -> SharedBlock:
-    """A block of so many bytes, as one array."""
-    return SharedBlock([((size,), np.dtype(np.uint8))])
+def shared_bytes(size: int) -> SharedMemory:
+    """Memory of ``size`` bytes, as one uint8 array."""
+    return SharedMemory([((size,), np.dtype(np.uint8))])
 
 
 def attach(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
-    """Map a block by its handle, or a file that is only read."""
+    """Map memory by its handle, or a file that is only read."""
     if isinstance(handle, str):
         if sys.platform == "win32":
             return mmap.mmap(-1, size, tagname=handle)
-        raise ValueError("named blocks exist on Windows only")
+        raise ValueError("named memory exists on Windows only")
     return mmap.mmap(handle, size, access=mmap.ACCESS_READ if only_read else mmap.ACCESS_WRITE)
 
 
-def take(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
-    """Map a block whose handle this process was given, and close the handle, which its own processes would inherit."""
+def attach_and_close(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
+    """Map memory by a handle that this process received, and close it: child processes would inherit it."""
     try:
         return attach(handle, size, only_read)
     finally:
@@ -121,13 +121,13 @@ def take(handle: int | str, size: int, only_read: bool = False) -> mmap.mmap:
             os.close(handle)
 
 
-def view(block: mmap.mmap, place: Place) -> NDArray[Any]:
-    """The array at a place of a mapped block."""
-    offset, shape, dtype, strides = place
-    return np.ndarray(shape, dtype, buffer=block, offset=offset, strides=strides)
+def view(mapping: mmap.mmap, location: ArrayLocation) -> NDArray[Any]:
+    """The array at a location of mapped memory."""
+    offset, shape, dtype, strides = location
+    return np.ndarray(shape, dtype, buffer=mapping, offset=offset, strides=strides)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same array, refusing to be written to."""
+    """The same array, made read-only."""
     array.flags.writeable = False
     return array

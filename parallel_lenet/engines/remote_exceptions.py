@@ -6,18 +6,18 @@ from typing import NoReturn
 
 
 def pickled_exception(error: BaseException) -> bytes:
-    """The exception as itself where it can be pickled and unpickled, with its traceback as text."""
+    """The exception, pickled, with its traceback as text. If it cannot be pickled, a RuntimeError with its text."""
     text = "".join(traceback.format_exception(error))
     for dumps in (pickle.dumps, _cloudpickle):
         try:
             message = bytes(dumps((error, text)))
             pickle.loads(message)
-        except Exception:  # An exception can fail to pickle, and to unpickle, in any way it likes.
+        except Exception:  # Pickling and unpickling an exception can raise anything.
             continue
         return message
     try:
         described = f"{type(error).__name__}: {error}"
-    except Exception:  # And to be printed.
+    except Exception:  # So can printing it.
         described = type(error).__name__
     return pickle.dumps((RuntimeError(described), text))
 
@@ -30,7 +30,7 @@ def raise_pickled(exception: bytes, worker: str) -> NoReturn:
 
 
 def _cloudpickle(exception: tuple[BaseException, str]) -> bytes:
-    """An exception whose class came with the model from the coordinator's ``__main__`` is that class again there."""
+    """Pickled by cloudpickle, which knows classes that came with the model from the coordinator's ``__main__``."""
     from joblib.externals.loky.backend.reduction import dumps  # Imported lazily: it takes 0.1 s, for failures only.
 
     return bytes(dumps(exception))

@@ -1,4 +1,4 @@
-"""In this process, one block after the other: the engine to debug a model with, and the yardstick for the others."""
+"""The serial engine: one block after the other in this process, to debug models and check other engines."""
 
 import copy
 import threading
@@ -15,9 +15,9 @@ from parallel_lenet.batching import Block
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine
-from parallel_lenet.engines.copying import copied
+from parallel_lenet.engines.copying import copy_model
 from parallel_lenet.engines.memory import read_only
-from parallel_lenet.engines.snapshots import PrivateBlock, Snapshots
+from parallel_lenet.engines.snapshots import PrivateMemory, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -26,40 +26,42 @@ from parallel_lenet.worker import block_gradient, block_metrics
 
 @cache
 def blas() -> ThreadpoolController:
-    """The BLAS that NumPy loaded."""
+    """Controls the threads of the BLAS that NumPy loaded."""
     return ThreadpoolController().select(user_api="blas")
 
 
 _lock = threading.Lock()
-_limits: dict[int, tuple[int, Any]] = {}  # How many blocks of `one_blas_thread` are being run, and what puts it back.
+_limits: dict[int, tuple[int, Any]] = {}  # How many callers need one thread now, and what restores the number.
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS at one thread; the last of several threads that do so puts the number back to what it was.
+    """Limit BLAS to one thread inside the block. After the last of nested or parallel blocks the number is restored.
 
-    A matrix product on two threads may differ from that on one in its last bits, and workers have one.
+    A matrix product on two threads may differ from that on one in its last bits, and workers have one BLAS thread.
     """
-    # The number is that of the whole process, save for OpenBLAS over OpenMP: there it is each thread's own.
-    own = any(getattr(library, "threading_layer", "") == "openmp" for library in blas().lib_controllers)
-    key = threading.get_ident() if own else 0
+    # The number belongs to the process, except in OpenBLAS over OpenMP, where each thread has its own.
+    per_thread = any(getattr(library, "threading_layer", "") == "openmp" for library in blas().lib_controllers)
+    key = threading.get_ident() if per_thread else 0
     with _lock:
-        inside, limiter = _limits.get(key, (0, None))
-        _limits[key] = inside + 1, _released().limit(limits=1) if limiter is None else limiter
+        callers, limiter = _limits.get(key, (0, None))
+        if limiter is None:
+            limiter = _unowned().limit(limits=1)
+        _limits[key] = (callers + 1, limiter)
     try:
         yield
     finally:
         with _lock:
-            inside, limiter = _limits.pop(key)
-            if inside > 1:
-                _limits[key] = inside - 1, limiter
+            callers, limiter = _limits.pop(key)
+            if callers > 1:
+                _limits[key] = (callers - 1, limiter)
             else:
-                _released()
+                _unowned()
                 limiter.restore_original_limits()
 
 
-def _released() -> ThreadpoolController:
-    """BLAS, for whichever thread: threadpoolctl lets only the thread that set a limit first change it, unless told."""
+def _unowned() -> ThreadpoolController:
+    """BLAS, ready for this thread: by default threadpoolctl lets only the thread that set a limit first change it."""
     for library in blas().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)
@@ -67,12 +69,19 @@ def _released() -> ThreadpoolController:
 
 
 class SerialEngine(Displayed, Engine):
-    """An engine of one worker: the caller."""
+    """An engine with one worker, the calling thread.
+
+    >>> from parallel_lenet import Coordinator, SGD, lenet5
+    >>> Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine=SerialEngine()).n_workers
+    1
+    """
 
     n_workers = 1
 
     def __init__(self) -> None:
-        self._snapshots: Snapshots[tuple[Model, Vector, list[Vector]]] = Snapshots(PrivateBlock, quiet=lambda: True)
+        self._snapshots: Snapshots[tuple[Model, Vector, list[Vector]]] = Snapshots(
+            PrivateMemory, may_overwrite=lambda: True
+        )
 
     def _summary(self) -> Summary:
         return Summary("SerialEngine()")
@@ -80,16 +89,15 @@ class SerialEngine(Displayed, Engine):
     def open(
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
-        """Copies of both. Unlike unpickling, copying in this process leaves the model's class alone."""
-        gradient = np.full_like(parameters, np.nan)  # What a model forgets to write is noticed.
-        return self._snapshots.open((copied(model, copy.deepcopy), gradient, []), datasets, parameters)
+        """Copy model and datasets. ``copy.deepcopy`` is used because unpickling may define the model's class again."""
+        gradient = np.full_like(parameters, np.nan)  # If a model forgets to write a number, NaN shows it.
+        return self._snapshots.open((copy_model(model, copy.deepcopy), gradient, []), datasets, parameters)
 
     def start(self, context: Context) -> None:
-        """The caller is ready."""
         self._snapshots.get(context)
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """Each gradient is computed when it is asked for, into the same buffer."""
+        """Each gradient is computed when it is asked for, in the same memory."""
         model, gradient, spare = self._snapshots.get(context).model
         frozen, result = read_only(parameters.view()), read_only(gradient.view())
         for block in blocks:
@@ -111,10 +119,9 @@ class SerialEngine(Displayed, Engine):
             yield metrics
 
     def resize(self, n_workers: int) -> None:
-        """The serial engine has exactly one worker: ValueError for any other number."""
+        """Raises ValueError for any number but 1."""
         if n_workers != 1:
-            raise ValueError(f"the serial engine has 1 worker, the caller, and can't have {n_workers!r}")
+            raise ValueError(f"the serial engine has 1 worker, the calling thread, and can't have {n_workers!r}")
 
     def close(self) -> None:
-        """Forget models and data."""
         self._snapshots.clear()

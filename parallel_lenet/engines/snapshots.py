@@ -1,30 +1,25 @@
-"""What the calls of an engine compute with: models and data as they were when each call began.
+"""Snapshots of models and datasets: an engine's calls compute with these, whatever the program changes meanwhile.
 
-A *context* is what one call opened: a copy of the model, and its datasets. The arrays of all contexts are copies in
-blocks of memory. An array is copied only if no block holds the same shape, type and bytes: comparing 47 MB takes 4 ms.
-A block that no context uses any more stays for a while, since the next call mostly brings the same data; or it is
-overwritten with other data, since fresh memory costs several times what the copying does.
+A *context* is what one call opened: a copy of the model, and its datasets. The arrays of all contexts are copies. An
+array is copied only if there is no copy yet with the same shape, dtype and bytes: comparing 47 MB takes 4 ms. A copy
+that no context uses any more stays for a while, since the next call usually brings the same data. Its memory may also
+be overwritten with other data, since new memory takes several times as long as the copying.
 
-An array that is mapped read-only from a file is not copied: see `Mapped`.
+An array that is mapped read-only from a file is not copied: see `mapped_files`.
 """
 
-import io
 import itertools
-import mmap
-import os
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.descriptors import above_standard
 from parallel_lenet.engines import Context
+from parallel_lenet.engines.mapped_files import MappedFile, is_mapped
 from parallel_lenet.engines.memory import ALIGNMENT, read_only
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples
@@ -33,38 +28,38 @@ Array = NDArray[Any]
 M = TypeVar("M")
 """An engine's copy of a model."""
 
-COMPARED_AT_ONCE = 1 << 17  # Bytes: what is compared and the result stay in the cache.
-IDLE_ARRAYS = 6  # Kept for the next call: inputs and targets to train, validate and test on.
-IDLE_BYTES = 256 * 2**20  # The array used last is kept whatever its size.
+COMPARED_AT_ONCE = 1 << 17  # Bytes that fit the cache, with the other array and the result.
+IDLE_ARRAYS = 6  # Unused copies to keep for the next call: inputs and targets to train, validate and test on.
+IDLE_BYTES = 256 * 2**20  # Their memory. The copy used last is kept whatever its size.
 
-_numbers = itertools.count(1)  # Of contexts and arrays, in all engines: one engine's mean nothing to another.
+_numbers = itertools.count(1)  # Numbers of contexts and arrays. They differ in all engines of the process.
 
 
-class Memory(Protocol):
-    """Where an array lies: a block of memory, or a file."""
+class Storage(Protocol):
+    """Memory or a file that holds an array."""
 
     @property
     def handle(self) -> int | str:
-        """How other processes get at it."""
+        """What other processes attach with."""
 
     @property
     def size(self) -> int:
         """Bytes."""
 
     def close(self) -> None:
-        """Give it up. Memory itself goes with the last array in it."""
+        """Close the handle. Memory is freed with the last array in it."""
 
 
-class Block(Memory, Protocol):
-    """Memory that arrays are copied to."""
+class ArrayMemory(Storage, Protocol):
+    """Memory that an array is copied to."""
 
     @property
     def arrays(self) -> list[Array]:
         """One array: all its bytes."""
 
 
-class PrivateBlock:
-    """A block that only this process has."""
+class PrivateMemory:
+    """Memory of this process alone."""
 
     handle = -1
 
@@ -73,271 +68,186 @@ class PrivateBlock:
         self.arrays: list[Array] = [np.empty(size, np.uint8)]
 
     def close(self) -> None:
-        """Give up the array."""
         self.arrays = []
 
 
-class Mapped:
-    """A file that an array is mapped from, opened anew: other processes can map it too, and nothing is copied.
-
-    Only where it is certain to be that file: a new mapping of it has the same device and inode in ``/proc/self/maps``.
-    """
-
-    def __init__(self, file: io.FileIO, offset: int) -> None:
-        self._file = file  # An object, not a number: it is closed with this, whatever exception or interrupt comes.
-        self.size = os.fstat(file.fileno()).st_size
-        self.offset = offset
-        """Of the array in the file."""
-
-    @property
-    def handle(self) -> int:
-        """The file's descriptor; -1 after `close`."""
-        return -1 if self._file.closed else self._file.fileno()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @classmethod
-    def behind(cls, array: Array) -> "Mapped | None":
-        """The file behind an array, or None."""
-        if not _is_mapped(array) or sys.platform != "linux":
-            return None
-        start = array.__array_interface__["data"][0]
-        region = _region(start)
-        if region is None or start + array.nbytes > region.end or "w" in region.access:
-            return None
-        with suppress(OSError, ValueError), above_standard():
-            file = io.FileIO(region.path)
-            try:
-                again = _region_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                if again is not None and again.file == region.file:
-                    return cls(file, region.offset + start - region.start)
-            except BaseException:
-                file.close()
-                raise
-            file.close()
-        return None
-
-
-def _is_mapped(array: Array) -> bool:
-    """Whether it lies in a read-only mapping of a file, as ``np.memmap`` and ``np.load`` make them, without gaps.
-
-    Its axes may be in another order than in the file: images with their channels last are seen with channels first.
-    """
-    if array.flags.writeable or array.nbytes == 0:
-        return False
-    if not array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis])).flags.c_contiguous:
-        return False
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return False
-        base = base.base
-    return isinstance(base, mmap.mmap)
-
-
-class _Region(NamedTuple):
-    """A line of ``/proc/self/maps``."""
-
-    start: int
-    end: int
-    access: str
-    offset: int
-    file: tuple[str, str]
-    """Device and inode."""
-    path: str
-
-
-def _region(address: int) -> _Region | None:
-    """The mapping that an address of this process lies in."""
-    with open("/proc/self/maps", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as maps:
-        for line in maps:
-            places, access, offset, device, inode, *path = line.rstrip("\n").split(maxsplit=5)
-            start, end = (int(place, 16) for place in places.split("-"))
-            if start <= address < end:
-                return _Region(start, end, access, int(offset, 16), (device, inode), "".join(path))
-    return None
-
-
-def _region_of(mapping: mmap.mmap) -> _Region | None:
-    return _region(np.frombuffer(mapping, np.uint8).__array_interface__["data"][0])
-
-
-class Stored:
+class StoredArray:
     """An array that contexts use."""
 
-    def __init__(self, memory: Memory, array: Array, offset: int = 0) -> None:
+    def __init__(self, storage: Storage, array: Array, offset: int = 0) -> None:
         self.number = next(_numbers)
-        self.memory = memory
+        self.storage = storage
         self.array = read_only(array.view())
         self.offset = offset
-        """Of the array in its memory."""
-        self.holders = 0
+        """Bytes before the array in its storage."""
+        self.users = 0
         """How many contexts use it."""
 
 
 class OpenContext(Generic[M]):
-    """What an engine keeps of a live context."""
+    """What an engine keeps for an open context."""
 
     def __init__(
         self,
         number: int,
         model: M,
-        datasets: Sequence[Sequence[Stored]],
+        datasets: Sequence[Sequence[StoredArray]],
         parameters: Vector,
         call_sizes: Sequence[int],
     ) -> None:
         self.number = number
         self.model = model
         self.arrays = [each for stored in datasets for each in stored]
-        """Of all datasets."""
+        """The arrays of all datasets."""
         self.stored = tuple(datasets)
-        """The inputs, the targets and, if there are any, the weights of each dataset."""
+        """The inputs, the targets and, if it has them, the weights of each dataset."""
         self.datasets = tuple(Samples(*(each.array for each in stored)) for stored in self.stored)
         self.call_sizes = tuple(call_sizes)
-        """How many samples to warm up with."""
+        """Numbers of samples to warm up with."""
         self.shape = parameters.shape
         self.dtype = parameters.dtype
         self.context: weakref.ref[Context] | None = None
 
 
 class Snapshots(Generic[M]):
-    """The live contexts of an engine, and the memory of their data.
+    """The open contexts of an engine, and the memory of their data.
 
-    - ``block``: makes a block of so many bytes.
-    - ``quiet``: whether it is certain that no worker reads data of a context that is closed, so that they may be
-      overwritten.
-    - ``maps``: whether a file that an array is mapped from is opened anew, for other processes. Else the array itself
-      is used.
+    - ``allocate``: returns memory of this number of bytes.
+    - ``may_overwrite``: returns whether unused copies may be overwritten, since no worker reads them any more.
+    - ``reopens_files``: whether a file that an array is mapped from is opened again for other processes. Otherwise the
+      array itself is used.
     """
 
-    def __init__(self, block: Callable[[int], Block], quiet: Callable[[], bool], maps: bool = False) -> None:
-        self._block = block
-        self._quiet = quiet
-        self._maps = maps
-        self._live: dict[int, OpenContext[M]] = {}
-        self._closed: deque[int] = deque()  # Contexts are dropped in any thread, at any time: this alone is touched.
-        self._blocks: list[Stored] = []
-        """Every block, the one used last at the end."""
+    def __init__(
+        self,
+        allocate: Callable[[int], ArrayMemory],
+        may_overwrite: Callable[[], bool],
+        reopens_files: bool = False,
+    ) -> None:
+        self._allocate = allocate
+        self._may_overwrite = may_overwrite
+        self._reopens_files = reopens_files
+        self._open: dict[int, OpenContext[M]] = {}
+        self._closed: deque[int] = deque()  # The only thing that a context changes: it may be dropped by any thread.
+        self._copies: list[StoredArray] = []
+        """All copies. The one used last is at the end."""
 
     def open(
         self, model: M, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
-        """A context of this copy of a model and of the datasets as they are now."""
-        self.sweep()
-        found: list[list[Stored]] = []
+        """A context with this copy of a model, and with the datasets as they are now."""
+        self.free_closed()
+        found: list[list[StoredArray]] = []
         try:
             for data in datasets:
                 found.append([])
                 for array in (data.inputs, data.targets, data.weights):
                     if array is not None:
                         found[-1].append(self._stored(array))
-                        found[-1][-1].holders += 1
+                        found[-1][-1].users += 1
         except BaseException:
             for each in (each for stored in found for each in stored):
                 self._release(each)
             raise
         opened = OpenContext(next(_numbers), model, found, parameters, call_sizes)
-        self._live[opened.number] = opened
+        self._open[opened.number] = opened
         context = Context(opened.number, opened.datasets, self._closed)
         opened.context = weakref.ref(context)
         return context
 
     def get(self, context: Context) -> OpenContext[M]:
-        """What is kept of a context; RuntimeError if it is closed."""
-        opened = self._live.get(context.number)
+        """What is kept for a context. Raises RuntimeError if it is closed."""
+        opened = self._open.get(context.number)
         if opened is None or context.closed:
-            raise RuntimeError("this call has ended, or its engine was closed: begin another")
+            raise RuntimeError("this call has ended, or its engine was closed: start another call")
         return opened
 
-    def live(self) -> list[OpenContext[M]]:
-        """All contexts that are open."""
-        return list(self._live.values())
+    def open_contexts(self) -> list[OpenContext[M]]:
+        return list(self._open.values())
 
-    def sweep(self) -> list[OpenContext[M]]:
-        """Free what was closed since the last time; the contexts that were."""
+    def free_closed(self) -> list[OpenContext[M]]:
+        """Free the memory of the contexts that were closed since the last call, and return these contexts."""
         ended = []
         while self._closed:
-            opened = self._live.pop(self._closed.popleft(), None)
+            opened = self._open.pop(self._closed.popleft(), None)
             if opened is not None:
                 ended.append(opened)
                 for stored in opened.arrays:
                     self._release(stored)
-        self._trim()
+        self._free_idle()
         return ended
 
-    def held(self) -> set[int]:
-        """The numbers of all arrays that are held, whether a context uses them or not."""
-        return {stored.number for stored in self._blocks} | {
-            stored.number for opened in self._live.values() for stored in opened.arrays
+    def array_numbers(self) -> set[int]:
+        """The numbers of all arrays in memory, used or not."""
+        return {stored.number for stored in self._copies} | {
+            stored.number for opened in self._open.values() for stored in opened.arrays
         }
 
     def clear(self) -> None:
         """Close all contexts and free all memory."""
-        arrays = {*self._blocks, *(stored for opened in self._live.values() for stored in opened.arrays)}
-        for opened in self.live():
+        arrays = {*self._copies, *(stored for opened in self._open.values() for stored in opened.arrays)}
+        for opened in self.open_contexts():
             context = None if opened.context is None else opened.context()
             if context is not None:
                 context.close()
-        self._live.clear()
+        self._open.clear()
         self._closed.clear()
-        self._blocks.clear()
+        self._copies.clear()
         for stored in arrays:
-            stored.memory.close()
+            stored.storage.close()
 
-    def _stored(self, array: Array) -> Stored:
-        """The array in memory that the workers can read: where it is already, or a copy."""
-        if _is_mapped(array):
-            file: Memory | None = Mapped.behind(array) if self._maps else PrivateBlock(0)
+    def _stored(self, array: Array) -> StoredArray:
+        """The array in storage that the workers can read: its file, a copy that exists, or a new copy."""
+        if is_mapped(array):
+            file: Storage | None = MappedFile.of(array) if self._reopens_files else PrivateMemory(0)
             if file is not None:
-                return Stored(file, array, getattr(file, "offset", 0))
-        for stored in self._blocks:
+                return StoredArray(file, array, getattr(file, "offset", 0))
+        for stored in self._copies:
             if _equal(array, stored.array):
-                self._blocks.remove(stored)
-                self._blocks.append(stored)
+                self._copies.remove(stored)
+                self._copies.append(stored)
                 return stored
-        block = self._room(max(1, -(-array.nbytes // ALIGNMENT)) * ALIGNMENT)
+        memory = self._memory(max(1, -(-array.nbytes // ALIGNMENT)) * ALIGNMENT)
         try:
-            copy: Array = np.ndarray(array.shape, array.dtype, buffer=block.arrays[0])
+            copy: Array = np.ndarray(array.shape, array.dtype, buffer=memory.arrays[0])
             np.copyto(copy, array)
-            self._blocks.append(Stored(block, copy))
+            self._copies.append(StoredArray(memory, copy))
         except BaseException:
-            block.close()
+            memory.close()
             raise
-        return self._blocks[-1]
+        return self._copies[-1]
 
-    def _room(self, size: int) -> Block:
-        """A block of at least this size: a new one, or one that no context uses any more."""
-        idle = [stored for stored in self._blocks if not stored.holders]
-        reusable = idle if self._quiet() else []
+    def _memory(self, size: int) -> ArrayMemory:
+        """Memory of at least this size: that of an unused copy, or new memory."""
+        idle = [stored for stored in self._copies if not stored.users]
+        reusable = idle if self._may_overwrite() else []
         for stored in reusable:
-            if stored.memory.size == size or (len(idle) >= IDLE_ARRAYS and stored.memory.size > size):
-                self._blocks.remove(stored)
-                return cast("Block", stored.memory)
-        self._trim(size)
-        return self._block(size)
+            if stored.storage.size == size or (len(idle) >= IDLE_ARRAYS and stored.storage.size > size):
+                self._copies.remove(stored)
+                return cast("ArrayMemory", stored.storage)
+        self._free_idle(size)
+        return self._allocate(size)
 
-    def _trim(self, coming: int = 0) -> None:
-        """Free the idle blocks that are too many, the oldest first, before one of ``coming`` bytes is made."""
-        idle = [stored for stored in self._blocks if not stored.holders]
-        held = sum(stored.memory.size for stored in idle)
-        while idle and (
-            len(idle) > IDLE_ARRAYS - (coming > 0) or (held + coming > IDLE_BYTES and (len(idle) > 1 or coming > 0))
-        ):
+    def _free_idle(self, coming: int = 0) -> None:
+        """Free unused copies if they are too many or too large, oldest first, before ``coming`` bytes are allocated."""
+        idle = [stored for stored in self._copies if not stored.users]
+        size = sum(stored.storage.size for stored in idle)
+        allowed = IDLE_ARRAYS - 1 if coming else IDLE_ARRAYS
+        kept_anyway = 0 if coming else 1
+        while len(idle) > allowed or (len(idle) > kept_anyway and size + coming > IDLE_BYTES):
             stored = idle.pop(0)
-            held -= stored.memory.size
-            self._blocks.remove(stored)
-            stored.memory.close()
+            size -= stored.storage.size
+            self._copies.remove(stored)
+            stored.storage.close()
 
-    def _release(self, stored: Stored) -> None:
-        stored.holders -= 1
-        if stored.holders == 0 and stored not in self._blocks:
-            stored.memory.close()
+    def _release(self, stored: StoredArray) -> None:
+        stored.users -= 1
+        if stored.users == 0 and stored not in self._copies:
+            stored.storage.close()
 
 
 def _equal(array: Array, stored: Array) -> bool:
-    """The same shape, type and bytes."""
+    """Whether shape, dtype and bytes are the same."""
     if array.shape != stored.shape or array.dtype != stored.dtype:
         return False
     if array.nbytes == 0:
@@ -350,6 +260,6 @@ def _equal(array: Array, stored: Array) -> bool:
 
 
 def _bytes(array: Array) -> Array:
-    """Its bytes, by eights if they can be: NaN equals itself then, and 0.0 is not -0.0."""
+    """The array's bytes, in groups of eight if possible. Compared so, NaN equals itself and 0.0 is not -0.0."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return flat.view(np.uint64) if flat.size % 8 == 0 else flat

@@ -47,11 +47,11 @@ from parallel_lenet.engines.cluster.task import (
     hold,
     pack,
 )
-from parallel_lenet.engines.copying import copied
+from parallel_lenet.engines.copying import copy_model
 from parallel_lenet.engines.memory import read_only
 from parallel_lenet.engines.remote_exceptions import raise_pickled
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.engines.snapshots import PrivateBlock, Snapshots
+from parallel_lenet.engines.snapshots import PrivateMemory, Snapshots
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -120,7 +120,7 @@ class Cluster(Displayed, Engine):
         self._backend.require()
         self._parallel: Any = None
         self._abandoned = False  # Whether tasks in threads of this process may still read what was closed.
-        self._snapshots: Snapshots[None] = Snapshots(PrivateBlock, quiet=lambda: not self._abandoned)
+        self._snapshots: Snapshots[None] = Snapshots(PrivateMemory, may_overwrite=lambda: not self._abandoned)
         self._setups: dict[int, tuple[str, ModelAndData]] = {}
         """Of the contexts that are open, by number: their keys and contents."""
         self._name = secrets.token_hex(8)
@@ -150,13 +150,13 @@ class Cluster(Displayed, Engine):
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
         """The workers get model and datasets with their first task, unless they have the same from an earlier call."""
-        pickled = copied(model, dumps)
+        pickled = copy_model(model, dumps)
         try:
-            own = copied(model, copy.deepcopy)  # For threads.
+            own = copy_model(model, copy.deepcopy)  # For threads.
         except Exception:  # The tasks, if there are any in this process, raise it.
             own = None
         context = self._snapshots.open(None, datasets, parameters)
-        for ended in self._setups.keys() - {opened.number for opened in self._snapshots.live()}:
+        for ended in self._setups.keys() - {opened.number for opened in self._snapshots.open_contexts()}:
             forget(self._setups.pop(ended)[0])
         # An array with the same number is the same array: no need to hash the data.
         numbers = [stored.number for stored in self._snapshots.get(context).arrays]

@@ -34,7 +34,7 @@ from parallel_lenet.descriptors import above_standard
 from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.imports import import_path, pickle_model
-from parallel_lenet.engines.memory import SharedBlock, block_of, require_memory
+from parallel_lenet.engines.memory import SharedMemory, require_memory, shared_bytes
 from parallel_lenet.engines.processes.dispatcher import AbandonedBlock, Dispatcher, HeldAnswer
 from parallel_lenet.engines.processes.messages import (
     FAILED,
@@ -69,12 +69,12 @@ class _Resources:
         self.process = os.getpid()
         """The process that started the workers. In a process forked from it, nothing of the parent's is touched."""
         self.workers = workers
-        self.shared: SharedBlock | None = None
+        self.shared: SharedMemory | None = None
         """The memory with the parameters."""
         self.placement = Placement()
         self.selector: selectors.BaseSelector | None = None
         self.snapshots: Snapshots[bytes] = Snapshots(
-            block_of, quiet=lambda: not any(worker.copies for worker in workers), maps=True
+            shared_bytes, may_overwrite=lambda: not any(worker.copies for worker in workers), reopens_files=True
         )
 
     def end_workers(self) -> None:
@@ -164,7 +164,7 @@ class ProcessesEngine(Displayed, Engine):
             try:
                 with above_standard():
                     self._resources.selector = selectors.DefaultSelector()
-                self._resources.shared = SharedBlock([(opened.shape, opened.dtype)])
+                self._resources.shared = SharedMemory([(opened.shape, opened.dtype)])
                 (self._parameters,) = self._resources.shared.arrays
                 for number in range(self.n_workers):
                     self._start(number)
@@ -189,11 +189,11 @@ class ProcessesEngine(Displayed, Engine):
         """Handle the events so far, and have the workers forget the contexts that were closed."""
         if self._workers:
             self._handle(self._selector.select(0))
-        ended = [opened.number for opened in self._snapshots.sweep()]
+        ended = [opened.number for opened in self._snapshots.free_closed()]
         for context in ended:
             self._refused.pop(context, None)
         for worker in self._workers:
-            worker.close(ended, self._snapshots.held())
+            worker.close(ended, self._snapshots.array_numbers())
             self._watch(worker)
 
     @property
@@ -428,7 +428,7 @@ class ProcessesEngine(Displayed, Engine):
             self._polls = worker.sentinel is None
             if worker.sentinel is not None:
                 self._selector.register(worker.sentinel, _READ, worker)
-        for opened in self._snapshots.live():
+        for opened in self._snapshots.open_contexts():
             if self._fits(opened):
                 self._send_opening(worker, opened)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parallel_lenet.batching import Block
-from parallel_lenet.engines.memory import Place
+from parallel_lenet.engines.memory import ArrayLocation
 from parallel_lenet.metrics import Metrics
 
 GRADIENT, METRICS, CONTEXTS = 0, 1, 2  # Kinds of message to a worker.
@@ -36,10 +36,10 @@ class WorkerSetup:
 
     parameters_memory: tuple[int | str, int]
     """Handle and size of the memory with the parameters, which all workers share."""
-    parameters: Place
+    parameters: ArrayLocation
     stamps_memory: tuple[int | str, int]
     """Handle and size of memory that only the coordinator and this worker share."""
-    stamps: Place
+    stamps: ArrayLocation
     """For each row of gradients the stamp of the task that is still wanted. The coordinator may change it."""
 
 
@@ -61,7 +61,7 @@ class ContextOpening(NamedTuple):
     """The model, pickled by cloudpickle, which sends a class of a script or notebook with its code."""
     memory: tuple[MemoryHandle, ...]
     """What the worker does not have yet."""
-    datasets: tuple[tuple[tuple[int, Place], ...], ...]
+    datasets: tuple[tuple[tuple[int, ArrayLocation], ...], ...]
     """For each dataset the memory and the location of its inputs, its targets and its weights if it has any."""
     call_sizes: tuple[int, ...]
     """How many samples to warm up with."""
@@ -85,7 +85,7 @@ class GradientRow(NamedTuple):
 
     row: int
     memory: MemoryHandle
-    place: Place
+    location: ArrayLocation
 
     def pack(self) -> bytes:
         return bytes([CONTEXTS]) + pickle.dumps(self)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.engines.imports import unpickle_model
-from parallel_lenet.engines.memory import Place, read_only, take, view
+from parallel_lenet.engines.memory import ArrayLocation, attach_and_close, read_only, view
 from parallel_lenet.engines.processes.messages import (
     CONTEXTS,
     FAILED,
@@ -68,8 +68,8 @@ class _TaskServer:
     """The memory, the contexts and the models of this worker, and its answers to tasks."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.parameters = read_only(view(take(*setup.parameters_memory), setup.parameters))
-        self.stamps = read_only(view(take(*setup.stamps_memory), setup.stamps))
+        self.parameters = read_only(view(attach_and_close(*setup.parameters_memory), setup.parameters))
+        self.stamps = read_only(view(attach_and_close(*setup.stamps_memory), setup.stamps))
         self.gradients: dict[int, Vector] = {}
         """The memory for gradients, by row."""
         self.memory: dict[int, mmap.mmap] = {}
@@ -82,7 +82,7 @@ class _TaskServer:
     ) -> BlockAnswer | None:
         """Open or close contexts, or use new memory for gradients. The answer is None if none is expected."""
         if isinstance(message, GradientRow):
-            self.gradients[message.row] = view(_attached(message.memory, descriptors), message.place)
+            self.gradients[message.row] = view(_attached(message.memory, descriptors), message.location)
             return None
         if isinstance(message, ContextClosing):
             for context in message.contexts:
@@ -95,7 +95,7 @@ class _TaskServer:
                 each.handle if isinstance(each.handle, str) else descriptors.popleft() for each in message.memory
             ]
             for each, handle in zip(message.memory, handles, strict=True):
-                self.memory[each.number] = take(handle, each.size, each.read_only)
+                self.memory[each.number] = attach_and_close(handle, each.size, each.read_only)
             datasets = tuple(Samples(*(self._array(*each) for each in stored)) for stored in message.datasets)
             model = unpickle_model(message.model)
             if hasattr(model, "warm_up"):
@@ -110,8 +110,8 @@ class _TaskServer:
             return BlockAnswer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
         return BlockAnswer(READY)
 
-    def _array(self, number: int, place: Place) -> NDArray[Any]:
-        return read_only(view(self.memory[number], place))
+    def _array(self, number: int, location: ArrayLocation) -> NDArray[Any]:
+        return read_only(view(self.memory[number], location))
 
     def answer(self, task: BlockTask) -> BlockAnswer:
         """Compute a block, or skip it if it is not wanted any more."""
@@ -135,7 +135,7 @@ class _TaskServer:
 
 def _attached(memory: MemoryHandle, descriptors: deque[int]) -> mmap.mmap:
     handle = memory.handle if isinstance(memory.handle, str) else descriptors.popleft()
-    return take(handle, memory.size, memory.read_only)
+    return attach_and_close(handle, memory.size, memory.read_only)
 
 
 def _exit_after_parent(parent: int) -> None:

@@ -18,7 +18,8 @@ from contextlib import closing, contextmanager, suppress
 import numpy as np
 
 from parallel_lenet.descriptors import above_standard
-from parallel_lenet.engines.memory import Place, SharedBlock, read_only
+from parallel_lenet.engines.mapped_files import MappedFile
+from parallel_lenet.engines.memory import ArrayLocation, SharedMemory, read_only
 from parallel_lenet.engines.processes.dispatcher import ROWS, Worker
 from parallel_lenet.engines.processes.messages import (
     BlockAnswer,
@@ -30,7 +31,7 @@ from parallel_lenet.engines.processes.messages import (
     WorkerSetup,
 )
 from parallel_lenet.engines.processes.start import start
-from parallel_lenet.engines.snapshots import Mapped, OpenContext, Stored
+from parallel_lenet.engines.snapshots import OpenContext, StoredArray
 from parallel_lenet.parameters import Vector
 
 GRACE_SECONDS = 1.0  # Seconds that processes get to end by themselves.
@@ -42,16 +43,16 @@ class WorkerProcess(Worker):
     The rows stay mapped as long as a reference to one of them exists, even after the process has ended.
     """
 
-    def __init__(self, number: int, shared: SharedBlock, now: float) -> None:
-        stamps = SharedBlock([((ROWS,), np.dtype(np.int64))])
+    def __init__(self, number: int, shared: SharedMemory, now: float) -> None:
+        stamps = SharedMemory([((ROWS,), np.dtype(np.int64))])
         super().__init__(number, stamps.arrays[0], now)
         self.rows: dict[int, Vector] = {}
         """Gradients to read, by row: see `send_row`."""
         setup = WorkerSetup(
             parameters_memory=(shared.handle, shared.size),
-            parameters=shared.places[0],
+            parameters=shared.locations[0],
             stamps_memory=(stamps.handle, stamps.size),
-            stamps=stamps.places[0],
+            stamps=stamps.locations[0],
         )
         try:
             with above_standard():
@@ -83,10 +84,10 @@ class WorkerProcess(Worker):
             context.number,
             context.model,
             tuple(
-                MemoryHandle(stored.number, stored.memory.handle, stored.memory.size, isinstance(stored.memory, Mapped))
-                for stored in new.values()
+                MemoryHandle(each.number, each.storage.handle, each.storage.size, isinstance(each.storage, MappedFile))
+                for each in new.values()
             ),
-            tuple(tuple(_place(each) for each in stored) for stored in context.stored),
+            tuple(tuple(_location(each) for each in stored) for stored in context.stored),
             context.call_sizes,
         )
         models = {hash((context.model, size)) for size in context.call_sizes}
@@ -94,7 +95,9 @@ class WorkerProcess(Worker):
         self._models |= models
         self.opens_quickly = known and (self.ready or self.opens_quickly)
         self.pending_openings += 1
-        self.send(opening.pack(), [each.memory.handle for each in new.values() if isinstance(each.memory.handle, int)])
+        self.send(
+            opening.pack(), [each.storage.handle for each in new.values() if isinstance(each.storage.handle, int)]
+        )
 
     def close(self, contexts: Sequence[int], kept: set[int]) -> None:
         """Have it forget these contexts, and all arrays except those with the numbers ``kept``."""
@@ -106,10 +109,10 @@ class WorkerProcess(Worker):
     def send_row(self, row: int, parameters: Vector) -> None:
         """Give the row memory for a gradient, if it has none. So a row that is never used costs no memory."""
         if row not in self.rows:
-            with closing(SharedBlock([(parameters.shape, parameters.dtype)])) as block:
+            with closing(SharedMemory([(parameters.shape, parameters.dtype)])) as block:
                 memory = MemoryHandle(0, block.handle, block.size, read_only=False)
                 handles = [block.handle] if isinstance(block.handle, int) else []
-                self.send(GradientRow(row, memory, block.places[0]).pack(), handles)
+                self.send(GradientRow(row, memory, block.locations[0]).pack(), handles)
                 self.rows[row] = read_only(block.arrays[0])
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -166,7 +169,7 @@ def _sentinel(pid: int) -> int | None:
     return None
 
 
-def _place(stored: Stored) -> tuple[int, Place]:
+def _location(stored: StoredArray) -> tuple[int, ArrayLocation]:
     """The number of an array's memory, and its location there."""
     array = stored.array
     return stored.number, (stored.offset, array.shape, array.dtype.str, array.strides)
