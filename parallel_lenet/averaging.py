@@ -3,8 +3,8 @@
 The order of the additions follows the samples' positions in the batch, as `tree` says. So the mean has the same bits
 whoever computed the blocks, and whatever their sizes.
 
-An addition is made as soon as both its parts are there, while workers compute. Those that need the last block are left
-over: `step_end` makes them, on several threads or in one pass with all that follows.
+Two sums are added as soon as both have come, while workers compute. The additions that need the last block are left to
+`step_end`, which makes them on several threads, or in one pass with the rest of the step.
 """
 
 import time
@@ -30,54 +30,10 @@ class BatchSum(NamedTuple):
     """Loss and correct answers, summed over the samples."""
     vectors: Sequence[Vector]
     """Their sum is the weighted sum of the samples' gradients. It has to be added from the right, ``a + (b + c)``. They
-    are valid until the engine is used again, and may not be changed."""
+    are valid until the engine is used again, and must not be changed."""
     suspects: list[str]
     """The workers whose sums are not finite, or all workers if no single worker's are."""
     times: StepTimes
-
-
-class GradientSum:
-    """Adds the results of blocks, which come in block order.
-
-    The first sum of two results goes to memory of the coordinator, later ones overwrite their left half. A result that
-    has no neighbour yet is copied before the next one is waited for, since its worker needs the memory (`hold`).
-    """
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._adds = True
-        self._sums = TreeSum(self._added)
-
-    def append(self, result: BlockGradient, leaves: int) -> None:
-        """Add the next result, of a block of this number of leaves."""
-        self._sums.append(_Sum(result.metrics, (result.gradient,), False), leaves)
-
-    def hold(self) -> None:
-        """Copy the results that wait for a neighbour: their memory is about to be written by workers."""
-        self._sums.keep(self._owned)
-
-    def finish(self, result: BlockGradient, leaves: int) -> tuple[Metrics, Sequence[Vector]]:
-        """Take the last result: the sums of the metrics, and vectors as in `BatchSum`."""
-        self._adds = False
-        self.append(result, leaves)
-        metrics, vectors, _ = self._sums.total()
-        return metrics, vectors
-
-    def _owned(self, part: "_Sum") -> "_Sum":
-        if part.owned:
-            return part
-        (vector,) = part.vectors
-        return _Sum(part.metrics, (copied(vector, self._memory, ALONE),), True)
-
-    def _added(self, left: "_Sum", right: "_Sum") -> "_Sum":
-        """The sum, in the memory of one of the two if that belongs to the coordinator."""
-        metrics = left.metrics + right.metrics
-        if not self._adds:
-            return _Sum(metrics, (*left.vectors, *right.vectors), False)
-        (a,), (b,) = left.vectors, right.vectors
-        total = a if left.owned else b if right.owned else self._memory.empty_like(a)
-        add(a, b, total, ALONE)  # Workers compute: their cores are in use.
-        return _Sum(metrics, (total,), True)
 
 
 class _Sum(NamedTuple):
@@ -90,15 +46,77 @@ class _Sum(NamedTuple):
     """Whether the gradient lies in memory of the coordinator, which may be overwritten."""
 
 
+class _Addition:
+    """Adds two neighbours, in the memory of one of them if that belongs to the coordinator.
+
+    It is an object of its own so that `GradientSum` is in no reference cycle: memory is freed at once.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self.postponed = False
+        """Whether vectors are only collected, for `step_end` to add."""
+
+    def __call__(self, left: _Sum, right: _Sum) -> _Sum:
+        metrics = left.metrics + right.metrics
+        if self.postponed:
+            return _Sum(metrics, (*left.vectors, *right.vectors), False)
+        (a,) = left.vectors
+        (b,) = right.vectors
+        if left.owned:
+            total = a
+        elif right.owned:
+            total = b
+        else:
+            total = self._memory.empty_like(a)
+        add(a, b, total, ALONE)  # On one thread: the other cores are in use by workers.
+        return _Sum(metrics, (total,), True)
+
+
+class GradientSum:
+    """Adds the results of blocks, which come in block order.
+
+    The first sum of two results goes to memory of the coordinator, later ones overwrite their left half. A result that
+    has no neighbour yet is copied before the next one is waited for, since its worker needs the memory (`hold`).
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._addition = _Addition(memory)
+        self._sums = TreeSum(self._addition)
+
+    def append(self, result: BlockGradient, leaves: int) -> None:
+        """Add the next result, of a block of this number of leaves."""
+        self._sums.append(_Sum(result.metrics, (result.gradient,), False), leaves)
+
+    def hold(self) -> None:
+        """Copy the results that wait for a neighbour: workers are about to overwrite their memory."""
+        self._sums.keep(self._owned)
+
+    def finish(self, result: BlockGradient, leaves: int) -> tuple[Metrics, Sequence[Vector]]:
+        """Take the last result. Returns the sums of the metrics, and vectors as in `BatchSum`."""
+        self._addition.postponed = True
+        self.append(result, leaves)
+        metrics, vectors, _ = self._sums.total()
+        return metrics, vectors
+
+    def _owned(self, part: _Sum) -> _Sum:
+        if part.owned:
+            return part
+        (vector,) = part.vectors
+        return _Sum(part.metrics, (copied(vector, self._memory, ALONE),), True)
+
+
 def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: Memory) -> BatchSum:
     """The sum of a step from the ``results`` of its ``blocks``, in their order."""
     clock = time.perf_counter
-    waiting = adding = 0.0
+    waiting = 0.0
+    adding = 0.0
     computing: dict[str, float] = {}
     suspects: list[str] = []
     sums = GradientSum(memory)
     asked = clock()
-    with np.errstate(over="ignore", invalid="ignore"):  # The check of the mean says more than a warning.
+    with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum says more than a warning.
         for block, result in zip(blocks, results, strict=True):
             got = clock()
             computing[result.worker] = computing.get(result.worker, 0.0) + result.seconds
