@@ -437,7 +437,11 @@ class Coordinator(Displayed, Closeable):
             seconds=seconds,
             skipped=None if problem is None else str(problem),
             learning_rate=_learning_rate(self.optimizer, before.step),
-            times=replace(batch.times, updating=start + seconds - summed),
+            times=replace(
+                batch.times,
+                updating=start + seconds - summed,
+                clipping=end.clipped - summed if end.clipped else 0.0,
+            ),
         )
 
     def _key(self) -> tuple[int, int] | None:

@@ -17,6 +17,8 @@ class StepTimes:
     """Adding gradients along the tree, as far as that does not need the last one."""
     updating: float = 0.0
     """All that follows the last gradient: the last additions, mean, norm, clipping, optimizer and checks."""
+    clipping: float = 0.0
+    """Of that, until the gradient was clipped; 0 if it is not."""
     computing: Mapping[str, float] = field(default_factory=dict)
     """Seconds per worker; work that was lost with a worker does not count."""
 

@@ -5,6 +5,7 @@ operation is a pass of its own. The bits are the same.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
@@ -30,6 +31,8 @@ class StepEnd(NamedTuple):
     """Whether the loss and the mean gradient are finite. If not, parameters and state are those before the step."""
     finite: bool = True
     """Whether the parameters are finite."""
+    clipped: float = 0.0
+    """When the gradient had been clipped, by `time.perf_counter`; 0 if it was not."""
 
 
 def finish(
@@ -53,10 +56,12 @@ def finish(
     norm = global_norm(gradient, threads)
     if not math.isfinite(metrics.loss_sum) or not (math.isfinite(norm) or np.isfinite(gradient).all()):
         return StepEnd(norm, *before, gradient_finite=False)
+    clipped = 0.0
     if clip_norm is not None:
         gradient, _ = clip_by_global_norm(gradient, clip_norm, threads)
+        clipped = time.perf_counter()
     parameters, state, finite = updated(optimizer, before[0], gradient, before[1], memory, threads)
-    return StepEnd(norm, parameters, state, finite=finite)
+    return StepEnd(norm, parameters, state, finite=finite, clipped=clipped)
 
 
 def _does_it_all(optimizer: Optimizer) -> TypeGuard[Adam]:

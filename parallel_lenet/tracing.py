@@ -8,7 +8,8 @@ has an epoch around its steps and a step around its phases, and one for each wor
 send     from the step's begin until the first worker has begun: cutting the batch, copying, waking
 wait     the coordinator waits for the next gradient; with the serial engine it computes it
 add      it adds gradients along the tree
-update   all that follows: norm, clipping, optimizer, checks
+clip     with ``clip_norm``: the last additions, the mean, its norm, and clipping
+update   all that follows: optimizer and checks; without ``clip_norm`` what is said of clip, too
 compute  a worker computes a block
 ======== ===============================================================================================
 
@@ -128,14 +129,18 @@ class Trace(Closeable):
         )
         self._span("step", start, end, arguments)
         begin = start
-        for name, until in self._phases(arrivals, start, end, self._at(now - report.times.updating)):
+        summed = now - report.times.updating
+        clipped = self._at(summed + report.times.clipping) if report.times.clipping else 0
+        for name, until in self._phases(arrivals, start, end, self._at(summed), clipped):
             self._span(name, begin, until)
             begin = until
         # In the order of their beginnings; a worker may have computed a later block first.
         for arrival in sorted(arrivals, key=_began) if len(arrivals) > 1 else arrivals:
             self._compute(arrival, start)
 
-    def _phases(self, arrivals: list[_Arrival], start: int, end: int, updating: int) -> list[tuple[str, int]]:
+    def _phases(
+        self, arrivals: list[_Arrival], start: int, end: int, summed: int, clipped: int
+    ) -> list[tuple[str, int]]:
         """What the coordinator did from the step's start to its end, without gaps: names, and until when."""
         parts: list[tuple[str, int]] = []
         last = start
@@ -153,9 +158,10 @@ class Trace(Closeable):
                 parts.append(("wait", after))
                 last = after
             adding = True
-        if updating > last:
-            parts.append(("add", updating))
-            last = updating
+        for name, until in (("add", summed), ("clip", min(clipped, end))):
+            if until > last:
+                parts.append((name, until))
+                last = until
         if end > last:
             parts.append(("update", end))
         return parts

@@ -20,6 +20,7 @@ from parallel_lenet.engines import BlockGradient
 from parallel_lenet.tracing import SERIAL
 
 Event = dict[str, Any]
+PHASES = ("send", "wait", "add", "clip", "update")
 
 
 def read(file: Path, *, killed: bool = False) -> list[Event]:
@@ -70,6 +71,7 @@ def seconds(events: list[Event]) -> Counter[str]:
     return total
 
 
+@pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")  # It compares times.
 @pytest.mark.parametrize(("engine", "workers"), [("serial", 1), ("processes", 2), ("threading", 2)])
 def test_a_trace_shows_the_times_of_the_reports(engine: str, workers: int, tmp_path: Path, digits: Dataset) -> None:
     file = tmp_path / "trace.json"
@@ -82,6 +84,7 @@ def test_a_trace_shows_the_times_of_the_reports(engine: str, workers: int, tmp_p
             n_workers=workers,
             batch_size=50,
             shard_size=16,
+            clip_norm=0.5,
             trace=trace,
         ) as coordinator,
     ):
@@ -96,7 +99,9 @@ def test_a_trace_shows_the_times_of_the_reports(engine: str, workers: int, tmp_p
         assert event["dur"] / 1e6 == pytest.approx(report.seconds, abs=0.01)
     assert [event["name"] for event in events if event["ph"] == "B"] == ["epoch 1", "epoch 2"]
     total = seconds(events)
-    phases = sum(total[name] for name in ("send", "wait", "add", "update"))
+    phases = sum(total[name] for name in PHASES)
+    assert total["clip"] == pytest.approx(sum(report.times.clipping for report in steps), abs=1e-4)
+    assert total["clip"] > 0
     assert phases == pytest.approx(total["step"], abs=1e-6)  # Without gaps.
     computed = sum(sum(report.times.computing.values()) for report in steps)
     assert total["compute"] == pytest.approx(computed, rel=0.02 if engine != "threading" else 1)
@@ -142,14 +147,21 @@ def test_spans_nest_whatever_the_order_of_answers(
                 trace._arrivals = list(arrivals)
                 end = now + updating * 1e-6
                 report = StepReport(
-                    epoch, epoch, 1.0, 0.5, 9, 1.0, end - begun, times=StepTimes(updating=updating * 1e-6)
+                    epoch,
+                    epoch,
+                    1.0,
+                    0.5,
+                    9,
+                    1.0,
+                    end - begun,
+                    times=StepTimes(updating=updating * 1e-6, clipping=updating * 4e-7),
                 )
                 trace._step(report, end)
                 begun, now = begun + 1, now + 1
                 arrivals = [(a + 1, g + 1, w, s + 1 if s else 0.0, t, n) for a, g, w, s, t, n in arrivals]
         events = read(Path(folder) / "t.json")
     total = seconds(events)
-    assert sum(total[name] for name in ("send", "wait", "add", "update")) == pytest.approx(total["step"], abs=1e-7)
+    assert sum(total[name] for name in PHASES) == pytest.approx(total["step"], abs=1e-7)
 
 
 def test_a_worker_that_was_replaced_is_told_of_and_bad_numbers_are_words(tmp_path: Path) -> None:

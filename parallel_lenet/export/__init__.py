@@ -36,8 +36,9 @@ def to_onnx(model: Sequential, parameters: Vector, metadata: Metadata | None = N
     """The network as an ONNX model, float32, checked with ``onnx.checker``.
 
     The input ``images`` is float32 ``(batch, channels, height, width)``: pixels as they are stored, in the network's
-    unit, such as 0 to 255. The outputs are ``scores`` (logits) and ``probabilities``, ``(batch, classes)``. Nodes and
-    weights have the layers' names. ``metadata``, JSON, is stored beside the package's own.
+    unit, such as 0 to 255. The outputs are ``scores`` (logits) and ``probabilities``, ``(batch, classes)``; a network
+    with another loss than cross-entropy has no probabilities. Nodes and weights have the layers' names. ``metadata``,
+    JSON, is stored beside the package's own.
 
     Raises ValueError if a layer has no counterpart in ONNX, or the vector another size, TypeError if the model is not a
     `Sequential`, and ExtraError if onnx (extra ``export``) is missing.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from parallel_lenet import optional
 from parallel_lenet.network import layers
 from parallel_lenet.network.images import Images
+from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.network.sequential import Sequential
 
 Array = NDArray[Any]
@@ -32,7 +33,10 @@ def onnx_model(model: Sequential, weights: Mapping[str, Array], version: str, me
             raise ValueError(f"{name} is a {type(layer).__name__}, which can't be exported to ONNX")
         convert(graph, layer, name, weights)
     graph.node("Identity", "scores", [graph.last], output="scores")
-    graph.node("Softmax", "softmax", ["scores"], output="probabilities", axis=1)
+    outputs = ["scores"]
+    if model.loss == CROSS_ENTROPY:
+        graph.node("Softmax", "softmax", ["scores"], output="probabilities", axis=1)
+        outputs.append("probabilities")
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     height, width = model.images.height_and_width
     result = helper.make_model(
@@ -40,17 +44,14 @@ def onnx_model(model: Sequential, weights: Mapping[str, Array], version: str, me
             graph.nodes,
             "parallel_lenet",
             [helper.make_tensor_value_info("images", float32, ["batch", model.images.channels, height, width])],
-            [
-                helper.make_tensor_value_info(name, float32, ["batch", model.classes])
-                for name in ("scores", "probabilities")
-            ],
+            [helper.make_tensor_value_info(name, float32, ["batch", model.classes]) for name in outputs],
             graph.initializers,
         ),
         ir_version=IR,
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="parallel_lenet",
         producer_version=version,
-        doc_string=f"Classifies images: pixels as they are stored, {model.images.unit}. Scores are logits.",
+        doc_string=f"The input is images: pixels as they are stored, {model.images.unit}.",
     )
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in metadata.items()
@@ -74,6 +75,11 @@ class _Graph:
     def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
         """Store an array, and return its name."""
         self.initializers.append(self._from_array(np.ascontiguousarray(value, dtype), name))
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """Store a number without axes, and return its name."""
+        self.initializers.append(self._from_array(np.array(value, np.float32), name))
         return name
 
     def node(self, kind: str, name: str, inputs: list[str], output: str | None = None, **settings: Any) -> None:
@@ -116,6 +122,11 @@ def _tanh(graph: _Graph, layer: layers.Tanh, name: str, weights: Mapping[str, Ar
     graph.node("Mul", f"{name}.scale", [graph.last, graph.constant(f"{name}.amplitude", layer.amplitude)])
 
 
+def _dropout(graph: _Graph, layer: layers.Dropout, name: str, weights: Mapping[str, Array]) -> None:
+    """Changes nothing outside training, as ONNX has it too."""
+    graph.node("Dropout", name, [graph.last, graph.scalar(f"{name}.rate", layer.rate)])
+
+
 def _pool(kind: str) -> Callable[..., None]:
     def convert(graph: _Graph, layer: Any, name: str, weights: Mapping[str, Array]) -> None:
         size, stride = layer.size, layer.stride
@@ -134,6 +145,7 @@ def _plain(kind: str, **settings: Any) -> Callable[..., None]:
 _CONVERT: dict[type, Callable[..., None]] = {
     layers.Conv2d: _conv,
     layers.Dense: _dense,
+    layers.Dropout: _dropout,
     layers.Tanh: _tanh,
     layers.ReLU: _plain("Relu"),
     layers.Dropout: _plain("Identity"),
