@@ -1,6 +1,9 @@
 """LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
 
 from parallel_lenet.archive import CheckpointError
+from parallel_lenet.checking.kernels import check_kernels
+from parallel_lenet.checking.layers import check_layer
+from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError, load_folder, sample_weights
@@ -16,6 +19,7 @@ from parallel_lenet.model import Model
 from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.images import Images
 from parallel_lenet.network.layers import (
+    Activation,
     AvgPool2d,
     Conv2d,
     Dense,
@@ -41,9 +45,11 @@ from parallel_lenet.weights import WeightsError, load_weights
 
 __all__ = [
     "SGD",
+    "Activation",
     "Adam",
     "AdamW",
     "AvgPool2d",
+    "CheckReport",
     "Checkpoint",
     "CheckpointError",
     "Cluster",
@@ -85,6 +91,8 @@ __all__ = [
     "WorkerError",
     "WorkerWarning",
     "__version__",
+    "check_kernels",
+    "check_layer",
     "lenet5",
     "lenet5_for",
     "load_dataset",

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,11 @@ class Layer(ABC):
     which it then gets by name: a `SampleKeys` in training, None otherwise. It gives random numbers for each sample, the
     same ones in all three methods, and other ones than another layer's.
     """
+
+    leaf: ClassVar[int | None] = None
+    """For a layer of one's own: 1 if no bit of its results for an image depends on the images beside it, and its sums
+    over images follow the tree (see `tree`). None otherwise: then the network's sums follow the tree from the shard on,
+    and the shard size decides the last bits. A subclass does not inherit it."""
 
     @abstractmethod
     def output_shape(self, shape: Shape) -> Shape:
@@ -309,6 +314,12 @@ class Dropout(Activation):
         words = keys.words(math.prod(x.shape[:-1])).reshape(x.shape)
         kept = words >= np.uint64(int(self.rate * 2.0**64))
         np.multiply(x, kept * x.dtype.type(1 / (1 - self.rate)), out=y)
+
+
+def leaf_of(layer: Layer) -> int | None:
+    """The layer's `Layer.leaf`, as its own class says; 1 for those of this package."""
+    ours = (Conv2d, AvgPool2d, MaxPool2d, Tanh, ReLU, Flatten, Dense, Dropout)
+    return 1 if type(layer) in ours else vars(type(layer)).get("leaf")
 
 
 def only_calls_kernels(layer: object) -> bool:

@@ -23,7 +23,7 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import takes
 from parallel_lenet.network.buffers import Buffers
 from parallel_lenet.network.images import Images
-from parallel_lenet.network.layers import Layer, Shape, only_calls_kernels
+from parallel_lenet.network.layers import Layer, Shape, leaf_of, only_calls_kernels
 from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
 from parallel_lenet.parameters import Layout, Vector
 from parallel_lenet.sample_keys import SampleKeys
@@ -113,8 +113,11 @@ class Sequential(Displayed):
 
     @property
     def leaf(self) -> int | None:
-        """The kernel's leaf: the smallest number of images that the tree of sums holds for; None for the shard."""
-        return kernels.load(self.kernel).LEAF
+        """The smallest number of images that the tree of sums holds for: the kernel's leaf; None for the shard.
+
+        It is the shard also if a layer of one's own does not say that its own leaf is 1.
+        """
+        return kernels.load(self.kernel).LEAF if all(leaf_of(layer) == 1 for layer in self.layers) else None
 
     @property
     def preferred_shard_size(self) -> int:

@@ -1,0 +1,489 @@
+"""What is the mistake behind a wrong result? The results of known mistakes are computed, and compared with it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.checking.calls import Call, Results
+
+Array = NDArray[Any]
+Mistake = tuple[str, Callable[[Call], Any]]
+"""The end of a sentence about an output, and what the output would be."""
+
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # Of the largest number. Sums here have some dozen terms.
+
+WHAT = {
+    ("conv2d_weight_gradient", "dw"): "the kernel gradient dw",
+    ("dense_weight_gradient", "dw"): "the weight gradient dw",
+    ("conv2d_weight_gradient", "db"): "the bias gradient db",
+    ("dense_weight_gradient", "db"): "the bias gradient db",
+    ("softmax_cross_entropy", "d_logits"): "the gradient d_logits",
+    ("softmax_cross_entropy", "loss"): "the loss",
+    ("softmax_cross_entropy", "correct"): "the number of correct answers",
+}
+
+
+def what(function: str, output: str) -> str:
+    """The output, for people."""
+    plain = "the input gradient out" if function.endswith("_gradient") else "the output out"
+    return WHAT.get((function, output), plain)
+
+
+def close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
+    """Whether these are the same numbers but for rounding."""
+    wanted = np.asarray(wanted, np.float64)
+    if np.shape(found) != wanted.shape:
+        return False
+    with np.errstate(all="ignore"):
+        scale = float(np.abs(wanted).max()) if wanted.size else 0.0
+        return bool(np.all(np.abs(np.asarray(found, np.float64) - wanted) <= TOLERANCE[dtype] * (scale or 1.0)))
+
+
+def diagnose(call: Call, output: str, found: Any, wanted: Results, dtype: str) -> str:
+    """A sentence that says what is wrong with an output: the mistake if it is a known one, else where and how much."""
+    subject = f"{call.function}: {what(call.function, output)}"
+    right = np.asarray(wanted[output], np.float64)
+    if np.isnan(np.asarray(found, np.float64)).any() and np.isfinite(right).all():
+        if np.ndim(found) == 0:
+            return f"{subject} is NaN{call.setting}"
+        holds = where(np.isnan(found), call, output)
+        return f"{subject} holds NaN{holds}{call.setting}: it was computed, or was there before and is not overwritten"
+    known: list[tuple[str, Callable[[], Any]]] = [
+        *((sentence, partial(result, call)) for sentence, result in _KNOWN.get((call.function, output), ())),
+        *((sentence, partial(result, right, call.axes.get(output, ()))) for sentence, result in _GENERAL),
+    ]
+    for sentence, result in known:
+        supposed = _supposed(result, output)
+        if supposed is not None and not close(supposed, right, dtype) and close(found, supposed, dtype):
+            return f"{subject} {sentence}{call.setting}"
+    factor = _factor(call, output, np.asarray(found, np.float64), right, dtype)
+    if factor is not None:
+        return f"{subject} {factor}{call.setting}"
+    wrong = np.abs(np.asarray(found, np.float64) - right) > TOLERANCE[dtype] * (np.abs(right).max() or 1.0)
+    if right.ndim == 0:
+        return f"{subject} is wrong{call.setting}: it is {found:.6g}, and must be {float(right):.6g}"
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return (
+        f"{subject} is wrong{where(wrong, call, output)}{call.setting}: for example {output}{list(place)} is "
+        f"{float(np.asarray(found)[place]):.6g}, and must be {float(right[place]):.6g}"
+    )
+
+
+def _supposed(result: Callable[[], Any], output: str) -> Any:
+    """What a mistake would give; None if it can't be made in this call."""
+    try:
+        with np.errstate(all="ignore"):
+            supposed = result()
+    except (ValueError, IndexError):
+        return None
+    return supposed[output] if isinstance(supposed, dict) else supposed
+
+
+def _factor(call: Call, output: str, found: Array, right: Array, dtype: str) -> str | None:
+    """If the result is a multiple of what it must be: which, and why."""
+    norm = float((right * right).sum())
+    if norm == 0:
+        return None
+    factor = float((found * right).sum()) / norm
+    if not np.isfinite(factor) or not close(found, factor * right, dtype):
+        return None
+    n, inputs = call.images, call.inputs
+    reasons = [(-1.0, "has the wrong sign")]
+    if n > 1:
+        reasons.append((1 / n, "is averaged over the images, but must be summed"))
+        reasons.append((float(n), "is multiplied by the number of images"))
+    if "size" in inputs:
+        area = inputs["size"] ** 2
+        taken = "is the sum of each window instead of its mean"
+        spread = "is not divided by the size of the window"
+        if call.function.startswith("avg"):
+            reasons.append((float(area), spread if call.function.endswith("gradient") else taken))
+            reasons.append((1 / area, "is divided by the size of the window twice"))
+    if "dy" in inputs and inputs["dy"].ndim == 4:
+        positions = inputs["dy"].shape[1] * inputs["dy"].shape[2]
+        reasons.append((1 / positions, "is averaged over the positions of the window, but must be summed"))
+        reasons.append((1 / (positions * n), "is averaged over images and positions, but must be summed"))
+    for known, reason in reasons:
+        if abs(factor - known) < 1e-3 * abs(known):
+            return reason
+    return "is 0" if factor == 0 else f"is {factor:.4g} times what it must be"
+
+
+def where(wrong: Array, call: Call, output: str) -> str:
+    """Which part of an array is wrong, as the end of a sentence; "" if it is spread over all of it."""
+    places = []
+    for axis, name in enumerate(call.axes.get(output, ())):
+        length = wrong.shape[axis]
+        bad = [i for i in range(length) if np.take(wrong, i, axis).any()]
+        if length == 1 or len(bad) == length:
+            continue
+        if len(bad) == length - 1 and length > 2:
+            (fine,) = set(range(length)) - set(bad)
+            places.append(f"all {name}s but {'the first' if fine == 0 else f'{name} {fine}'}")
+        elif bad in ([0], [length - 1]):
+            places.append(f"the {'first' if bad == [0] else 'last'} {name}")
+        else:
+            places.append(f"{name}s {', '.join(map(str, bad))}")
+    return f" in {' of '.join(places)}" if places else ""
+
+
+def _only(array: Array, axis: int, index: int) -> Array:
+    """The array with zeros but at one index of an axis."""
+    result = np.zeros_like(array)
+    place = (slice(None),) * axis + (index,)
+    result[place] = array[place]
+    return result
+
+
+def _cropped(call: Call, output: str, **changed: Any) -> Array:
+    """What other settings give, with their larger output cut to the size of this one."""
+    shape = call.outputs[output]
+    settings = call.inputs | changed
+    window = settings["weight"].shape[2:] if "weight" in settings else (settings["size"],) * 2
+    padding = settings.get("padding", 0)
+    rows, columns = (
+        (size + 2 * padding - k) // settings["stride"] + 1
+        for size, k in zip(settings["x"].shape[1:3], window, strict=True)
+    )
+    whole = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).right(**changed)
+    result: Array = whole[output][:, : shape[1], : shape[2]]
+    return result
+
+
+def _moved(x: Array, rows: int, columns: int) -> Array:
+    """The images moved, with zeros from outside."""
+    result = np.zeros_like(x)
+    h, w = x.shape[1:3]
+    result[:, max(0, rows) : h + min(0, rows), max(0, columns) : w + min(0, columns)] = x[
+        :, max(0, -rows) : h - max(0, rows), max(0, -columns) : w - max(0, columns)
+    ]
+    return result
+
+
+def _windows(call: Call) -> Iterator[tuple[int, int, slice, slice]]:
+    """Row and column of each output, and its window in the padded input."""
+    dy, stride = call.inputs["dy"], call.inputs["stride"]
+    kh, kw = call.inputs["weight"].shape[2:] if "weight" in call.inputs else (call.inputs.get("size", 0),) * 2
+    for row in range(dy.shape[1]):
+        for column in range(dy.shape[2]):
+            top, left = row * stride, column * stride
+            yield row, column, slice(top, top + kh), slice(left, left + kw)
+
+
+def _overwritten(call: Call) -> Array:
+    """An input gradient whose windows overwrite each other."""
+    dy, padding = call.inputs["dy"], call.inputs.get("padding", 0)
+    c, h, w, n = call.outputs["out"]
+    dx = np.zeros((c, h + 2 * padding, w + 2 * padding, n))
+    for row, column, rows, columns in _windows(call):
+        error = dy[:, row, column]
+        if "weight" in call.inputs:
+            dx[:, rows, columns] = np.einsum("fn,fcij->cijn", error, call.inputs["weight"])
+        else:
+            dx[:, rows, columns] = (error / call.inputs["size"] ** 2)[:, None, None]
+    return dx[:, padding : padding + h, padding : padding + w]
+
+
+def _not_cropped(call: Call) -> Array:
+    """An input gradient of which the wrong part is taken from the padded one."""
+    c, h, w, n = call.outputs["out"]
+    padding = call.inputs["padding"]
+    shape = (c, h + 2 * padding, w + 2 * padding, n)
+    whole = Call(call.function, call.inputs | {"padding": 0}, {"out": shape}, call.axes).right()["out"]
+    result: Array = whole[:, :h, :w]
+    return result
+
+
+def _max_gradient(call: Call, which: str) -> Array:
+    """The gradient of max pooling with another idea of where the maximum is."""
+    x, dy = call.inputs["x"], call.inputs["dy"]
+    dx = np.zeros(call.outputs["out"])
+    for row, column, rows, columns in _windows(call):
+        window, error = x[:, rows, columns], dy[:, row, column]
+        flat = window.reshape(window.shape[0], -1, window.shape[-1])
+        if which == "every":
+            share = (flat == flat.max(axis=1, keepdims=True)).astype(float)
+        elif which == "shared":
+            share = (flat == flat.max(axis=1, keepdims=True)).astype(float)
+            share /= share.sum(axis=1, keepdims=True)
+        elif which == "window":
+            share = np.ones_like(flat)
+        elif which == "mean":
+            share = np.full_like(flat, 1 / flat.shape[1])
+        else:
+            last = flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)
+            first = flat.argmin(axis=1)
+            chosen = last if which == "last" else first
+            share = (np.arange(flat.shape[1])[:, None] == chosen[:, None]).astype(float)
+        dx[:, rows, columns] += (share * error[:, None]).reshape(window.shape)
+    return dx
+
+
+def _of_windows(call: Call, reduce: Callable[..., Any]) -> Array:
+    """A pooling with another function of the window."""
+    x, size, stride = (call.inputs[name] for name in ("x", "size", "stride"))
+    out = np.empty(call.outputs["out"])
+    for row in range(out.shape[1]):
+        for column in range(out.shape[2]):
+            window = x[:, row * stride : row * stride + size, column * stride : column * stride + size]
+            out[:, row, column] = reduce(window, axis=(1, 2))
+    return out
+
+
+def _onehot(call: Call) -> Array:
+    classes = len(call.inputs["logits"])
+    onehot: Array = (np.arange(classes)[:, None] == call.inputs["targets"]).astype(float)
+    return onehot
+
+
+def _losses(call: Call) -> Array:
+    one = call.right(weights=np.ones(call.images))
+    p = one["d_logits"] + _onehot(call)
+    losses: Array = -np.log((p * _onehot(call)).sum(axis=0))
+    return losses
+
+
+def _prepared(call: Call, *, centred: bool = True, border: bool = True) -> Array:
+    images, scale, shift = (call.inputs[name] for name in ("images", "scale", "shift"))
+    out = np.full(call.outputs["out"], shift if border else 0.0)
+    top, left = ((out.shape[1 + i] - images.shape[2 + i]) // 2 if centred else 0 for i in (0, 1))
+    values = np.moveaxis(images, 0, -1) * scale + shift
+    out[:, top : top + images.shape[2], left : left + images.shape[3]] = values
+    return out
+
+
+Axes = tuple[str, ...]
+
+
+def _swapped(right: Array, axes: Axes) -> Array:
+    row, column = axes.index("row"), axes.index("column")
+    return right.swapaxes(row, column)
+
+
+def _reversed(*names: str) -> Callable[[Array, Axes], Array]:
+    return lambda right, axes: np.flip(right, tuple(axes.index(name) for name in names))
+
+
+def _shifted(step: int) -> Callable[[Array, Axes], Array]:
+    return lambda right, axes: _moved(right, step, step) if axes[1:3] == ("row", "column") else right
+
+
+_GENERAL: list[tuple[str, Callable[[Array, Axes], Array]]] = [
+    ("has rows and columns swapped", _swapped),
+    ("is turned by 180 degrees", _reversed("row", "column")),
+    ("has its rows in reverse order", _reversed("row")),
+    ("has its columns in reverse order", _reversed("column")),
+    ("has its channels in reverse order", _reversed("channel")),
+    ("has its filters in reverse order", _reversed("filter")),
+    ("has its images in reverse order", _reversed("image")),
+    ("is 0 for all images but the first", lambda right, axes: _only(right, axes.index("image"), 0)),
+    ("is the absolute value of what it must be", lambda right, axes: np.abs(right)),
+    ("is cut off at 0, as by ReLU", lambda right, axes: np.maximum(right, 0)),
+    ("is moved by one row and one column", _shifted(1)),
+    ("is moved by one row and one column", _shifted(-1)),
+]
+"""Of the right result and the names of its axes."""
+
+
+def _inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
+    """What comes out of other inputs."""
+    return lambda call: call.right(**{name: change(call.inputs[name]) for name, change in changed.items()})
+
+
+_FIRST_IMAGE: list[Mistake] = [
+    ("counts only the first image", lambda call: call.part(slice(0, 1)).right()),
+    ("counts only the last image", lambda call: call.part(slice(-1, None)).right()),
+    ("leaves out the last image", lambda call: call.part(slice(0, -1)).right()),
+]
+
+_BIAS: list[Mistake] = [
+    ("lacks the bias", _inputs(bias=np.zeros_like)),
+    ("has the bias subtracted instead of added", _inputs(bias=np.negative)),
+    ("has the bias added twice", _inputs(bias=lambda bias: 2 * bias)),
+]
+
+_KNOWN: dict[tuple[str, str], list[Mistake]] = {
+    ("prepare_images", "out"): [
+        ("has the images at the upper left instead of in the centre", lambda call: _prepared(call, centred=False)),
+        ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepared(call, border=False)),
+        ("lacks the shift", lambda call: call.right(shift=0.0)),
+        ("lacks the scale", lambda call: call.right(scale=1.0)),
+        ("is shifted before it is scaled", lambda call: call.right(shift=call.inputs["shift"] * call.inputs["scale"])),
+    ],
+    ("conv2d", "out"): [
+        (
+            "is a true convolution, with filters turned by 180 degrees: the window must not be flipped",
+            _inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
+        ),
+        (
+            "is computed with rows and columns of the filters swapped",
+            _inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
+        ),
+        ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
+        ("is computed with the filters in reverse order", _inputs(weight=lambda weight: weight[::-1])),
+        *_BIAS,
+        (
+            "has the bias added once per channel",
+            lambda call: call.right(bias=call.inputs["bias"] * len(call.inputs["x"])),
+        ),
+        (
+            "has the bias added once per product",
+            lambda call: call.right(bias=call.inputs["bias"] * call.inputs["weight"][0].size),
+        ),
+        (
+            "is the mean of the products instead of their sum",
+            lambda call: call.right(weight=call.inputs["weight"] / call.inputs["weight"][0].size),
+        ),
+        (
+            "is divided as a whole by the number of products: it must be their sum",
+            lambda call: call.right()["out"] / call.inputs["weight"][0].size,
+        ),
+        ("counts only the first channel", _inputs(x=lambda x: _only(x, 0, 0))),
+        (
+            "counts only the last channel: the channels overwrite each other",
+            _inputs(x=lambda x: _only(x, 0, len(x) - 1)),
+        ),
+        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
+        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
+        ("takes windows that begin one row too late", _inputs(x=lambda x: np.roll(x, -1, 1))),
+        ("takes windows that begin one column too late", _inputs(x=lambda x: np.roll(x, -1, 2))),
+        ("takes windows that begin one row and one column too early", _inputs(x=lambda x: np.roll(x, (1, 1), (1, 2)))),
+        ("takes windows that begin one row and one column too early", _inputs(x=lambda x: _moved(x, 1, 1))),
+    ],
+    ("conv2d_input_gradient", "out"): [
+        (
+            "is computed with the filters turned by 180 degrees",
+            _inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
+        ),
+        (
+            "is computed with rows and columns of the filters swapped",
+            _inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
+        ),
+        ("is computed with the filters in reverse order", _inputs(weight=lambda weight: weight[::-1])),
+        ("has overlapping windows that overwrite each other instead of being added", _overwritten),
+        ("counts only the first filter", _inputs(dy=lambda dy: _only(dy, 0, 0))),
+        (
+            "counts only the last filter: the filters overwrite each other",
+            _inputs(dy=lambda dy: _only(dy, 0, len(dy) - 1)),
+        ),
+        ("ignores the stride", lambda call: call.right(stride=1)),
+        ("ignores the padding", _not_cropped),
+    ],
+    ("conv2d_weight_gradient", "dw"): [
+        *_FIRST_IMAGE,
+        ("ignores the stride", lambda call: call.right(stride=1)),
+        ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
+        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
+        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
+    ],
+    ("conv2d_weight_gradient", "db"): list(_FIRST_IMAGE),
+    ("avg_pool2d", "out"): [
+        ("is the largest number of each window instead of the mean", lambda call: _of_windows(call, np.max)),
+        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
+        ("is the upper left number of each window", lambda call: _of_windows(call, lambda x, axis: x[:, 0, 0])),
+    ],
+    ("avg_pool2d_gradient", "out"): [
+        ("has overlapping windows that overwrite each other instead of being added", _overwritten),
+        ("ignores the stride", lambda call: call.right(stride=1)),
+    ],
+    ("max_pool2d", "out"): [
+        ("is the mean of each window instead of the largest number", lambda call: _of_windows(call, np.mean)),
+        ("is the smallest number of each window instead of the largest", lambda call: _of_windows(call, np.min)),
+        ("begins with 0: it is 0 where all numbers are negative", lambda call: np.maximum(call.right()["out"], 0)),
+        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+    ],
+    ("max_pool2d_gradient", "out"): [
+        ("goes to every one of equal maxima: only the first in row order gets it", lambda c: _max_gradient(c, "every")),
+        ("is divided among equal maxima: only the first in row order gets it", lambda c: _max_gradient(c, "shared")),
+        ("goes to the last of equal maxima, but must go to the first in row order", lambda c: _max_gradient(c, "last")),
+        ("goes to the smallest number of the window", lambda call: _max_gradient(call, "min")),
+        ("goes to the whole window: only the largest number gets it", lambda call: _max_gradient(call, "window")),
+        ("is spread over the window, as for average pooling", lambda call: _max_gradient(call, "mean")),
+    ],
+    ("tanh", "out"): [
+        ("lacks the amplitude", lambda call: call.right(amplitude=1.0)),
+        ("has the amplitude inside of tanh", lambda call: np.tanh(call.inputs["amplitude"] * call.inputs["x"])),
+    ],
+    ("tanh_gradient", "out"): [
+        (
+            "treats y as the input x: the slope must be computed from y, amplitude - y * y / amplitude",
+            lambda call: call.inputs["dy"] * call.inputs["amplitude"] * (1 - np.tanh(call.inputs["y"]) ** 2),
+        ),
+        (
+            "treats y as the input x: the slope must be computed from y, amplitude - y * y / amplitude",
+            lambda call: call.inputs["dy"] * (1 - np.tanh(call.inputs["y"]) ** 2),
+        ),
+        ("ignores the amplitude", lambda call: call.inputs["dy"] * (1 - call.inputs["y"] ** 2)),
+        (
+            "has the amplitude in one place only: it is amplitude - y * y / amplitude",
+            lambda call: call.inputs["dy"] * call.inputs["amplitude"] * (1 - call.inputs["y"] ** 2),
+        ),
+        ("lacks the factor dy", lambda call: call.right(dy=np.ones_like(call.inputs["dy"]))),
+    ],
+    ("relu", "out"): [
+        ("is x itself: negative numbers must become 0", lambda call: call.inputs["x"]),
+        ("is the absolute value of x", lambda call: np.abs(call.inputs["x"])),
+        ("keeps the negative numbers instead of the positive ones", lambda call: np.minimum(call.inputs["x"], 0)),
+        *(
+            (f"multiplies negative numbers by {slope} instead of 0 (a leaky ReLU)", _leaky)
+            for slope, _leaky in (
+                (slope, lambda call, slope=slope: np.where(call.inputs["x"] > 0, 1, slope) * call.inputs["x"])
+                for slope in (0.01, 0.1, 0.2, 0.3)
+            )
+        ),
+    ],
+    ("relu_gradient", "out"): [
+        ("is not masked: dy must pass only where y is positive", lambda call: call.inputs["dy"]),
+        ("is masked by dy instead of y", lambda call: np.maximum(call.inputs["dy"], 0)),
+        ("is the mask alone: the factor dy is missing", lambda call: (call.inputs["y"] > 0).astype(float)),
+        (
+            "passes where y is 0 instead of where it is positive",
+            lambda c: np.where(c.inputs["y"] > 0, 0, c.inputs["dy"]),
+        ),
+    ],
+    ("dense", "out"): list(_BIAS),
+    ("dense_input_gradient", "out"): [],
+    ("dense_weight_gradient", "dw"): list(_FIRST_IMAGE),
+    ("dense_weight_gradient", "db"): list(_FIRST_IMAGE),
+    ("softmax", "out"): [
+        (
+            "is divided by the sum over the images instead of the classes",
+            lambda call: np.exp(call.inputs["logits"]) / np.exp(call.inputs["logits"]).sum(axis=1, keepdims=True),
+        ),
+        (
+            "is divided by the sum over everything instead of the classes of each image",
+            lambda call: np.exp(call.inputs["logits"]) / np.exp(call.inputs["logits"]).sum(),
+        ),
+        ("is the exponential alone: it must be divided by the sum", lambda call: np.exp(call.inputs["logits"])),
+        ("is the logarithm of the softmax", lambda call: np.log(call.right()["out"])),
+    ],
+    ("softmax_cross_entropy", "d_logits"): [
+        ("is the softmax alone: 1 must be subtracted at the target", lambda c: c.right()["d_logits"] + _onehot(c)),
+        ("ignores the weights", lambda call: call.right(weights=np.ones(call.images))),
+        ("has 1 added at the target instead of subtracted", lambda call: call.right()["d_logits"] + 2 * _onehot(call)),
+        (
+            "is the mean over the images, but must be that of the sum",
+            lambda call: call.right(weights=call.inputs["weights"] / call.images),
+        ),
+    ],
+    ("softmax_cross_entropy", "loss"): [
+        ("ignores the weights", lambda call: _losses(call).sum()),
+        ("is the mean over the images, but must be their sum", lambda call: call.right()["loss"] / call.images),
+        ("is the loss of the first image only", lambda call: _losses(call)[0]),
+        ("is computed with the logarithm to base 2", lambda call: call.right()["loss"] / np.log(2)),
+        (
+            "is the sum of the probabilities of the targets, not of their logarithms",
+            lambda c: np.exp(-_losses(c)).sum(),
+        ),
+        ("is divided by the sum of the weights", lambda c: c.right()["loss"] / c.inputs["weights"].sum()),
+    ],
+    ("softmax_cross_entropy", "correct"): [
+        ("is the number of wrong answers", lambda call: call.images - call.right()["correct"]),
+        ("is the share of correct answers, but must be their number", lambda c: c.right()["correct"] / c.images),
+    ],
+}

@@ -1,0 +1,286 @@
+"""The check of a kernel module: each function against `naive`, its manners, and finite differences."""
+
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.checking.calls import FUNCTIONS, Call, Results, calls, large
+from parallel_lenet.checking.diagnosis import close, diagnose, what, where
+from parallel_lenet.checking.report import CheckReport
+from parallel_lenet.checks import quoted, whole_number
+from parallel_lenet.network.gradcheck import LAYERS, TOLERANCE, layer_errors
+
+Array = NDArray[Any]
+
+IN_PLACE = {"tanh": "x", "relu": "x", "tanh_gradient": "dy", "relu_gradient": "dy"}  # May be given as ``out``.
+RETURNS = "softmax_cross_entropy"
+
+
+def check_kernels(module: Any) -> CheckReport:
+    """Check a kernel module of one's own: all functions of the contract in `parallel_lenet.kernels`.
+
+    Each function is called with small arrays of both dtypes, and compared with the loops of `naive`. It must not write
+    to its inputs, must write its outputs whole, and must not depend on earlier calls or on chance. The gradients are
+    compared with finite differences of the module's own functions besides. Each problem of the report is a sentence
+    that names the mistake, if it is a known one. Nothing is raised for mistakes of the module.
+
+    The functions run in this process: one that never ends does not return. ``parallel-lenet check FILE.py`` runs them
+    in another process, with a time limit.
+
+    >>> from parallel_lenet import check_kernels
+    >>> from parallel_lenet.kernels import im2col
+    >>> check_kernels(im2col).ok
+    True
+    """
+    name = getattr(module, "__name__", None) or type(module).__name__
+    problems = list(constants(module))
+    for function in FUNCTIONS:
+        problems += check_function(module, function)
+    errors = {} if problems else finite_differences(module)
+    problems += [
+        f"{what_}: the gradient differs from finite differences by {error:.2g}"
+        for what_, error in errors.items()
+        if not error < TOLERANCE
+    ]
+    return CheckReport(f"kernels of {name}", tuple(problems), errors)
+
+
+def constants(module: Any) -> Iterator[str]:
+    """What is wrong with ``LEAF`` and ``SHARD_SIZE``."""
+    for name, none, allowed in (("LEAF", True, "None, or a whole number of at least 1"), ("SHARD_SIZE", False, "")):
+        value = getattr(module, name, None if none else 1)
+        try:
+            if not (none and value is None):
+                whole_number(name, value, 1)
+        except ValueError as error:
+            yield f"{name} must be {allowed}, got {quoted(value)}" if allowed else str(error)
+
+
+def finite_differences(module: Any) -> dict[str, float]:
+    """The largest errors of the layers' gradients with these kernels, by layer and array."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{name}, {of}": error for name, layer, shape in LAYERS for of, error in layer_errors(module, layer, shape, rng)
+    }
+
+
+def check_function(module: Any, name: str) -> list[str]:
+    """The problems of one function: one sentence per mistake; those of a special case only if the simplest is right."""
+    function = getattr(module, name, None)
+    if not callable(function):
+        return [
+            f"{name} is missing: define it, or take another kernel's with "
+            f"`from parallel_lenet.kernels.im2col import {name}`"
+        ]
+    tried = calls(name)
+    try:
+        for call in tried:
+            problems = list(dict.fromkeys(_results(function, call)))
+            if problems:
+                return problems
+        problems = list(dict.fromkeys(_manners(function, tried[0], getattr(module, "LEAF", None))))
+        extreme = large(name)
+        if extreme is not None and not problems:
+            problems = _large(function, extreme)
+        return problems
+    except _RaisedError as error:
+        return [str(error)]
+
+
+class _RaisedError(Exception):
+    """The function raised an exception; the text is the problem."""
+
+
+class _Outcome:
+    """What one call did."""
+
+    def __init__(self, function: Callable[..., Any], call: Call, fill: float, dtype: str, place: str = "") -> None:
+        self.arguments = call.arguments(dtype)
+        self.outputs = {
+            name: np.full(shape, fill, dtype) if fill == fill else np.full(shape, np.nan, dtype)
+            for name, shape in call.outputs.items()
+        }
+        if place:
+            self.outputs = {"out": self.arguments[place]}
+        before = {name: np.copy(value) for name, value in self.arguments.items()}
+        saved = _random_state()
+        try:
+            np.random.seed(1234567)  # noqa: NPY002  # A state that the function would not set.
+            random.seed(1234567)
+            state = _random_state()
+            with np.errstate(all="ignore"):
+                self.returned = function(*self.arguments.values(), *self.outputs.values())
+            self.draws = repr(_random_state()) != repr(state)
+        except Exception as error:
+            raise _RaisedError(_raised(call, error)) from error
+        finally:
+            np.random.set_state(saved[0])  # noqa: NPY002
+            random.setstate(saved[1])
+        self.written = [
+            name
+            for name, value in self.arguments.items()
+            if name != place and not np.array_equal(value, before[name], equal_nan=np.asarray(value).dtype.kind == "f")
+        ]
+
+    def results(self) -> Results:
+        """The outputs, and what was returned."""
+        if isinstance(self.returned, tuple) and len(self.returned) == 2:
+            return self.outputs | dict(zip(("loss", "correct"), self.returned, strict=True))
+        return dict(self.outputs)
+
+    def bits(self) -> list[bytes]:
+        """All results, to compare."""
+        return [np.asarray(value).tobytes() for value in self.results().values()]
+
+
+def _random_state() -> tuple[Any, Any]:
+    """Of NumPy's and Python's global generators."""
+    state = np.random.get_state(legacy=True)  # noqa: NPY002
+    assert isinstance(state, tuple)
+    return (state[0], list(state[1]), *state[2:]), random.getstate()
+
+
+def _raised(call: Call, error: Exception) -> str:
+    """The exception, and the line of the user's file that raised it."""
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__)[1:]:
+        if "parallel_lenet" not in frame.filename and "numpy" not in frame.filename:
+            place = f" in {frame.filename}, line {frame.lineno}"
+    shapes = ", ".join(f"{name} {shape}" for name, shape in call.outputs.items())
+    text = " ".join(str(error).split())
+    hint = ""
+    if isinstance(error, ValueError) and "broadcast" in text:
+        hint = f"; shapes do not fit: it must write {shapes}"
+    return f"{call.function}: raises {type(error).__name__}{call.setting}{place}: {text}{hint}"
+
+
+def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:
+    """Whether the results of a call are right, in float64 and then in float32."""
+    wanted = call.right()
+    for dtype in ("float64", "float32"):
+        outcome = _Outcome(function, call, np.nan, dtype)
+        found = outcome.results()
+        for name in outcome.written:
+            yield f"{call.function}: writes into its input {name}"
+        if call.function == RETURNS:
+            wrong = _returned(outcome.returned)
+            if wrong is not None:
+                yield f"{call.function}: must return the loss and the number of correct answers, {wrong}"
+                return
+        problem = False
+        for name in wanted:
+            if close(found[name], wanted[name], dtype):
+                continue
+            problem = True
+            if name in call.outputs:
+                unwritten = _unwritten(function, call, name, found[name], wanted, outcome.returned, dtype)
+                if unwritten:
+                    yield unwritten
+                    continue
+            sentence = diagnose(call, name, found[name], wanted, dtype)
+            if _Outcome(function, call, np.nan, dtype).bits() != outcome.bits():
+                sentence = f"{call.function}: two calls with the same arguments have different results{call.setting}"
+            yield sentence + (" (in float32; float64 is right)" if dtype == "float32" else "")
+        if problem or outcome.written:
+            return
+
+
+def _returned(value: Any) -> str | None:
+    """What is wrong with what the loss returns."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return f"got {quoted(value)}"
+    loss, correct = value
+    if np.ndim(loss) or not isinstance(loss, float | np.floating):
+        return f"a float and an int, got the loss {quoted(loss)}"
+    if np.ndim(correct) or not isinstance(correct, int | np.integer | float | np.floating):
+        return f"a float and an int, got the number {quoted(correct)}"
+    return None
+
+
+def _unwritten(
+    function: Callable[..., Any], call: Call, name: str, found: Array, wanted: Results, returned: Any, dtype: str
+) -> str | None:
+    """If an output keeps or adds to what it held before: a sentence."""
+    subject = f"{call.function}: {what(call.function, name)}"
+    if not np.isnan(found).any():
+        return None
+    again = _Outcome(function, call, 7.0, dtype).results()[name]
+    if (again == 7).all():
+        if isinstance(returned, np.ndarray):
+            instead = f"the function returns an array of {returned.dtype} instead of writing into {name}"
+            return f"{subject} is not written: {instead}"
+        return f"{subject} is not written{call.setting}: what is written may be a copy, as reshape and transpose make"
+    if close(again - 7, wanted[name], dtype):
+        return f"{subject} is added to what the array held before: it must be overwritten{call.setting}"
+    left = np.isnan(found)
+    if (again[left] == 7).all():
+        return f"{subject} is not written{where(left, call, name)}{call.setting}: it must be written whole"
+    return None
+
+
+def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iterator[str]:
+    """What a function must not do although its results are right."""
+    first = _Outcome(function, call, np.nan, "float64")
+    if first.draws:
+        yield f"{call.function}: changes the global state of random numbers"
+    if _Outcome(function, call, 7.0, "float64").bits() != first.bits():
+        yield f"{call.function}: two calls with the same arguments have different results"
+        return
+    kept = first.bits()
+    other = Call(
+        call.function,
+        {
+            name: value[::-1] * 0.5 if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+            for name, value in call.inputs.items()
+        },
+        call.outputs,
+        call.axes,
+    )
+    second, wanted = _Outcome(function, other, np.nan, "float64").results(), other.right()
+    if not all(close(second[name], wanted[name]) for name in wanted):
+        yield f"{call.function}: keeps data of an earlier call: a call with other arguments has wrong results"
+        return
+    if first.bits() != kept:
+        yield f"{call.function}: keeps a reference to the arrays of an earlier call, and writes into them later"
+        return
+    if call.function in IN_PLACE:
+        place = IN_PLACE[call.function]
+        if not close(_Outcome(function, call, np.nan, "float64", place).outputs["out"], call.right()["out"]):
+            yield f"{call.function}: is wrong if out is {place}, which a network makes use of"
+    if leaf is not None:
+        yield from _law(function, call, leaf)
+
+
+def _law(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
+    """The law for sums, bit by bit."""
+    n = call.images
+    whole = _Outcome(function, call.part(slice(0, 2)), np.nan, "float32").results()
+    halves = [_Outcome(function, call.part(slice(i, i + 1)), np.nan, "float32").results() for i in range(2)]
+    if leaf != 1 or n < 2:
+        return
+    for name, value in whole.items():
+        one, two = (half[name] for half in halves)
+        summed = name in ("loss", "correct") or "image" not in call.axes[name]
+        expected = one + two if summed else np.concatenate([one, two], axis=-1)
+        if np.asarray(expected).tobytes() != np.asarray(value).tobytes():
+            rule = "is not the sum of those for its halves" if summed else "depends on the images beside it"
+            yield (
+                f"{call.function}: LEAF is 1, but {what(call.function, name)} {rule}, bit for bit: "
+                "follow the tree of sums, or say LEAF = None"
+            )
+
+
+def _large(function: Callable[..., Any], call: Call) -> list[str]:
+    """Whether large numbers overflow."""
+    problems = []
+    wanted = call.right()
+    for name, value in _Outcome(function, call, np.nan, "float64").results().items():
+        if not close(value, wanted[name]):
+            remedy = ": take the largest logit off before exp" if call.function.startswith("softmax") else ""
+            kind = "is NaN or infinite" if not np.isfinite(value).all() else "is wrong"
+            problems.append(f"{call.function}: {what(call.function, name)} {kind} for large inputs{remedy}")
+    return problems
