@@ -163,8 +163,12 @@ class Sequential(Displayed):
 
     def check(self, inputs: Array, targets: Array) -> None:
         """Raises ValueError unless these are images of the network's size and unit, with targets for its loss."""
-        self.images.check(inputs)
+        self.check_images(inputs)
         LOSSES[self.loss].check(targets, self.classes, len(inputs))
+
+    def check_images(self, inputs: Array) -> None:
+        """Raises ValueError unless these are images of the network's size and unit."""
+        self.images.check(inputs)
 
     @cached_property
     def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
@@ -337,7 +341,7 @@ class Sequential(Displayed):
 
     def _predicted(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
         """For each block: which images, and their scores ``(classes, n)``, which the next block overwrites."""
-        self.images.check(inputs)
+        self.check_images(inputs)
         views = self.layer_views(np.ascontiguousarray(parameters))
         kernel = kernels.load(self.kernel)
         dtype = parameters.dtype
