@@ -268,8 +268,12 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         if len(classes) < 2:
             raise ValueError(f"LeNetClassifier needs at least two classes, got 1 class: {quoted(classes.tolist())}")
         self.classes_ = classes
+        settings = settings_for(data)
+        if settings["pixel_max"] is None:
+            # Around smaller images: of features that are standardised one by one, the smallest is no background.
+            settings["pixel_min"] = float(np.mean(settings["mean"]))
         self.settings_ = {
-            **settings_for(data),
+            **settings,
             "classes": len(classes),
             "activation": self.activation,
             "pooling": self.pooling,
