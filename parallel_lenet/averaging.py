@@ -17,7 +17,6 @@ from parallel_lenet.batching import Block, BlockSizes
 from parallel_lenet.engines import BlockGradient
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.parameters import Vector
-from parallel_lenet.reports import StepTimes
 from parallel_lenet.slices import ALONE, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.updates import Memory, add, copied, divided
@@ -33,7 +32,12 @@ class BatchSum(NamedTuple):
     are valid until the engine is used again, and must not be changed."""
     suspects: list[str]
     """The workers whose sums are not finite, or all workers if no single worker's are."""
-    times: StepTimes
+    waiting: float
+    """Seconds in which the coordinator waited for results."""
+    adding: float
+    """Seconds in which it added them."""
+    computing: dict[str, float]
+    """Seconds per worker."""
 
 
 class _Sum(NamedTuple):
@@ -132,7 +136,7 @@ def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: Bloc
             waiting += got - asked
             asked = clock()
             adding += asked - got
-    return BatchSum(metrics, vectors, suspects or list(computing), StepTimes(waiting, adding, computing=computing))
+    return BatchSum(metrics, vectors, suspects or list(computing), waiting, adding, computing)
 
 
 def mean(vectors: Sequence[Vector], weight: float, memory: Memory, threads: Threads) -> Vector:

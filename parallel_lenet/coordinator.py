@@ -45,7 +45,7 @@ from parallel_lenet.model import Model, takes
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.read_only import advice
-from parallel_lenet.reports import EpochReport, History, StepReport
+from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
 from parallel_lenet.step_end import finish
@@ -367,7 +367,7 @@ class Coordinator(Displayed, Closeable):
 
     def _advance(self, call: Call) -> StepReport | EpochReport:
         """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
-        if not call.context.closed:  # Else `start` raises, and says so.
+        if self._warming.n_workers != self.n_workers and not call.context.closed:  # If it is, `start` raises.
             self._warming.run(self.parameters, call.context.datasets[0], self.call_sizes, self.n_workers)
         self.engine.start(call.context)
         self._use_data(call)
@@ -420,16 +420,25 @@ class Coordinator(Displayed, Closeable):
         elif not end.finite:
             problem = finite.after_update(end.state.step, self.model.layout, end.parameters)
         if problem is None:
-            after = replace(before, parameters=end.parameters, optimizer=end.state, sums=before.sums + metrics)
+            parameters, optimizer, sums = end.parameters, end.state, before.sums + metrics
         elif self.on_nan == "stop":
             raise problem
         else:
-            after = before
+            parameters, optimizer, sums = before.parameters, before.optimizer, before.sums
         seconds = time.perf_counter() - start
-        self._state = replace(after, cursor=before.cursor + len(rows), seconds=before.seconds + seconds, data=call.data)
+        self._state = TrainingState(
+            parameters,
+            optimizer,
+            before.epoch,
+            before.cursor + len(rows),
+            sums,
+            before.seconds + seconds,
+            before.history,
+            call.data,
+        )
         return StepReport(
-            epoch=after.epoch + 1,
-            step=after.step,
+            epoch=before.epoch + 1,
+            step=optimizer.step,
             loss=metrics.loss,
             accuracy=metrics.accuracy,
             count=metrics.count,
@@ -437,10 +446,12 @@ class Coordinator(Displayed, Closeable):
             seconds=seconds,
             skipped=None if problem is None else str(problem),
             learning_rate=_learning_rate(self.optimizer, before.step),
-            times=replace(
-                batch.times,
+            times=StepTimes(
+                batch.waiting,
+                batch.adding,
                 updating=start + seconds - summed,
                 clipping=end.clipped - summed if end.clipped else 0.0,
+                computing=batch.computing,
             ),
         )
 

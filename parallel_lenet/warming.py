@@ -17,7 +17,7 @@ class WarmUp:
         self._optimizer = optimizer
         self._sizes: set[int] = set()
         """The numbers of samples that are done."""
-        self._n_workers = 0
+        self.n_workers = 0
         """For which all is done; 0 before the first time."""
 
     def run(
@@ -28,8 +28,6 @@ class WarmUp:
         n_workers: int,
     ) -> None:
         """Compile what is missing for ``call_sizes``, which depend on ``n_workers``."""
-        if self._n_workers == n_workers:
-            return
         if hasattr(self._model, "warm_up"):
             is_compiled = getattr(self._model, "is_compiled", lambda size: False)
             for size in set(call_sizes) - self._sizes:
@@ -37,6 +35,6 @@ class WarmUp:
                     with one_blas_thread():
                         warm_up(self._model, parameters, data, size)
                 self._sizes.add(size)
-        if self._n_workers == 0 and getattr(self._optimizer, "fused", False) is not False:
+        if self.n_workers == 0 and getattr(self._optimizer, "fused", False) is not False:
             self._optimizer.update(parameters, np.zeros_like(parameters), self._optimizer.init(parameters))
-        self._n_workers = n_workers
+        self.n_workers = n_workers

@@ -221,4 +221,4 @@ def test_an_interrupt_while_a_worker_is_told_of_a_row_leaves_no_memory() -> None
     worker.rows = {}
     worker.send = interrupt  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        worker.send_row(0, np.zeros(1000, np.float32))
+        worker.add_row(0, np.zeros(1000, np.float32))

@@ -46,8 +46,8 @@ class BlockGradient(NamedTuple):
 
     metrics: Metrics
     gradient: Vector
-    """The sum over the samples, read-only. It is valid until a next result is asked for that is not `ready`. The last
-    results of a call, which are ready together, are valid until the engine is used again."""
+    """Summed over the samples; read-only. It is valid until the next result is asked for, or one more than ``ready``.
+    If none is asked for any more, it is valid until the engine is used again."""
     worker: str = "this process"
     """The worker that computed it, as messages name it."""
     seconds: float = 0.0
@@ -55,7 +55,8 @@ class BlockGradient(NamedTuple):
     finite: bool = True
     """Whether loss and gradient are finite, as in `worker.Sums`."""
     ready: int = 0
-    """How many of the next results have come already."""
+    """How many of the next results can be asked for while this gradient stays valid: those that have come already, or
+    all if the workers have enough memory."""
     start: float = 0.0
     """When the computation started, by this machine's `time.perf_counter`; 0 if it is not known."""
 

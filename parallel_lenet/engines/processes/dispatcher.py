@@ -294,7 +294,7 @@ class Dispatcher(Generic[W]):
         ``seconds`` is how long the computation took, None if that is not known.
         """
         copy = worker.copies.pop(0)
-        if answer is not None:
+        if answer is not None and self.step_timeout < math.inf:  # Else nobody asks.
             worker.computed_kinds.add((copy.kind, copy.size))
         worker.busy_since = now
         if seconds is not None:
@@ -322,7 +322,7 @@ class Dispatcher(Generic[W]):
         if assignment is None:  # The block waits for another try.
             self.waiting.remove(block)
             heapq.heapify(self.waiting)
-        else:
+        elif len(assignment.copies) > 1:
             self._cancel(assignment)
         while self._first_unanswered in self.answers:
             self._first_unanswered += 1

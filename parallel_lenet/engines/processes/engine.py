@@ -35,7 +35,7 @@ from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedMemory, require_memory, shared_bytes
-from parallel_lenet.engines.processes.dispatcher import AbandonedBlock, Dispatcher, HeldAnswer
+from parallel_lenet.engines.processes.dispatcher import ROWS, AbandonedBlock, Dispatcher, HeldAnswer
 from parallel_lenet.engines.processes.messages import (
     FAILED,
     GRADIENT,
@@ -250,9 +250,10 @@ class ProcessesEngine(Displayed, Engine):
     def _results(
         self, kind: int, context: Context, parameters: Vector, blocks: Sequence[Block]
     ) -> Iterator[tuple[HeldAnswer[WorkerProcess], int]]:
-        """Yield the answers in block order, each with the number of the next ones that have come already.
+        """Yield the answers in block order, each with the number of the next ones before its row is released.
 
-        These are released together. Until then no worker is waited for, which might need their rows to continue.
+        Those that have come are released together: until then no worker is waited for, which might need their rows to
+        continue. If no worker can need more rows, all are released together at the end.
         """
         self.start(context)
         opened = self._snapshots.get(context)
@@ -265,12 +266,13 @@ class ProcessesEngine(Displayed, Engine):
         self._context = opened
         self._blocks = blocks
         self._parameters[:] = parameters
+        enough_rows = len(blocks) <= min(len(self._workers), ROWS)  # Even if one worker computes all.
         try:
             first = 0  # The first and the last of the answers that are released together.
             last = 0
             for index in range(len(blocks)):
                 if dispatcher.waiting:
-                    self._handle()
+                    self._send_tasks()
                 while index not in dispatcher.answers:
                     self._raise_refusal(opened)
                     self._wait()
@@ -280,9 +282,7 @@ class ProcessesEngine(Displayed, Engine):
                 if held.answer.kind == FAILED:
                     raise_pickled(held.answer.failure, f"worker {held.worker.number}")
                 if index == first:
-                    last = index
-                    while self._is_computed(last + 1):
-                        last += 1
+                    last = len(blocks) - 1 if enough_rows else self._last_computed(index)
                 yield held, last - index
                 self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
@@ -295,10 +295,14 @@ class ProcessesEngine(Displayed, Engine):
             if dispatcher.stamp == stamp:
                 dispatcher.begin(())  # Give up the rest.
 
-    def _is_computed(self, index: int) -> bool:
-        """Whether the block's answer has come, and is a result."""
-        held = self._dispatcher.answers.get(index)
-        return held is not None and not isinstance(held.answer, AbandonedBlock) and held.answer.kind == RESULT
+    def _last_computed(self, index: int) -> int:
+        """The last of the blocks after ``index`` whose answers have come without a gap, and are results."""
+        answers = self._dispatcher.answers
+        while (held := answers.get(index + 1)) is not None:
+            if isinstance(held.answer, AbandonedBlock) or held.answer.kind != RESULT:
+                break
+            index += 1
+        return index
 
     def _abandoned(self, index: int, answer: AbandonedBlock) -> str:
         block = self._blocks[index]
@@ -328,7 +332,7 @@ class ProcessesEngine(Displayed, Engine):
                 if worker.copies:
                     worker.kill()
             raise
-        self._handle(events, waited=True)
+        self._handle(events)
         while self._warnings:
             warnings.warn(self._warnings.pop(0), WorkerWarning, stacklevel=2)
 
@@ -339,8 +343,8 @@ class ProcessesEngine(Displayed, Engine):
             return timeout
         return POLL if timeout is None else min(timeout, POLL)
 
-    def _handle(self, events: _Events = (), waited: bool = False) -> None:
-        """Handle events, and send the blocks that can be assigned."""
+    def _handle(self, events: _Events) -> None:
+        """Handle the events of a wait, and send the blocks that can be assigned then."""
         try:
             now = time.monotonic()
             for key, mask in events:
@@ -355,20 +359,28 @@ class ProcessesEngine(Displayed, Engine):
                     self._flush(worker)
                 if mask & _READ:
                     self._receive(worker, now)
-            if not events:
+            if not events and self._polls:
                 for worker in self._workers:
                     if worker.sentinel is None and worker.process.poll() is not None:
                         worker.channel.shut_down()
-            if waited:  # Else an answer may have come that was not looked at.
-                for worker in self._dispatcher.overdue(now):
-                    worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
-            for worker, copy in self._dispatcher.assign(now):
+            for worker in self._dispatcher.overdue(now):
+                worker.kill(f"it took longer than the step_timeout of {self.step_timeout:g} s")
+        except BaseException:
+            self._end_workers()
+            raise
+        self._send_tasks()
+
+    def _send_tasks(self) -> None:
+        """Send the blocks that can be assigned now."""
+        try:
+            for worker, copy in self._dispatcher.assign(time.monotonic()):
                 assert self._context is not None
-                if self._kind == GRADIENT:
-                    worker.send_row(copy.row, self._parameters)
+                if self._kind == GRADIENT and copy.row not in worker.rows:
+                    worker.add_row(copy.row, self._parameters)
                 task = BlockTask(self._kind, copy.stamp, self._context.number, copy.row, self._blocks[copy.block])
                 worker.send(task.pack())
-                self._watch(worker)
+                if worker.channel.outbox:
+                    self._watch(worker)
         except BaseException:
             self._end_workers()
             raise
@@ -425,7 +437,7 @@ class ProcessesEngine(Displayed, Engine):
             self._resources.placement.set_affinity(worker.process.pid, number, self.n_workers)
             self._workers.append(worker)
             self._selector.register(worker.channel.socket, _READ | _WRITE, worker)
-            self._polls = worker.sentinel is None
+            self._polls |= worker.sentinel is None
             if worker.sentinel is not None:
                 self._selector.register(worker.sentinel, _READ, worker)
         for opened in self._snapshots.open_contexts():

@@ -47,7 +47,7 @@ class WorkerProcess(Worker):
         stamps = SharedMemory([((ROWS,), np.dtype(np.int64))])
         super().__init__(number, stamps.arrays[0], now)
         self.rows: dict[int, Vector] = {}
-        """Gradients to read, by row: see `send_row`."""
+        """Gradients to read, by row: see `add_row`."""
         setup = WorkerSetup(
             parameters_memory=(shared.handle, shared.size),
             parameters=shared.locations[0],
@@ -106,14 +106,13 @@ class WorkerProcess(Worker):
             self._arrays &= kept
             self.send(ContextClosing(tuple(contexts), tuple(unused)).pack())
 
-    def send_row(self, row: int, parameters: Vector) -> None:
-        """Give the row memory for a gradient, if it has none. So a row that is never used costs no memory."""
-        if row not in self.rows:
-            with closing(SharedMemory([(parameters.shape, parameters.dtype)])) as block:
-                memory = MemoryHandle(0, block.handle, block.size, read_only=False)
-                handles = [block.handle] if isinstance(block.handle, int) else []
-                self.send(GradientRow(row, memory, block.locations[0]).pack(), handles)
-                self.rows[row] = read_only(block.arrays[0])
+    def add_row(self, row: int, parameters: Vector) -> None:
+        """Give the row memory for a gradient, before it is first used: one that is never used costs no memory."""
+        with closing(SharedMemory([(parameters.shape, parameters.dtype)])) as block:
+            memory = MemoryHandle(0, block.handle, block.size, read_only=False)
+            handles = [block.handle] if isinstance(block.handle, int) else []
+            self.send(GradientRow(row, memory, block.locations[0]).pack(), handles)
+            self.rows[row] = read_only(block.arrays[0])
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send a message, or as much of it as the socket takes: see `Channel.outbox`."""
