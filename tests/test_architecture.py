@@ -136,6 +136,7 @@ ORDER = (
     "network.gradcheck",
     "network.fitted",
     "network.lenet5",
+    "network.layerwise",
     "network.sequential",
     "network.losses",
     "network.buffers",
@@ -239,8 +240,6 @@ LATE = {
     ("trackers.mlflow", "mlflow.tracking"),  # An extra.
     ("trackers.mlflow", "mlflow"),  # The same.
     ("trackers.tensorboard", "<f'tensorboardX.{name}'>"),  # An extra.
-    ("report.pad", "jinja2"),  # An extra.
-    ("report.pad", "markupsafe"),  # An extra.
     ("image_files", "PIL.Image"),  # An extra.
     ("datasets.picture_stack", "PIL.ImageOps"),  # An extra.
     ("datasets.parquet", "pyarrow.parquet"),  # An extra.
@@ -268,7 +267,6 @@ EXTRAS = (
     "numba",
     "matplotlib",
     "jinja2",
-    "markupsafe",
     "PIL",
     "pyarrow",
     "sklearn",

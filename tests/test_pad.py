@@ -322,5 +322,6 @@ def test_wrong_parameters_are_refused() -> None:
 
 
 def test_the_files_of_the_pad_are_in_the_package() -> None:
-    for name in (*pad.SCRIPTS, "pad.css", "pad.html"):
+    for name in (*pad.SCRIPTS, "pad.css"):
         assert files("parallel_lenet.report.pad").joinpath(name).read_bytes()
+    assert files("parallel_lenet.report").joinpath("templates", "pad.html").read_bytes()

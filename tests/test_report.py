@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from kits.browser import sticking_out
 from kits.models import Softmax
 from kits.programs import write_idx
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, lenet5
 from parallel_lenet.cli import main
@@ -25,7 +25,7 @@ from parallel_lenet.report import charts, insides, make, page, summary
 from parallel_lenet.report.series import curve
 from parallel_lenet.report.timeline import Session, sessions
 from parallel_lenet.runs import environment, events, predictions, steps
-from parallel_lenet.runs.differences import differences
+from parallel_lenet.runs.differences import compare
 from parallel_lenet.runs.events import Event
 from parallel_lenet.runs.run import Run
 
@@ -189,10 +189,8 @@ def test_the_filters_before_training_are_those_that_the_seed_gives(folder: Path)
     run = Run(folder / "first")
     assert run.model is not None
     assert run.checkpoint is not None
-    outputs = insides.outputs(run.model, run.checkpoint.state.parameters, np.zeros((1, 1, 12, 12), np.uint8))
-    scores = run.model.scores(run.checkpoint.state.parameters, np.zeros((1, 12, 12), np.uint8))[0]
-    assert_allclose(outputs[-1][1], scores, rtol=1e-5, atol=1e-6)
-    assert [kind for kind, _ in outputs][:3] == ["Conv2d", "Tanh", "AvgPool2d"]
+    maps = insides.feature_maps(run.model, run.checkpoint.state.parameters, np.zeros((1, 1, 12, 12), np.uint8))
+    assert [each.layer for each in maps][:3] == ["Conv2d: 6 x 28 x 28", "Tanh: 6 x 28 x 28", "AvgPool2d: 6 x 14 x 14"]
     shown = insides.filters(run.model, None, run.checkpoint.state.parameters)
     assert shown is not None
     assert (len(shown.before), len(shown.after), shown.more) == (0, 6, 0)
@@ -249,6 +247,10 @@ def test_report_writes_where_it_is_told(folder: Path, tmp_path: Path, capsys: py
     assert told["bytes"] == (first / "report.html").stat().st_size
     assert "30 test images are right" in (first / "report.html").read_text()  # It looked at them now.
     assert not (first / predictions.FILE).exists()
+    second = copied(folder, "second", tmp_path / "second")
+    assert main(["report", str(first), str(second), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(tmp_path / "report.html")
+    assert "2 runs compared" in (tmp_path / "report.html").read_text()
     assert main(["report", str(first), str(folder / "second"), "--out", str(tmp_path / "two.html")]) == 0
     assert "2 runs compared" in (tmp_path / "two.html").read_text()
     shutil.move(folder / "data", folder / "elsewhere")
@@ -325,7 +327,7 @@ def test_compare_says_nothing_of_steps_that_are_not_known(
     cells = lines[3].split(",")
     for name, text, words in (
         ("same", "".join(lines), "every step and the result are the same"),
-        ("empty", "", "but no steps"),
+        ("empty", "", "no steps are known"),
         ("huge", "".join([*lines[:3], ",".join(["9" * 5000, *cells[1:]]), *lines[4:]]), "number of steps"),
         ("other", "".join([*lines[:3], ",".join(["77777", *cells[1:]]), *lines[4:]]), "first step that the other has"),
     ):
@@ -342,6 +344,7 @@ def test_compare_names_what_differs(folder: Path, tmp_path: Path, capsys: pytest
     assert main(["compare", first, second, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["same"] is False
+    assert told["equal_steps"] == 0
     assert told["differences"]["settings"] == [{"name": "seed", "left": 0, "right": 1}]
     assert told["left"]["options"]["seed"] == 0
     assert told["differences"]["steps"][0]["name"] == "first step with another loss"
@@ -354,7 +357,7 @@ def test_compare_names_what_differs(folder: Path, tmp_path: Path, capsys: pytest
     said = json.loads((other / environment.FILE).read_text())
     said["sessions"][0]["versions"]["numpy"] = "0.0\x1b[31m"
     (other / environment.FILE).write_text(json.dumps(said))
-    found = [(each.part, each.name) for each in differences(Run(Path(first)), Run(other))]
+    found = [(each.part, each.name) for each in compare(Run(Path(first)), Run(other)).differences]
     assert found == [("versions", "numpy"), ("steps", "first step with another loss")]
     assert main(["compare", first, str(other)]) == 0
     out = capsys.readouterr().out

@@ -444,6 +444,9 @@ def test_hostile_numbers_in_predictions_are_refused(tmp_path: Path, digits: Data
         {"example_shape": [9, 9]},
         {"example_label": -1},
         {"images": "many"},
+        {"mistakes": 7},
+        {"picture_shape": "x"},
+        {"classes": []},
     ]
     for change in changes:
         archive.save(tmp_path / predictions.FILE, arrays, {**said, **change})
@@ -457,6 +460,24 @@ def test_hostile_numbers_in_predictions_are_refused(tmp_path: Path, digits: Data
         archive.save(tmp_path / predictions.FILE, {**arrays, name: wrong}, said)
         with pytest.raises(RunError, match=r"predictions.npz: is damaged"):
             predictions.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "it must hold an object with a list of sessions, got \\[1\\]"),
+        ('{"sessions": 3}', "it must hold an object with a list of sessions"),
+        ('{"sessions": [3]}', "session 1 must be an object, got 3"),
+        ('{"sessions": [{"options": []}]}', "options of session 1 must be an object, got \\[\\]"),
+        ('{"sessions": [{"options": {}}]}', "data of session 1 must be an object, got nothing"),
+        ("{", "it is not JSON: Expecting"),
+        ("[" * 100_000, "it is nested too deeply|it is not JSON"),
+    ],
+)
+def test_a_damaged_environment_is_described_in_terms_of_the_file(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / environment.FILE).write_text(text)
+    with pytest.raises(RunError, match=rf"environment.json: is damaged: {words}"):
+        environment.read(tmp_path)
 
 
 def test_an_old_folder_and_a_model_of_the_users_own_have_less_to_tell(tmp_path: Path, example: Path) -> None:

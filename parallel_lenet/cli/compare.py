@@ -11,7 +11,7 @@ from typing import Any
 from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.runs import RunError
-from parallel_lenet.runs.differences import common_steps, differences
+from parallel_lenet.runs.differences import compare
 from parallel_lenet.runs.run import Run
 
 HELP = "name what differs between two runs"
@@ -30,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         runs = [Run(Path(name)) for name in (arguments.left, arguments.right)]
     except RunError as error:
         raise UsageError(str(error)) from error
-    found, agreeing = differences(*runs), common_steps(*runs)
+    comparison = compare(*runs)
+    found = comparison.differences
+    equal_steps = comparison.equal_steps
     for each in runs:
         for note in each.notes:
             console.note(f"note: {note}")
@@ -41,17 +43,19 @@ def run(arguments: argparse.Namespace) -> int:
             parts.setdefault(difference.part, []).append(part)
         said = [{"run": str(each.folder), "options": each.options, "epochs": each.epochs[-1:]} for each in runs]
         console.result(
-            {"left": said[0], "right": said[1], "same": not found, "differences": parts, "equal_steps": agreeing}
+            {"left": said[0], "right": said[1], "same": not found, "differences": parts, "equal_steps": equal_steps}
         )
     elif found:
         rows = [(each.part, each.name.replace("_", " "), _shown(each.left), _shown(each.right)) for each in found]
         console.table("What differs", ("", "", arguments.left, arguments.right), rows, texts=4)
-        if agreeing:
-            console.line(f"the first {agreeing:,} steps have the same losses, bit by bit")
-    elif agreeing:
+        if equal_steps:
+            console.line(f"the first {equal_steps:,} steps have the same losses, bit by bit")
+    elif equal_steps:
         console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
     else:
-        console.line("nothing differs in what is known: settings, versions, machine, data and the result, but no steps")
+        console.line(
+            "nothing that is known differs: settings, versions, machine, data and the result; no steps are known"
+        )
     return 0
 
 

@@ -1,11 +1,12 @@
 """Write a page about a run: its learning curves, its mistakes, its filters, and the time of its steps.
 
-One HTML file that needs no network, with a pad to draw on that asks the trained network. Several runs are compared side
-by side. Training writes the page of its run by itself, report.html in the run's folder.
+It is one HTML file that needs no network connection. It has a pad: the trained network recognises what is drawn on it.
+Several runs are compared side by side. Training writes the page of its run itself: report.html in the run's folder.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from parallel_lenet.runs import REPORT, RunError, predictions
 from parallel_lenet.runs.run import Run
 
 BUNDLED = "mnist-5k"
-PATIENCE = 5.0  # Seconds to look at test images.
+PREDICTING = 5.0  # Seconds in which test images are predicted.
 HELP = "write a page about a run, or compare several"
 EXAMPLES = (
     ("the page of a run", "report runs/mine"),
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"the file to write (default: {REPORT} in the run's folder; of several runs, in the current one)",
+        help=f"the file to write (default: {REPORT} in the run's folder; of several runs, in the folder that holds all "
+        "of them, or in the current folder if there is none)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, which names the file")
 
@@ -39,11 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     console = Console(json=arguments.json)
     folders = [Path(folder) for folder in arguments.runs]
-    default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
-    file = default if arguments.out is None else Path(arguments.out)
+    file = _default(folders) if arguments.out is None else Path(arguments.out)
     if arguments.out == "" or file.is_dir():
         raise UsageError(f"--out must name a file, got {'a folder: ' if arguments.out else ''}{arguments.out!r}")
-    from parallel_lenet import report  # Lazily: an extra.
+    from parallel_lenet import report  # Imported lazily: an extra.
 
     with console.warnings_as_notes():
         try:
@@ -60,13 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _default(folders: Sequence[Path]) -> Path:
+    """The file to write unless --out names one."""
+    if len(folders) == 1:
+        return folders[0] / REPORT
+    parents = {folder.resolve().parent for folder in folders}
+    return folders[0].parent / REPORT if len(parents) == 1 and folders[0].name else Path(REPORT)
+
+
 def _complete(run: Run, console: Console) -> None:
-    """Look at the test images now if the run did not do so at its end, or was continued after it. Downloads nothing."""
+    """Predict the test images now if the run did not do so after its last step. Downloads nothing."""
     checkpoint = run.checkpoint
     known = run.predictions is not None and checkpoint is not None and run.predictions.step == checkpoint.state.step
     if known or checkpoint is None or run.model is None or not np.isfinite(checkpoint.state.parameters).all():
         return
-    if run.options.get("evaluate_on") == 0:  # The run was not to see them.
+    if run.options.get("evaluate_on") == 0:  # The run did not use them.
         return
     dataset, data_dir = checkpoint.metadata.get("dataset"), checkpoint.metadata.get("data_dir")
     try:
@@ -80,6 +89,6 @@ def _complete(run: Run, console: Console) -> None:
         if fingerprint(images) != run.data:
             raise ValueError(f"{test.name}: these are not the images of the run")
         step = checkpoint.state.step
-        run.predictions = predictions.predict(run.model, checkpoint.state.parameters, step, test, PATIENCE)
+        run.predictions = predictions.predict(run.model, checkpoint.state.parameters, step, test, PREDICTING)
     except (ValueError, OSError) as error:
         console.note(f"note: no mistakes of {run.folder} are shown: {error}")

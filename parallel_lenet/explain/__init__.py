@@ -1,4 +1,4 @@
-"""The tutorial told with a trained network of your own: ``parallel-lenet explain``.
+"""The tutorial with the numbers of a trained network: ``parallel-lenet explain``.
 
 `explain` follows one image and one weight through forward and backward pass and through a parallel step, and computes
 every number with the kernels that train. `page` makes one HTML file of the lesson, `slides.write` one picture per
@@ -63,7 +63,7 @@ def explain(
 
 
 def windows(model: Sequential) -> int:
-    """How many windows the loops of `naive` visit for one image."""
+    """The number of windows that the loops of `naive` visit for one image."""
     kinds = (Conv2d, AvgPool2d, MaxPool2d)
     shapes = zip(model.layers, model.shapes[1:], strict=True)
     return sum(int(np.prod(shape)) for layer, shape in shapes if isinstance(layer, kinds))

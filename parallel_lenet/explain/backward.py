@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from parallel_lenet import kernels
-from parallel_lenet.explain.lesson import Array, Lesson, filters_of, window_of
+from parallel_lenet.explain.lesson import Array, Lesson, convolution_of, filters_of, pooling_of, window_of
 from parallel_lenet.explain.trace import Step
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
+from parallel_lenet.network.layers import Conv2d, Tanh
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import Adam
 from parallel_lenet.parameters import Vector
@@ -18,7 +18,7 @@ ADAM_STEPS = 5
 
 
 def compute(lesson: Lesson) -> None:
-    """Keep the numbers: every layer's error, and what the figures look into."""
+    """Keep the error of every layer, and the numbers inside the figures."""
     steps = lesson.trace.steps
     lesson.numbers.keep({"input.error": steps[0].dx})
     for step in steps:
@@ -59,8 +59,7 @@ def _pooling(lesson: Lesson) -> None:
     step = lesson.roles.last_pool
     if step is None:
         return
-    layer = step.layer
-    assert isinstance(layer, AvgPool2d | MaxPool2d)
+    layer = pooling_of(step)
     channel, row, col = lesson.roles.last_pool_at
     kernel = kernels.load(lesson.model.kernel)
     x = np.ascontiguousarray(window_of(step, row, col)[channel : channel + 1, ..., np.newaxis])
@@ -113,8 +112,7 @@ def spread_out(step: Step) -> Array:
     A stride leaves ``stride - 1`` zeros between two errors; around all of them lie ``k - 1`` zeros, so that the filter
     can also touch the outermost errors with one corner only.
     """
-    layer = step.layer
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
     filters, rows, cols = step.dy.shape
     border = layer.kernel_size - 1
     height, width = (size + 2 * layer.padding + border for size in step.x.shape[1:])
@@ -125,12 +123,11 @@ def spread_out(step: Step) -> Array:
 
 
 def gather(step: Step) -> Array:
-    """Dx by gathering: each input adds up the errors of all outputs that saw it, in the order of the scatter.
+    """The input's error by gathering: each adds up the errors of all outputs that saw it, in the order of the scatter.
 
     The terms are the same and so is their order: filter by filter, row by row. So are the bits.
     """
-    layer = step.layer
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
     field, k, padding = spread_out(step), layer.kernel_size, layer.padding
     turned = filters_of(step)[:, :, ::-1, ::-1]
     channels, height, width = step.x.shape
@@ -144,9 +141,8 @@ def gather(step: Step) -> Array:
 
 
 def correlate(lesson: Lesson, step: Step) -> Array:
-    """Dx once more, by the forward kernel ``conv2d`` itself, over the errors with the turned filters."""
-    layer = step.layer
-    assert isinstance(layer, Conv2d)
+    """The input's error once more: ``conv2d``, the forward function, over the errors with the turned filters."""
+    layer = convolution_of(step)
     turned = np.ascontiguousarray(filters_of(step)[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
     channels, height, width = step.x.shape
     padding = layer.padding
@@ -175,12 +171,12 @@ def _kernel_gradient(lesson: Lesson, step: Step) -> None:
 
 
 def loss(model: Sequential, parameters: Vector, lesson: Lesson) -> float:
-    """Of the lesson's image."""
+    """The loss of the lesson's image."""
     return model.loss_and_gradient(parameters, lesson.images[:1], lesson.labels[:1], None).loss_sum
 
 
 def _finite_differences(lesson: Lesson) -> None:
-    """The slope of the loss measured with ever smaller steps of one weight, in the network's arithmetic and float64."""
+    """The slope of the loss, by smaller and smaller steps of one weight, in the network's dtype and in float64."""
     index = lesson.weight_index
     for name, dtype in (("difference", lesson.model.dtype), ("difference64", "float64")):
         model = replace(lesson.model, dtype=dtype)
@@ -205,7 +201,7 @@ def _finite_differences(lesson: Lesson) -> None:
 
 
 def _adam(lesson: Lesson) -> None:
-    """A few steps of Adam on this one image, and what they do to the followed weight and to the loss."""
+    """A few steps of Adam on this one image: the followed weight and the loss after each."""
     model, index, optimizer = lesson.model, lesson.weight_index, Adam(LEARNING_RATE, fused=False)
     parameters, state = lesson.parameters, optimizer.init(lesson.parameters)
     rows: dict[str, list[float]] = {name: [] for name in ("weight", "loss", "gradient", "first", "second", "change")}

@@ -31,17 +31,17 @@ class Rect:
     level: float | None = None
     id: str = ""
     step: int = 0
-    """When a figure that plays in steps shows it; 0: from the beginning. So too for texts and lines."""
+    """The step of a playing figure that shows it; 0: from the beginning. Texts and lines have it too."""
     kind: str = "rect"
 
     @property
     def tint(self) -> str:
-        """The class of the sign."""
+        """The CSS class of the level's sign."""
         return "" if self.level is None else "neg" if self.level < 0 else "pos"
 
     @property
     def opacity(self) -> float:
-        """Of the tint: never so strong that black or white text on it can't be read."""
+        """The opacity of the tint: so weak that black and white text on it can be read."""
         return 1.0 if self.level is None else round(0.62 * min(1.0, abs(self.level)), 3)
 
 
@@ -65,7 +65,7 @@ class Text:
 
     @property
     def shown(self) -> str:
-        """What is to be read."""
+        """The text as it is drawn."""
         return self.text.text if isinstance(self.text, Number) else self.text
 
 
@@ -82,7 +82,7 @@ class Line:
 
     @property
     def path(self) -> str:
-        """As SVG wants it."""
+        """The points in SVG's notation."""
         return " ".join(f"{x:.5g},{y:.5g}" for x, y in self.points)
 
     @property
@@ -105,7 +105,7 @@ class Map:
     h: float
     values: Array
     largest: float = 0.0
-    """The size with the strongest colour; 0 takes the largest of the values."""
+    """The absolute value with the strongest colour; 0 takes the largest of the values."""
     grey: bool = False
     id: str = ""
     kind: str = "map"
@@ -136,7 +136,7 @@ class Panel:
     title: str = ""
     note: str = ""
     zoom: float = 1.0
-    """How many times as large it is shown where there is room."""
+    """How many times as large it is shown if there is room."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Figure:
 
 
 def signed_pixels(values: Array, largest: float = 0.0) -> Array:
-    """Orange for positive, blue for negative numbers, clear for 0: on any background."""
+    """Pixels for any background: orange for positive numbers, blue for negative ones, transparent for 0."""
     finite = np.nan_to_num(np.asarray(values, np.float64))
     size = largest or float(np.abs(finite).max()) or 1.0
     pixels = np.empty((*finite.shape, 4), np.uint8)
@@ -161,7 +161,7 @@ def signed_pixels(values: Array, largest: float = 0.0) -> Array:
 
 
 def grey_pixels(values: Array) -> Array:
-    """Black for the smallest, white for the largest number; three channels, ``(3, h, w)``, are colours."""
+    """Pixels from black for the smallest to white for the largest number; ``(3, h, w)`` are colours."""
     numbers = np.asarray(values, np.float64)
     low, high = float(numbers.min()), float(numbers.max())
     scaled = np.rint(255 * (numbers - low) / ((high - low) or 1.0)).astype(np.uint8)
@@ -170,7 +170,7 @@ def grey_pixels(values: Array) -> Array:
 
 
 def largest(values: Array) -> float:
-    """The largest size of these numbers; 1 if all are 0."""
+    """The largest absolute value; 1 if all numbers are 0."""
     return float(np.abs(np.asarray(values, np.float64)).max()) or 1.0
 
 

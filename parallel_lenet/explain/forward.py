@@ -3,13 +3,13 @@
 import numpy as np
 
 from parallel_lenet import kernels
-from parallel_lenet.explain.lesson import Array, Lesson, filters_of, window_of
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d
+from parallel_lenet.explain.lesson import Array, Lesson, convolution_of, filters_of, pooling_of, window_of
+from parallel_lenet.network.layers import Conv2d
 from parallel_lenet.network.losses import softmax_cross_entropy
 
 
 def compute(lesson: Lesson) -> None:
-    """Keep the numbers: every layer's output, and what the figures look into."""
+    """Keep the output of every layer, and the numbers inside the figures."""
     numbers, steps = lesson.numbers, lesson.trace.steps
     images = lesson.model.images
     mean, std = np.array(images.mean), np.array(images.std)  # Numbers, or one for each channel.
@@ -43,8 +43,7 @@ def _channels(lesson: Lesson) -> None:
     step = lesson.roles.deep
     if step is None:
         return
-    layer = step.layer
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
     f, row, col = lesson.roles.deep_at
     kernel = kernels.load(lesson.model.kernel)
     parts = np.empty(step.x.shape[0], step.x.dtype)
@@ -62,8 +61,7 @@ def _pooling(lesson: Lesson) -> None:
     step = lesson.roles.pool
     if step is None:
         return
-    layer = step.layer
-    assert isinstance(layer, AvgPool2d | MaxPool2d)
+    layer = pooling_of(step)
     channel, row, col = lesson.roles.pool_at
     kernel = kernels.load(lesson.model.kernel)
     pooled = {}
@@ -84,7 +82,7 @@ def _dense(lesson: Lesson) -> None:
 
 
 def _softmax(lesson: Lesson) -> None:
-    """Each row of the table; the kernel subtracts 1 at the target, so each probability is asked of another target."""
+    """The rows of the table. The kernel subtracts 1 at the target, so two targets give all probabilities."""
     logits = lesson.trace.steps[-1].y
     probabilities = np.empty_like(logits)
     for target in (lesson.label, (lesson.label + 1) % len(logits)):

@@ -1,4 +1,4 @@
-"""The lesson: which layers, places and weight it looks at, and every number that it shows.
+"""The lesson: the layers, places and weight that it follows, and every number that it shows.
 
 The lesson follows one image and one weight. The layers have roles, so that it fits any network of this package's
 layers: ``conv`` is the first convolution, ``deep`` the last one that sees several channels, and so on. A role that no
@@ -23,7 +23,7 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """Which layer shows what, and the place in it that is followed."""
+    """The layer for each chapter, and the place in it that the chapter follows."""
 
     conv: Step | None
     deep: Step | None
@@ -47,17 +47,17 @@ class Roles:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """All that the page is made from."""
+    """The content of the page."""
 
     model: Sequential
-    """With the kernel that computed the numbers."""
+    """The network, with the kernel that computed the numbers."""
     parameters: Vector
     trace: Trace
     label: int
     known: bool
-    """Whether somebody said what the image shows, or the network's own answer is taken as right."""
+    """Whether the class of the image is known; otherwise the network's answer counts as right."""
     source: str
-    """What the page calls the image: ``test image 17``, ``digit.png``."""
+    """The page's name for the image: ``test image 17``, ``digit.png``."""
     roles: Roles
     weight: tuple[str, Place]
     """The weight that is followed: the parameter's name and the place in it."""
@@ -78,12 +78,12 @@ class Lesson:
 
     @property
     def predicted(self) -> int:
-        """The network's answer."""
+        """The class with the largest score."""
         return int(self.trace.steps[-1].y.argmax())
 
     @property
     def weight_index(self) -> int:
-        """Where the followed weight lies in the parameter vector."""
+        """The position of the followed weight in the parameter vector."""
         name, place = self.weight
         shape = dict(self.model.layout.entries)[name]
         return int(self.model.layout.slices[name].start + np.ravel_multi_index(place, shape))
@@ -135,11 +135,22 @@ def _place(values: Array) -> Place:
 
 def _widest_window(pool: Step) -> Place:
     """The place of the pooled number whose window holds the most different numbers."""
-    assert isinstance(pool.layer, AvgPool2d | MaxPool2d)
-    size = (pool.layer.size, pool.layer.size)
-    windows = np.lib.stride_tricks.sliding_window_view(pool.x, size, axis=(1, 2))
-    spread = np.ptp(windows[:, :: pool.layer.stride, :: pool.layer.stride], axis=(-2, -1))
+    layer = pooling_of(pool)
+    windows = np.lib.stride_tricks.sliding_window_view(pool.x, (layer.size, layer.size), axis=(1, 2))
+    spread = np.ptp(windows[:, :: layer.stride, :: layer.stride], axis=(-2, -1))
     return _largest(spread[:, : pool.y.shape[1], : pool.y.shape[2]])
+
+
+def convolution_of(step: Step) -> Conv2d:
+    """The layer of a step that is a convolution."""
+    assert isinstance(step.layer, Conv2d)
+    return step.layer
+
+
+def pooling_of(step: Step) -> AvgPool2d | MaxPool2d:
+    """The layer of a step that is a pooling."""
+    assert isinstance(step.layer, AvgPool2d | MaxPool2d)
+    return step.layer
 
 
 def window_of(step: Step, row: int, col: int) -> Array:
@@ -154,6 +165,5 @@ def window_of(step: Step, row: int, col: int) -> Array:
 
 def filters_of(step: Step) -> Array:
     """A convolution's filters as they are laid on the image: turned by 180 degrees if the layer flips them."""
-    assert isinstance(step.layer, Conv2d)
     weight = step.parameters["weight"]
-    return np.ascontiguousarray(weight[:, :, ::-1, ::-1]) if step.layer.flip else weight
+    return np.ascontiguousarray(weight[:, :, ::-1, ::-1]) if convolution_of(step).flip else weight

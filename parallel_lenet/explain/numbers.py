@@ -35,11 +35,10 @@ class Numbers:
             self.arrays[name] = np.asarray(values)
 
     def __getitem__(self, name: str) -> Array:
-        """The array."""
         return self.arrays[name]
 
     def __call__(self, name: str, *index: int, digits: int = 3, places: int | None = None) -> Number:
-        """One number, ready to be shown with so many significant digits, or digits after the point."""
+        """One number for the page, with ``digits`` significant digits or ``places`` digits after the point."""
         value = self.arrays[name][tuple(index)]
         place = f"[{','.join(map(str, index))}]" if index else ""
         return Number(name + place, bits(value), short(value, digits, places))
@@ -56,7 +55,7 @@ def bits(value: Any) -> str:
 def short(value: Any, digits: int = 3, places: int | None = None) -> str:
     """A number with a true minus sign and this many significant digits: ``0.420``, ``−0.0123``, ``1.20e−5``.
 
-    With ``places``, so many digits after the point instead.
+    With ``places``, that many digits after the point instead.
     """
     if np.issubdtype(np.asarray(value).dtype, np.integer):
         return f"{int(value):,}".replace("-", "−")
@@ -74,9 +73,9 @@ def short(value: Any, digits: int = 3, places: int | None = None) -> str:
 
 
 def places_of_sum(*values: Any) -> int:
-    """Digits after the point with which terms and their sum are seen to fit: 3 digits of the smallest of them.
+    """Digits after the point for terms and their sum: enough for 3 digits of the smallest of them.
 
-    Fewer if the largest has 7 digits then, which is what a float32 holds.
+    The largest then has at most 7 digits, which is the precision of float32.
     """
     exponents = [int(f"{float(value):.2e}".partition("e")[2]) for value in values if value]
     return max(0, min(2 - min(exponents), 6 - max(exponents))) if exponents else 0

@@ -17,7 +17,7 @@ from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.report.page import data, render
 
 SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # In one: each uses what stands before it.
-MOST_NUMBERS = 50_000  # That JavaScript gets of one array: larger layers are shown without playing.
+MOST_NUMBERS = 50_000  # Of an array for JavaScript: figures of larger layers do not play.
 
 
 def page(lesson: Lesson, title: str = "", command: str = "") -> str:
@@ -63,7 +63,7 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
 
 
 def _coded(lesson: Lesson) -> set[str]:
-    """The functions whose code a link may lead to: those of layers that this network has."""
+    """The functions whose code the page shows: those of layers that this network has."""
     roles = lesson.roles
     found: set[str] = set()
     if roles.deep:
@@ -76,13 +76,13 @@ def _coded(lesson: Lesson) -> set[str]:
 
 
 def _hash(lesson: Lesson) -> list[Number]:
-    """The two hashes, in hexadecimal."""
+    """The hashes of the gradients with and without the death, in hexadecimal."""
     shown = [f"{int(value):016x}" for value in lesson.numbers["death.hashes"]]
     return [Number(f"death.hashes[{i}]", str(int(text, 16)), text) for i, text in enumerate(shown)]
 
 
 def _order(lesson: Lesson) -> dict[str, Any]:
-    """Which weight the chapter on orders of addition looks at."""
+    """The weight of the chapter on orders of addition."""
     index = int(lesson.numbers["order.index"])
     for name, place in lesson.model.layout.slices.items():
         if place.start <= index < place.stop:
@@ -93,7 +93,7 @@ def _order(lesson: Lesson) -> dict[str, Any]:
 
 
 def _names(lesson: Lesson) -> dict[str, str]:
-    """Layers by the names that the text calls them."""
+    """The names of layers that the text uses."""
     roles = lesson.roles
     steps = lesson.trace.steps
 
@@ -135,7 +135,7 @@ def _shapes(lesson: Lesson) -> list[dict[str, Any]]:
 
 
 def _arrays(lesson: Lesson) -> dict[str, Any]:
-    """What JavaScript needs to play the figures: arrays to the last bit, and where they begin."""
+    """The data that JavaScript needs to play the figures: arrays to the last bit, and first places."""
     found: dict[str, Any] = {"wide": lesson.model.dtype == "float64"}
     numbers, roles = lesson.numbers, lesson.roles
     if roles.conv is not None and max(roles.conv.x.size, roles.conv.y.size) <= MOST_NUMBERS:

@@ -14,7 +14,6 @@ SHOWN_OF_HASH = 16  # Hexadecimal digits.
 
 
 def compute(lesson: Lesson) -> None:
-    """Keep the numbers."""
     gradients = np.stack([block_gradient(lesson, i, i + 1) for i in range(len(lesson.images))])
     followed = gradients[:, lesson.weight_index]
     levels = tree_levels(followed)
@@ -52,7 +51,7 @@ def tree_levels(leaves: Array) -> list[Array]:
 
 
 def cut(lesson: Lesson) -> int:
-    """How many images the larger of two unequal shards has: all but two."""
+    """The number of images in the larger of two unequal shards: all but two."""
     return max(1, len(lesson.images) - 2)
 
 
@@ -89,13 +88,13 @@ def _orders(lesson: Lesson, gradients: Array) -> None:
 
 
 def blocks(lesson: Lesson) -> list[tuple[int, int]]:
-    """Start and stop of each block."""
+    """First image, and the image after the last one, of each block."""
     n = len(lesson.images)
     return [(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 def lost_block(lesson: Lesson) -> int:
-    """The block whose worker dies."""
+    """The number of the block whose worker dies."""
     return min(2, len(blocks(lesson)) - 1)
 
 

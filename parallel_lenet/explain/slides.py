@@ -14,7 +14,7 @@ from parallel_lenet.files import write_atomically
 from parallel_lenet.report.insides import NEGATIVE, POSITIVE
 
 WIDTH = 1600  # Pixels.
-SHAPE = 9 / 16  # Height by width of a slide: panels are set in the rows that come nearest to it.
+SHAPE = 9 / 16  # Height by width of a slide: the arrangement in rows that comes nearest to it is chosen.
 ROOMS = range(480, 1300, 40)  # Widths of a row to choose from, in units of a drawing.
 MARGIN, GAP, SIGN = 24.0, 16.0, 22.0
 TITLE, HEAD, NOTE = 46.0, 20.0, 18.0
@@ -108,7 +108,7 @@ def _layout(figure: Figure, room: float) -> _Layout:
         rows[-1] += [sign, part] if sign else [part]
         used, sign = used + needed, ""
         widest = max(widest, used)
-    zoom = WIDTH / (max(widest, ROOMS[0]) + 2 * MARGIN)  # A single small panel is not blown up beyond reason.
+    zoom = WIDTH / (max(widest, ROOMS[0]) + 2 * MARGIN)  # A single small panel is not enlarged further.
     caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))
     height = TITLE + sum(_height(row) for row in rows) + GAP * len(rows) + 17 * len(caption) + MARGIN + 6
     return _Layout(rows, zoom, caption, height)

@@ -31,7 +31,7 @@ def source(name: str) -> Source:
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
-    """The text in order, with comments, strings, words of Python and the function's name set apart."""
+    """The text in pieces: comments, strings, Python's keywords and the function's name are pieces of their own."""
     lines = text.splitlines(keepends=True)
     pieces: list[tuple[str, str]] = []
     row, column, before = 1, 0, ""

@@ -4,7 +4,6 @@ The layers call the same kernels as in training. Training overwrites some of the
 has its own.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
+from parallel_lenet.network import layerwise
 from parallel_lenet.network.layers import Flatten, Layer
 from parallel_lenet.network.losses import softmax_cross_entropy
 from parallel_lenet.network.sequential import Sequential
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one layer does with one image. Arrays are without the batch axis."""
+    """One layer's part of the pass of one image. Arrays have no batch axis."""
 
     name: str
     """``conv1``, ``tanh1``, ``avgpool1``, ``flatten1``, ``dense1`` and so on."""
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A whole pass, and the loss."""
+    """The pass of one image through all layers, forward and backward, and its loss."""
 
     steps: tuple[Step, ...]
     pixels: Array
@@ -46,48 +46,33 @@ class Trace:
 
 
 def trace(model: Sequential, parameters: Vector, image: Array, label: int) -> Trace:
-    """The pass of one stored image, ``(h, w)`` or ``(c, h, w)``, with the kernel of ``model``."""
+    """The pass of one stored image, ``(h, w)`` or ``(c, h, w)``, of class ``label``, with the kernel of ``model``."""
     kernel = kernels.load(model.kernel)
-    views = model.layout.views(np.ascontiguousarray(parameters))
-    pixels = model.images.pixels(image[np.newaxis], parameters.dtype)
-    x = np.empty((*model.shapes[0], 1), parameters.dtype)
-    model.images.prepare(kernel, pixels, x)
-    outputs = [x]
-    names = []
-    owned = []
-    counts = Counter[str]()
-    for layer, shape in zip(model.layers, model.shapes, strict=False):
-        kind = type(layer).__name__.lower().removesuffix("2d")
-        counts[kind] += 1
-        names.append(f"{kind}{counts[kind]}")
-        owned.append({part: views[f"{names[-1]}.{part}"] for part in layer.parameter_shapes(shape)})
-        outputs.append(_forward(kernel, layer, owned[-1], outputs[-1], (*layer.output_shape(shape), 1)))
-    errors = [np.empty_like(outputs[-1])]
-    loss, _ = softmax_cross_entropy(kernel, outputs[-1], np.array([label]), errors[0])
-    gradients = []
-    for layer, own, x, y in zip(reversed(model.layers), reversed(owned), outputs[-2::-1], outputs[:0:-1], strict=True):
-        dy = errors[-1]
-        gradient = {part: np.empty_like(values) for part, values in own.items()}
-        layer.parameter_gradient(kernel, x, dy, gradient)
-        gradients.append(gradient)
+    outputs = layerwise.outputs(model, parameters, image)
+    views = model.layer_views(np.ascontiguousarray(parameters))
+    error = np.empty_like(outputs[-1])
+    loss, _ = softmax_cross_entropy(kernel, outputs[-1], np.array([label]), error)
+    steps: list[Step] = []
+    for i in reversed(range(len(model.layers))):
+        layer = model.layers[i]
+        x = outputs[i]
+        y = outputs[i + 1]
+        dy = error
+        gradients = {part: np.empty_like(values) for part, values in views[i].items()}
+        layer.parameter_gradient(kernel, x, dy, gradients)
         dx = dy.reshape(x.shape) if isinstance(layer, Flatten) else np.empty_like(x)
-        layer.input_gradient(kernel, own, x, y, dy, dx)
-        errors.append(dx)
-    errors.reverse()
-    gradients.reverse()
-    arrays = [[array[..., 0] for array in group] for group in (outputs, errors)]
-    steps = (
-        Step(names[i], layer, arrays[0][i], arrays[0][i + 1], arrays[1][i], arrays[1][i + 1], owned[i], gradients[i])
-        for i, layer in enumerate(model.layers)
-    )
-    return Trace(tuple(steps), model.images.stored(image[np.newaxis])[0], loss)
-
-
-def _forward(
-    kernel: kernels.Kernels, layer: Layer, parameters: dict[str, Array], x: Array, shape: tuple[int, ...]
-) -> Array:
-    if isinstance(layer, Flatten):
-        return x.reshape(shape)
-    y = np.empty(shape, x.dtype)
-    layer.forward(kernel, parameters, x, y)
-    return y
+        layer.input_gradient(kernel, views[i], x, y, dy, dx)
+        steps.append(
+            Step(
+                name=model.layer_names[i],
+                layer=layer,
+                x=x[..., 0],
+                y=y[..., 0],
+                dx=dx[..., 0],
+                dy=dy[..., 0],
+                parameters=views[i],
+                gradients=gradients,
+            )
+        )
+        error = dx
+    return Trace(tuple(reversed(steps)), model.images.stored(image[np.newaxis])[0], loss)

@@ -21,21 +21,21 @@ MOST = 12  # Runs of a page: more would not be told apart.
 def write(runs: Sequence[Run], file: Path) -> None:
     """Write the page about a run, or about several runs side by side.
 
-    What a run lacks is left out, and said. Raises RunError for more than `MOST` runs, ExtraError if jinja2 or
-    matplotlib is missing, OSError if the file can't be written: then it is left as it was.
+    The page says what a run lacks. Raises RunError for more than `MOST` runs, ExtraError if jinja2 or matplotlib is
+    missing, and OSError if the file can't be written: then it stays as it was.
     """
     write_atomically(file, make(runs).encode("utf-8", "backslashreplace"))
 
 
 def make(runs: Sequence[Run]) -> str:
-    """The page as `write` writes it."""
+    """The page that `write` writes, as text. Raises as `write` does."""
     if not 1 <= len(runs) <= MOST:
         raise RunError(f"a report is about 1 to {MOST} runs, got {len(runs)}")
     with page.drawing():
         if len(runs) > 1:
             return comparison.page_of(runs)
         text = _page(runs[0], with_pad=True)
-        # The pad has up to 1.1 MB of it.
+        # The pad takes up to 1.1 MB.
         return text if len(text.encode()) <= page.LARGEST else _page(runs[0], with_pad=False)
 
 
@@ -44,13 +44,13 @@ def _page(run: Run, with_pad: bool) -> str:
     return page.render(
         "report.html",
         scripts=[pad.pad_script()] if model is not None and with_pad and pad.why_not(model) is None else [],
-        pad_style=page.Html(pad.pad_style()),
+        pad_style=pad.pad_style(),
         **_values(run, model, with_pad),
     )
 
 
 def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any]:
-    """What the template shows; the notes last, when everything has been asked for."""
+    """The template's values. The notes come last, because reading the files of the run adds notes."""
     checkpoint, predictions = run.checkpoint, run.predictions
     last_step = float(np.nanmax(run.steps["time"])) if run.steps is not None and len(run.steps) else None
     header, epochs = summary.epoch_rows(run)
@@ -90,7 +90,7 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
 
 
 def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any]:
-    """The filters, the feature maps of one image, and the pad; or why there are none."""
+    """The filters, the feature maps of one image and the pad, or why there are none."""
     checkpoint, predictions = run.checkpoint, run.predictions
     if checkpoint is None:
         return {"why_no_insides": "Without a checkpoint there is nothing to show of the network."}
@@ -109,14 +109,14 @@ def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, An
         except ValueError:
             run.notes.append("The image of the predictions does not fit the network, so no feature maps are shown.")
     if with_pad:
-        values["pad"] = page.Html(pad.pad_html(model, checkpoint.state.parameters))
+        values["pad"] = pad.pad_html(model, checkpoint.state.parameters)
     else:
         values["why_no_pad"] = "With the pad to draw on, the page would be too large, so it is left out."
     return values
 
 
 def _initial(run: Run, model: Sequential) -> Vector | None:
-    """The parameters before the first step, which the seed decides; None if it is not known."""
+    """The parameters before the first step, by the run's seed; None if that is not known."""
     seed = run.options.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**64:
         return None

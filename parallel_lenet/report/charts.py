@@ -1,4 +1,4 @@
-"""The curves of a report, of one run or of several: each run has a colour of its own."""
+"""The curves of a report about one run or several, each run in its own colour."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
 MARGINS = (48, 10, 8, 38)  # Pixels left, right, above and below the axes.
-SPREAD = 20  # Positive numbers that span such a factor are drawn on a logarithmic axis.
+SPREAD = 20  # Positive numbers that span a larger factor are drawn on a logarithmic axis.
 
 
 class Line(NamedTuple):
@@ -25,9 +25,9 @@ class Line(NamedTuple):
     colour: str
     style: str = "-"
     every: bool = False
-    """Whether each number gets a mark: for a few that belong to epochs."""
+    """Whether each number gets a mark: for the numbers of epochs, which are few."""
     band: bool = False
-    """Whether the least and the largest numbers are shown, too."""
+    """Whether the smallest and the largest numbers are shown, too."""
 
 
 def learning(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
@@ -48,13 +48,13 @@ LOSS = (
     "to the largest. Dots are epochs."
 )
 ACCURACY = "Percent of the images that were right. Dots are epochs, the thin line is the batches of the steps."
-RATE = "What each step multiplies its direction with."
+RATE = "The factor of each step's direction."
 NORM = "The length of the mean gradient of each batch, before any clipping."
 SPEED = "Images of a step, divided by its seconds; evaluation and checkpoints do not count."
 
 
 def speed(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
-    """Images per second, and for a single run where the time of its steps went."""
+    """Images per second, and for a single run the parts of the time of its steps."""
     lines = [
         Line(label, epochs_done(run, steps), rate(steps), colour, band=len(runs) == 1)
         for label, colour, run, steps in _with_steps(runs, names)
@@ -82,7 +82,7 @@ def _step_lines(runs: Sequence[Run], names: Sequence[str], column: str) -> list[
 
 
 def _lines(runs: Sequence[Run], names: Sequence[str], what: str) -> list[Line]:
-    """The training, validation and test curves; of several runs, the training and the best of the others."""
+    """The training, validation and test curves."""
     lines, factor = [], 100.0 if what == "accuracy" else 1.0
     for label, colour, run, steps in _with_steps(runs, names):
         each = steps["loss"] if what == "loss" else steps["correct"] / steps["images"] * factor
@@ -151,7 +151,7 @@ def _short(label: str) -> str:
 
 
 def _said(title: str, drawn: Sequence[tuple[Line, Any]]) -> str:
-    """The chart in words: where each curve begins and ends."""
+    """The chart in words: the first and the last number of each curve."""
     parts = [
         f"{line.label or 'the curve'} from {points.mean[0]:.3g} to {points.mean[-1]:.3g}" for line, points in drawn
     ]

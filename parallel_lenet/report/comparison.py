@@ -14,7 +14,7 @@ from parallel_lenet.runs.run import Run
 
 SHOWN = 3  # Probabilities of a mistake.
 FEW = 10  # Mistakes of a run beside others.
-WIDTH = 84  # Pixels on the page that a picture takes, about.
+WIDTH = 84  # Pixels on the page that a picture takes, roughly.
 
 
 class Wrong(NamedTuple):
@@ -24,7 +24,7 @@ class Wrong(NamedTuple):
     label: int
     predicted: int
     probabilities: list[tuple[int, float]]
-    """The highest, and that of the right class."""
+    """The highest probabilities and that of the right class, with their classes."""
     row: int
 
 
@@ -85,7 +85,7 @@ def page_of(runs: Sequence[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders' own names, or, where two have the same, as much of their paths as tells them apart."""
+    """The names of the folders; their paths if two folders have the same name."""
     names = [run.name for run in runs]
     return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
 

@@ -1,13 +1,13 @@
-"""What a network looks for and what it makes of an image: its first filters and the feature maps, as pictures."""
+"""The filters of a network's first convolution, and the feature maps of an image, as pictures."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import kernels
 from parallel_lenet.engines.serial import one_blas_thread
-from parallel_lenet.network.layers import Conv2d, Flatten
+from parallel_lenet.network import layerwise
+from parallel_lenet.network.layers import Conv2d
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.report import page
@@ -20,24 +20,24 @@ SIDE = 64  # Pixels per side of a map, at most.
 MAP_WIDTH = 84  # Pixels on the page that a map takes, about; filters take fewer.
 FILTER_WIDTH = 56
 
-# From the most negative to the most positive number: blue, white, orange. Zero is white in both schemes.
-# The same two colours stand for signs on the page of parallel-lenet explain: all eyes tell them apart.
+# Positive numbers are orange, negative ones blue, zero is white, in both schemes and on the page of parallel-lenet
+# explain. People with any kind of colour vision can tell the two apart.
 POSITIVE, NEGATIVE = (217, 95, 2), (40, 110, 210)
 _ORANGE, _WHITE, _BLUE = np.array(POSITIVE, float), np.array([247, 247, 247.0]), np.array(NEGATIVE, float)
 
 
 class Maps(NamedTuple):
-    """What a layer makes of the image."""
+    """The feature maps of one layer."""
 
     layer: str
-    """Its kind and the shape of its output, such as ``Conv2d: 6 x 28 x 28``."""
+    """The layer's kind and the shape of its output, such as ``Conv2d: 6 x 28 x 28``."""
     pictures: list[Html]
     more: int
-    """How many are not shown."""
+    """The number of maps that are not shown."""
 
 
 class Filters(NamedTuple):
-    """The filters of the first layer that has any."""
+    """The filters of the first convolution, before and after training."""
 
     before: list[Html]
     after: list[Html]
@@ -47,7 +47,7 @@ class Filters(NamedTuple):
 
 
 def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters | None:
-    """The first convolution's, in the colours of one scale; None if there is no convolution."""
+    """The filters of the first convolution, all on one scale of colours; None if there is no convolution."""
     name = next((name for name, shape in model.layout.entries if len(shape) == 4), None)
     if name is None or not any(isinstance(layer, Conv2d) for layer in model.layers):
         return None
@@ -77,36 +77,18 @@ def _filter(weights: Array, largest: float, alt: str) -> Html:
 
 
 def feature_maps(model: Sequential, parameters: Vector, image: Array) -> list[Maps]:
-    """What each layer that makes images makes of one, ``(1, c, h, w)`` as it is stored."""
-    return [
-        Maps(
-            f"{layer}: {' x '.join(map(str, output.shape))}",
-            [
-                page.image(pixels, f"{layer}, map {i}", max(1, MAP_WIDTH // pixels.shape[1]))
-                for i, pixels in enumerate(_pictures(output), 1)
-            ],
-            max(0, len(output) - MOST),
-        )
-        for layer, output in outputs(model, parameters, image)
-        if output.ndim == 3 and output.shape[1] * output.shape[2] > 1
-    ]
-
-
-def outputs(model: Sequential, parameters: Vector, image: Array) -> list[tuple[str, Array]]:
-    """What each layer makes of the image, by the layer's kind; the last are the scores."""
-    kernel, views = kernels.load(model.kernel), model.layout.views(np.ascontiguousarray(parameters))
-    names = iter(model.layout.entries)
-    x = np.empty((*model.shapes[0], 1), parameters.dtype)
-    found = []
+    """The output of each layer that makes images, for one image ``(1, c, h, w)`` as it is stored."""
     with one_blas_thread():
-        model.images.prepare(kernel, model.images.pixels(image, parameters.dtype), x)
-        for layer, shape in zip(model.layers, model.shapes, strict=False):
-            form = (*layer.output_shape(shape), 1)
-            own = {part: views[next(names)[0]] for part in layer.parameter_shapes(shape)}
-            y = x.reshape(form) if isinstance(layer, Flatten) else np.empty(form, x.dtype)
-            layer.forward(kernel, own, x, y)
-            found.append((type(layer).__name__, y[..., 0]))
-            x = y
+        outputs = layerwise.outputs(model, parameters, image[0])[1:]
+    found = []
+    for layer, output in zip(model.layers, (output[..., 0] for output in outputs), strict=True):
+        if output.ndim == 3 and output.shape[1] * output.shape[2] > 1:
+            kind = type(layer).__name__
+            pictures = [
+                page.image(pixels, f"{kind}, map {i}", max(1, MAP_WIDTH // pixels.shape[1]))
+                for i, pixels in enumerate(_pictures(output), 1)
+            ]
+            found.append(Maps(f"{kind}: {' x '.join(map(str, output.shape))}", pictures, max(0, len(output) - MOST)))
     return found
 
 

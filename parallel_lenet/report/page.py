@@ -1,7 +1,7 @@
 """One self-contained HTML page: templates that escape, pictures within the page, no request to anywhere.
 
-A page has both colour schemes. Pictures take part: they are drawn in the colours below, which `svg` replaces by the
-variables of ``style.css``, so a reader who prefers dark sees dark pictures.
+A page has a light and a dark colour scheme. Pictures have them too: they are drawn in the colours below, which `svg`
+replaces by the variables of ``style.css``.
 """
 
 import base64
@@ -81,37 +81,44 @@ class Html(str):
 def render(template: str, *, package: str = "parallel_lenet.report", scripts: Sequence[str] = (), **values: Any) -> str:
     """The page of a template in the folder ``templates`` of ``package``, or of this package.
 
-    ``scripts`` are JavaScript modules for the end of the page, and all the code that the page lets run. Values
-    are escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its own
-    element.
+    ``scripts`` are JavaScript modules for the end of the page, and the only code that the page allows. Values are
+    escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its own element.
     """
-    jinja2 = optional.load("report", "jinja2", PURPOSE)
     for script in scripts:
         if re.search("</script|<!--", script, re.IGNORECASE):
             raise ValueError("a script must not hold </script or <!--")
-    folders = [files(name).joinpath("templates") for name in (package, __package__ or "parallel_lenet.report")]
+    return part(
+        template,
+        package=package,
+        policy=_policy(scripts),
+        stylesheet=Html(_source((__package__ or "parallel_lenet.report",), "style.css") or ""),
+        scripts=[Html(script) for script in scripts],
+        **values,
+    )
 
-    def source(name: str) -> str | None:
-        return next((file.read_text("utf-8") for file in (each / name for each in folders) if file.is_file()), None)
 
+def part(template: str, *, package: str = "parallel_lenet.report", **values: Any) -> Html:
+    """A part of a page, from a template as in `render`. Values are escaped. Raises ExtraError as `render` does."""
+    jinja2 = optional.load("report", "jinja2", PURPOSE)
+    packages = (package, __package__ or "parallel_lenet.report")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(source),
+        loader=jinja2.FunctionLoader(lambda name: _source(packages, name)),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template).render(
-        policy=_policy(scripts),
-        stylesheet=Html(source("style.css") or ""),
-        scripts=[Html(script) for script in scripts],
-        **values,
-    )
-    return str(page)
+    return Html(environment.get_template(template).render(**values))
+
+
+def _source(packages: Sequence[str], name: str) -> str | None:
+    """The text of a file in the folder ``templates`` of one of the packages."""
+    places = [files(package).joinpath("templates", name) for package in packages]
+    return next((file.read_text("utf-8") for file in places if file.is_file()), None)
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """What the page lets the browser do: show pictures in the page, and run exactly these scripts."""
+    """The content security policy: the browser may show pictures of the page and run these scripts, nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
     return (
@@ -128,7 +135,7 @@ def data(name: str, value: object) -> Html:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """While the block lasts, matplotlib draws in the style of the pages, whatever the user's own settings are.
+    """Within the block matplotlib draws in the style of the pages. The user's own settings have no effect.
 
     Raises ExtraError if matplotlib is missing or does not work.
     """
@@ -140,9 +147,9 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float = 420, height: float = 240, margins: tuple[float, float, float, float] | None = None) -> Any:
-    """A new figure of matplotlib within `drawing`, in units that are pixels where the page shows it at full size.
+    """A new figure of matplotlib; call it within `drawing`. Units are pixels of the page at full size.
 
-    ``margins`` are those left, right, above and below its axes. Without them matplotlib finds out what the texts need,
+    ``margins`` are those left, right, above and below its axes. Without them matplotlib computes the room for texts,
     which takes twice as long to draw.
     """
     module = optional.load("report", "matplotlib", PURPOSE, "matplotlib.figure")

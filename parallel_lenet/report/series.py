@@ -1,4 +1,4 @@
-"""Numbers of many steps, made few enough to draw."""
+"""Numbers of many steps, reduced to a few that can be drawn."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from parallel_lenet.runs.steps import Steps
 
 Numbers = NDArray[np.float64]
 
-POINTS = 300  # That a curve has at most: more than one per two pixels.
+POINTS = 300  # The most points of a curve: more than one per two pixels.
 
 
 class Curve(NamedTuple):
-    """For each of some intervals its middle, and the mean, least and largest of the numbers in it."""
+    """For each interval of steps the mean of x, and the mean, smallest and largest of y."""
 
     x: Numbers
     mean: Numbers
@@ -23,7 +23,7 @@ class Curve(NamedTuple):
 
 
 def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
-    """The numbers in at most so many intervals of equally many; those that are not finite are left out."""
+    """The numbers in at most ``points`` intervals of equal size. Numbers that are not finite are left out."""
     kept = np.isfinite(x) & np.isfinite(y)
     x, y = x[kept], y[kept]
     if not len(x):
@@ -40,7 +40,7 @@ def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
 
 
 def epochs_done(run: Run, steps: Steps) -> Numbers:
-    """For each step of the run how many epochs were done after it, with a fraction."""
+    """The number of epochs that were done after each step, with a fraction."""
     epoch, done = steps["epoch"], steps["done"]
     images = float(done.max()) if len(done) else 1.0
     everything, held_out = run.data.get("train"), run.options.get("validation")

@@ -1,4 +1,4 @@
-"""A run in figures and tables: what its page tells beside the pictures."""
+"""The figures and tables of a run for its page."""
 
 import datetime
 import math
@@ -26,7 +26,7 @@ def last(run: Run, name: str) -> float:
 
 
 def cards(run: Run) -> list[tuple[str, str, str]]:
-    """What matters most: label, value, and what to add."""
+    """The most important figures: label, value, and a remark."""
     found: list[tuple[str, str, str]] = []
     for part in ("test", "validation"):
         accuracy = last(run, f"{part}_accuracy")
@@ -82,7 +82,7 @@ def subtitle(run: Run) -> str:
 
 
 def when(run: Run) -> str:
-    """From when to when, in UTC."""
+    """The time of the run, from its first to its last event or step, in UTC."""
     times = [event.time for event in run.events]
     if run.steps is not None and len(run.steps):
         times.append(float(np.nanmax(run.steps["time"])))
@@ -136,7 +136,7 @@ def epoch_rows(run: Run) -> tuple[Row, list[Row]]:
 
 
 def time_rows(run: Run) -> list[Row]:
-    """Where the time of the run went: what, seconds, and the share of all."""
+    """The parts of the run's time: name, seconds and share."""
     steps, events = run.steps, run.events
     if steps is None or not len(steps):
         return []
@@ -157,7 +157,7 @@ def time_rows(run: Run) -> list[Row]:
 
 
 def worker_rows(run: Run) -> list[Row]:
-    """For each worker the steps that it took part in, its seconds, and its share of the steps' time."""
+    """For each worker its steps, its seconds, and its share of the steps' time."""
     steps = run.steps
     if steps is None or not len(steps):
         return []
@@ -169,7 +169,7 @@ def worker_rows(run: Run) -> list[Row]:
 
 
 def event_rows(events: Sequence[Event]) -> tuple[list[Row], int]:
-    """What happened beside epochs: since when, where, what; and how many more there are."""
+    """The events other than epochs (time, position, kind, text), and the number of those that are not listed."""
     start = events[0].time if events else 0.0
     told = [event for event in events if event.kind != "epoch"]
     rows: list[Row] = [

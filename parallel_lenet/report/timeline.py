@@ -1,4 +1,4 @@
-"""What happened to a run, on a line of time: when it was running, and what it met."""
+"""The timeline of a run: when it was running, and its events."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Session(NamedTuple):
 
 
 def sessions(events: Sequence[Event], last_step: float | None) -> list[Session]:
-    """When the program ran. One that was killed ended, as far as is known, with its last event or step."""
+    """The times in which the program ran. A program that was killed counts up to its last event or step."""
     found: list[Session] = []
     begin = 0.0
     for i, event in enumerate(events):

@@ -1,4 +1,4 @@
-"""What differs between two runs: settings, versions, machine, data, and from which step on the results do."""
+"""What differs between two runs: settings, versions, machine, data, the first step with another result, and results."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from parallel_lenet.runs.environment import Session
 from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
-# Where a run was written, and how its numbers were computed, not which numbers result.
+# Settings that decide where a run is written or how its numbers are computed, not which numbers result.
 INCIDENTAL = ("out", "config", "resume", "continue", "report", "max_time", "log", "trace")
 
 
@@ -20,14 +20,29 @@ class Difference(NamedTuple):
     right: Any
 
 
-def differences(left: Run, right: Run) -> list[Difference]:
-    """All that differs, in the order of what decides what; what only one of them tells is None in the other."""
-    found = _differing("settings", *(_without(run.options, INCIDENTAL) for run in (left, right)))
+class Comparison(NamedTuple):
+    """Two runs compared."""
+
+    differences: list[Difference]
+    """In the order of cause and effect. A value that only one run has is None in the other."""
+    equal_steps: int
+    """The number of steps from the first on that both runs have with the same losses; 0 if either has no steps."""
+
+
+def compare(left: Run, right: Run) -> Comparison:
+    """Find what differs between two runs, and how many steps are equal."""
+    found = _differing("settings", _settings(left), _settings(right))
     sessions = [run.sessions[-1] if run.sessions else None for run in (left, right)]
     for part in ("versions", "machine", "variables"):
         found += _differing(part, *(_part(session, part) for session in sessions))
     found += _differing("data", left.data, right.data)
-    return [*found, *_steps(left, right), *_differing("results", _results(left), _results(right))]
+    equal_steps = 0
+    if left.steps is not None and right.steps is not None:
+        rows = (_by_step(left.steps), _by_step(right.steps))
+        found += _differing_steps(*rows)
+        equal_steps = _equal_steps(*rows)
+    found += _differing("results", _results(left), _results(right))
+    return Comparison(found, equal_steps)
 
 
 def _differing(part: str, left: dict[str, Any], right: dict[str, Any]) -> list[Difference]:
@@ -42,50 +57,46 @@ def _part(session: Session | None, part: str) -> dict[str, Any]:
     return {} if session is None else dict(session[part])
 
 
-def _without(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
+def _settings(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.options.items() if name not in INCIDENTAL}
 
 
-def _steps(left: Run, right: Run) -> list[Difference]:
-    """The first step with another loss, and the first one after which the parameters are known to be others."""
-    if left.steps is None or right.steps is None:
-        return []
+Rows = dict[tuple[int, int], tuple[str, str]]
+"""The loss with all digits and the hash of the parameters, by step; a number counts the skipped steps before it."""
+
+
+def _differing_steps(left: Rows, right: Rows) -> list[Difference]:
+    """The first step with another loss, the first one with other parameters, and the first one that one run lacks."""
     found = []
-    rows = [_by_step(left.steps), _by_step(right.steps)]
-    both = [place for place in rows[0] if place in rows[1]]
+    common = [place for place in left if place in right]
     for name, index in (("first step with another loss", 0), ("first step with other parameters", 1)):
-        for place in both:
-            one, other = (each[place][index] for each in rows)
-            if one != other and one != "" and other != "":
-                found.append(Difference("steps", name, *(f"step {place[0]:,}: {each}" for each in (one, other))))
+        for place in common:
+            values = (left[place][index], right[place][index])
+            if values[0] != values[1] and "" not in values:
+                found.append(Difference("steps", name, *(f"step {place[0]:,}: {value}" for value in values)))
                 break
-    lengths = [len(each) for each in rows]
-    if lengths[0] != lengths[1]:
-        found.append(Difference("steps", "number of steps", *lengths))
-    elif rows[0].keys() != rows[1].keys():
-        alone = [min(set(one) - set(other), default=None) for one, other in (rows, rows[::-1])]
+    if len(left) != len(right):
+        found.append(Difference("steps", "number of steps", len(left), len(right)))
+    elif left.keys() != right.keys():
+        alone = [min(one.keys() - other.keys(), default=None) for one, other in ((left, right), (right, left))]
         said = [None if place is None else f"step {place[0]:,}" for place in alone]
         found.append(Difference("steps", "first step that the other has not", *said))
     return found
 
 
-def common_steps(left: Run, right: Run) -> int:
-    """The number of steps that both runs have in common and that agree, from the first on; 0 if either has none."""
-    if left.steps is None or right.steps is None:
-        return 0
-    one, other = _by_step(left.steps), _by_step(right.steps)
-    agreeing = 0
-    for place in one:
-        if place not in other or one[place][0] != other[place][0]:
+def _equal_steps(left: Rows, right: Rows) -> int:
+    equal = 0
+    for place, (loss, _) in left.items():
+        if place not in right or loss != right[place][0]:
             break
-        agreeing += 1
-    return agreeing
+        equal += 1
+    return equal
 
 
-def _by_step(steps: Steps) -> dict[tuple[int, int], tuple[str, str]]:
-    """For each step, and each skipped one before it, the loss with all digits, and the hash of the parameters."""
-    found: dict[tuple[int, int], tuple[str, str]] = {}
-    before, times = -1, 0
+def _by_step(steps: Steps) -> Rows:
+    found: Rows = {}
+    before = -1
+    times = 0
     for step, loss, digest in zip(steps["step"].tolist(), steps["loss"].tolist(), steps.parameters, strict=True):
         times = times + 1 if step == before else 0
         before = step
@@ -94,7 +105,7 @@ def _by_step(steps: Steps) -> dict[tuple[int, int], tuple[str, str]]:
 
 
 def _results(run: Run) -> dict[str, Any]:
-    """What the last epoch measured, without times, and the parameters' hash."""
+    """The measurements of the last epoch, without times, and the parameters' hash."""
     found = {
         name: value
         for name, value in (run.epochs[-1] if run.epochs else {}).items()

@@ -1,6 +1,6 @@
-"""``environment.json``: what each start of a run was computed with. It holds no name of a user or a machine.
+"""``environment.json``: versions, machine, command and options of each start of a run, without names of users or hosts.
 
-A JSON object with ``sessions``, a list of one object per start, the latest last: `gather` makes them.
+It is a JSON object with ``sessions``, a list of one object per start, the latest last. `gather` makes these objects.
 """
 
 import datetime
@@ -25,11 +25,14 @@ MOST = 100  # Sessions that are kept, the latest.
 PACKAGES = ("parallel-lenet", "numpy", "joblib", "threadpoolctl", "numba", "llvmlite", "dask", "distributed", "ray")
 VARIABLES = ("PARALLEL_LENET_", "OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "PYTHONHASHSEED", "LOKY_MAX_CPU_COUNT")
 
+OBJECTS = ("options", "data", "versions", "machine", "variables")  # Parts of a session.
+STRINGS = ("started", "command", "repeat")
+
 
 def gather(command: str, repeat: str, options: dict[str, Any], data: dict[str, Any]) -> Session:
-    """The program and the machine, the command that started it, all its options, and the images' hash.
+    """A session: versions and machine, the command of this start, all options, and the hash of the images.
 
-    ``repeat`` is the command that begins such a run anew and gives the same bits.
+    ``repeat`` is the command that starts a new run with the same result.
     """
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -64,7 +67,7 @@ def _versions() -> dict[str, str]:
 
 
 def _memory() -> int | None:
-    """Bytes that the machine has."""
+    """The machine's memory in bytes; None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Not on Windows.
@@ -72,7 +75,7 @@ def _memory() -> int | None:
 
 
 def processor() -> str:
-    """The processor's name, as well as the system knows it."""
+    """The processor's name, or its kind if the system does not know the name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file.read(65536).splitlines() if ":" in line)
@@ -84,7 +87,7 @@ def processor() -> str:
 
 
 def add(folder: Path, session: Session) -> None:
-    """Add a session to those that are there; a damaged file is replaced. OSError if it can't be written."""
+    """Add a session to the file. A damaged file is replaced. Raises OSError if the file can't be written."""
     try:
         before = read(folder)
     except RunError:
@@ -94,21 +97,31 @@ def add(folder: Path, session: Session) -> None:
 
 
 def read(folder: Path) -> list[Session]:
-    """The sessions of a run, none if there is no such file; RunError if it is damaged."""
+    """The sessions of a run, none if there is no such file. Raises RunError if it is damaged."""
     path = folder / FILE
     text = content(path, LARGEST)
     if text is None:
         return []
     try:
         found = json.loads(text)
-        sessions = found["sessions"]
-        for session in sessions:
-            for part in ("options", "data", "versions", "machine", "variables"):
-                if not isinstance(session[part], dict):
-                    raise TypeError(f"{part} is {quoted(session[part])}")
-            for part in ("started", "command", "repeat"):
-                if not isinstance(session[part], str):
-                    raise TypeError(f"{part} is {quoted(session[part])}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from error
-    return list(sessions)
+    except RecursionError:
+        raise RunError(f"{path}: is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged: it is not JSON: {' '.join(str(error).split())[:200]}") from error
+    sessions = found.get("sessions") if isinstance(found, dict) else None
+    if not isinstance(sessions, list):
+        raise RunError(f"{path}: is damaged: it must hold an object with a list of sessions, got {quoted(found)}")
+    for number, session in enumerate(sessions, 1):
+        _check(path, number, session)
+    return sessions
+
+
+def _check(path: Path, number: int, session: Any) -> None:
+    """Raises RunError unless the session has the parts that `gather` gives it."""
+    if not isinstance(session, dict):
+        raise RunError(f"{path}: is damaged: session {number} must be an object, got {quoted(session)}")
+    for kind, words, names in ((dict, "an object", OBJECTS), (str, "a string", STRINGS)):
+        for name in names:
+            if not isinstance(session.get(name), kind):
+                got = quoted(session[name]) if name in session else "nothing"
+                raise RunError(f"{path}: is damaged: {name} of session {number} must be {words}, got {got}")

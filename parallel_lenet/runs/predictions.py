@@ -1,11 +1,12 @@
-"""``predictions.npz``: what a trained network says of the test images, and all that a report shows of them.
+"""``predictions.npz``: the predictions of a trained network for the test images, and what a report shows of them.
 
-So a report can be made when the images are gone. The file has the format of a checkpoint: checked by its hash, read
-without trusting it. Of the images themselves it holds small copies of the worst mistakes, and one whole image.
+With it a report can be made without the images. The file has the format of a checkpoint: a hash of its content is
+checked, and it is untrusted. It holds small copies of the images of the worst mistakes, and one whole image.
 """
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.checks import whole_number
+from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.sequential import Sequential
@@ -27,14 +28,14 @@ Array = NDArray[Any]
 FILE = "predictions.npz"
 WORST = 25  # Mistakes that are kept.
 SIDE = 48  # Pixels of the longer side of an image to show, at most.
-AT_ONCE = 250  # Images, at most,
-NUMBERS = 2**25  # and at most so many that they become in all layers.
+AT_ONCE = 250  # The most images of a block,
+NUMBERS = 2**25  # and the most numbers that they become in all layers.
 MOST_CLASSES = 2**20  # In a file.
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the network took for something else."""
+    """A test image that the network took for another class."""
 
     row: int
     """Of the test images, counted from 0."""
@@ -48,28 +49,28 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of the test images, or of as many, spread evenly, as there was time for."""
+    """The predictions for the test images, or for as many of them, spread evenly, as there was time for."""
 
     data: str
-    """What the images are called."""
+    """The name of the dataset."""
     step: int
-    """After which the parameters were."""
+    """The step after which the network had these parameters."""
     images: int
-    """That there are."""
+    """The number of all test images."""
     labels: Array
-    """int64, one per image that was looked at."""
+    """The right classes, int64, one per image that was predicted."""
     predicted: Array
-    """The same."""
+    """The predicted classes, int64."""
     classes: int
     mistakes: tuple[Mistake, ...]
-    """The worst: those of the smallest probability of the right class."""
+    """The worst mistakes: those with the smallest probability of the right class."""
     example: Array
     """One image as the network takes it, ``(1, c, h, w)``: the first that it got right, or the first."""
     example_label: int
 
     @property
     def correct(self) -> int:
-        """How many were right."""
+        """The number of images that were right."""
         return int((self.labels == self.predicted).sum())
 
     def confusion(self) -> Array:
@@ -80,7 +81,7 @@ class Predictions:
 
 
 def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, seconds: float = math.inf) -> Predictions:
-    """Look at the images, or as many as ``seconds`` allow, in this process; ValueError if the scores are not finite."""
+    """Predict the images, or as many as ``seconds`` allow, in this process. Raises ValueError for NaN or infinity."""
     count = len(test)
     order, end = _spread(count), math.inf
     blocks: list[Array] = []
@@ -121,7 +122,7 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
 
 
 def _spread(count: int) -> Array:
-    """All rows, in an order of which each beginning is spread evenly."""
+    """All rows, in an order such that the first ones, however many, are spread evenly."""
     step = max(1, round(count * 0.618))
     while math.gcd(step, count) != 1:
         step += 1
@@ -154,7 +155,7 @@ def is_picture(array: Array) -> bool:
 
 
 def save(folder: Path, predictions: Predictions) -> None:
-    """Write the file; OSError if it can't be written."""
+    """Write the file. Raises OSError if it can't be written."""
     mistakes = predictions.mistakes
     arrays = {
         "labels": predictions.labels.astype("<f8"),
@@ -177,7 +178,7 @@ def save(folder: Path, predictions: Predictions) -> None:
 
 
 def load(folder: Path) -> Predictions | None:
-    """The predictions of a run, None if it has none; RunError if the file is damaged."""
+    """The predictions of a run, None if it has none. Raises RunError if the file is damaged."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -186,32 +187,65 @@ def load(folder: Path) -> Predictions | None:
     except CheckpointError as error:
         raise RunError(str(error)) from error
     try:
-        classes, mistakes = whole_number("classes", said["classes"], 1), said["mistakes"]
-        labels, predicted = (_labels(arrays[name], classes) for name in ("labels", "predicted"))
-        if len(labels) != len(predicted) or len(mistakes) > WORST or classes > MOST_CLASSES:
-            raise ValueError("its arrays do not belong together")
-        rows = np.array(mistakes, np.int64).reshape(len(mistakes), 3)
-        _labels(rows[:, 1:].ravel(), classes)
-        probabilities = arrays["probabilities"].reshape(len(mistakes), classes)
-        pictures = list(arrays["pictures"].reshape(len(mistakes), *said["picture_shape"])) if mistakes else []
-        if not np.isfinite(probabilities).all() or not all(map(is_picture, pictures)):
-            raise ValueError("its pictures or probabilities are of the wrong kind")
-        return Predictions(
-            data=str(said["data"]),
-            step=whole_number("step", said["step"], 0),
-            images=whole_number("images", said["images"], 0),
-            labels=labels,
-            predicted=predicted,
-            classes=classes,
-            mistakes=tuple(
-                Mistake(int(row), int(label), int(taken), *both)
-                for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
-            ),
-            example=arrays["example"].reshape(said["example_shape"]),
-            example_label=whole_number("example_label", said["example_label"], 0),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}") from error
+        return _predictions(arrays, said)
+    except KeyError as error:
+        raise RunError(f"{path}: is damaged: {error} is missing") from error
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged: {error}") from error
+
+
+def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictions:
+    """The content of a file. Raises KeyError if something is missing, ValueError if something is not allowed."""
+    classes = whole_number("classes", said["classes"], 1, MOST_CLASSES)
+    mistakes = said["mistakes"]
+    if not isinstance(mistakes, list) or len(mistakes) > WORST or not all(map(_is_mistake, mistakes)):
+        raise ValueError(f"mistakes must be at most {WORST} lists of three whole numbers, got {quoted(mistakes)}")
+    rows = np.array(mistakes, np.int64).reshape(len(mistakes), 3)
+    _labels(rows[:, 1:].ravel(), classes)
+    labels = _labels(arrays["labels"], classes)
+    predicted = _labels(arrays["predicted"], classes)
+    if len(labels) != len(predicted):
+        raise ValueError(f"it has {len(labels):,} labels and {len(predicted):,} predictions")
+    probabilities = _shaped("probabilities", arrays, (len(mistakes), classes))
+    pictures: list[Array] = []
+    if mistakes:
+        pictures = list(_shaped("pictures", arrays, (len(mistakes), *_shape("picture_shape", said))))
+    if not np.isfinite(probabilities).all() or not all(map(is_picture, pictures)):
+        raise ValueError("its pictures or probabilities are of the wrong kind")
+    return Predictions(
+        data=str(said["data"]),
+        step=whole_number("step", said["step"], 0),
+        images=whole_number("images", said["images"], 0),
+        labels=labels,
+        predicted=predicted,
+        classes=classes,
+        mistakes=tuple(
+            Mistake(int(row), int(label), int(taken), *both)
+            for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
+        ),
+        example=_shaped("example", arrays, _shape("example_shape", said)),
+        example_label=whole_number("example_label", said["example_label"], 0),
+    )
+
+
+def _is_mistake(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 3 and all(type(each) is int and 0 <= each < 2**62 for each in value)
+    )
+
+
+def _shape(name: str, said: dict[str, Any]) -> tuple[int, ...]:
+    sizes = said[name]
+    if not isinstance(sizes, list) or len(sizes) > 4 or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"{name} must be a list of at most four whole numbers, got {quoted(sizes)}")
+    return tuple(sizes)
+
+
+def _shaped(name: str, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    array = arrays[name]
+    if array.size != math.prod(shape):
+        raise ValueError(f"{name} holds {array.size:,} numbers, which do not have the shape {shape}")
+    return array.reshape(shape)
 
 
 def _labels(numbers: Array, classes: int) -> Array:

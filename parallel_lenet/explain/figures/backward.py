@@ -4,8 +4,9 @@ import numpy as np
 
 from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text, largest, map_panel, table_panel
 from parallel_lenet.explain.figures.words import name_of_input, size
-from parallel_lenet.explain.lesson import Array, Lesson
-from parallel_lenet.network.layers import AvgPool2d, MaxPool2d
+from parallel_lenet.explain.lesson import Array, Lesson, pooling_of
+from parallel_lenet.explain.trace import Step
+from parallel_lenet.network.layers import AvgPool2d
 
 
 def error(lesson: Lesson) -> Figure:
@@ -39,11 +40,8 @@ def error(lesson: Lesson) -> Figure:
     )
 
 
-def dense_backward(lesson: Lesson) -> Figure | None:
+def dense_backward(lesson: Lesson, step: Step) -> Figure:
     """The last dense layer backward: the outer product, and one input's error."""
-    step = lesson.roles.dense
-    if step is None:
-        return None
     numbers = lesson.numbers
     unit = int(numbers["dense.unit"])
     before = name_of_input(lesson, step)
@@ -99,11 +97,8 @@ def _strongest(values: Array) -> list[int]:
     return sorted(int(i) for i in np.argsort(-np.abs(values), kind="stable")[:10])
 
 
-def activation_backward(lesson: Lesson) -> Figure | None:
+def activation_backward(lesson: Lesson, step: Step) -> Figure:
     """One error through the activation."""
-    step = lesson.roles.activation
-    if step is None:
-        return None
     at, before = lesson.roles.activation_at, name_of_input(lesson, step)
     parts: list[Panel | str] = []
     for sign, words, number, style in (
@@ -122,13 +117,10 @@ def activation_backward(lesson: Lesson) -> Figure | None:
     )
 
 
-def pooling_backward(lesson: Lesson) -> Figure | None:
+def pooling_backward(lesson: Lesson, step: Step) -> Figure:
     """One error on its way back through average and max pooling."""
-    step = lesson.roles.last_pool
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, AvgPool2d | MaxPool2d)
+    layer = pooling_of(step)
+    numbers = lesson.numbers
     channel, row, col = lesson.roles.last_pool_at
     average = isinstance(layer, AvgPool2d)
     strongest = abs(float(step.dy[channel, row, col])) or 1.0

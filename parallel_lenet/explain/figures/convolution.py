@@ -4,20 +4,17 @@ import numpy as np
 
 from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text, largest, map_panel, table_panel
 from parallel_lenet.explain.figures.words import size
-from parallel_lenet.explain.lesson import Lesson
+from parallel_lenet.explain.lesson import Lesson, convolution_of
 from parallel_lenet.explain.numbers import places_of_sum
-from parallel_lenet.network.layers import Conv2d
+from parallel_lenet.explain.trace import Step
 
 PARTS_SHOWN = 8  # Channels whose part in a sum is shown.
 
 
-def convolution(lesson: Lesson) -> Figure | None:
+def convolution(lesson: Lesson, step: Step) -> Figure:
     """One window of the first convolution, number by number; JavaScript moves it."""
-    step = lesson.roles.conv
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
+    numbers = lesson.numbers
     f, row, col = lesson.roles.conv_at
     k, p = layer.kernel_size, layer.padding
     padded = np.pad(step.x, ((0, 0), (p, p), (p, p)))
@@ -59,13 +56,10 @@ def convolution(lesson: Lesson) -> Figure | None:
     )
 
 
-def channels(lesson: Lesson) -> Figure | None:
+def channels(lesson: Lesson, step: Step) -> Figure:
     """One number of the deep convolution as the sum of what each input channel adds."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
+    numbers = lesson.numbers
     f, row, col = lesson.roles.deep_at
     k, p, s = layer.kernel_size, layer.padding, layer.stride
     bias = numbers[f"{step.name}.bias"][f]

@@ -4,15 +4,13 @@ import numpy as np
 
 from parallel_lenet.explain.drawing import Figure, Line, Panel, Rect, Shape, Text, largest, map_panel, table_panel
 from parallel_lenet.explain.figures.words import kind, name_of_input, size
-from parallel_lenet.explain.lesson import Lesson
-from parallel_lenet.network.layers import AvgPool2d, MaxPool2d, Tanh
+from parallel_lenet.explain.lesson import Lesson, pooling_of
+from parallel_lenet.explain.trace import Step
+from parallel_lenet.network.layers import AvgPool2d, Tanh
 
 
-def activation(lesson: Lesson) -> Figure | None:
+def activation(lesson: Lesson, step: Step) -> Figure:
     """The curve of the activation, and one number on it."""
-    step = lesson.roles.activation
-    if step is None:
-        return None
     at = lesson.roles.activation_at
     reach = max(2.5, 1.15 * abs(float(step.x[at])))
     xs = np.linspace(-reach, reach, 81)
@@ -52,13 +50,10 @@ def activation(lesson: Lesson) -> Figure | None:
     )
 
 
-def pooling(lesson: Lesson) -> Figure | None:
+def pooling(lesson: Lesson, step: Step) -> Figure:
     """One window of the first pooling, its mean and its maximum."""
-    step = lesson.roles.pool
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, AvgPool2d | MaxPool2d)
+    layer = pooling_of(step)
+    numbers = lesson.numbers
     channel, row, col = lesson.roles.pool_at
     used = "average" if isinstance(layer, AvgPool2d) else "maximum"
     results: list[Shape] = []
@@ -94,10 +89,9 @@ def pooling(lesson: Lesson) -> Figure | None:
     )
 
 
-def flatten(lesson: Lesson) -> Figure | None:
+def flatten(lesson: Lesson, step: Step) -> Figure | None:
     """Where one number of a map stands in the vector."""
-    step = lesson.roles.flatten
-    if step is None or step.x.ndim != 3 or lesson.roles.dense is None:
+    if step.x.ndim != 3 or lesson.roles.dense is None:
         return None
     numbers = lesson.numbers
     channel, row, col = lesson.roles.flatten_at
@@ -136,11 +130,8 @@ def flatten(lesson: Lesson) -> Figure | None:
     )
 
 
-def dense(lesson: Lesson) -> Figure | None:
+def dense(lesson: Lesson, step: Step) -> Figure:
     """The six largest products of one unit of the last dense layer."""
-    step = lesson.roles.dense
-    if step is None:
-        return None
     numbers = lesson.numbers
     unit = lesson.label if step is lesson.trace.steps[-1] else int(np.abs(step.y).argmax())
     before = name_of_input(lesson, step)

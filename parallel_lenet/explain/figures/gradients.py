@@ -5,19 +5,16 @@ import numpy as np
 from parallel_lenet.explain.backward import spread_out
 from parallel_lenet.explain.drawing import Figure, Map, Panel, Rect, Shape, Text, largest, map_panel, table_panel
 from parallel_lenet.explain.figures.words import name_of_input, size
-from parallel_lenet.explain.lesson import Lesson
-from parallel_lenet.network.layers import Conv2d
+from parallel_lenet.explain.lesson import Lesson, convolution_of
+from parallel_lenet.explain.trace import Step
 
 PAIRS_SHOWN = 16  # Filters and channels of the grid of gradients.
 
 
-def scatter(lesson: Lesson) -> Figure | None:
+def scatter(lesson: Lesson, step: Step) -> Figure:
     """The layer gradient by adding each weighted filter into its window; JavaScript plays it."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
+    numbers = lesson.numbers
     f, row, col = lesson.roles.deep_at
     channel = int(numbers["deep.place"][0])
     p, s, k = layer.padding, layer.stride, layer.kernel_size
@@ -68,13 +65,10 @@ def scatter(lesson: Lesson) -> Figure | None:
     )
 
 
-def gather(lesson: Lesson) -> Figure | None:
+def gather(lesson: Lesson, step: Step) -> Figure:
     """One number of the layer gradient, gathered with the filter turned by 180 degrees."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
+    numbers = lesson.numbers
     channel, row, col = (int(i) for i in numbers["deep.place"])
     f = lesson.roles.deep_at[0]
     k, p = layer.kernel_size, layer.padding
@@ -104,11 +98,8 @@ def gather(lesson: Lesson) -> Figure | None:
     )
 
 
-def equal(lesson: Lesson) -> Figure | None:
+def equal(lesson: Lesson, step: Step) -> Figure:
     """The two results side by side."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
     numbers = lesson.numbers
     channel, row, col = (int(i) for i in numbers["deep.place"])
     before = name_of_input(lesson, step)
@@ -137,13 +128,10 @@ def equal(lesson: Lesson) -> Figure | None:
     )
 
 
-def kernel_gradient(lesson: Lesson) -> Figure | None:
+def kernel_gradient(lesson: Lesson, step: Step) -> Figure:
     """The kernel gradient as the sum of windows weighted by errors; JavaScript plays it."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
-    layer, numbers = step.layer, lesson.numbers
-    assert isinstance(layer, Conv2d)
+    layer = convolution_of(step)
+    numbers = lesson.numbers
     place = lesson.weight[1]
     f, row, col = (int(i) for i in numbers["kernel.place"])
     channel = place[1]
@@ -193,11 +181,8 @@ def kernel_gradient(lesson: Lesson) -> Figure | None:
     )
 
 
-def mismatch(lesson: Lesson) -> Figure | None:
+def mismatch(lesson: Lesson, step: Step) -> Figure:
     """Every pair of an output error and an input channel has a gradient of its own."""
-    step = lesson.roles.deep
-    if step is None:
-        return None
     gradient = lesson.numbers["kernel.sum"][:PAIRS_SHOWN, :PAIRS_SHOWN]
     filters, inputs = gradient.shape[:2]
     side = 30.0

@@ -1,4 +1,4 @@
-"""What the figures call layers and shapes."""
+"""The words of the figures for layers and shapes."""
 
 from parallel_lenet.explain.lesson import Lesson
 from parallel_lenet.explain.trace import Step

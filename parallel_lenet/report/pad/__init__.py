@@ -1,28 +1,26 @@
-"""A pad to draw on: a part of a page, in which the network runs and answers what the reader draws.
+"""A pad to draw on: a part of a page, in which the network runs and recognises what the reader draws.
 
-A page holds three pieces: `pad_html` where the pad is to be, ``<style>{{ pad_style() }}</style>`` in its head, and
-``<script type="module">{{ pad_script() }}</script>`` at its end. Nothing is asked for from outside. The colours follow
-the page's text colour and its CSS variable ``--accent``.
+A page holds three pieces: `pad_html` at the pad's place, ``<style>{{ pad_style() }}</style>`` in its head, and
+``<script type="module">{{ pad_script() }}</script>`` at its end. Nothing is loaded from outside. The colours follow the
+page's text colour and its CSS variable ``--accent``.
 
 - `digit.js` prepares the drawing as `parallel_lenet.pictures` prepares a picture.
 - `network.js` is the forward pass of every network of this package's layers.
-- `pad.js`, `pad.css` and `pad.html` are what the reader sees.
+- `pad.js`, `pad.css` and ``templates/pad.html`` are the pad that the reader sees.
 """
 
 import base64
+import html
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from parallel_lenet import descriptions, optional
+from parallel_lenet import descriptions
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.pictures.unit import black_and_white
-
-Markup = str
-"""Of markupsafe, which comes with jinja2: a string that templates don't escape."""
+from parallel_lenet.report import page
 
 MOST_PARAMETERS = 200_000  # About 1.1 MB of the page.
 SCRIPTS = ("network.js", "digit.js", "pad.js")
@@ -31,7 +29,7 @@ _FOLDER = Path(__file__).parent
 
 
 def why_not(model: Sequential) -> str | None:
-    """Why there can't be a pad for this network, in a sentence; None if there can."""
+    """A sentence that says why there can't be a pad for this network; None if there can."""
     strangers = [type(layer).__name__ for layer in model.layers if type(layer) not in descriptions.LAYERS.values()]
     if strangers:
         return f"The pad knows the layers of parallel_lenet, but not {strangers[0]}."
@@ -43,16 +41,16 @@ def why_not(model: Sequential) -> str | None:
     return None
 
 
-def pad_html(model: Sequential, parameters: Vector) -> Markup:
+def pad_html(model: Sequential, parameters: Vector) -> page.Html:
     """The pad for a network and its parameters, of which the page gets a float32 copy.
 
-    If there can't be one (see `why_not`), a paragraph that says so. ValueError unless the parameters are the model's.
-    ExtraError if jinja2 is missing.
+    If there can't be one (see `why_not`), it is a paragraph that says so. Raises ValueError unless the parameters have
+    the model's size, and ExtraError if jinja2 is missing.
     """
     model.layout.check(parameters)
     reason = why_not(model)
     if reason is not None:
-        return _render("<p>{{ reason }}</p>", reason=reason)
+        return page.Html(f"<p>{html.escape(reason)}</p>")
     rows, columns = model.images.height_and_width
     unit = black_and_white(model.images)
     network = {
@@ -62,8 +60,8 @@ def pad_html(model: Sequential, parameters: Vector) -> Markup:
         "white": unit.white,
         "parameters": base64.b64encode(np.asarray(parameters, "<f4").tobytes()).decode(),
     }
-    return _render(
-        _file("pad.html"),
+    return page.part(
+        "pad.html",
         network=network,
         noun="digit" if model.classes == 10 else "picture",
         classes=model.classes,
@@ -73,22 +71,14 @@ def pad_html(model: Sequential, parameters: Vector) -> Markup:
     )
 
 
-def pad_style() -> Markup:
+def pad_style() -> page.Html:
     """The content of a ``<style>`` element."""
-    return _render("{{ text | safe }}", text=_file("pad.css"))
+    return page.Html(_file("pad.css"))
 
 
-def pad_script() -> Markup:
+def pad_script() -> page.Html:
     """The content of a ``<script type="module">`` element, after the pad."""
-    return _render("{{ text | safe }}", text="\n".join(map(_file, SCRIPTS)))
-
-
-def _render(template: str, **values: Any) -> Markup:
-    jinja2 = optional.load("report", "jinja2", "a page with a pad to draw on")
-    markupsafe = optional.load("report", "markupsafe", "a page with a pad to draw on")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    markup: Markup = markupsafe.Markup(environment.from_string(template).render(values))
-    return markup
+    return page.Html("\n".join(map(_file, SCRIPTS)))
 
 
 @cache
