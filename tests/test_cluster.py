@@ -41,7 +41,7 @@ from parallel_lenet.engines.cluster.task import (
     compute,
     dumps,
     forget,
-    hold,
+    keep_locally,
 )
 from parallel_lenet.engines.cluster.versions import versions
 from parallel_lenet.engines.serial import blas
@@ -185,13 +185,13 @@ def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
     sent = []
     for _ in range(5):
         list(opened.gradients(parameters, work))
-        sent.append(engine.bytes_a_step.sent)
+        sent.append(engine.bytes_per_step.sent)
     least, data = 2 * parameters.nbytes + 128 * 8, digits.inputs.nbytes + digits.targets.nbytes
     assert (sent[0] > least + data) == (engine._backend.name != "threading")  # A thread has the data already.
     assert sent[-1] == least, sent  # By then every worker has met a first task, and has the data.
-    assert engine.bytes_a_step.received == len(work) * parameters.nbytes
+    assert engine.bytes_per_step.received == len(work) * parameters.nbytes
     list(opened.metrics(parameters, work))
-    assert engine.bytes_a_step == (least, 0)
+    assert engine.bytes_per_step == (least, 0)
 
 
 def test_a_task_is_too_small_for_rays_object_store_that_would_keep_it() -> None:
@@ -214,7 +214,7 @@ def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
     moved = np.empty(parameters.nbytes + 1, np.uint8)[1:].view(np.float32)
     moved[:] = parameters
     assert not moved.flags.aligned
-    hold("a key", ModelAndData(dumps(model), (Samples(FEW.inputs, FEW.targets),)), model)
+    keep_locally("a key", ModelAndData(dumps(model), (Samples(FEW.inputs, FEW.targets),)), model)
     results = compute(GroupTask(1, "a key", "a context", moved, list(enumerate(work)), True), None).results
     forget("a key")
     got = [(result.metrics, result.gradient.tobytes()) for result in results if result.gradient is not None]
@@ -229,10 +229,10 @@ def test_a_step_with_more_gradients_than_are_held_at_once_comes_in_several_calls
         opened = Opened(engine, model, (MANY,), parameters)
         results = opened.gradients(parameters, one_each(MANY)[:20])
         next(results)
-        assert engine.bytes_a_step.received <= BYTES_HELD
+        assert engine.bytes_per_step.received <= BYTES_HELD
         parameters[:] = 1  # Not those of this step.
         assert {float(result.gradient[0]) for result in results} == {0.0}
-        assert engine.bytes_a_step.received == 20 * parameters.nbytes
+        assert engine.bytes_per_step.received == 20 * parameters.nbytes
 
 
 # What goes wrong.
@@ -429,7 +429,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
             began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", WorkerWarning)
-                with pytest.raises(WorkerError, match="the dask cluster is gone, with 7 blocks to compute"):
+                with pytest.raises(WorkerError, match="lost the dask cluster with 7 blocks left to compute"):
                     list(opened.metrics(parameters, one_each(data)))
             assert time.monotonic() - began < 30
             with pytest.raises(RuntimeError, match="its engine was closed"):
@@ -555,7 +555,7 @@ def test_a_ray_that_is_not_there_is_an_error_at_once(run: Run) -> None:
 TWO = """
 import os, signal
 from parallel_lenet import *
-from parallel_lenet.engines.cluster.guard import holders
+from parallel_lenet.engines.cluster.guard import processes_using
 def ours():
     return signal.getsignal(signal.SIGTERM), {name: value for name, value in os.environ.items() if "AUTH" in name}
 before = ours()
@@ -578,7 +578,7 @@ both[1].fit(data)
 serial.fit(data)
 print(both[1].parameters_sha256() == serial.parameters_sha256())
 (folder,) = [name for name in os.listdir(os.environ["TMPDIR"]) if name.startswith("lenet-ray-")]
-for pid in holders(os.path.join(os.environ["TMPDIR"], folder)):
+for pid in processes_using(os.path.join(os.environ["TMPDIR"], folder)):
     with open(f"/proc/{pid}/cmdline") as file:
         if "gcs_server" in file.read():
             os.kill(pid, signal.SIGSTOP)  # It leaves nothing even if a part of it does not answer any more.
@@ -640,7 +640,7 @@ def test_a_ray_whose_control_service_is_gone_ends_the_run_with_an_error(run: Run
     with TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         result = run("-W", "ignore", "-c", HEADLESS, env={"TMPDIR": folder}, code=1)
         assert os.listdir(folder) == []
-    assert "WorkerError: the ray cluster is gone, with 2 blocks to compute: it doesn't answer" in result.stderr
+    assert "WorkerError: lost the ray cluster with 2 blocks left to compute: no response" in result.stderr
     assert wait_until(lambda: children() <= before, 10)
 
 
@@ -650,8 +650,8 @@ def test_a_dask_program_without_the_guard_is_told_of_it(run: Run, tmp_path: Path
     pytest.importorskip("dask.distributed")
     (tmp_path / "program.py").write_text(MAIN.replace('if __name__ == "__main__":', "if True:"))
     last = run("program.py", code=1).stderr.rstrip().splitlines()[-1]
-    assert last.startswith("parallel_lenet.engines.WorkerError: a Dask cluster of our own couldn't start: ")
-    assert 'must stand under `if __name__ == "__main__":`' in last
+    assert last.startswith("parallel_lenet.engines.WorkerError: can't start a Dask cluster: ")
+    assert 'put the code that starts the cluster under `if __name__ == "__main__":`' in last
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])

@@ -103,7 +103,7 @@ def test_an_answer_to_something_else_is_an_error(change: Callable[[GroupAnswer],
 
 
 def test_a_gradient_that_nobody_asked_for_is_an_error() -> None:
-    assert "a gradient that nobody asked for" in raised(
+    assert "a gradient, for which it was not asked" in raised(
         good(), tasks=[replace(task, gradients=False) for task in TASKS]
     )
 

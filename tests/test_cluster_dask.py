@@ -82,7 +82,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
                 _attack(sorted(port for _, port in ports))
                 monkeypatch.setattr(dask, "SILENT", 2.0)
                 os.kill(nannies[0].pid, signal.SIGSTOP)
-                with pytest.warns(WorkerWarning, match="the Dask worker tls://.* has given no sign of life for 2 s"):
+                with pytest.warns(WorkerWarning, match="the Dask worker tls://.* sent no heartbeat for 2 s"):
                     coordinator.fit(digits)
                 nannies = list(coordinator.engine._backend._cluster.workers.values())
                 os.kill(nannies[1].pid, signal.SIGSTOP)
@@ -152,7 +152,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
             coordinator.fit(digits)
             if name != "serial":
                 os.kill(pids[0], signal.SIGSTOP)
-                with pytest.warns(WorkerWarning, match="has given no sign of life for 2 s: others compute its blocks"):
+                with pytest.warns(WorkerWarning, match="sent no heartbeat for 2 s: others compute its blocks"):
                     coordinator.fit(digits)
                 os.kill(pids[0], signal.SIGCONT)
             else:
@@ -160,7 +160,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
             results.append(coordinator.parameters_sha256())
             if name != "serial":
                 scheduler.send_signal(signal.SIGSTOP)
-                with pytest.raises(WorkerError, match=r"cluster is gone, with \d blocks to compute: it doesn't answer"):
+                with pytest.raises(WorkerError, match=r"lost the dask cluster with \d blocks left .*: no response"):
                     coordinator.fit(digits)
     assert results[0] == results[1]
     with pytest.raises(WorkerError, match=re.escape(f"no dask cluster with a worker at {address}: ")):
@@ -169,5 +169,5 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
 
 def test_without_cryptography_no_cluster_of_our_own_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(ModuleNotFoundError, match="a Dask cluster of our own needs cryptography"):
+    with pytest.raises(ModuleNotFoundError, match="starting a Dask cluster needs cryptography"):
         Cluster("dask", n_workers=1)._backend.start(1)

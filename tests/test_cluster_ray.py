@@ -13,7 +13,7 @@ from kits.processes import listening, other_user, wait_until
 from kits.programs import PYTHON, run, start
 
 from parallel_lenet.cli import main
-from parallel_lenet.engines.cluster.guard import Guard, holders, kill, stopped
+from parallel_lenet.engines.cluster.guard import Guard, is_stopped, kill, processes_using
 from parallel_lenet.engines.cluster.ray import Ray
 
 pytestmark = [
@@ -70,7 +70,7 @@ def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence
             (folder,) = Path(outer).glob("lenet-ray-*")
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
             assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
-            pids = holders(str(folder))
+            pids = processes_using(str(folder))
             assert len(pids) >= 6
             assert {host for host, _ in listening([program.pid, *pids])} == {"127.0.0.1"}
             assert ask(address) == "refused"
@@ -85,7 +85,7 @@ def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence
             said = [line for line in errors.splitlines() if line.startswith("parallel-lenet")]
             assert said == [
                 "parallel-lenet: the program ended without leaving its ray cluster (Ray itself ends a program when "
-                "Ray's process on its machine dies); what it saved before is whole"
+                "Ray's process on its machine dies); files that it saved before are complete"
             ]
             assert "Traceback" not in errors
             assert not folder.exists()
@@ -113,7 +113,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not folder.exists()
     assert wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 10)
     assert result.stderr == (
-        "parallel-lenet: the program ended without leaving its dask cluster; what it saved before is whole\n"
+        "parallel-lenet: the program ended without leaving its dask cluster; files that it saved before are complete\n"
     )
 
 
@@ -128,11 +128,11 @@ def test_a_dismissed_guard_leaves_everything_and_says_nothing(
 
 def test_a_stopped_process_is_known() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as process:
-        assert not stopped(process.pid)
+        assert not is_stopped(process.pid)
         process.send_signal(signal.SIGSTOP)
-        assert wait_until(lambda: stopped(process.pid), 10)
+        assert wait_until(lambda: is_stopped(process.pid), 10)
         process.kill()
-    assert not stopped(process.pid)
+    assert not is_stopped(process.pid)
 
 
 def test_the_command_ends_with_its_code_also_if_leaving_ray_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

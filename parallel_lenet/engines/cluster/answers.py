@@ -1,4 +1,4 @@
-"""What comes back from a cluster is checked before it is used: a wrong answer is an error that names the worker."""
+"""Checks of what a cluster returns, before it is used. A wrong answer is an error that names the worker."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from parallel_lenet.metrics import Metrics
 
 
 def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluster: str) -> GroupAnswer:
-    """The answer, if it can be that to one of the tasks of a call, or a late one to an earlier step.
+    """The answer, if it fits one of the tasks of a call, or is a late one to an earlier step.
 
-    Losses and gradients may hold NaN and infinity: a model that diverges gives them, and the coordinator looks at the
-    sums. Raises WorkerError for another version of what decides the bits, and for anything else that is wrong.
+    Losses and gradients may hold NaN and infinity: a model that diverges returns them, and the coordinator checks the
+    sums. Raises WorkerError if a version that decides bits differs, or if anything else is wrong.
     """
     if type(answer) is not GroupAnswer:
         raise WorkerError(f"a worker of the {cluster} cluster returned {_kind(answer)}, not a GroupAnswer")
@@ -29,7 +29,7 @@ def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluste
 
 
 def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> str | None:
-    """What is wrong with an answer, None if nothing is."""
+    """What is wrong with an answer; None if nothing is."""
     if type(answer.worker) is not str:
         return f"{_kind(answer.worker)} as its name, not a string"
     if type(answer.seconds) is not float or not 0 <= answer.seconds < math.inf:
@@ -43,7 +43,7 @@ def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> 
     if not all(type(result.version) is int and result.version == first.version for result in answer.results):
         return f"results of the steps {[result.version for result in answer.results]} in one answer"
     if first.version < version:
-        return None  # Late: no one takes it.
+        return None  # A late answer, which is not used.
     task = next((task for task in tasks if task.blocks[0][0] == first.block), None)
     if task is None or first.version > version:
         return f"a result of step {first.version!r}, block {first.block!r}, for which it was not asked"
@@ -74,7 +74,7 @@ def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
     if type(result.finite) is not bool:
         return f"{result.finite!r} as whether it is finite"
     if not task.gradients:
-        return None if gradient is None else "a gradient that nobody asked for"
+        return None if gradient is None else "a gradient, for which it was not asked"
     if type(gradient) is not np.ndarray:
         return f"{_kind(gradient)} as its gradient, not an array"
     if gradient.dtype != task.parameters.dtype or gradient.shape != task.parameters.shape:

@@ -1,4 +1,4 @@
-"""How a cluster that joblib can use is started or joined, and left; and the two that need no cluster library."""
+"""The contract of joblib's backends: how a cluster is started or joined, and left. Two need no cluster library."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,13 +14,15 @@ class Backend(ABC):
 
     name: str
     module = ""
-    """What an extra installs."""
+    """The library that an extra installs."""
     returns = "generator_unordered"
-    """What ``joblib.Parallel`` is asked to return: a generator gives what was done before a failure."""
+    """What ``joblib.Parallel`` shall return: a generator gives the results that came before a failure."""
     remote = False
-    """Whether a call may hang, for a cluster that is gone or stopped."""
-    addresses, example = re.compile("(?!)"), ""
-    """What an address looks like; none does where there is no cluster to join."""
+    """Whether a call may hang, since the cluster may have ended or stopped."""
+    addresses = re.compile("(?!)")
+    """The form of an address; no text has it if there is no cluster to join."""
+    example = ""
+    """An address."""
 
     def __init__(self, address: str | None = None) -> None:
         if address is not None and not self.example:
@@ -28,89 +30,88 @@ class Backend(ABC):
         if address is not None and not (isinstance(address, str) and self.addresses.fullmatch(address)):
             raise ValueError(f"a {self.name} cluster's address is one like {self.example}, got {address!r}")
         self.address = address
-        self.lost: list[str] = []
-        """Workers that were given up since someone looked, each as a sentence."""
+        self.lost_workers: list[str] = []
+        """A sentence about each worker that was lost and not reported yet."""
 
-    def require(self) -> None:
+    def require_library(self) -> None:
         """Raises ExtraError if the library is missing or does not work."""
         if self.module:
             optional.load(self.name, self.module, f"the {self.name} engine")
 
     @abstractmethod
     def start(self, n_workers: int | None) -> int:
-        """Start a cluster of so many workers, or join the one at the address; how many there are to use."""
+        """Start a cluster of this number of workers, or join the one at the address. Returns how many to use."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End what ``start`` started; leave what it joined. Twice does nothing."""
+        """End the cluster that ``start`` started, or leave the one that it joined. A second call does nothing."""
 
     def count(self) -> int:
-        """How many workers a cluster that isn't ours has now."""
+        """How many workers a joined cluster has now."""
         raise NotImplementedError
 
-    def running(self) -> bool:
-        """Whether there still is a cluster that could compute anything."""
+    def is_running(self) -> bool:
+        """Whether there is a cluster that can compute."""
         return True
 
-    def gone(self) -> bool:
-        """Whether a call would only hang."""
+    def is_gone(self) -> bool:
+        """Whether a call would hang."""
         return False
 
-    def stuck(self) -> str:
-        """Why the call under way will never end, "" as far as is known: the cluster is to be started anew."""
+    def stuck_reason(self) -> str:
+        """Why the present call will never return, so that the cluster has to be started again; "" if it may return."""
         return ""
 
     def forget(self, key: str) -> None:
-        """Have no worker that goes on after us hold this setup."""
+        """Have the workers that continue to run free the setups whose keys start with ``key``."""
 
     def parallel(self, n_workers: int, timeout: float) -> Any:
-        """A fresh ``joblib.Parallel``, which waits no longer than ``timeout`` for the next result."""
-        from joblib import Parallel, parallel_config  # Late: 0.1 s.
+        """A new ``joblib.Parallel``, which waits at most ``timeout`` seconds for the next result."""
+        from joblib import Parallel, parallel_config  # Imported lazily: it takes 0.1 s.
 
         with parallel_config(self.name, **self.arguments()):
             return Parallel(
                 n_jobs=n_workers,
                 return_as=self.returns,
-                # Of one job joblib makes none: it runs right here, where a time limit only makes it warn.
+                # A single job joblib runs in this thread, where a time limit only makes it warn.
                 timeout=timeout if n_workers > 1 or self.name == "dask" else None,
                 batch_size=1,  # A task is a group of blocks already.
                 pre_dispatch="all",
-                max_nbytes=None,  # No memory-mapped copies in files, which go stale when an array changes in place.
+                max_nbytes=None,  # No memory-mapped copies in files, which are outdated when an array changes in place.
             )
 
     def arguments(self) -> dict[str, Any]:
-        """What joblib's backend needs to know."""
+        """Further arguments of joblib's backend."""
         return {}
 
 
-class Threads(Backend):
-    """Threads of this process: for kernels that release the interpreter's lock, and to debug with."""
+class Threading(Backend):
+    """Threads of this process, for kernels that release the interpreter's lock, and for debugging."""
 
     name = "threading"
 
     def start(self, n_workers: int | None) -> int:
-        """The pool starts with the first call."""
         return n_workers or 1
 
     def stop(self) -> None:
-        """It ended with its ``Parallel``."""
+        """Nothing to do: joblib ends the threads."""
 
 
-class Loky(Threads):
-    """Processes of this machine, started by joblib, which has one pool of them a program: the first stop ends it."""
+class Loky(Threading):
+    """Processes of this machine, started by joblib. A program has one pool of them, and the first `stop` ends it."""
 
     name = "loky"
 
     def stop(self) -> None:
-        """The processes would wait for more work for minutes, and joblib's temporary folder for the program's end."""
+        """End the processes, which else wait minutes for work, and joblib's folder, which else stays until the exit."""
         from joblib.externals.loky import get_reusable_executor
 
-        executor = get_reusable_executor(reuse=True)  # Loky has one a program; without one this makes an idle one.
+        executor = get_reusable_executor(reuse=True)  # One per program; this creates an idle one if there is none.
         getattr(executor, "terminate", executor.shutdown)(kill_workers=True)
 
 
-def joined(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
-    """Start or join a cluster; WorkerError, with a ``hint``, and nothing left running, if that fails."""
+def start_or_join(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
+    """Start or join a cluster. If that fails, stop what was started, and raise WorkerError with a ``hint``."""
     try:
         join()
     except Exception as error:
@@ -118,7 +119,7 @@ def joined(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
         if isinstance(error, WorkerError):
             raise
         if backend.address is None:
-            failed = f"a {backend.name.capitalize()} cluster of our own couldn't start"
+            failed = f"can't start a {backend.name.capitalize()} cluster"
         else:
             failed = f"no {backend.name} cluster with a worker at {backend.address}"
             hint = ""

@@ -1,18 +1,17 @@
 """Workers on any cluster that joblib can use: Dask, Ray, or loky's processes and threads on this machine.
 
-The blocks of a step are dealt out in groups; a group is a task, and takes the parameters along. Back come the gradients
-of its blocks one by one, not their sum: the coordinator adds them in order, so that the result has the same bits as on
-one machine. (Parameters could travel once a worker instead; but at least one gradient, of the same size, comes back
-for every task, so they are never the larger part, and putting them into a cluster first takes as long as sending them
-twice.)
+The blocks of a step are sent in groups. A group is a task, and carries the parameters. The gradients of its blocks come
+back one by one, not as a sum: the coordinator adds them in order, so that the result has the same bits as on one
+machine. (Parameters could be sent once per worker instead. But each task returns at least one gradient of the same
+size, so they are never the larger part. To put them into a cluster first takes as long as to send them twice.)
 
-What joblib does when something goes wrong, and what we do about it:
+The module is long because one class handles everything that can go wrong in a call of joblib:
 
-- *It may wait for ever* for a task of the Dask backend that has failed. Calls to other processes have a time limit.
-- *A `Parallel` may return results of an earlier call that failed.* After any exception it is thrown away; and every
-  result is stamped with its step's version and its block, and only those that are wanted are taken.
-- *Arrays changed in place may go stale* in a worker. A step sends a copy, and joblib maps nothing into files.
-- *A lost worker costs the call.* What was stamped before is kept, the rest is asked for again.
+- *joblib may wait forever* for a task of the Dask backend that has failed. Calls to other processes have a time limit.
+- *A `Parallel` may return results of an earlier call that failed.* After any exception a new one is made. Each result
+  has its step's version and its block, and only results that are missing are used.
+- *Arrays changed in place may be outdated* in a worker. A step sends a copy, and joblib maps no arrays into files.
+- *A lost worker ends the call.* The results so far are kept, and the other blocks are computed again.
 """
 
 import copy
@@ -32,19 +31,20 @@ from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.answers import check
-from parallel_lenet.engines.cluster.backends import Backend, Loky, Threads
+from parallel_lenet.engines.cluster.backends import Backend, Loky, Threading
 from parallel_lenet.engines.cluster.dask import Dask
-from parallel_lenet.engines.cluster.limits import START, UnansweredError, answers, left, limited
+from parallel_lenet.engines.cluster.limits import START, UnansweredError, call_within, leave, results_within
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.engines.cluster.task import (
     Blob,
+    GroupAnswer,
     GroupTask,
     ModelAndData,
     Result,
     compute,
     dumps,
     forget,
-    hold,
+    keep_locally,
     pack,
 )
 from parallel_lenet.engines.copying import copy_model
@@ -56,39 +56,44 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 
-BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threads)}
+BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threading)}
 STEP_TIMEOUT = 300.0  # Seconds.
-TASK_SECONDS = 0.1  # A task computes at least so long, if the step does: ten times what a task costs.
-TASKS_A_WORKER = 4  # And a worker gets at most so many: a slow one then holds up the others by a quarter of its share.
-BYTES_HELD = 256 * 2**20  # Of gradients: a step with more is several calls, each with some work for all workers.
-LOOK_EVERY = 2.0  # Seconds.
-STEPS_MEASURED = 5  # Before we say that a cluster doesn't pay.
+TASK_SECONDS = 0.1  # A task computes at least this long, if the step does: ten times the overhead of a task.
+TASKS_PER_WORKER = 4  # At most: a slow worker then delays the others by a quarter of its share.
+BYTES_HELD = 256 * 2**20  # Of gradients. A step with more takes several calls, each with work for all workers.
+LOOK_EVERY = 2.0  # Seconds between two looks at the number of workers.
+STEPS_MEASURED = 5  # Before a warning that the cluster is slow.
 
 Work = TypeVar("Work")
 Numbered: TypeAlias = Sequence[tuple[int, Block]]
 
 
 class ClusterWarning(UserWarning):
-    """A step takes longer to send around than to compute."""
+    """Sending the data of a step takes longer than computing it."""
 
 
 class Traffic(NamedTuple):
-    """Bytes of arrays: parameters, sample positions and datasets one way, gradients the other."""
+    """Bytes of arrays."""
 
     sent: int
+    """Parameters, positions of samples, and datasets."""
     received: int
+    """Gradients."""
 
 
 class Cluster(Displayed, Engine):
     """An engine over one of joblib's backends: "dask", "ray", "loky" or "threading".
 
     - ``address``: of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which is used and
-      left as it was; by default a cluster on this machine starts and ends with the engine.
-    - ``n_workers``: by default all the cluster has, or all usable cores of this machine. With one worker of any but
-      Dask, joblib computes in this process.
+      left as it was. By default a cluster on this machine starts and ends with the engine.
+    - ``n_workers``: by default all workers of the cluster, or all usable cores of this machine. With one worker of any
+      backend but Dask, joblib computes in this process.
     - ``step_timeout``: seconds without any result after which a call counts as lost and is tried again; by default 300.
       It must be longer than a worker's part of a step takes.
-    - ``max_tries``: calls that may be lost over one step before WorkerError.
+    - ``max_tries``: how many calls may be lost over one step before WorkerError is raised.
+
+    Close it, or use it in a ``with`` block. A cluster of its own that was not closed runs until the program ends. Then
+    a guard process kills it, removes its folder and says so on standard error.
 
     Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
     and WorkerError if there is no cluster at the address.
@@ -112,22 +117,23 @@ class Cluster(Displayed, Engine):
         if backend not in BACKENDS:
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
         self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO) or STEP_TIMEOUT
-        """Never None: Dask may keep a call waiting forever."""
+        """Never None: a call to Dask may wait forever."""
         self.max_tries = whole_number("max_tries", max_tries, 1)
-        self.bytes_a_step = Traffic(0, 0)
-        """Of the last step; the first also sends the datasets."""
+        self.bytes_per_step = Traffic(0, 0)
+        """The traffic of the last step. The first one also sends the datasets."""
         self._backend = BACKENDS[backend](address)
-        self._backend.require()
+        self._backend.require_library()
         self._parallel: Any = None
-        self._abandoned = False  # Whether tasks in threads of this process may still read what was closed.
+        self._abandoned = False  # Whether tasks in threads of this process may still read closed data.
         self._snapshots: Snapshots[None] = Snapshots(PrivateMemory, may_overwrite=lambda: not self._abandoned)
         self._setups: dict[int, tuple[str, ModelAndData]] = {}
-        """Of the contexts that are open, by number: their keys and contents."""
+        """The keys and setups of the open contexts, by number."""
         self._name = secrets.token_hex(8)
         self._version = 0
         self._sample_seconds = 0.0
-        self._measured: list[tuple[float, float]] = []  # Of each step: all of it, and what the busiest worker computed.
-        self._follows, self._counted = False, 0.0
+        self._measured: list[tuple[float, float]] = []  # Per step: the seconds in all, and those of the busiest worker.
+        self._follows = False  # Whether all workers of the cluster are used, also those that come later.
+        self._counted = 0.0  # When they were last counted.
         if n_workers is None:
             n_workers = usable_cores() if address is None else self._backend.start(None)
             self._follows = address is not None
@@ -149,12 +155,13 @@ class Cluster(Displayed, Engine):
     def open(
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
-        """The workers get model and datasets with their first task, unless they have the same from an earlier call."""
+        """Copy the model and the datasets. Workers get them with their first task, unless they have them."""
         pickled = copy_model(model, dumps)
+        local: Model | None
         try:
-            own = copy_model(model, copy.deepcopy)  # For threads.
-        except Exception:  # The tasks, if there are any in this process, raise it.
-            own = None
+            local = copy_model(model, copy.deepcopy)  # For threads.
+        except Exception:  # Tasks in this process raise it, if there are any.
+            local = None
         context = self._snapshots.open(None, datasets, parameters)
         for ended in self._setups.keys() - {opened.number for opened in self._snapshots.open_contexts()}:
             forget(self._setups.pop(ended)[0])
@@ -162,7 +169,7 @@ class Cluster(Displayed, Engine):
         numbers = [stored.number for stored in self._snapshots.get(context).arrays]
         key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + pickled).hexdigest()}"
         self._setups[context.number] = key, ModelAndData(pickled, context.datasets)
-        hold(*self._setups[context.number], own)
+        keep_locally(*self._setups[context.number], local)
         return context
 
     def start(self, context: Context) -> None:
@@ -175,112 +182,120 @@ class Cluster(Displayed, Engine):
             raise
 
     def resize(self, n_workers: int) -> None:
-        """Use so many workers from the next step on; a cluster of our own is started anew."""
-        self.n_workers, self._follows = whole_number("n_workers", n_workers, 1), False
-        self._discard()
+        """Use this number of workers from the next step on. A cluster of its own is started again."""
+        self.n_workers = whole_number("n_workers", n_workers, 1)
+        self._follows = False
+        self._discard_parallel()
         if self._backend.address is None:
             self._backend.stop()
             if self._setups:
                 self._backend.start(n_workers)
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """Computed a few hundred megabytes of gradients at a time."""
+        """Gradients are computed a few hundred megabytes at a time."""
         for result in self._results(context, parameters, blocks, True):
-            if result.gradient is not None:  # Always, but that is for us to know.
-                gradient, worker = read_only(result.gradient), f"worker {result.worker}"
+            if result.gradient is not None:  # Always true: `check` refuses other results.
+                gradient = read_only(result.gradient)
+                worker = f"worker {result.worker}"
                 yield BlockGradient(result.metrics, gradient, worker, result.seconds, result.finite)
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
-        """As ``gradients``."""
         for result in self._results(context, parameters, blocks, False):
             yield result.metrics
 
     def _results(
         self, context: Context, parameters: Vector, blocks: Sequence[Block], gradients: bool
     ) -> Iterator[Result]:
-        """Call after call, each yielded in block order before the next is made."""
+        """Make call after call, and yield the results of each in block order."""
         self.start(context)
         self._version += 1
         version = self._version
         key, setup = self._setups[context.number]
         parameters = parameters.copy()
-        self._follow()
-        at_once = max(self.n_workers * TASKS_A_WORKER, BYTES_HELD // max(1, parameters.nbytes))
-        sent = received = 0
+        self._update_n_workers()
+        at_once = max(self.n_workers * TASKS_PER_WORKER, BYTES_HELD // max(1, parameters.nbytes))
+        sent = 0
+        received = 0
         for start in range(0, len(blocks), at_once):
             numbered = list(enumerate(blocks))[start : start + at_once]
             task = GroupTask(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
             done, traffic = self._complete(task, setup)
-            sent, received = sent + traffic.sent, received + traffic.received
-            self.bytes_a_step = Traffic(sent, received)
+            sent += traffic.sent
+            received += traffic.received
+            self.bytes_per_step = Traffic(sent, received)
             for index, _ in numbered:
                 if done[index].failure:
                     raise_pickled(done[index].failure, "a worker of the cluster")
                 yield done.pop(index)
                 self._snapshots.get(context)
 
-    def _follow(self) -> None:
-        """Look, now and then, whether workers have come or gone, if we are to use all there are."""
-        if self._follows and time.monotonic() > self._counted + LOOK_EVERY and self._backend.running():
-            self._counted, count = time.monotonic(), self._backend.count()
+    def _update_n_workers(self) -> None:
+        """Look, every few seconds, whether the number of workers has changed, if all of them are used."""
+        if self._follows and time.monotonic() > self._counted + LOOK_EVERY and self._backend.is_running():
+            self._counted = time.monotonic()
+            count = self._backend.count()
             if count != self.n_workers:
                 self.n_workers = count
-                self._discard()
+                self._discard_parallel()
 
     def _complete(self, task: GroupTask, setup: ModelAndData) -> tuple[dict[int, Result], Traffic]:
-        """The results of all the task's blocks, or of all up to the first that the model fails on."""
-        done: dict[int, Result] = {}
-        failures, sent, received, blob = 0, 0, 0, None
-        start, busy, clean = time.perf_counter(), dict[str, float](), True
-        while wanted := _wanted(task.blocks, done):
-            if self._backend.gone():
-                self._end(wanted)
-            sizes = [len(block.rows) for _, block in wanted]
-            groups = [
-                GroupTask(task.version, task.key, task.context, task.parameters, group, task.gradients)
-                for group in grouped(wanted, sizes, self._sample_seconds, self.n_workers)
-            ]
-            sent += sum(group.nbytes for group in groups) + (0 if blob is None else blob.nbytes * len(groups))
-            missing = False
-            try:
-                with one_blas_thread():  # For tasks in this process; a worker's has its own.
-                    for returned in self._call(groups, blob):
-                        answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
-                        received += answer.nbytes
-                        missing |= not answer.results
-                        seconds = answer.seconds / max(1, sum(result.metrics.count for result in answer.results))
-                        for result in answer.results:
-                            if result.version == task.version:
-                                share = seconds * result.metrics.count
-                                result = result._replace(worker=answer.worker, seconds=share)
-                                done.setdefault(result.block, result)
-                        if answer.results:
-                            busy[answer.worker] = busy.get(answer.worker, 0.0) + answer.seconds
-                            self._sample_seconds = seconds
-                if not missing and len(_wanted(task.blocks, done)) == len(wanted):
-                    raise RuntimeError("no results")
-            except WorkerError:
-                self.close()
-                raise
-            except Exception as error:
-                self._abandoned = True
-                self._discard()
-                failures, clean = failures + 1, False
-                self._retry(error, failures, _wanted(task.blocks, done))
-            except BaseException:  # An interrupt.
-                self._abandoned = True
-                self._discard()
-                raise
-            if missing:
-                blob, clean = pack(setup), False
-        self._tell()
-        if clean and task.gradients:
-            self._compare(time.perf_counter() - start, max(busy.values()))
-        return done, Traffic(sent, received)
+        """The results of all blocks of the task, or of all up to the first one that the model fails on."""
+        start = time.perf_counter()
+        collected = _Collected(task)
+        blob: Blob | None = None
+        while missing := collected.missing():
+            if self._backend.is_gone():
+                self._raise_lost(missing)
+            groups = self._groups(task, missing)
+            collected.count_sent(groups, blob)
+            self._try(groups, blob, collected)
+            if collected.lacks_setup:
+                blob = pack(setup)
+        self._warn_of_lost_workers()
+        if collected.undisturbed and task.gradients:
+            self._warn_if_slow(time.perf_counter() - start, max(collected.seconds.values()))
+        return collected.results, Traffic(collected.sent, collected.received)
+
+    def _groups(self, task: GroupTask, missing: Numbered) -> list[GroupTask]:
+        """The missing blocks of a task, in groups for the workers."""
+        sizes = [len(block.rows) for _, block in missing]
+        return [
+            GroupTask(task.version, task.key, task.context, task.parameters, group, task.gradients)
+            for group in grouped(missing, sizes, self._sample_seconds, self.n_workers)
+        ]
+
+    def _try(self, groups: Sequence[GroupTask], blob: Blob | None, collected: "_Collected") -> None:
+        """Compute the groups in one call, and collect the results up to its end or its failure.
+
+        Raises WorkerError if the answers are wrong, or if too many calls have failed.
+        """
+        collected.lacks_setup = False
+        before = len(collected.missing())
+        try:
+            with one_blas_thread():  # For tasks in this process. Worker processes have one thread anyway.
+                for returned in self._call(groups, blob):
+                    answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
+                    collected.add(answer)
+                    if answer.results:
+                        self._sample_seconds = _sample_seconds(answer)
+            if not collected.lacks_setup and len(collected.missing()) == before:
+                raise RuntimeError("no results")
+        except WorkerError:
+            self.close()
+            raise
+        except Exception as error:
+            self._abandoned = True
+            self._discard_parallel()
+            collected.failures += 1
+            self._retry(error, collected.failures, collected.missing())
+        except BaseException:  # An interrupt.
+            self._abandoned = True
+            self._discard_parallel()
+            raise
 
     def _call(self, tasks: Sequence[GroupTask], blob: Blob | None) -> Iterable[object]:
-        """One call of joblib's, on the `Parallel` that we have as long as nothing goes wrong."""
-        from joblib import delayed  # Late: 0.1 s.
+        """One call of joblib, with the same `Parallel` as before unless a call has failed."""
+        from joblib import delayed  # Imported lazily: it takes 0.1 s.
 
         backend = self._backend
 
@@ -292,38 +307,38 @@ class Cluster(Displayed, Engine):
             return results
 
         if self._parallel is None:
-            self._parallel = limited(START, "starting its workers", start) if backend.remote else start()
+            self._parallel = call_within(START, "starting its workers", start) if backend.remote else start()
         parallel = self._parallel
-        return answers(call, self._look, self.step_timeout) if backend.remote else call()
+        return results_within(call, self._check_cluster, self.step_timeout) if backend.remote else call()
 
-    def _look(self) -> None:
-        """Raises ConnectionError or UnansweredError if waiting for the call under way is of no use."""
-        self._tell()
-        if self._backend.gone():
-            raise ConnectionError("it doesn't answer")
-        if stuck := self._backend.stuck():
+    def _check_cluster(self) -> None:
+        """Raises ConnectionError or UnansweredError if the present call cannot return any more."""
+        self._warn_of_lost_workers()
+        if self._backend.is_gone():
+            raise ConnectionError("no response")
+        if stuck := self._backend.stuck_reason():
             raise UnansweredError(stuck)
 
-    def _tell(self) -> None:
-        """Warn of workers that were given up."""
-        while self._backend.lost:
+    def _warn_of_lost_workers(self) -> None:
+        while self._backend.lost_workers:
             warnings.warn(
-                f"{self._backend.lost.pop()}: others compute its blocks, and the result is not affected",
+                f"{self._backend.lost_workers.pop()}: others compute its blocks, and the result is not affected",
                 WorkerWarning,
                 stacklevel=2,
             )
 
     def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
-        """Say that it will be tried again, or raise WorkerError."""
-        late = type(error).__name__ == "TimeoutError"  # Joblib has used Python's and multiprocessing's.
-        what, missing = f"no result within {self.step_timeout:g} s" if late else _described(error), len(wanted)
-        if not self._backend.running():
-            self._end(wanted, None if late or isinstance(error, ConnectionError) else error)
+        """Warn that the blocks will be computed again, or raise WorkerError."""
+        late = type(error).__name__ == "TimeoutError"  # joblib has raised Python's and multiprocessing's.
+        what = f"no result within {self.step_timeout:g} s" if late else _first_line(error)
+        missing = len(wanted)
+        if not self._backend.is_running():
+            self._raise_lost(wanted, None if late or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
             raise WorkerError(f"{missing} blocks could not be computed in {self.max_tries} tries: {what}") from error
         if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
-            self._backend.stop()  # What is stopped, but not dead, would only hold up the next try too.
+            self._backend.stop()  # A stopped process would delay the next try too.
             self._backend.start(self.n_workers)
         warnings.warn(
             f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} blocks are computed again, and "
@@ -332,16 +347,16 @@ class Cluster(Displayed, Engine):
             stacklevel=2,
         )
 
-    def _end(self, wanted: Numbered, error: Exception | None = None) -> NoReturn:
-        """WorkerError: there is no cluster any more."""
-        what = "it doesn't answer" if error is None else _described(error)
+    def _raise_lost(self, wanted: Numbered, error: Exception | None = None) -> NoReturn:
+        """Raises WorkerError: the cluster does not respond any more."""
+        what = "no response" if error is None else _first_line(error)
         self.close()
         raise WorkerError(
-            f"the {self._backend.name} cluster is gone, with {len(wanted)} blocks to compute: {what}"
+            f"lost the {self._backend.name} cluster with {len(wanted)} blocks left to compute: {what}"
         ) from error
 
-    def _compare(self, seconds: float, computing: float) -> None:
-        """Warn, once, when a step takes twice as long as its busiest worker computes."""
+    def _warn_if_slow(self, seconds: float, computing: float) -> None:
+        """Warn, once, if steps take twice as long as their busiest worker computes."""
         if len(self._measured) > STEPS_MEASURED:
             return
         self._measured.append((seconds, computing))
@@ -351,25 +366,26 @@ class Cluster(Displayed, Engine):
         if seconds > 2 * computing:
             warnings.warn(
                 f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms, so the "
-                f"{self._backend.name} cluster costs more than it computes: larger batches would help, or "
-                "the engine of this machine, processes",
+                f"{self._backend.name} cluster costs more than it computes: use a larger batch_size, or the engine "
+                "processes on this machine",
                 ClusterWarning,
                 stacklevel=2,
             )
 
-    def _discard(self) -> None:
-        """Throw the `Parallel` away, and the pool behind it."""
-        parallel, self._parallel = self._parallel, None
+    def _discard_parallel(self) -> None:
+        """End the `Parallel` and its pool. The next call makes another one."""
+        parallel = self._parallel
+        self._parallel = None
         if parallel is not None:
             if self._backend.remote:
-                left(lambda: parallel.__exit__(None, None, None))
+                leave(lambda: parallel.__exit__(None, None, None))
             else:
                 with suppress(Exception):
                     parallel.__exit__(None, None, None)
 
     def close(self) -> None:
-        """Leave the cluster, or end it if it is ours."""
-        self._discard()
+        """End the cluster if the engine started it, or leave it."""
+        self._discard_parallel()
         for key, _ in self._setups.values():
             forget(key)
         self._setups.clear()
@@ -379,11 +395,11 @@ class Cluster(Displayed, Engine):
 
 
 def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_workers: int) -> list[Sequence[Work]]:
-    """The work in as many groups as a worker's share of it is worth, about equally large; each in the order it has.
+    """The pieces of work in groups of about equal size, each in the order of the work.
 
-    A piece of work of size 1 takes so many ``seconds``.
+    A piece of size 1 takes ``seconds``. The number of groups follows from `TASK_SECONDS` and `TASKS_PER_WORKER`.
     """
-    number = n_workers * min(TASKS_A_WORKER, max(1, int(sum(sizes) * seconds / n_workers / TASK_SECONDS)))
+    number = n_workers * min(TASKS_PER_WORKER, max(1, int(sum(sizes) * seconds / n_workers / TASK_SECONDS)))
     groups: list[list[Work]] = [[] for _ in range(min(number, len(work)))]
     loads = [(0, group) for group in range(len(groups))]
     for piece, size in zip(work, sizes, strict=True):
@@ -393,17 +409,66 @@ def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_worker
     return list(groups)
 
 
-def _wanted(blocks: Numbered, done: dict[int, Result]) -> Numbered:
-    """Those without a result, but none behind one that has failed: its exception ends the step."""
-    wanted = []
-    for index, block in blocks:
-        if index not in done:
-            wanted.append((index, block))
-        elif done[index].failure:
-            break
-    return wanted
+class _Collected:
+    """What has come of the blocks of a task so far."""
+
+    def __init__(self, task: GroupTask) -> None:
+        self._task = task
+        self.results: dict[int, Result] = {}
+        """By block."""
+        self.failures = 0
+        """Calls that failed."""
+        self.sent = 0
+        """Bytes of arrays."""
+        self.received = 0
+        """Bytes of arrays."""
+        self.seconds: dict[str, float] = {}
+        """Of computing, by worker."""
+        self.lacks_setup = False
+        """Whether a worker does not have the model and the data, in the last call."""
+        self._lacked_setup = False
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether no call failed, and no setup had to be sent: the time is that of a usual step."""
+        return not self.failures and not self._lacked_setup
+
+    def missing(self) -> Numbered:
+        """The blocks without a result, up to the first one that has failed: its exception ends the step."""
+        missing = []
+        for number, block in self._task.blocks:
+            if number not in self.results:
+                missing.append((number, block))
+            elif self.results[number].failure:
+                break
+        return missing
+
+    def count_sent(self, groups: Sequence[GroupTask], blob: Blob | None) -> None:
+        """Count the bytes of the groups, and of the setup that goes with each."""
+        self.sent += sum(group.nbytes for group in groups)
+        if blob is not None:
+            self.sent += blob.nbytes * len(groups)
+
+    def add(self, answer: GroupAnswer) -> None:
+        """Take the results of this step out of an answer. The first result of a block counts."""
+        self.received += answer.nbytes
+        if not answer.results:
+            self.lacks_setup = True
+            self._lacked_setup = True
+            return
+        self.seconds[answer.worker] = self.seconds.get(answer.worker, 0.0) + answer.seconds
+        sample_seconds = _sample_seconds(answer)
+        for result in answer.results:
+            if result.version == self._task.version:
+                seconds = sample_seconds * result.metrics.count
+                self.results.setdefault(result.block, result._replace(worker=answer.worker, seconds=seconds))
 
 
-def _described(error: Exception) -> str:
-    """The first line of what can be a page."""
+def _sample_seconds(answer: GroupAnswer) -> float:
+    """The seconds that an answer took per sample."""
+    return answer.seconds / max(1, sum(result.metrics.count for result in answer.results))
+
+
+def _first_line(error: Exception) -> str:
+    """The type of the error, and the first line of its text, which can be long."""
     return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")

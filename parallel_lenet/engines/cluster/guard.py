@@ -1,8 +1,8 @@
-"""Ends what is left of a cluster of our own: its processes, even stopped ones, and its folder.
+"""Ends the rest of a cluster that this program started: its processes, even stopped ones, and its folder.
 
-Run as a program, it waits for the end of the one that started it, and does so for a program that was killed. Ray itself
-ends a program with exit code 1 and without a word when Ray's process on this machine dies, so this one then says why.
-It needs nothing but the standard library, so that it starts at once.
+Run as a program, it waits until the program that started it has ended, also if that was killed, and then ends the
+cluster. Ray ends a program with exit code 1 and without a message when Ray's process on this machine dies, so the guard
+then tells why. It needs only the standard library, so that it starts at once.
 """
 
 import os
@@ -14,31 +14,31 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-LEAVE = 5.0  # Seconds for each of the at most six calls that leave or end a cluster, and for its last files to go.
+LEAVE = 5.0  # Seconds for each of the at most six calls that leave or end a cluster, and for removing its folder.
 BYE = b"bye"
 
 
 class Guard:
-    """The process that watches over this one. ``folder`` is the cluster's, "" if it is not ours."""
+    """The process that watches this one. ``folder`` is that of the new cluster, "" for a joined one."""
 
     def __init__(self, name: str, folder: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", os.path.abspath(__file__), name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is not for it.
+            start_new_session=True,  # So that Ctrl-C does not reach it.
         )
 
     def dismiss(self) -> None:
-        """There is nothing left to watch over."""
+        """End the guard: the cluster has ended."""
         with suppress(OSError, subprocess.TimeoutExpired):
             self._process.communicate(BYE, timeout=LEAVE)
         self._process.kill()
         self._process.wait()
 
 
-def holders(folder: str) -> set[int]:
-    """The processes that have a file in the folder open, on Linux. It is a folder of mode 0700: they are all ours."""
+def processes_using(folder: str) -> set[int]:
+    """The processes with an open file in the folder, on Linux. The folder has mode 0700: they belong to this user."""
     found = set()
     for process in os.listdir("/proc") if folder and os.path.isdir("/proc") else ():
         if not process.isdigit() or int(process) == os.getpid():
@@ -52,7 +52,7 @@ def holders(folder: str) -> set[int]:
     return found
 
 
-def stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether the process is stopped, as by SIGSTOP, on Linux."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -62,7 +62,7 @@ def stopped(pid: int) -> bool:
 
 
 def wake(pids: Iterable[int]) -> None:
-    """Have stopped processes continue, so that they can be asked to end."""
+    """Continue stopped processes, so that they can be asked to end."""
     for pid in pids:
         with suppress(OSError, AttributeError):  # Windows has no such signal.
             os.kill(pid, signal.SIGCONT)
@@ -76,7 +76,7 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder, trying again for a while: processes that are about to end may still write there."""
+    """Remove a folder, again and again for `LEAVE` seconds: processes that are ending may still write there."""
     end = time.monotonic() + LEAVE
     while folder and os.path.isdir(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -90,13 +90,13 @@ def _main(name: str, folder: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() == BYE:
         return
-    kill(holders(folder))
+    kill(processes_using(folder))
     remove(folder)
     reason = " (Ray itself ends a program when Ray's process on its machine dies)" if name == "ray" else ""
     with suppress(OSError):
         sys.stderr.write(
-            f"parallel-lenet: the program ended without leaving its {name} cluster{reason}; what it saved "
-            "before is whole\n"
+            f"parallel-lenet: the program ended without leaving its {name} cluster{reason}; files that it saved "
+            "before are complete\n"
         )
 
 

@@ -1,7 +1,7 @@
 """Time limits for calls to a cluster library.
 
-Dask and Ray wait for ever, or for many minutes, for a process that is stopped but not dead. So every call to them runs
-in a daemon thread, which is left behind after its time limit.
+Dask and Ray wait forever, or for many minutes, for a process that is stopped but not dead. So each call to them runs in
+a daemon thread, which is abandoned after its time limit.
 """
 
 import queue
@@ -11,10 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from parallel_lenet.engines.cluster.guard import LEAVE
 
-START = 60.0  # Seconds for a cluster of our own, or for its workers, to start.
+START = 60.0  # Seconds for a new cluster, or its workers, to start.
 CONNECT = 30.0  # Seconds to join a running cluster, and to find a first worker there.
-SILENT = 30.0  # Seconds without an answer, or without a sign of life of a worker, after which it counts as lost.
-LOOK_EVERY = 1.0  # Seconds between two questions.
+SILENT = 30.0  # Seconds without an answer of the cluster or a heartbeat of a worker after which it counts as lost.
+LOOK_EVERY = 1.0  # Seconds between two questions to the cluster.
 
 Value = TypeVar("Value")
 Outcome: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
@@ -24,7 +24,7 @@ class UnansweredError(TimeoutError):
     """A call to a cluster library did not return within its time limit."""
 
 
-def limited(seconds: float, what: str, call: Callable[[], Value]) -> Value:
+def call_within(seconds: float, what: str, call: Callable[[], Value]) -> Value:
     """The result of ``call``, or its exception. Raises UnansweredError if it takes longer than ``seconds``."""
     outcome: Outcome = queue.SimpleQueue()
 
@@ -39,20 +39,19 @@ def limited(seconds: float, what: str, call: Callable[[], Value]) -> Value:
     return value
 
 
-def left(call: Callable[[], object]) -> bool:
-    """Whether ``call``, which leaves a cluster that may be gone, ended within LEAVE seconds without an exception."""
+def leave(call: Callable[[], object]) -> bool:
+    """Make a call that leaves a cluster. Returns whether it ended within LEAVE seconds without an exception."""
     try:
-        limited(LEAVE, "leaving", call)
+        call_within(LEAVE, "leaving", call)
     except Exception:
         return False
     return True
 
 
-def answers(call: Callable[[], Iterable[Value]], look: Callable[[], None], seconds: float) -> Iterator[Value]:
-    """What ``call`` yields, in a thread of its own.
+def results_within(call: Callable[[], Iterable[Value]], look: Callable[[], None], seconds: float) -> Iterator[Value]:
+    """The values that ``call`` yields in a thread of its own. ``look`` is called every second while none comes.
 
-    Raises what ``call`` raises, what ``look`` raises, which is called every second, and TimeoutError if nothing comes
-    for ``seconds``.
+    Raises what these two raise, and TimeoutError if no value comes for ``seconds``.
     """
     received: Outcome = queue.SimpleQueue()
 
@@ -94,23 +93,20 @@ def _received(outcome: Outcome, seconds: float, what: str) -> Any:
 
 
 class Watch:
-    """Joins a cluster, then asks it for a sign of life every second, in a thread of its own that may hang.
-
-    ``silent`` is how long there has been no answer. A second thread counts its seconds: they do not pass while this
-    program is stopped itself, or the computer sleeps.
-    """
+    """Joins a cluster, then asks it for an answer every second, in a thread of its own that may hang."""
 
     def __init__(self) -> None:
         self.silent = 0.0
+        """Seconds without an answer, counted by a thread: none pass while this program is stopped."""
         self.left = threading.Event()
 
     def begin(
         self, join: Callable[[], None], ask: Callable[[], object], undo: Callable[[], None], limit: float
     ) -> None:
-        """Run ``join`` and a first ``ask``, then go on asking. Raises what they raise, and UnansweredError.
+        """Run ``join`` and ``ask``, then ``ask`` every second. Raises what the first calls raise, or UnansweredError.
 
-        The thread that ran ``join`` lives as long as the cluster: the kernel kills Ray's processes with the thread
-        that started them. ``undo`` runs in it if ``join`` returned after ``leave``.
+        The thread that ran ``join`` lives as long as the cluster, since Linux kills Ray's processes with the thread
+        that started them. If ``join`` returns after ``leave``, the thread runs ``undo``.
         """
         joined: Outcome = queue.SimpleQueue()
 
@@ -127,7 +123,7 @@ class Watch:
             while not self.left.wait(LOOK_EVERY):
                 try:
                     ask()
-                except Exception:  # Of any kind: it depends on what is gone.
+                except Exception:  # Anything, depending on what has ended.
                     continue
                 self.silent = 0.0
 

@@ -1,4 +1,4 @@
-"""A Ray cluster, through joblib. Ray itself is one a program, so all engines of the program that use it share it."""
+"""A Ray cluster, through joblib. A program can have only one, so all its engines that use Ray share it."""
 
 import atexit
 import logging
@@ -11,21 +11,21 @@ import tempfile
 from typing import Any, ClassVar
 
 from parallel_lenet.engines import WorkerError
-from parallel_lenet.engines.cluster.backends import Backend, joined
-from parallel_lenet.engines.cluster.guard import Guard, holders, kill, remove, stopped, wake
-from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, left
+from parallel_lenet.engines.cluster.backends import Backend, start_or_join
+from parallel_lenet.engines.cluster.guard import Guard, is_stopped, kill, processes_using, remove, wake
+from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, leave
 
 STOPPED = 10.0  # Seconds between two looks for stopped processes.
-GONE_AFTER = 8.0  # Seconds without an answer: after a minute without its control service Ray ends the program.
+GONE_AFTER = 8.0  # Seconds without an answer. After a minute without its control service, Ray ends the program.
 
 
 class Ray(Backend):
-    """What all its objects share: how many use Ray, and where it is if it was one of them that started or joined it."""
+    """A user of Ray. The class itself has what all users share: their number, and the cluster."""
 
     name = "ray"
     module = "ray"
     remote = True
-    returns = "list"  # All its joblib backend can: a call that fails has no results.
+    returns = "list"  # Its joblib backend can do no more: a call that fails has no results.
     addresses, example = re.compile(r"auto|(ray://)?[^/]+:\d+"), "HOST:6379"
     _using = False
     _users: ClassVar[int] = 0
@@ -36,36 +36,37 @@ class Ray(Backend):
     _watch: ClassVar[Watch] = Watch()
     _looks: ClassVar[int] = 0
     _stopped: ClassVar[set[int]] = set()
-    """Processes of our own cluster that were stopped in the last two looks at them."""
+    """Processes of a new cluster that were stopped at both of the last two looks."""
     _seen_stopped: ClassVar[set[int]] = set()
-    """In the last one."""
+    """Those that were stopped at the last look."""
     _cpus: ClassVar[int] = 1
     hung: ClassVar[bool] = False
-    """Whether a thread that leaves Ray never came back. The interpreter would crash at its end."""
+    """Whether a thread that leaves Ray never returned. Then the interpreter would crash at its end."""
     _before: ClassVar[dict[str, str | None]] = {}
-    """The environment variables that a cluster of our own changes."""
+    """The environment variables that a new cluster changes, with the values before."""
 
     def start(self, n_workers: int | None) -> int:
-        """A Ray that this program has started itself is used, and left, like one at an address."""
-        import ray  # Late: an extra.
+        """Use a Ray that runs in this program already, or start or join one."""
+        import ray  # Imported lazily: an extra.
         from ray.util.joblib import register_ray
 
         if not self._using:
             register_ray()
-            # It warns of how joblib calls it, and that a thread that isn't the main one cannot take SIGTERM from us.
+            # Ray warns of the way joblib calls it, and that only the main thread could handle SIGTERM.
             for name in ("ray.util.multiprocessing.pool", "ray._private.worker"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             if not ray.is_initialized():
-                Ray._ours, Ray._where = True, self.address
+                Ray._ours = True
+                Ray._where = self.address
                 limit = START if self.address is None else CONNECT
-                joined(self, lambda: self._begin(n_workers, limit))
+                start_or_join(self, lambda: self._begin(n_workers, limit))
             elif self.address not in (None, "auto", Ray._where, ray.get_runtime_context().gcs_address):
                 raise WorkerError(
                     f"this program uses a Ray at {ray.get_runtime_context().gcs_address} already, and can't join "
                     f"another at {self.address}: end that first, with ray.shutdown()"
                 )
             elif Ray._users == 0:
-                joined(self, lambda: self._begin(n_workers, CONNECT))
+                start_or_join(self, lambda: self._begin(n_workers, CONNECT))
             Ray._users += 1
             self._using = True
         cpus = self.count()
@@ -75,9 +76,9 @@ class Ray(Backend):
         return n_workers or cpus
 
     def _begin(self, n_workers: int | None, limit: float) -> None:
-        """Start or join it, if no one has, and ask it again and again.
+        """Start or join Ray if nothing in this program has done so, and watch it.
 
-        In the watch's thread, where Ray leaves the program's handlers of signals alone.
+        It starts in the watch's thread, where Ray does not change the program's signal handlers.
         """
 
         def join() -> None:
@@ -91,12 +92,14 @@ class Ray(Backend):
             else:
                 self._join(self.address)
 
-        Ray._watch, Ray._looks = Watch(), 0
-        Ray._stopped, Ray._seen_stopped = set(), set()
+        Ray._watch = Watch()
+        Ray._looks = 0
+        Ray._stopped = set()
+        Ray._seen_stopped = set()
         Ray._watch.begin(join, _ask, self.stop, limit)
 
     def _local(self, n_workers: int | None) -> None:
-        """One of our own on this machine: on the loopback interface, for who has its token."""
+        """Start Ray on this machine: on the loopback interface, protected by a token."""
         import ray
         from ray._private import ray_constants
 
@@ -105,12 +108,13 @@ class Ray(Backend):
             file.write(secrets.token_hex(32))
         _set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": token})
         _read_variables()
-        clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # Loopback only.
+        clusters = ray_constants.ENABLE_RAY_CLUSTER
+        ray_constants.ENABLE_RAY_CLUSTER = False  # So that it uses the loopback interface only.
         try:
             ray.init(
-                "local",  # Even where RAY_ADDRESS names another.
+                "local",  # Even if RAY_ADDRESS names another one.
                 num_cpus=n_workers,
-                # Workers find the modules that we do.
+                # Workers find the same modules as this program.
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
                 _temp_dir=os.path.join(Ray._folder, "r"),
                 include_dashboard=False,
@@ -123,63 +127,67 @@ class Ray(Backend):
     def _join(self, address: str) -> None:
         import ray
 
-        if address != "auto":  # Which is any cluster of this machine.
+        if address != "auto":  # "auto" is any cluster of this machine.
             host, _, port = address.removeprefix("ray://").rpartition(":")
-            # Ray itself would go on for minutes where nothing listens.
+            # Ray itself would try for minutes if nothing listens there.
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
         ray.init(address, log_to_driver=False, configure_logging=False)
 
     def stop(self) -> None:
-        """What was there before us stays."""
+        """Leave Ray with the last user. A Ray that ran before the first user stays."""
         if self._using:
             self._using = False
             Ray._users -= 1
         if Ray._users == 0:
             if Ray._ours:
                 _shutdown()
-            Ray._watch.leave()  # After it: with the watch's thread the kernel would kill the cluster.
-            Ray._ours, Ray._where = False, None
+            Ray._watch.leave()  # Last: when the watch's thread ends, Linux kills the cluster.
+            Ray._ours = False
+            Ray._where = None
 
     def count(self) -> int:
-        """All CPUs of all nodes."""
+        """The CPUs of all nodes."""
         return Ray._cpus
 
-    def gone(self) -> bool:
-        """As far as is known."""
-        return not self.running()
+    def is_gone(self) -> bool:
+        return not self.is_running()
 
-    def stuck(self) -> str:
-        """Which processes of our own are stopped."""
+    def stuck_reason(self) -> str:
+        """Names a process of a new cluster that is stopped."""
         return f"process {min(Ray._stopped)} of it is stopped" if Ray._stopped else ""
 
-    def running(self) -> bool:
-        """Whether it has answered of late."""
+    def is_running(self) -> bool:
+        """Whether it has answered in the last `GONE_AFTER` seconds."""
         import ray
 
         return ray.is_initialized() and Ray._watch.silent < GONE_AFTER
 
 
 def _ask() -> None:
-    """Count the cluster's CPUs, which hangs if its control service is gone, and look for stopped processes of ours."""
+    """Count the cluster's CPUs, and look for stopped processes. Hangs if Ray's control service has ended."""
     import ray
 
     Ray._cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
     Ray._looks += 1
     if Ray._folder and Ray._looks % (STOPPED // LOOK_EVERY) == 0:
-        now = {pid for pid in holders(Ray._folder) if stopped(pid)}
-        Ray._stopped, Ray._seen_stopped = now & Ray._seen_stopped, now
+        now = {pid for pid in processes_using(Ray._folder) if is_stopped(pid)}
+        Ray._stopped = now & Ray._seen_stopped
+        Ray._seen_stopped = now
 
 
 def _shutdown() -> None:
-    """Leave Ray, and end all processes of a cluster of our own, whatever they are doing."""
+    """Leave Ray, and end all processes of a new cluster."""
     import ray
 
-    folder, guard, Ray._folder, Ray._guard = Ray._folder, Ray._guard, "", None
-    wake(holders(folder))  # Killed, Ray's process on this machine would take this program along.
-    ended = left(ray.shutdown)
-    kill(holders(folder))
-    if not ended and not left(ray.shutdown):
-        # The thread that is left behind holds a lock for which Ray's own handler would wait at the program's end.
+    folder = Ray._folder
+    guard = Ray._guard
+    Ray._folder = ""
+    Ray._guard = None
+    wake(processes_using(folder))  # If they were killed, Ray's process on this machine would end this program too.
+    ended = leave(ray.shutdown)
+    kill(processes_using(folder))
+    if not ended and not leave(ray.shutdown):
+        # The abandoned thread has a lock that Ray's exit handler would wait for.
         atexit.unregister(ray.shutdown)
         Ray.hung = True
     remove(folder)
@@ -192,7 +200,7 @@ def _shutdown() -> None:
 
 
 def _set(variables: dict[str, str | None]) -> None:
-    """Change environment variables, of which None removes one, and remember what they were."""
+    """Set environment variables, or remove them if the value is None, and keep the values before."""
     for name, value in variables.items():
         Ray._before.setdefault(name, os.environ.get(name))
         if value is None:
@@ -202,7 +210,7 @@ def _set(variables: dict[str, str | None]) -> None:
 
 
 def _read_variables() -> None:
-    """Have Ray read the environment again: it has done so when it was imported."""
+    """Have Ray read the environment again, which it has read when it was imported."""
     from ray import _raylet
 
     raylet: Any = _raylet
@@ -211,6 +219,6 @@ def _read_variables() -> None:
 
 
 def short_folder() -> str:
-    """Where Ray may put its sockets, whose names with all their folders must not be longer than 107 bytes."""
+    """A folder for Ray's sockets, whose paths must not be longer than 107 bytes."""
     usual = tempfile.gettempdir()
     return "/tmp" if len(usual) > 18 and os.path.isdir("/tmp") else usual

@@ -1,9 +1,8 @@
-"""What a worker of a cluster does with a task, and what the coordinator's side and it say to each other.
+"""The tasks and answers between the coordinator and a cluster's workers, and how a worker computes a task.
 
-Model and datasets, the *setup*, travel to a worker process once. A task names its setup by a key of its own; a
-worker that hasn't got it says so, and is sent the blocks again with the setup beside them. So it doesn't matter how a
-worker came to be there, with the cluster, later, or in place of one that died, nor which cluster it is. Each thread
-that computes makes a model of its own for each context.
+Model and datasets, the *setup*, are sent to a worker process once. A task names its setup by a key. A worker that does
+not have it says so, and gets the blocks again together with the setup. So workers may start with the cluster, later, or
+in place of one that died, in any cluster. Each thread that computes creates a model of its own per context.
 """
 
 import copy
@@ -30,126 +29,128 @@ from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples, block_gradient, block_metrics
 
-# A worker may serve two coordinators, or the calls of one in turn, but must not gather the datasets of all it ever had.
-SETUPS_KEPT = 3
+SETUPS_KEPT = 3  # Per worker, which may serve two coordinators, or several calls of one. Older ones free their memory.
 
 Blob = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class ModelAndData:
-    """What every task of a context needs."""
+    """The setup: what all tasks of a context need."""
 
     model: bytes
-    """By cloudpickle, so that a class defined in a script travels whole."""
+    """Pickled by cloudpickle, which sends a class of a script with its code."""
     datasets: tuple[Samples, ...]
 
 
-# Not a tuple: joblib's Ray backend puts every argument of 100 bytes or more, by sys.getsizeof, into Ray's object store
-# and keeps it there as long as the pool, which would fill it with the parameters of every step. An instance has 48.
+# Not a tuple: joblib's Ray backend puts each argument of 100 bytes or more, by sys.getsizeof, into Ray's object store,
+# and keeps it there as long as the pool exists. The parameters of all steps would fill it. An instance has 48 bytes.
 @dataclass(frozen=True)
 class GroupTask:
     """A group of blocks at one version of the parameters."""
 
     version: int
     key: str
-    """Of the setup."""
+    """The setup's."""
     context: str
-    """Unique."""
+    """A unique name."""
     parameters: Vector
     blocks: Sequence[tuple[int, Block]]
     """Each with its number in the step."""
     gradients: bool
-    """Whether they are wanted, or the metrics alone."""
+    """Whether gradients are wanted, or only metrics."""
     versions: dict[str, str] = field(default_factory=versions)
-    """The coordinator's: a worker with others computes nothing."""
+    """The coordinator's versions. A worker with other ones computes nothing."""
 
     @property
     def nbytes(self) -> int:
-        """What its arrays weigh."""
+        """Bytes of the arrays."""
         return int(self.parameters.nbytes + sum(block.rows.nbytes for _, block in self.blocks))
 
 
 class Result(NamedTuple):
-    """What came of one block: stamped with version and block, so that it can't be taken for another's."""
+    """The result of one block, with the version of the parameters and the number of the block."""
 
     version: int
     block: int
     metrics: Metrics
     gradient: Vector | None = None
     failure: bytes = b""
-    """The model's exception and its traceback, pickled, where it raised."""
+    """The model's exception and its traceback, pickled; empty if it raised none."""
     worker: str = ""
-    """Filled in when it has come back, as is the next."""
+    """Set by the coordinator."""
     seconds: float = 0.0
-    """The task's, divided among its blocks by their samples."""
+    """The block's share of the task's seconds, by samples. Set by the coordinator."""
     finite: bool = True
-    """As `worker.Sums` has it."""
+    """As in `worker.Sums`."""
 
 
 @dataclass(frozen=True)
 class GroupAnswer:
-    """What came of a task."""
+    """The answer to a task."""
 
     worker: str
     seconds: float
-    """What the computation took."""
+    """Of the computation."""
     results: Sequence[Result]
-    """Empty if the worker does not have the setup, or has other versions; it ends with the first failure."""
+    """Empty if the worker does not have the setup, or has other versions. The first failure is the last result."""
     versions: dict[str, str] = field(default_factory=versions)
-    """The worker's."""
+    """The worker's versions."""
 
     @property
     def nbytes(self) -> int:
-        """What its arrays weigh."""
+        """Bytes of the arrays."""
         return sum(result.gradient.nbytes for result in self.results if result.gradient is not None)
 
 
-_own: dict[str, tuple[ModelAndData, Model | None]] = {}
+_local_setups: dict[str, tuple[ModelAndData, Model | None]] = {}
+"""The setups of this process's engines, by key."""
 _models = threading.local()
-"""The thread's own models, by context, the last few."""
-_holders = Counter[str]()
-_sent: OrderedDict[str, ModelAndData] = OrderedDict()
+"""The last few models of each thread, by context."""
+_users = Counter[str]()
+"""How many contexts use a local setup, by key."""
+_received_setups: OrderedDict[str, ModelAndData] = OrderedDict()
+"""The last few setups that this process received, by key."""
 _lock = threading.Lock()
 
 
 def dumps(value: object) -> bytes:
-    """By cloudpickle."""
-    from joblib.externals.loky.backend.reduction import dumps  # Late: 0.1 s.
+    """Pickle with cloudpickle."""
+    from joblib.externals.loky.backend.reduction import dumps  # Imported lazily: it takes 0.1 s.
 
     return bytes(dumps(value))
 
 
 def pack(setup: ModelAndData) -> Blob:
-    """A setup's bytes, to send."""
+    """The setup's bytes, to send with a task."""
     return np.frombuffer(dumps(setup), np.uint8)
 
 
-def hold(key: str, setup: ModelAndData, model: Model | None) -> None:
-    """Have a setup ready in the coordinator's process, for tasks that joblib runs there.
+def keep_locally(key: str, setup: ModelAndData, model: Model | None) -> None:
+    """Keep a setup in the coordinator's process, for tasks that joblib runs there.
 
-    There the model is copied, not unpickled: that would change its class, if that is one of the program's own.
+    There the model is copied: unpickling it would define the model's class again.
     """
     with _lock:
-        _own[key] = setup, model
-        _holders[key] += 1
+        _local_setups[key] = setup, model
+        _users[key] += 1
 
 
 def forget(key: str) -> None:
-    """Hold it no longer in this process, unless another engine here does; a worker, none whose key begins so."""
+    """Free a local setup with its last user, and received setups whose keys start with ``key``."""
     with _lock:
-        _holders[key] -= 1
-        if _holders[key] <= 0:
-            del _holders[key]
-            _own.pop(key, None)
-            for sent in [sent for sent in _sent if key and sent.startswith(key)]:
-                del _sent[sent]
+        _users[key] -= 1
+        if _users[key] <= 0:
+            del _users[key]
+            _local_setups.pop(key, None)
+            for sent in [sent for sent in _received_setups if key and sent.startswith(key)]:
+                del _received_setups[sent]
 
 
 def _unpack(key: str, blob: Blob) -> ModelAndData:
-    """Make this process, which is a worker's, ready for the tasks of a setup."""
-    # For good: threadpoolctl lets only one thread set OpenBLAS's limit, so tasks in several threads of a worker can't
-    # each have their own. Dask, Ray and loky start their workers with one BLAS thread too, unless told otherwise.
+    """Unpack a setup in a worker's process."""
+    # This limit stays: threadpoolctl lets only one thread set OpenBLAS's limit, so tasks in several threads of a worker
+    # cannot each set it. Dask, Ray and loky start their workers with one BLAS thread too, by default.
     blas().limit(limits=1)
     setup: ModelAndData = pickle.loads(blob.data)
     for data in setup.datasets:
@@ -157,36 +158,36 @@ def _unpack(key: str, blob: Blob) -> ModelAndData:
             if array is not None:
                 read_only(array)
     with _lock:
-        _sent[key] = setup
-        while len(_sent) > SETUPS_KEPT:
-            _sent.popitem(last=False)
+        _received_setups[key] = setup
+        while len(_received_setups) > SETUPS_KEPT:
+            _received_setups.popitem(last=False)
     return setup
 
 
-def _model(task: GroupTask, setup: ModelAndData) -> Model:
-    """The model that this thread has made for the context."""
-    held: OrderedDict[str, Model] = _models.__dict__.setdefault("held", OrderedDict())
-    if task.context not in held:
-        own = _own.get(task.key, (setup, None))[1]
-        held[task.context] = pickle.loads(setup.model) if own is None else copy.deepcopy(own)
-        while len(held) > SETUPS_KEPT:
-            held.popitem(last=False)
-    return held[task.context]
+def _thread_model(task: GroupTask, setup: ModelAndData) -> Model:
+    """The model of this thread for the context. It is created if it does not exist."""
+    models: OrderedDict[str, Model] = _models.__dict__.setdefault("by_context", OrderedDict())
+    if task.context not in models:
+        _, local = _local_setups.get(task.key, (setup, None))
+        models[task.context] = pickle.loads(setup.model) if local is None else copy.deepcopy(local)
+        while len(models) > SETUPS_KEPT:
+            models.popitem(last=False)
+    return models[task.context]
 
 
 def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
-    """Each block of the task in turn, up to the first that fails; what the model raises is a value, not an exception.
+    """Compute each block of the task in turn, up to the first that fails. An exception of the model is a result.
 
-    An exception would end the pool in loky, and the call, with all other results, everywhere.
+    If it were raised here, it would end the call with all other results, and in loky the pool.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     results: list[Result] = []
-    if task.versions != versions():  # Before anything of the coordinator's is unpickled.
+    if task.versions != versions():  # Checked before the coordinator's setup is unpickled.
         return GroupAnswer(worker, 0.0, results)
-    setup = _own[task.key][0] if task.key in _own else _sent.get(task.key)
+    setup = _local_setups[task.key][0] if task.key in _local_setups else _received_setups.get(task.key)
     if setup is None and blob is None:
         return GroupAnswer(worker, 0.0, results)
-    # A copy: what comes out of a message may lie at any address, and NumPy adds unaligned numbers in another order.
+    # A copy: an array from a message may lie at any address, and NumPy adds unaligned numbers in another order.
     parameters = read_only(task.parameters.copy())
     spare = list[Vector]()
     start = time.perf_counter()
@@ -197,13 +198,13 @@ def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
             if setup is None and blob is not None:
                 setup = _unpack(task.key, blob)
             assert setup is not None
-            model = _model(task, setup)
+            model = _thread_model(task, setup)
             if gradient is None:
                 metrics = block_metrics(model, setup.datasets, parameters, block)
             else:
                 metrics, finite = block_gradient(model, setup.datasets, parameters, block, gradient, spare)
-        except BaseException as error:  # SystemExit too: it is for the coordinator's program to leave, or not.
-            if isinstance(error, KeyboardInterrupt) and task.key in _own:
+        except BaseException as error:  # SystemExit too: it is raised in the coordinator's program.
+            if isinstance(error, KeyboardInterrupt) and task.key in _local_setups:
                 raise  # This is the coordinator's program.
             results.append(Result(task.version, number, Metrics(), failure=pickled_exception(error)))
             break

@@ -1,4 +1,4 @@
-"""What decides the bits of a result, and so has to be the same on every machine of a cluster."""
+"""The versions that decide the bits of a result, and so have to be the same on all machines of a cluster."""
 
 import hashlib
 import platform
@@ -33,14 +33,14 @@ def versions() -> dict[str, str]:
 
 
 def difference(worker: str, theirs: object) -> str | None:
-    """A sentence that names the first difference between a worker's versions and ours, None if there is none."""
+    """A sentence about the first difference between a worker's versions and this program's; None if there is none."""
     ours = versions()
     if not isinstance(theirs, dict):
         return f"worker {worker} has another version of parallel_lenet, and the coordinator {ours['parallel_lenet']}"
     for name, value in ours.items():
         if theirs.get(name) != value:
             return (
-                f"worker {worker} has {name} {theirs.get(name)}, and the coordinator {value}: results would not be the "
-                "same to the last bit; install the same on every machine"
+                f"worker {worker} has {name} {theirs.get(name)}, and the coordinator {value}: results would not be "
+                "bit-identical; install the same version on all machines"
             )
     return None
