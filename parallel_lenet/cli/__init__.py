@@ -20,6 +20,7 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli import (
     compare,
     completion,
+    doctor,
     evaluate,
     explain,
     export,
@@ -46,7 +47,7 @@ COMMANDS: Commands = {
     "train": (train,),
     "use a trained network": (predict, evaluate, explain, export),
     "look at runs": (runs, report, compare),
-    "check": (gradcheck, verify),
+    "check": (doctor, gradcheck, verify),
     "set up": (completion,),
 }
 

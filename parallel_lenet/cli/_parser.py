@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
+        if action.choices is not None and value != [] and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), choices)
             message = f"invalid choice: {value!r}{hint} (choose from {', '.join(choices)})"

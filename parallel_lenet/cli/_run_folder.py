@@ -20,14 +20,8 @@ from parallel_lenet.cli._console import to_json
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.files import append_line, keep_as, write_atomically
-from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS, REPORT, environment, events, predictions, steps
-from parallel_lenet.trackers import mlflow, tensorboard
-
-_NAMES = (
-    *(LAST, PREVIOUS, BEST, CONFIG, METRICS, REPORT),
-    *(steps.FILE, events.FILE, environment.FILE, predictions.FILE, mlflow.FILE, tensorboard.FOLDER),
-)
-_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _NAMES))})\.[0-9a-f]{{16}}")
+from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS
+from parallel_lenet.runs.folder import NAMES, TEMPORARY, lock
 
 # What file systems, desktops and version control put into folders that people call empty.
 _IGNORED = re.compile(
@@ -55,7 +49,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove the temporary files of a program that was killed while it wrote."""
         for file in self.path.iterdir():
-            if _TEMPORARY.fullmatch(file.name):
+            if TEMPORARY.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
     def write_config(self, text: str) -> None:
@@ -137,24 +131,14 @@ def _is_empty(folder: Path, continues: bool) -> bool:
     names = {file.name for file in folder.iterdir() if not _IGNORED.fullmatch(file.name)}
     if continues:
         names = {
-            name
-            for name in names
-            if name not in set(_NAMES) - {LAST, PREVIOUS, BEST} and not _TEMPORARY.fullmatch(name)
+            name for name in names if name not in set(NAMES) - {LAST, PREVIOUS, BEST} and not TEMPORARY.fullmatch(name)
         }
     return not names
 
 
 def _lock(folder: Path) -> int | None:
     """Lock the folder if the system can. Raises UsageError if another program, or another run here, has locked it."""
-    if os.name != "posix":
-        return None
-    import fcntl  # Imported lazily: POSIX only.
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # Some network file systems lock no folders.
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UsageError(f"{folder} is being written by another training run that hasn't ended") from None
-    return descriptor
+    try:
+        return lock(folder)
+    except BlockingIOError:
+        raise UsageError(f"{folder} is being written by another training run that hasn't ended") from None

@@ -24,7 +24,7 @@ _INTERPRETERS = re.compile(r"python|pypy|graalpy|mayapy|hython", re.IGNORECASE)
 
 # The import path comes after the standard library until the worker's own imports are done: a file random.py beside
 # the program must not take the place of what NumPy needs.
-_PROGRAM = """\
+PROGRAM = """\
 import os, sys
 library = [i for i, entry in enumerate(sys.path)
            if entry == os.path.dirname(os.__file__) or os.path.basename(entry) in ("lib-dynload", "DLLs")]
@@ -32,6 +32,7 @@ sys.path[max(library, default=-1) + 1:0] = sys.argv[4:]
 from parallel_lenet.engines.processes.worker_main import main
 main()
 """
+"""What a worker's process runs; its arguments are a descriptor, the coordinator's process, and more."""
 
 
 def interpreter() -> str:
@@ -111,7 +112,7 @@ def start(worker_socket: socket.socket, handles: Sequence[int | str]) -> "subpro
     # On Linux the first thread has the process's number: see `worker_main._request_death_signal`.
     numbers = (worker_socket.fileno(), os.getpid(), threading.get_native_id())
     # -P: do not import from the working directory, which may hold any file.
-    command = [interpreter(), "-P", *_flags(), "-c", _PROGRAM, *map(str, numbers), *worker_path()]
+    command = [interpreter(), "-P", *_flags(), "-c", PROGRAM, *map(str, numbers), *worker_path()]
     error = _standard_error()
     if sys.platform == "win32":
         process = subprocess.Popen(command, env=_environment(), stdin=subprocess.PIPE, stdout=error, stderr=error)

@@ -60,6 +60,11 @@ def is_kept(dispatcher: Any, number: Any) -> bool:
     return dispatcher in _caches and _caches[dispatcher].holds(number)
 
 
+def folders() -> list[str]:
+    """Where code is kept."""
+    return sorted({kept.cache_path for kept in _caches.values()})
+
+
 @cache
 def _note_compiling() -> None:
     _LOGGER.info("compiling the kernels for this machine; the code is kept for later runs ...")

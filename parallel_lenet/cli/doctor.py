@@ -1,0 +1,78 @@
+"""Look for what is broken or slow here, and say what to do about it.
+
+Checks the interpreter, the libraries, cores, processor, BLAS, Numba and its cache, memory, the extras, what dead runs
+left, and how fast it computes. What it prints can be pasted into a report of a problem: it holds no names of users,
+machines or home folders. The exit code is 1 if something is broken.
+"""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+import parallel_lenet
+from parallel_lenet.cli._console import Console, printable
+from parallel_lenet.display import count
+
+HELP = "find what is broken or slow here, and what to do about it"
+EXAMPLES = (
+    ("everything", "doctor"),
+    ("some of the checks, for a program", "doctor cores blas memory --json"),
+    ("remove what dead runs left", "doctor leftovers --clean"),
+)
+# Not taken from the package, whose import takes longer than all other help; a test compares.
+CHECKS = (
+    *("python", "packages", "cores", "processor", "blas", "numba", "memory", "extras", "leftovers", "speed"),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checks", metavar="CHECK", nargs="*", choices=CHECKS, help=f"only these: {', '.join(CHECKS)} (default: all)"
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="also remove what dead runs left in the folder runs and elsewhere"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object with all findings")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings as they come."""
+    from parallel_lenet.doctor import diagnose, leftovers
+    from parallel_lenet.doctor.finding import Finding, Here
+    from parallel_lenet.doctor.redaction import redacted
+
+    console = Console(json=arguments.json)
+    removed = []
+    if arguments.clean:
+        for sentence in leftovers.clean(Here()):
+            removed.append(printable(redacted(sentence)))
+            console.note(removed[-1])
+    found: list[dict[str, Any]] = []
+    console.line(f"parallel-lenet {parallel_lenet.__version__}")
+
+    def told(value: Any) -> Any:
+        """The same without names of users and machines."""
+        if isinstance(value, str):
+            return printable(redacted(value))
+        if isinstance(value, dict):
+            return {key: told(each) for key, each in value.items()}
+        return [told(each) for each in value] if isinstance(value, list) else value
+
+    def show(finding: Finding) -> None:
+        found.append(told(asdict(finding)))
+        console.line(f"{finding.state:6}  {finding.check:9}  {found[-1]['text']}")
+        if finding.remedy:
+            console.line(f"{'':17}  -> {found[-1]['remedy']}")
+
+    with console.warnings_as_notes():
+        for finding in diagnose(arguments.checks):
+            show(finding)
+    states = [each["state"] for each in found]
+    broken, slow = states.count("broken"), states.count("slow")
+    if arguments.json:
+        version = parallel_lenet.__version__
+        console.result({"version": version, "broken": broken, "slow": slow, "findings": found, "removed": removed})
+    else:
+        verdict = "nothing is broken or slow" if not broken + slow else f"{broken} broken, {slow} slow"
+        console.line(f"{verdict}; {count(len(found), 'finding')}")
+    return 1 if broken else 0

@@ -1,0 +1,61 @@
+"""How many cores there are to compute on, and what takes some away."""
+
+import math
+import os
+
+from parallel_lenet.cores import WORKERS_VARIABLE, count_workers, usable_cores
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.limits import cpu_quota
+
+CHECK = "cores"
+LOKY = "LOKY_MAX_CPU_COUNT"
+
+
+def check(here: Here) -> list[Finding]:
+    """The number of usable cores with how it was counted, and a finding for each limit below the machine's number."""
+    machine = os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    quota = cpu_quota(here.root)
+    count = usable(here)
+    group = "no limit of a control group" if quota == math.inf else f"{quota:g} by control group"
+    text = f"{count} usable of {machine}: {affinity} by affinity, {group}"
+    facts = {"usable": count, "machine": machine, "affinity": affinity, "quota": None if quota == math.inf else quota}
+    found = [Finding(CHECK, "ok", text, facts=facts)]
+    if affinity < machine:
+        text = f"this process may use {affinity} of the machine's {machine} cores (affinity)"
+        remedy = "start it without taskset or numactl, or ask the batch system for more cores"
+        found.append(Finding(CHECK, "slow", text, remedy))
+    if quota < min(machine, affinity):
+        text = f"a control group leaves {quota:g} cores' worth of time, of {min(machine, affinity)} cores"
+        remedy = "raise the container's limit (docker run --cpus, resources.limits.cpu), or the batch job's"
+        found.append(Finding(CHECK, "slow", text, remedy))
+    return [*found, *_variables(machine)]
+
+
+def usable(here: Here) -> int:
+    """The cores that workers get by default."""
+    return max(1, math.ceil(min(usable_cores(), cpu_quota(here.root))))
+
+
+def _variables(machine: int) -> list[Finding]:
+    found = []
+    limit = os.environ.get(LOKY)
+    if limit is not None and not limit.strip().isdecimal():
+        text = f"{LOKY} must be a positive whole number, got {limit!r}: joblib fails with it"
+        found.append(Finding(CHECK, "broken", text, f"unset {LOKY}"))
+    elif limit is not None and int(limit) < machine:
+        found.append(
+            Finding(CHECK, "slow", f"{LOKY}={int(limit)} leaves that many of {machine} cores", f"unset {LOKY}")
+        )
+    asked = os.environ.get(WORKERS_VARIABLE)
+    if asked:
+        remedy = f"unset {WORKERS_VARIABLE}, or set it to -1 for all usable cores"
+        try:
+            count = count_workers(None).count
+        except ValueError as error:
+            found.append(Finding(CHECK, "broken", str(error), remedy))
+        else:
+            if count != usable_cores():
+                text = f"{WORKERS_VARIABLE}={int(asked)}: {count} workers by default, on {usable_cores()} usable cores"
+                found.append(Finding(CHECK, "slow", text, remedy))
+    return found

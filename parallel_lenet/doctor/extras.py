@@ -1,0 +1,77 @@
+"""Which extras are installed, and whether their libraries can be imported."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from parallel_lenet.cores import usable_cores
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.probe import tried
+from parallel_lenet.doctor.requirements import AGGREGATES, Requirement, modules, requirements
+
+CHECK = "extras"
+SECONDS = 60.0
+
+_PROGRAM = """
+from importlib import import_module
+for name in sys.argv[2:]:
+    try:
+        import_module(name)
+    except BaseException as error:
+        first = next(iter(str(error).splitlines()), "")[:200]
+        print(f"failed\\t{name}\\t{type(error).__name__}: {first}", flush=True)
+    else:
+        print(f"works\\t{name}\\t", flush=True)
+import os
+sys.stdout.flush()
+os._exit(0)  # What a library leaves running is not waited for.
+"""
+
+
+def check(here: Here) -> list[Finding]:
+    """One finding for all that work, one for those that are missing, and one per library that does not work."""
+    needed: dict[str, list[Requirement]] = {}
+    for each in requirements():
+        if each.extra and each.extra not in AGGREGATES:
+            needed.setdefault(each.extra, []).append(each)
+    found, complete, missing = list[Finding](), [], {}
+    wanted = {extra: [(each, modules(each.name)) for each in group] for extra, group in needed.items()}
+    present = {extra: [name for _, names in group for name in names] for extra, group in wanted.items()}
+    with ThreadPoolExecutor(max(1, min(usable_cores(), 8))) as pool:
+        failures = dict(zip(present, pool.map(failing, present.values()), strict=True))
+    for extra, group in wanted.items():
+        absent = [each for each, names in group if not names]
+        broken = [(each, failures[extra][name]) for each, names in group for name in names if name in failures[extra]]
+        for each, failure in broken:
+            text = f"{each.name} of the extra {extra} is installed but does not work: {failure}"
+            found.append(Finding(CHECK, "broken", text, f"pip install --upgrade {each.line}"))
+        if absent and len(absent) < len(group):
+            text = f"the extra {extra} is incomplete: {', '.join(each.name for each in absent)} missing"
+            found.append(Finding(CHECK, "note", text, f"pip install {' '.join(each.line for each in absent)}"))
+        elif absent:
+            missing[extra] = absent
+        elif not broken:
+            complete.append(extra)
+    facts = {"work": complete, "missing": sorted(missing)}
+    text = f"work: {', '.join(complete) or 'none'}; not installed: {', '.join(missing) or 'none'}"
+    remedy = f"pip install 'parallel-lenet[{','.join(missing)}]', if you need them" if missing else ""
+    return [Finding(CHECK, "note" if missing else "ok", text, remedy, facts), *found]
+
+
+def failing(names: Sequence[str]) -> dict[str, str]:
+    """The modules of these that can't be imported, with the reason. A crash or a hang costs a process of its own."""
+    found: dict[str, str] = {}
+    left = list(names)
+    while left:
+        outcome = tried(_PROGRAM, *left, seconds=SECONDS)
+        for line in outcome.output.splitlines():
+            verdict, _, rest = line.partition("\t")
+            name, _, reason = rest.partition("\t")
+            if name in left and verdict in ("works", "failed"):
+                left.remove(name)
+                if verdict == "failed":
+                    found[name] = reason
+        if not outcome.failure:
+            break
+        if left:  # The one that it was at.
+            found[left.pop(0)] = outcome.failure
+    return found

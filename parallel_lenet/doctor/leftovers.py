@@ -1,0 +1,168 @@
+"""What runs left that died: processes, temporary files, folders without a result. `clean` removes it.
+
+Only what is surely of this package, of this user, and of a program that has ended.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.engines.cluster.guard import holders
+from parallel_lenet.engines.processes.start import PROGRAM
+from parallel_lenet.runs import BEST, LAST, METRICS, PREVIOUS, predictions, steps
+from parallel_lenet.runs import folder as run_folder
+
+CHECK = "leftovers"
+RUNS = "runs"
+DAY = 86_400.0  # Seconds after which a temporary folder that no process uses is left over.
+MINUTE = 60.0  # Seconds in which a new run has locked its folder.
+KEPT = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
+"""Files that are a run's results: a folder with one of them is never removed."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A thing that a dead run left."""
+
+    what: str
+    remove: Callable[[], None]
+    """Raises OSError if it can't be removed."""
+
+
+def check(here: Here) -> list[Finding]:
+    """One finding for all of them."""
+    found = [each.what for each in everything(here)]
+    if not found:
+        return [Finding(CHECK, "ok", "nothing of dead runs is left")]
+    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    text = f"dead runs left: {shown}"
+    return [Finding(CHECK, "slow", text, "parallel-lenet doctor --clean removes them", {"leftovers": found})]
+
+
+def everything(here: Here) -> Iterator[Leftover]:
+    """All that is found: of workers, of the runs in the folder ``runs``, and in the folder for temporary files."""
+    yield from _workers(here)
+    yield from _runs(here.folder / RUNS)
+    yield from _temporary_folders()
+
+
+def clean(here: Here) -> Iterator[str]:
+    """Remove them; a sentence for each."""
+    for each in everything(here):
+        try:
+            each.remove()
+        except OSError as error:
+            yield f"{each.what}: can't be removed: {error.strerror or error}"
+        else:
+            yield f"removed {each.what}"
+
+
+def _workers(here: Here) -> Iterator[Leftover]:
+    """Worker processes whose coordinator is gone. They end by themselves, unless they are stopped or hang."""
+    for folder in (here.root / "proc").glob("[0-9]*") if hasattr(os, "pidfd_open") else ():
+        pid = int(folder.name)
+        if _is_orphan(here.root, pid):
+            yield Leftover(f"the worker process {pid}", lambda pid=pid: _kill(here.root, pid))  # type: ignore[misc]
+
+
+def _is_orphan(root: Path, pid: int) -> bool:
+    """Whether it is a worker of this user and this container that has another parent than its coordinator."""
+    process = root / "proc" / str(pid)
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        if words[words.index("-c") + 1] != PROGRAM or os.stat(process).st_uid != os.getuid():
+            return False
+        coordinator = int(words[words.index(PROGRAM) + 2])
+        # In another namespace the coordinator's number is another one to us.
+        if os.readlink(process / "ns/pid") != os.readlink(root / "proc/self/ns/pid"):
+            return False
+        parent = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):  # It has ended, or is another user's.
+        return False
+    return parent != coordinator
+
+
+def _kill(root: Path, pid: int) -> None:
+    """Through a descriptor: the number may be another process's by now."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _is_orphan(root, pid):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _runs(folder: Path) -> Iterator[Leftover]:
+    """Temporary files in folders of runs that no program has locked, and folders in which no run ever began."""
+    with suppress(OSError):
+        for run in sorted(folder.iterdir()):
+            if run.is_symlink() or not run.is_dir():
+                continue
+            names = {file.name for file in run.iterdir()}
+            temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
+            ours = names <= {*run_folder.NAMES, *temporary} and not names & set(KEPT)
+            old = time.time() - run.stat().st_mtime > MINUTE
+            if not (temporary or (ours and old)) or not _is_free(run):
+                continue
+            if ours and old:
+                yield Leftover(f"{run}, in which no run began", lambda run=run: _remove_run(run))  # type: ignore[misc]
+            else:
+                for name in temporary:
+                    yield Leftover(
+                        f"the half-written file {run / name}",
+                        lambda run=run, name=name: _remove(run, [name]),  # type: ignore[misc]
+                    )
+
+
+def _is_free(run: Path) -> bool:
+    try:
+        descriptor = run_folder.lock(run)
+    except OSError:  # BlockingIOError: a run writes there.
+        return False
+    if descriptor is not None:
+        os.close(descriptor)
+    return True
+
+
+def _remove(run: Path, names: list[str]) -> None:
+    """Remove files of a run's folder while no run writes there."""
+    descriptor = run_folder.lock(run)
+    try:
+        for name in names:
+            (run / name).unlink(missing_ok=True)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_run(run: Path) -> None:
+    names = [file.name for file in run.iterdir()]
+    if not set(names) & set(KEPT):
+        _remove(run, [name for name in names if not (run / name).is_dir()])
+        run.rmdir()  # Fails if something else has come.
+
+
+def _temporary_folders() -> Iterator[Leftover]:
+    """Folders of this user, with the names of this package, that no process has used for a day."""
+    if not hasattr(os, "getuid"):
+        return
+    with suppress(OSError):
+        for folder in sorted(Path(tempfile.gettempdir()).iterdir()):
+            if not folder.name.startswith(("parallel-lenet-", "lenet-ray-")) or folder.is_symlink():
+                continue
+            status = folder.stat()
+            old = time.time() - status.st_mtime > DAY
+            if folder.is_dir() and status.st_uid == os.getuid() and old and not holders(str(folder)):
+                yield Leftover(f"the temporary folder {folder}", lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]

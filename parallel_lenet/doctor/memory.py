@@ -1,0 +1,79 @@
+"""Memory: for workers, and to share with them."""
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+
+from parallel_lenet.doctor import cores
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.engines.memory import block_of
+from parallel_lenet.limits import available_memory
+
+CHECK = "memory"
+COORDINATOR = 150  # MB that training LeNet-5 takes in the coordinator's process, and
+WORKER = 80  # MB for each worker.
+DESCRIPTORS = 64  # Open files of the coordinator, and
+WORKERS_DESCRIPTORS = 8  # for each worker.
+SHARED = 2**22  # Bytes that are shared to see whether it works.
+SHM = 100  # MB below which /dev/shm is what containers have by default.
+MB = 2**20
+
+
+def check(here: Here) -> list[Finding]:
+    """What is left for how many workers, and whether memory can be shared."""
+    count = cores.usable(here)
+    room = available_memory(here.root)
+    needed = COORDINATOR + count * WORKER
+    known = f"{room / MB:,.0f} MB" if room < math.inf else "an unknown amount"
+    facts = {"available_mb": None if room == math.inf else int(room / MB), "needed_mb": needed}
+    text = f"{known} left; LeNet-5 on {count} workers takes about {needed} MB"
+    found = [Finding(CHECK, "ok", text, facts=facts)]
+    if room < needed * MB:
+        fitting = int((room / MB - COORDINATOR) // WORKER)
+        remedy = f"train with --workers {fitting}" if fitting > 0 else "raise the memory limit, or end other programs"
+        text = f"{room / MB:,.0f} MB are left, but {count} workers take about {needed} MB: training may be ended"
+        found.append(Finding(CHECK, "broken", text, remedy))
+    return [*found, *_sharing(), *_limits(needed, count), *_shm()]
+
+
+def _sharing() -> Iterator[Finding]:
+    """Try what the engine does, so that what fails is named here."""
+    try:
+        block = block_of(SHARED)
+        block.arrays[0][:] = 1
+        block.close()
+    except OSError as error:
+        remedy = "allow memfd_create in the sandbox, or set TMPDIR to a folder with room"
+        yield Finding(CHECK, "broken", f"memory can't be shared with workers: {error.strerror or error}", remedy)
+
+
+def _limits(needed: int, count: int) -> Iterator[Finding]:
+    if sys.platform == "win32":
+        return
+    import resource  # POSIX only.
+
+    for name, least, unit, option in (
+        (resource.RLIMIT_AS, 10 * needed * MB, MB, "-v"),
+        (resource.RLIMIT_NOFILE, DESCRIPTORS + count * WORKERS_DESCRIPTORS, 1, "-n"),
+    ):
+        limit = resource.getrlimit(name)[0]
+        if limit not in (resource.RLIM_INFINITY, -1) and limit < least:
+            what = "MB of address space" if unit == MB else "open files"
+            text = f"ulimit {option} allows {limit // unit:,} {what}, and {count} workers may need {least // unit:,}"
+            remedy = f"ulimit {option} unlimited" if unit == MB else f"ulimit -n {2 * least}"
+            yield Finding(CHECK, "broken", text, remedy)
+
+
+def _shm() -> Iterator[Finding]:
+    """Training shares memory without a name and needs no room there; the object store of Ray does."""
+    if not os.path.isdir("/dev/shm"):
+        return
+    try:
+        size = shutil.disk_usage("/dev/shm").total
+    except OSError:
+        return
+    if size < SHM * MB:
+        text = f"/dev/shm has {size / MB:,.0f} MB: enough for training here, too little for --engine ray"
+        yield Finding(CHECK, "note", text, "docker run --shm-size=1g, if you use Ray")

@@ -1,0 +1,43 @@
+"""The libraries of the core: new enough, and one copy of each."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.probe import tried
+from parallel_lenet.doctor.requirements import older, requirements
+
+CHECK = "packages"
+
+
+def check(here: Here) -> list[Finding]:
+    """A finding per fault; one if there is none."""
+    core = [each for each in requirements() if not each.extra]
+    if not core:
+        return [Finding(CHECK, "note", "parallel-lenet is not installed: it runs from a folder", "pip install -e .")]
+    found, versions = [], {}
+    for each in core:
+        upgrade = f"pip install --upgrade {each.line}"
+        try:
+            versions[each.name] = installed = version(each.name)
+        except PackageNotFoundError:
+            found.append(Finding(CHECK, "broken", f"{each.name} is not installed", f"pip install {each.line}"))
+            continue
+        if older(installed, each.least):
+            text = f"{each.name} {installed} is too old: at least {each.least} is needed"
+            found.append(Finding(CHECK, "broken", text, upgrade))
+        loaded = getattr(sys.modules.get(each.name), "__version__", installed)
+        if loaded != installed:
+            text = f"{each.name} {loaded} is imported, but {installed} is what pip installed: there are two copies"
+            remedy = "look at PYTHONPATH and at the current folder, or make a new virtual environment"
+            found.append(Finding(CHECK, "broken", text, remedy))
+    outcome = tried("import " + ", ".join(each.name for each in core), seconds=60)
+    if outcome.failure:
+        names = " ".join(each.line for each in core)
+        found.append(
+            Finding(
+                CHECK, "broken", f"the core's libraries: {outcome.failure}", f"pip install --force-reinstall {names}"
+            )
+        )
+    text = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return found or [Finding(CHECK, "ok", text, facts=versions)]

@@ -1,0 +1,52 @@
+"""Programs that try something in a process of their own: what crashes or hangs there harms nobody here."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from parallel_lenet.engines.processes.start import interpreter
+
+_PATH = "import sys, json; sys.path[:] = json.loads(sys.argv[1])\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended."""
+
+    output: str
+    failure: str
+    """Empty if it succeeded; else what went wrong, in a few words."""
+
+
+def tried(program: str, *arguments: str, seconds: float) -> Outcome:
+    """The outcome of a Python program that finds modules where this one does, and has so much time."""
+    path = json.dumps([entry for entry in sys.path if entry])
+    # -P: the path is that of this process, and is not to begin with another folder.
+    command = [interpreter(), "-P", "-c", _PATH + program, path, *arguments]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    with process:
+        try:
+            output, error = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            return Outcome(output, f"had not ended after {seconds:.0f} seconds")
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode < 0:
+        return Outcome(output, f"crashed: {_signal_name(-process.returncode)}")
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    failed = f"exit code {process.returncode}" if not lines else lines[-1][:300]
+    return Outcome(output, failed if process.returncode else "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

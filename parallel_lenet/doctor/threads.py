@@ -1,0 +1,71 @@
+"""NumPy's BLAS, and the variables that set its threads."""
+
+import os
+
+from parallel_lenet.doctor import cores, processor
+from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.engines.serial import blas
+
+CHECK = "blas"
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+# OpenBLAS's code for processors without fused multiply-adds, or for none in particular.
+OLD = (
+    "generic",
+    "prescott",
+    "core2",
+    "penryn",
+    "dunnington",
+    "nehalem",
+    "sandybridge",
+    "barcelona",
+    "bobcat",
+    "katmai",
+)
+WORKERS = "workers have one thread each, whatever it says"
+
+
+def check(here: Here) -> list[Finding]:
+    """Which BLAS it is, and a finding per variable that sets its threads or its code."""
+    libraries = blas().lib_controllers
+    texts = []
+    for library in libraries:
+        parts = (library.internal_api, library.version, getattr(library, "architecture", None))
+        texts.append(" ".join(filter(None, parts)) + f", {library.num_threads} threads in this process")
+    facts = {"libraries": texts}
+    if libraries:
+        found = [Finding(CHECK, "ok", f"{'; '.join(texts)}; {WORKERS}", facts=facts)]
+    else:
+        text = "NumPy has no BLAS that threadpoolctl knows: the kernel im2col may be slow, and its bits may vary"
+        found = [Finding(CHECK, "slow", text, "pip install --force-reinstall numpy", facts)]
+    for library in libraries:
+        architecture = str(getattr(library, "architecture", "") or "")
+        if architecture.lower() in OLD and processor.fused(here):
+            text = f"{library.internal_api} uses its code for {architecture}, which has no fused multiply-adds"
+            remedy = "unset OPENBLAS_CORETYPE" if "OPENBLAS_CORETYPE" in os.environ else "pip install --upgrade numpy"
+            found.append(Finding(CHECK, "slow", text, remedy))
+    return [*found, *_variables(cores.usable(here))]
+
+
+def _variables(usable: int) -> list[Finding]:
+    found = []
+    for name in VARIABLES:
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.isdecimal() or int(value) < 1:
+            text = f"{name} must be a positive whole number, got {value[:20]!r}"
+            found.append(Finding(CHECK, "broken", text, f"unset {name}"))
+        elif int(value) > usable:
+            text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {usable} usable cores"
+            found.append(Finding(CHECK, "slow", f"{text}; {WORKERS}", f"unset {name}"))
+        elif int(value) < usable:
+            text = f"{name}={int(value)}: NumPy outside of training uses that many of {usable} cores; {WORKERS}"
+            found.append(Finding(CHECK, "note", text, f"unset {name}, if programs of your own are to use all cores"))
+    return found
