@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.engines.cluster.guard import holders
+from parallel_lenet.engines.cluster.guard import processes_using
 from parallel_lenet.engines.processes.start import PROGRAM
 from parallel_lenet.runs import BEST, LAST, METRICS, PREVIOUS, predictions, steps
 from parallel_lenet.runs import folder as run_folder
@@ -164,5 +164,5 @@ def _temporary_folders() -> Iterator[Leftover]:
                 continue
             status = folder.stat()
             old = time.time() - status.st_mtime > DAY
-            if folder.is_dir() and status.st_uid == os.getuid() and old and not holders(str(folder)):
+            if folder.is_dir() and status.st_uid == os.getuid() and old and not processes_using(str(folder)):
                 yield Leftover(f"the temporary folder {folder}", lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]

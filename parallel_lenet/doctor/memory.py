@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from parallel_lenet.doctor import cores
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.engines.memory import block_of
+from parallel_lenet.engines.memory import shared_bytes
 from parallel_lenet.limits import available_memory
 
 CHECK = "memory"
@@ -41,7 +41,7 @@ def check(here: Here) -> list[Finding]:
 def _sharing() -> Iterator[Finding]:
     """Try what the engine does, so that what fails is named here."""
     try:
-        block = block_of(SHARED)
+        block = shared_bytes(SHARED)
         block.arrays[0][:] = 1
         block.close()
     except OSError as error:
