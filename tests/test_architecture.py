@@ -244,6 +244,8 @@ LATE = {
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.
     ("engines.imports", "cloudpickle"),  # The same.
     ("engines.processes.messages", "fcntl"),  # Not on Windows.
+    ("runs.folder", "fcntl"),  # Not on Windows.
+    ("doctor.memory", "resource"),  # Not on Windows.
     ("engines.remote_exceptions", "joblib.externals.loky.backend.reduction"),  # The same, for failures only.
     ("kernels", "f'parallel_lenet.kernels.{resolve(name)}'"),  # One kernel, the one that a model names.
     ("optional", "module or library"),  # An extra.
