@@ -16,6 +16,7 @@ from parallel_lenet import optional
 # Of those that Pillow reads: no format that starts a program or is read through another library of Python.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
+MOST_SIDE = 100_000  # Pixels of a side: a longer and thinner image takes seconds to decode and shows nothing.
 PURPOSE = "reading images"
 
 
@@ -43,6 +44,11 @@ def opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Any]:
                         f"{name}: is too large: it has {width:,} x {height:,} pixels, and at most {MOST_PIXELS:,} "
                         "are read"
                     )
+                if max(width, height) > MOST_SIDE:
+                    raise PictureError(
+                        f"{name}: is too large: it has {width:,} x {height:,} pixels, and sides of at most "
+                        f"{MOST_SIDE:,} pixels are read"
+                    )
                 yield image
     except (PictureError, MemoryError, optional.ExtraError):
         raise
@@ -64,7 +70,7 @@ def _stream(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
             raise PictureError(f"{name}: can't be read: it is empty")
         return io.BytesIO(source)
     try:
-        # Asked before opening: to open a pipe waits for its writer.
+        # Before opening: opening a pipe waits for its writer.
         found = os.stat(source)
     except (OSError, ValueError) as error:
         raise PictureError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from parallel_lenet import optimizers, optional
+from parallel_lenet import clipping, optimizers, optional
 from parallel_lenet.clipping import clip_by_global_norm
 from parallel_lenet.jsonable import describe
 from parallel_lenet.optimizers import (
@@ -526,3 +526,12 @@ def test_checkpoints_know_an_optimizer_by_its_settings(optimizer: Any) -> None:
     assert described["class"] == type(optimizer).__name__
     assert "fused" not in described
     assert {"learning_rate", "weight_decay"} <= described.keys()
+
+
+def test_the_norm_for_reports_adds_all_blocks_without_the_slow_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipping, "sum_of_squares", lambda *_: pytest.fail("the slow sum was used"))
+    for size in (1, clipping.NORM_BLOCK, 2 * clipping.NORM_BLOCK + 3):
+        gradient = np.ones(size, np.float32)
+        gradient[0] = gradient[-1] = 100
+        assert clipping.global_norm(gradient) == pytest.approx(math.sqrt((gradient.astype(float) ** 2).sum()), rel=1e-6)
+    assert math.isnan(clipping.global_norm(np.array([1, math.nan], np.float32)))

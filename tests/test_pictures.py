@@ -275,6 +275,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not an image of a known"),
     "huge.png": (png(60_000, 50_000), "is too large"),
     "large.png": (png(10_000, 9_500), "it has 10,000 x 9,500 pixels, and at most 50,000,000 are read"),
+    "tall.png": (png(2, 200_000), "it has 2 x 200,000 pixels, and sides of at most 100,000 pixels are read"),
+    "nan.tif": (encoded(np.full((30, 30), np.nan, np.float32), "tiff"), "must hold finite numbers"),
     "cut.png": (encoded(grey(drawing()), "png")[:-300], "cut.png"),
     "cut.jpg": (encoded(grey(drawing()), "jpeg")[:-300], "is damaged: "),
     "cut.gif": (encoded(grey(drawing()), "gif")[:-300], "cut.gif"),

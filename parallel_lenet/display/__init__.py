@@ -1,8 +1,8 @@
 """How objects show themselves: one line as ``repr``, tables as ``str``, tables and pictures as HTML in a notebook.
 
-A class derives from `Displayed` and says in ``_summary`` what is to be seen. HTML is complete in itself: every text is
-escaped, styles are inline, pictures are SVG or data URIs, and nothing is loaded from anywhere. Colours are those of the
-page around it, so that light and dark notebooks are both readable.
+A class derives from `Displayed` and defines ``_summary``. The HTML is self-contained: every text is escaped, styles are
+inline, pictures are SVG or data URIs, and nothing is loaded. Colours are those of the page around it, so that light and
+dark notebooks are both readable.
 """
 
 import dataclasses
@@ -39,7 +39,6 @@ class Table:
     texts: int = 1
 
     def text(self) -> str:
-        """The table as aligned lines."""
         rows = list(self.rows)
         if self.header:
             rows.insert(0, self.header)
@@ -55,7 +54,6 @@ class Table:
         )
 
     def html(self) -> Html:
-        """The table as HTML."""
         lines = [self._line("th", self.header, "font-weight:bold;")] if self.header else []
         lines += [self._line("td", row) for row in self.rows]
         return Html(f'<table style="border-collapse:collapse;margin:.4em 0;color:inherit">{"".join(lines)}</table>')
@@ -71,18 +69,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is to be seen of an object."""
+    """The content of an object's display."""
 
     line: str
     """The object in one line, for ``repr``."""
     parts: Sequence[Table | Html] = ()
-    """For HTML; ``str`` shows the tables among them."""
+    """Tables and pictures: HTML shows all of them, ``str`` the tables."""
 
 
 class Displayed:
     """An object whose ``repr``, ``str`` and HTML come from ``_summary``. None of them ever raises.
 
-    If ``_summary`` fails, for an object that is half made or holds something strange, ``repr`` is Python's own.
+    If ``_summary`` raises, for example for an object that is not complete, ``repr`` is Python's own.
     """
 
     __slots__ = ()
@@ -104,7 +102,7 @@ class Displayed:
             return object.__repr__(self)
 
     def _repr_html_(self) -> str | None:
-        """For notebooks, which show the ``repr`` if it is None."""
+        """The object as HTML for notebooks; None if that fails, and they show the ``repr``."""
         try:
             summary = self._summary()
             parts = "".join(part.html() if isinstance(part, Table) else part for part in summary.parts)
@@ -114,7 +112,7 @@ class Displayed:
 
 
 class Settings(Displayed):
-    """A dataclass that shows itself as the call that makes it."""
+    """A dataclass whose ``repr`` is the call that makes it."""
 
     __slots__ = ()
 
@@ -139,7 +137,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share of 1."""
+    """A fraction in per cent: ``12.34%``."""
     return "" if value is None else f"{value:.2%}" if math.isfinite(value) else f"{value}"
 
 

@@ -9,12 +9,13 @@ from parallel_lenet.display import LINE, Html
 
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 34  # Margins around the plot.
-COLOURS = ("#3b82f6", "#e8710a", "#22a06b", "#c0392b")  # Blue first, then orange: told apart on white and on black.
-MOST_POINTS = 400  # Of a curve: of more, the lowest and the highest of each group are drawn.
+COLOURS = ("#3b82f6", "#e8710a", "#22a06b", "#c0392b")  # Blue and orange first: different on white and on black.
+MOST_POINTS = 400  # Of a curve: of more points, the lowest and the highest of each group are drawn.
 
 Point = tuple[int, float]
 
-SMALLEST, LARGEST = 1e-290, 1e290  # Of the numbers that are told apart: with a margin for differences of them.
+SMALLEST = 1e-290  # Of the numbers that are drawn: with a margin, because their differences must be finite too.
+LARGEST = 1e290
 
 Curve: TypeAlias = tuple[str, Sequence[float | None]]
 """Its name, and its values over 1, 2, 3, ..."""
@@ -68,13 +69,13 @@ def curves(title: str, series: Sequence[Curve], *, percent: bool = False) -> Htm
 
 
 def _ends(name: str, values: Sequence[float | None]) -> str:
-    """A curve in words, for those who do not see it."""
+    """A curve in words, for screen readers: its first and its last value."""
     known = [value for value in values if value is not None]
     return f"{name} from {known[0]:.4g} to {known[-1]:.4g}" if known else f"{name} without values"
 
 
 def _runs(values: Sequence[float | None]) -> list[list[Point]]:
-    """The stretches of finite values, each thinned out to what can be seen."""
+    """The runs of finite values, each reduced to the points that can be seen."""
     runs: list[list[Point]] = [[]]
     for x, value in enumerate(values, start=1):
         if value is not None and abs(value) < LARGEST:  # False for NaN.
@@ -95,7 +96,7 @@ def _thinned(run: list[Point], size: int) -> list[Point]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers, from one at or below ``low`` to one at or above ``high``."""
-    if high - low < 1e-9 * max(abs(low), abs(high), SMALLEST):  # A flat curve, in the middle of its plot.
+    if high - low < 1e-9 * max(abs(low), abs(high), SMALLEST):  # A flat curve is drawn in the middle.
         margin = abs(high) if abs(high) > SMALLEST else 1.0
         low, high = low - margin / 2, high + margin / 2
     rough = (high - low) / 4
@@ -106,7 +107,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _label(value: float, step: float, percent: bool) -> str:
-    """With as many decimals as tell the ticks apart."""
+    """A tick's label, with enough decimals to differ from its neighbours."""
     if percent:
         value, step = value * 100, step * 100
     whole = (digits for digits in range(7) if math.isclose(step * 10**digits, round(step * 10**digits), rel_tol=1e-6))

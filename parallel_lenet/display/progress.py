@@ -1,8 +1,8 @@
 """Progress bars, drawn by rich: on a terminal's standard error or in a notebook's cell; elsewhere nothing is written.
 
-A terminal has one cursor, so all bars that run at a time, in whatever threads, are lines of one picture. It is drawn
-from the thread that reports, a few times a second: nothing runs in the background, and a step costs a look at the
-clock. If the terminal goes away, the work continues without it.
+A terminal has one cursor, so all bars of all threads are lines of one picture. The thread that reports draws it, a few
+times per second: nothing runs in the background, and a step that draws nothing only reads the clock. If the terminal
+disappears, the work continues without bars.
 """
 
 import os
@@ -23,24 +23,24 @@ FIGURES = 17  # Characters for per cent, time and the spaces between columns.
 
 
 class Update(Protocol):
-    """Says how far the work is; may be called as often as there is something to say."""
+    """Updates a bar; may be called as often as there is progress."""
 
     def __call__(self, done: int, text: str | Callable[[], str], title: str | None = None) -> None:
-        """``done`` of the total, and what else to show; if ``text`` is a function, it is called if a picture is due."""
+        """Show ``done`` of the total and ``text``; a function is called only if the bar is drawn now."""
 
 
 class _Screen(Protocol):
-    """Where bars are drawn."""
+    """The place of bars: a notebook's cell or the terminal."""
 
     def draw(self) -> None:
-        """The bars as they are now."""
+        """Draw the bars as they are now."""
 
     def end(self, task: Any) -> None:
-        """One bar will not change any more."""
+        """Finish the bar of a task."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody may be watching the stream."""
+    """Whether the stream is an open terminal."""
     return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
 
 
@@ -59,8 +59,8 @@ def with_bar(
 ) -> Generator[StepReport | EpochReport, None, None]:
     """The reports of a training, with a bar while they come.
 
-    ``epochs`` are those to train, counted from 0, each of ``samples``, of the first of which ``cursor`` are done.
-    ``so_far`` reports on the epoch that is under way.
+    ``epochs`` are those to train, counted from 0. Each has ``samples`` samples, of which ``cursor`` are done in the first.
+    ``so_far`` returns a report on the current epoch.
     """
     total, done = len(epochs) * samples, cursor
     title = f"epoch {epochs.start + 1}/{epochs.stop}"
@@ -76,9 +76,9 @@ def with_bar(
 
 
 def epoch_figures(report: EpochReport) -> str:
-    """Of an epoch, finished or not, for a bar."""
+    """The text of a bar: loss, accuracy and speed of an epoch so far."""
     text = f"loss {report.train_loss:.4f}"
-    if report.train_accuracy:  # Not for a model that predicts numbers.
+    if report.train_accuracy:  # A model that predicts numbers has none.
         text += f", {report.train_accuracy:.2%}"
     if report.validation_loss is not None:
         text += f"  validation {report.validation_loss:.4f}"
@@ -88,7 +88,7 @@ def epoch_figures(report: EpochReport) -> str:
 
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> Iterator[Update]:
-    """A bar that is there within the ``with`` block, and stays as it was last, unless it is ``transient``.
+    """A bar within the ``with`` block. Afterwards it stays as it was last, unless it is ``transient``.
 
     Raises ExtraError if rich is missing or does not work.
     """
@@ -150,14 +150,14 @@ def _bars(progress: Any, console: Any, transient: bool) -> Any:
 
 
 class _Cell:
-    """A notebook's cell, whose output is replaced: that works in every notebook, without ipywidgets."""
+    """A notebook's cell. Its output is replaced, which works in every notebook without ipywidgets."""
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
         self._display: Any = None
 
     def draw(self) -> None:
-        """Show a table of rich's, which notebooks display as HTML."""
+        """Show one of rich's tables, which notebooks display as HTML."""
         from IPython.display import display  # Only in a notebook, which has it.
 
         if self._display is None:
@@ -166,11 +166,11 @@ class _Cell:
             self._display.update(self._bars.make_tasks_table(self._bars.tasks))
 
     def end(self, task: Any) -> None:
-        """What is displayed stays, unless the bar is transient."""
+        """Nothing to do: the last output stays."""
 
 
 class _Stream:
-    """Standard error as it is now; if it is gone, what is written to it is dropped."""
+    """Standard error at this moment. If it is closed, writing to it has no effect."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -189,7 +189,7 @@ class _Stream:
 
 
 class _Terminal:
-    """The picture of all bars that run now in this process."""
+    """The picture of all bars of this process."""
 
     _lock = threading.Lock()
     _shared: "_Terminal | None" = None
@@ -201,7 +201,7 @@ class _Terminal:
 
     @classmethod
     def begin(cls, make: Callable[[], Any], title: str, total: int) -> tuple[Any, Any, "_Terminal"]:
-        """A bar more, in the picture that there is or a new one."""
+        """Add a bar to the picture of this process, or to a new one."""
         with cls._lock:
             screen = cls._shared
             if screen is None or screen._process != os.getpid():
@@ -212,11 +212,10 @@ class _Terminal:
         return screen._bars, task, screen
 
     def draw(self) -> None:
-        """Now."""
         self._bars.refresh()
 
     def end(self, task: Any) -> None:
-        """The last one ends the picture."""
+        """Finish a bar; the last one ends the picture."""
         with self._lock:
             self._running.discard(task)
             if not self._running:

@@ -1,4 +1,4 @@
-"""A few images of a dataset as small pictures in a page, drawn without any library."""
+"""The first images of a dataset as small pictures in a page, drawn without any library."""
 
 import base64
 import html
@@ -13,7 +13,7 @@ from parallel_lenet.display import Html
 Array = NDArray[Any]
 
 SHOWN = 10  # Images.
-LARGEST = 64  # Pixels per side: larger images are shown with some of their pixels.
+LARGEST = 64  # Pixels per side: larger images are reduced by leaving out pixels.
 
 
 def thumbnails(inputs: Array, targets: Array) -> Html:
@@ -31,7 +31,7 @@ def thumbnails(inputs: Array, targets: Array) -> Html:
     step = -(-max(some.shape[1:3]) // LARGEST)
     some = some[:, ::step, ::step].astype(np.float64)
     low, high = some.min(), some.max()
-    with np.errstate(all="ignore"):  # Values near the largest that there are.
+    with np.errstate(all="ignore"):  # Values near the largest float overflow.
         grey = np.round((some - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
     figures = [
         f'<span style="display:inline-block;margin:0 .5em .3em 0;text-align:center">'

@@ -1,4 +1,4 @@
-"""Images of digits, of any kind and size, made ready for a network as MNIST was made.
+"""Images of digits, of any kind and size, prepared for a network as MNIST was made.
 
 - `files` reads files, and scales arrays.
 - `ink` finds what is drawn on a page, whatever the paper and the light; `components` are its pieces.
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 LONGEST = 400  # Pixels of a side on which the digit is looked for.
 LUMA = np.array([0.299, 0.587, 0.114])  # Of red, green and blue, as Pillow makes grey.
-ROUNDING = 8  # Grey levels by which a picture may differ from its prepared self and count as prepared.
+ROUNDING = 8  # Grey levels by which a prepared picture may differ from the result of preparing it again.
 
 
 def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array:
@@ -70,7 +70,7 @@ def read_image(picture: object, images: Images, whole: bool = False) -> Array:
 
 
 def _already_prepared(values: Array, image_size: tuple[int, int]) -> Array | None:
-    """The pixels of a picture that the preparation would leave as it is, light on black; None for another."""
+    """The pixels of a picture that is prepared already, light on black; None for any other picture."""
     if values.shape[:2] != image_size:
         return None
     grey: Array = np.rint(255 * values.mean(axis=2)).astype(np.uint8)

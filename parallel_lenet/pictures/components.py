@@ -9,13 +9,13 @@ Array = NDArray[Any]
 
 
 class Components(NamedTuple):
-    """The pieces of a mask, numbered from 1 in ``labels``, where 0 is outside; the other arrays begin with piece 1."""
+    """The pieces of a mask. ``labels`` numbers them from 1, with 0 outside; the other arrays begin with piece 1."""
 
     labels: Array
     sizes: Array
-    """Pixels of each."""
+    """The number of pixels of each piece."""
     boxes: Array
-    """Top, left, bottom, right of each; the last two are the first row and column outside."""
+    """``(pieces, 4)``: top, left, bottom and right; the last two are the first row and column outside."""
 
 
 def components(mask: Array) -> Components:
@@ -30,11 +30,13 @@ def components(mask: Array) -> Components:
         return run
 
     for upper, lower in _touching(rows, starts, ends):
-        one, other = root(upper), root(lower)
+        one = root(upper)
+        other = root(lower)
         parents[max(one, other)] = min(one, other)
     _, piece = np.unique([root(run) for run in range(len(rows))], return_inverse=True)
     count = int(piece.max(initial=-1)) + 1
-    sizes, boxes = np.zeros(count, np.int64), np.zeros((count, 4), np.int64)
+    sizes = np.zeros(count, np.int64)
+    boxes = np.zeros((count, 4), np.int64)
     boxes[:, :2] = max(mask.shape)
     np.add.at(sizes, piece, ends - starts)
     for side, (extreme, values) in enumerate(
@@ -54,7 +56,7 @@ def _runs(mask: Array) -> tuple[Array, Array, Array]:
 
 
 def _touching(rows: Array, starts: Array, ends: Array) -> list[tuple[int, int]]:
-    """The pairs of runs, in one row and the next, that touch."""
+    """The pairs of touching runs in neighbouring rows."""
     first = np.searchsorted(rows, np.arange(rows.max(initial=-1) + 3)).tolist()  # Of each row.
     begins, stops, pairs = starts.tolist(), ends.tolist(), []
     for row in range(len(first) - 2):

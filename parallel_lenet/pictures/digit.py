@@ -1,8 +1,8 @@
-"""From ink on a field of any size to a digit as MNIST has them; exact, so that `digit.js` gives the same pixels.
+"""From ink on a field of any size to a digit like MNIST's. `digit.js` computes exactly the same pixels.
 
-MNIST was made so: the digit's box is scaled, with its proportions, until its longer side is 20 pixels, and placed on 28
-x 28 pixels of background with its centre of mass in the middle. All numbers here are whole: a pixel of the result is a
-mean of the pixels below it, rounded half up.
+MNIST was made as follows: the digit's box is scaled, with its proportions, until its longer side is 20 pixels, and
+placed on 28 x 28 pixels of background with its centre of mass in the middle. All numbers here are whole: a pixel of the
+result is a mean of the pixels below it, rounded half up.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ FIELD, BOX = 28, 20  # Pixels of a side.
 
 
 def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | None:
-    """The digit, uint8 of ``image_size``, drawn with ``ink``, uint8 ``(height, width)``; None if there is next to none.
+    """The digit, uint8 of ``image_size``, from ``ink``, uint8 ``(height, width)``; None if there is almost no ink.
 
     Ink is 0 where the paper shows, and the darkest ink of the result is 255. On a field of another size than 28 x 28
     the box is as large in proportion to the field's shorter side.
@@ -61,13 +61,13 @@ def _overlaps(old: int, new: int) -> Array:
 
 
 def _stretched(ink: Array) -> Array:
-    """The ink with its darkest pixel 255, which thin strokes lose when they are made smaller."""
+    """The ink scaled so that its darkest pixel is 255: thin strokes become lighter when they are made smaller."""
     darkest = int(ink.max())
     return (2 * 255 * ink + darkest) // (2 * darkest)
 
 
 def _start(sums: Array, field: int) -> int:
-    """Where on an axis of ``field`` pixels the box begins: its centre of mass in the middle, all of it on the field.
+    """The box's first pixel on an axis of ``field`` pixels: the centre of mass is in the middle, the box on the field.
 
     The middle is pixel 14 of 0 to 27, as in MNIST.
     """

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.checks import quoted
-from parallel_lenet.image_files import PURPOSE, PictureError, opened
+from parallel_lenet.image_files import MOST_SIDE, PURPOSE, PictureError, opened
 from parallel_lenet.network import pixels
 from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 
-MOST_BYTES = 2**28  # Of a stream, which is read whole: more than a file of so many pixels has.
+MOST_BYTES = 2**28  # Of a stream, which is read as a whole: more than any file of 50 million pixels.
 CHANNELS = (1, 2, 3, 4)  # Grey, grey and opacity, colours, colours and opacity.
 
 
@@ -37,7 +37,7 @@ def load(picture: object, longest: int) -> Array:
 
 
 def name_of(picture: object) -> str:
-    """What errors call a file or a stream."""
+    """The name of a file or a stream in errors."""
     if isinstance(picture, str | os.PathLike):
         return os.fsdecode(picture)
     name = getattr(picture, "name", None)
@@ -54,19 +54,21 @@ def _of_array(array: Array) -> Array:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if array.ndim not in (2, 3) or channels not in CHANNELS or array.size == 0:
         raise PictureError(f"an image must be an array (h, w) or (h, w, c) with 1 to 4 channels c, got {array.shape}")
+    if max(array.shape[:2]) > MOST_SIDE:
+        raise PictureError(f"an image must have sides of at most {MOST_SIDE:,} pixels, got {array.shape}")
     if array.dtype.kind not in "buif":
         raise PictureError(f"an image must hold numbers, got {array.dtype}")
     return _scaled(array.reshape(*array.shape[:2], channels))
 
 
-def _scaled(values: Array) -> Array:
-    """The values from 0 to 1, by the unit that they are probably in."""
+def _scaled(values: Array, prefix: str = "") -> Array:
+    """The values from 0 to 1, by the unit that they are probably in. ``prefix`` begins the error for NaN."""
     if values.dtype == np.uint8:
         return values / 255
     values = values.astype(np.float64)
     low, high = pixels.extremes(values)
     if not np.isfinite([low, high]).all():
-        raise PictureError("an image must hold finite numbers, not NaN or infinity")
+        raise PictureError(f"{prefix}an image must hold finite numbers, not NaN or infinity")
     unit = pixels.recognise(values)
     white = high if unit.white is None else unit.white
     return np.asarray((values - unit.black) / ((white - unit.black) or 1.0))
@@ -82,11 +84,11 @@ def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
     with opened(path, name_of(path)) as image:
-        return _of_image(image, longest)
+        return _of_image(image, longest, name_of(path))
 
 
 def _of_stream(stream: Any, longest: int) -> Array:
-    """What a stream that may be a pipe holds."""
+    """The image of a binary stream, which may be a pipe."""
     name = name_of(stream)
     try:
         content = stream.read(MOST_BYTES + 1)
@@ -97,11 +99,11 @@ def _of_stream(stream: Any, longest: int) -> Array:
     if len(content) > MOST_BYTES:
         raise PictureError(f"{name}: is too large: at most {MOST_BYTES:,} bytes are read")
     with opened(content, name) as image:
-        return _of_image(image, longest)
+        return _of_image(image, longest, name)
 
 
-def _of_image(image: Any, longest: int) -> Array:
-    """What an open image of Pillow shows, about as small as it is needed."""
+def _of_image(image: Any, longest: int, name: str) -> Array:
+    """The pixels of an open image of Pillow, not much larger than needed. Errors call it ``name``."""
     operations = optional.load("pictures", "PIL", PURPOSE, "PIL.ImageOps")
     image.draft(None, (2 * longest, 2 * longest))  # JPEG files are decoded smaller.
     image.load()
@@ -124,4 +126,4 @@ def _of_image(image: Any, longest: int) -> Array:
     with suppress(Exception):  # Damaged metadata: as it lies.
         image = operations.exif_transpose(image)
     values = np.asarray(image)
-    return _scaled(values.reshape(*values.shape[:2], -1))
+    return _scaled(values.reshape(*values.shape[:2], -1), f"{name}: ")

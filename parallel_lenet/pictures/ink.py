@@ -1,7 +1,7 @@
-"""From a drawing or a photograph to its ink: how much of it lies on each pixel, whatever the paper and the light.
+"""From a drawing or a photograph to its ink: the amount of ink on each pixel, for any paper and light.
 
-The light on a photographed page is uneven and its edges may show the table. So ink is what differs from the paper
-round it, is no wider than a stroke, and hangs together.
+The light on a photographed page is uneven, and its edges may show the table. So ink is what differs from the paper
+around it, is not wider than a stroke, and is connected.
 """
 
 import math
@@ -16,23 +16,23 @@ from parallel_lenet.resizing import averaged
 
 Array = NDArray[Any]
 
-COARSE = 96  # Pixels of the longer side of the picture on which the paper is looked for.
+COARSE = 96  # Pixels of the longer side of the reduced picture in which the paper is found.
 STROKE = 0.3  # Of the longer side, at most twice the shorter one: wider is other paper, or a shadow.
-CLEARLY_FEWER = 1.0  # The skewness of the pixels from which on those of the ink are clearly fewer than the paper's.
-LEAST_CONTRAST = 0.08  # Of the range from black to white: less is a blank page.
-AT_EDGE = 0.3  # What it has if it reaches the picture's edge, where shadows do: a digit that was cut out closely.
-LEAST_CLEAR = 5.5  # Times the noise.
-LEAST_NOISE = 0.01  # Of the range: what a channel without noise counts as.
-GRAINY = 0.07  # Noise in parts of the contrast, from which on it is smoothed.
-AREA = 0.002  # Of the picture: what a speck does not reach and a digit does.
-PART = 0.05  # Of the digit's largest piece: what a further piece of it must have.
-FAINT = 0.2  # Of the full ink: less is paper.
+CLEARLY_FEWER = 1.0  # Above this skewness of the pixels, the ink has clearly fewer of them than the paper.
+LEAST_CONTRAST = 0.08  # Of the range from black to white: a page with less is blank.
+AT_EDGE = 0.3  # The least contrast of ink that reaches the picture's edge, as shadows do: a closely cut digit has it.
+LEAST_CLEAR = 5.5  # The least contrast as a multiple of the noise.
+LEAST_NOISE = 0.01  # Of the range: the noise that every channel counts as having.
+GRAINY = 0.07  # The noise, as a part of the contrast, above which the picture is smoothed.
+AREA = 0.002  # Of the picture: a digit covers more, a speck less.
+PART = 0.05  # Of the digit's largest piece: a smaller piece does not belong to the digit.
+FAINT = 0.2  # Of the full ink: less counts as paper.
 SIDE = 160  # Pixels of the longer side of the digit, in which thin strokes are made wider.
-USUAL = 2.7  # Twentieths of that side: the median width of MNIST's strokes.
+USUAL = 2.7  # Twentieths of the longer side: the median width of MNIST's strokes.
 
 
 def ink(picture: Array) -> Array | None:
-    """The ink of a picture ``(h, w, channels)`` of floats from 0 to 1: uint8, 0 where the paper shows, 255 at its full.
+    """The ink of a picture ``(h, w, channels)`` of floats from 0 to 1: uint8, from 0 for paper to 255 for full ink.
 
     None if nothing is drawn on it.
     """
@@ -86,12 +86,12 @@ def _is_dark_on_light(coarse: Array) -> bool:
 
 
 def _contrast(difference: Array) -> float:
-    """The difference of the ink, if there is so much of it as a digit has."""
+    """The difference between ink and paper, if the ink covers at least `AREA`."""
     return float(np.quantile(difference, 1 - AREA))
 
 
 def _paper(difference: Array) -> Array:
-    """The pixels on which there is no ink, or little."""
+    """The pixels with little or no ink."""
     few = difference < 0.5 * _contrast(difference)
     return difference[few] if few.any() else difference
 
@@ -103,7 +103,7 @@ def _noise(difference: Array) -> float:
 
 
 def _digit(mask: Array) -> Array:
-    """Where the digit is: the largest piece that the picture's edge does not cut, and what is near it."""
+    """The mask of the digit: the largest piece that the picture's edge does not cut, and the pieces near it."""
     pieces = components(mask)
     starts, ends = pieces.boxes[:, :2], pieces.boxes[:, 2:]
     at_edge = (starts == 0).any(axis=1) | (ends == mask.shape).any(axis=1)
@@ -125,7 +125,7 @@ def _cropped(amount: Array) -> Array:
 
 
 def _widened(amount: Array) -> Array:
-    """The ink, its strokes no thinner than MNIST's usually are."""
+    """The ink, its strokes at least as wide as MNIST's usually are."""
     mask = amount > 0.5
     inner = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:] & mask[1:-1, 1:-1]
     width = 2 * mask.sum() / max(1, mask.sum() - inner.sum())
@@ -133,7 +133,7 @@ def _widened(amount: Array) -> Array:
 
 
 def _surface(values: Array) -> Array:
-    """A surface of second order through most of the values: what is far from it counts little."""
+    """A surface of second order through most of the values; values far from it have little weight."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in values.shape), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1).reshape(-1, 6)
     weights = np.ones((values.size, 1))
@@ -146,7 +146,7 @@ def _surface(values: Array) -> Array:
 
 
 def _largest_near(values: Array, radius: int) -> Array:
-    """The largest value of the disc round each."""
+    """For each pixel the largest value in the disc around it."""
     height, width = values.shape
     padded = np.pad(values, radius, mode="edge")
     result = values
@@ -158,7 +158,7 @@ def _largest_near(values: Array, radius: int) -> Array:
 
 
 def _blurred(values: Array, size: int) -> Array:
-    """The mean of the square of ``size``, an odd number, round each."""
+    """For each pixel the mean of the square around it; its side ``size`` is odd."""
     for axis in (0, 1):
         ends = [(0, 0), (0, 0)]
         ends[axis] = (size // 2, size // 2)
@@ -168,7 +168,7 @@ def _blurred(values: Array, size: int) -> Array:
 
 
 def _stretched(values: Array, shape: tuple[int, ...]) -> Array:
-    """The values on a finer grid, with straight lines between them."""
+    """The values on a finer grid, interpolated linearly."""
     for axis in (0, 1):
         old, new = values.shape[axis], shape[axis]
         places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)

@@ -1,4 +1,4 @@
-"""What a trained network makes of a picture."""
+"""The prediction of a trained network for a picture."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer of a network to a picture."""
+    """The prediction of a network for a picture."""
 
     label: int
     """The most probable class."""
     probability: float
     """Its probability."""
     probabilities: Array = field(repr=False)
-    """Of each class, ``(classes,)``."""
+    """The probability of each class, ``(classes,)``."""
     seen: Array = field(repr=False)
     """The image that the network saw, ``(c, h, w)``, in its unit."""
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
@@ -43,7 +43,7 @@ class Prediction:
 
 
 def predict_image(picture: object, model: TrainedModel | str | os.PathLike[str]) -> Prediction:
-    """What ``model``, or the network of the checkpoint with that path, makes of a picture of a digit.
+    """The prediction for a picture of a digit by ``model``, or by the network of the checkpoint with that path.
 
     ``picture`` is the path of an image file, a binary stream or an array, prepared as in `read_digit`. A network for
     colours, or one that was trained on image files, gets the whole picture, resized. For many pictures, load the

@@ -18,7 +18,7 @@ class BlackAndWhite(NamedTuple):
 
 
 def black_and_white(images: Images) -> BlackAndWhite:
-    """Those of a network; for standardised pixels, those of MNIST's after it is standardised to their mean and std."""
+    """The pixels of a network for black and white; for standardised pixels, those of MNIST with their mean and std."""
     if images.pixel_max is not None:
         return BlackAndWhite(images.pixel_min, images.pixel_max)
     mean, std = float(np.mean(images.mean)), float(np.mean(images.std))

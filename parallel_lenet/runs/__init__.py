@@ -1,13 +1,13 @@
-"""What a run's folder keeps beside its configuration and its checkpoints, and what can be read from it later.
+"""The records in a run's folder beside its configuration and its checkpoints: how to write and to read them.
 
 =====================  ================================================================================================
 ``steps.csv``          a line per step: see `steps`
 ``events.jsonl``       a line per event, such as a start or a lost worker, and per epoch: see `events`
 ``environment.json``   versions, machine, command and options of every start: see `environment`
-``predictions.npz``    what the network says of the test images: see `predictions`
+``predictions.npz``    the predictions for the test images: see `predictions`
 =====================  ================================================================================================
 
-None of these files is needed to continue a run. Each may be missing or damaged: whoever reads them says so.
+None of these files is needed to continue a run. Each may be missing or damaged, which its reader reports.
 """
 
 import os
@@ -23,9 +23,9 @@ class RunError(ValueError):
 
 
 def content(path: Path, largest: int) -> bytes | None:
-    """The bytes of a file, None if there is none; RunError if it is too large, not a regular file or unreadable."""
+    """The bytes of a file, None if there is none. Raises RunError if it is too large, not regular or unreadable."""
     try:
-        status = os.stat(path)  # Before opening: to open a pipe waits for its writer.
+        status = os.stat(path)  # Before opening: opening a pipe waits for its writer.
         if not stat.S_ISREG(status.st_mode):
             raise RunError(f"{path}: can't be read: it is not a regular file")
         if status.st_size > largest:

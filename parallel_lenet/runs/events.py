@@ -1,4 +1,4 @@
-"""``events.jsonl``: what happened to a run and when, a line of JSON each. Nothing is ever taken out again.
+"""``events.jsonl``: the events of a run, one line of JSON per event. No line is ever removed.
 
 Each has a ``time`` (seconds since 1970-01-01 UTC), a ``kind`` (see `KINDS`), the ``epoch`` and ``step`` that were
 finished, and a ``text``. An epoch's event has the ``seconds`` of evaluating and of saving beside.
@@ -41,19 +41,19 @@ class Event:
     step: int = 0
     text: str = ""
     evaluating: float = 0.0
-    """Seconds, of an epoch."""
+    """Seconds of evaluating, for an epoch."""
     saving: float = 0.0
-    """The same."""
+    """Seconds of saving, for an epoch."""
 
 
 def append(folder: Path, kind: str, epoch: int, step: int, text: str = "", **more: Any) -> None:
-    """Add an event that happened now; OSError if it can't be written."""
+    """Add an event that happened now. Raises OSError if it can't be written."""
     event = {"time": round(time.time(), 3), "kind": kind, "epoch": epoch, "step": step, "text": text, **more}
     append_line(folder / FILE, json.dumps(event))
 
 
 def read(folder: Path) -> tuple[list[Event], int]:
-    """The events, and how many lines could not be read; none if there is no such file; RunError if it can't be read."""
+    """The events and the number of damaged lines; none if there is no file. Raises RunError if it can't be read."""
     lines = (content(folder / FILE, LARGEST) or b"").decode("utf-8", "replace").splitlines()
     events = [event for line in lines if (event := _event(line)) is not None]
     return events, len(lines) - len(events)

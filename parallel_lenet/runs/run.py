@@ -1,4 +1,4 @@
-"""A run as its folder tells of it: each file is read when it is asked for; what is missing or damaged is noted."""
+"""A run, read from its folder. Each file is read at its first use; a file that is missing or damaged is noted."""
 
 import json
 import math
@@ -36,7 +36,7 @@ Found = TypeVar("Found")
 
 
 class Run:
-    """A run's folder. RunError if there is none, or nothing of a run in it."""
+    """A run in a folder. Raises RunError if there is no such folder, or no file of a run in it."""
 
     def __init__(self, folder: Path) -> None:
         names = (LAST, PREVIOUS, BEST, METRICS, steps.FILE)
@@ -47,11 +47,11 @@ class Run:
             raise RunError(f"{folder} is not the folder of a run: it has none of the files {', '.join(names)}")
         self.folder = folder
         self.notes: list[str] = []
-        """What is missing or damaged, a sentence each, of the files that were asked for."""
+        """A sentence for each file that was read and is missing or damaged."""
 
     @property
     def name(self) -> str:
-        """For people: the folder's own name."""
+        """The name of the folder."""
         return self.folder.name or self.folder.resolve().name
 
     def _read(self, read: Callable[[Path], Found], otherwise: Found) -> Found:
@@ -63,7 +63,7 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The last one that is whole."""
+        """The last checkpoint that is not damaged; None if there is none."""
         for name in (LAST, PREVIOUS, BEST):
             try:
                 return Checkpoint.load(self.folder / name)
@@ -74,7 +74,7 @@ class Run:
 
     @cached_property
     def model(self) -> Sequential | None:
-        """The network of the checkpoint, if it is made of this package's layers."""
+        """The network of the checkpoint; None if it is not made of this package's layers."""
         if self.checkpoint is None:
             return None
         try:
@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def steps(self) -> Steps | None:
-        """Its steps, if it has any."""
+        """The recorded steps; None if there are none."""
         nothing: Steps | None = None
         found = self._read(steps.read, nothing)
         file = self.folder / steps.FILE
@@ -105,7 +105,7 @@ class Run:
 
     @cached_property
     def events(self) -> list[Event]:
-        """What happened to it, in order."""
+        """The recorded events, in order."""
         nothing: tuple[list[Event], int] = ([], 0)
         found, damaged = self._read(events.read, nothing)
         if damaged:
@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def sessions(self) -> list[Session]:
-        """What each of its starts was computed with."""
+        """Versions, machine and options of each start, in order."""
         nothing: list[Session] = []
         found = self._read(environment.read, nothing)
         if not found and not (self.folder / environment.FILE).exists():
@@ -123,13 +123,13 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions | None:
-        """What the network says of the test images."""
+        """The predictions for the test images; None if there are none."""
         nothing: Predictions | None = None
         return self._read(predictions.load, nothing)
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; without that file, what the checkpoint says of the epochs."""
+        """The lines of ``metrics.jsonl``; without that file, the history of the checkpoint."""
         nothing: bytes | None = b""
         text = self._read(lambda folder: content(folder / METRICS, LARGEST), nothing)
         if text is None:
@@ -144,7 +144,7 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """All options of training, as they were in force at the last start; none if they are not known."""
+        """All options of training, as they were in force at the last start; empty if they are not known."""
         found = self.sessions[-1]["options"] if self.sessions else None
         if not isinstance(found, dict) and self.checkpoint is not None:
             found = self.checkpoint.metadata.get("options")
@@ -152,7 +152,7 @@ class Run:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """How many training and test images it has, and their hash."""
+        """The numbers of training and test images, and their hash."""
         found = self.checkpoint.metadata.get("data") if self.checkpoint is not None else None
         if not isinstance(found, dict) and self.sessions:
             found = self.sessions[-1]["data"]
@@ -160,7 +160,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How it ended: finished, interrupted, failed, or unfinished, which a killed run is and one that still runs."""
+        """How the run ended: finished, interrupted or failed; unfinished if it was killed or still runs."""
         kinds = [event.kind for event in self.events]
         ends = [kind for kind in kinds if kind in ("started", "resumed", "interrupted", "failed", "finished")]
         if ends:

@@ -1,8 +1,8 @@
-"""``steps.csv``: what happened in each step, as text that spreadsheets, pandas and ``tail -f`` understand.
+"""``steps.csv``: one line per step, as text that spreadsheets, pandas and ``tail -f`` understand.
 
-A line is written with one call of the system, unbuffered, when its step is done: what has been written survives when
-the program is killed. A resumed run first cuts off the steps after its checkpoint, which it does again. So each step
-stands there once, in order. Losses and rates are written with all digits: reading them gives the same bits.
+A line is written with one unbuffered system call when its step is done, so it remains if the program is killed. A
+resumed run first removes the steps after its checkpoint and computes them again. So the file has each step once, in
+order. Losses and rates are written with all digits: reading them gives the same bits.
 """
 
 import errno
@@ -50,10 +50,10 @@ COLUMNS = {
 
 
 class StepLog:
-    """Writes ``steps.csv``. A disk that is full for a while costs no line: they are kept until they can be written.
+    """Writes ``steps.csv``. If the disk is full for a while, lines are kept until they can be written.
 
-    ``workers`` is how many columns for workers the file has at least. Workers of a cluster, which have names and no
-    numbers, take the columns in turn.
+    The file has at least ``workers`` columns for workers. Workers of a cluster, which have names and no numbers, use
+    the columns in turn.
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
@@ -64,7 +64,7 @@ class StepLog:
         self._unwritten = b""
 
     def begin(self, epoch: int, done: int) -> None:
-        """Open the file for the step after ``epoch`` finished epochs and ``done`` images: later steps are cut off."""
+        """Open the file after ``epoch`` finished epochs and ``done`` images of the next one; remove later steps."""
         header, lines = _split(self.path)
         names = header.split(",")
         self._columns = max(self._columns, len(names) - len(COLUMNS))
@@ -74,12 +74,15 @@ class StepLog:
             more = ",nan" * (len(wanted.split(",")) - len(names))
             kept += [line + more for line in lines if _is_before(line, len(names), epoch, done)]
         text = "".join(f"{line}\n" for line in kept).encode()
-        if content(self.path, LARGEST) != text:  # Else it is left alone, so that whoever follows it can continue to.
+        if content(self.path, LARGEST) != text:  # An equal file stays, so that a program can continue to follow it.
             write_atomically(self.path, text)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
 
     def append(self, report: StepReport, done: int, parameters: Vector, *, last: bool) -> None:
-        """The line of a step; ``last`` of its epoch. OSError if the disk is full: then it is written with the next."""
+        """Write the line of a step; ``last`` if it is the last of its epoch.
+
+        Raises OSError if the disk is full. The line is then written with the next one.
+        """
         if self._file is None:
             return
         times, computing = report.times, [0.0] * self._columns
@@ -99,7 +102,7 @@ class StepLog:
     def _write(self, file: int) -> None:
         try:
             written = os.write(file, self._unwritten)
-            if written < len(self._unwritten):  # No part of a line stays.
+            if written < len(self._unwritten):  # Remove the part of a line.
                 os.ftruncate(file, os.fstat(file).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -120,7 +123,6 @@ class StepLog:
                 os.fsync(self._file)
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -128,12 +130,12 @@ class StepLog:
 
 @dataclass(frozen=True)
 class Steps:
-    """What ``steps.csv`` says, a number per step in each array."""
+    """The content of ``steps.csv``: each array has one number per step."""
 
     columns: dict[str, NDArray[np.float64]]
     """By name; without ``parameters``."""
     workers: NDArray[np.float64]
-    """``(steps, workers)``: seconds that each computed; NaN where a session had fewer workers."""
+    """``(steps, workers)``: seconds that each worker computed; NaN for workers that a session did not have."""
     parameters: tuple[str, ...]
     """The first digits of the SHA-256 after the step, or an empty string."""
     damaged: int = 0
@@ -147,7 +149,7 @@ class Steps:
 
 
 def read(folder: Path) -> Steps | None:
-    """The steps of a run, None if it has no such file; RunError if it is not one, or can't be read."""
+    """The steps of a run, None if it has no such file. Raises RunError if the file is damaged or can't be read."""
     path = folder / FILE
     header, lines = _split(path)
     if not header:
@@ -185,13 +187,13 @@ def _header(workers: int) -> str:
 
 
 def _split(path: Path) -> tuple[str, list[str]]:
-    """The header and the whole lines; nothing if there is no file. A last line without an end was being written."""
+    """The header and the complete lines; empty if there is no file. A last line without an end is left out."""
     header, *lines = (content(path, LARGEST) or b"").decode("ascii", "replace").split("\n")
     return header, lines[:-1]
 
 
 def _is_before(line: str, cells: int, epoch: int, done: int) -> bool:
-    """Whether a line is whole and of a step that is done by then."""
+    """Whether a line is complete and belongs to a step up to that position."""
     parts = line.split(",")
     try:
         of, until = int(parts[1]), int(parts[2])
