@@ -59,7 +59,7 @@ def with_bar(
 ) -> Generator[StepReport | EpochReport, None, None]:
     """The reports of a training, with a bar while they come.
 
-    ``epochs`` are those to train, counted from 0. Each has ``samples`` samples, of which ``cursor`` are done in the first.
+    ``epochs`` are those to train, counted from 0, with ``samples`` samples each. ``cursor`` of the first are done.
     ``so_far`` returns a report on the current epoch.
     """
     total, done = len(epochs) * samples, cursor
