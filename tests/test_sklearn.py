@@ -186,7 +186,7 @@ def test_n_jobs_are_counted_as_joblib_counts() -> None:
     assert 1 <= _workers(-1) <= joblib.cpu_count()
     with joblib.parallel_config(n_jobs=2):
         assert _workers(None) == 2
-    inside = joblib.Parallel(n_jobs=2)(joblib.delayed(_workers)(None) for _ in range(2))
+    inside = joblib.Parallel(n_jobs=2, backend="threading")(joblib.delayed(_workers)(None) for _ in range(2))
     assert inside == [1, 1]
 
 
@@ -227,7 +227,7 @@ if __name__ == "__main__":
     watcher.start()
     digits = load_digits()
     grid = {"learning_rate_init": [0.001, 0.004]}
-    search = GridSearchCV(LeNetClassifier(max_iter=2, random_state=0), grid, cv=2, n_jobs=2)
+    search = GridSearchCV(LeNetClassifier(max_iter=2, kernel="im2col"), grid, cv=2, n_jobs=2)
     search.fit(digits.images[:100], digits.target[:100])
     done.set()
     watcher.join()
@@ -254,7 +254,7 @@ if __name__ == "__main__":
     found = []
     threading.Thread(target=interrupt).start()
     digits = load_digits()
-    classifier = LeNetClassifier(n_jobs=2, max_iter=100000, n_iter_no_change=100000)
+    classifier = LeNetClassifier(n_jobs=2, max_iter=100000, n_iter_no_change=100000, kernel="im2col")
     try:
         classifier.fit(digits.images, digits.target)
     except KeyboardInterrupt:

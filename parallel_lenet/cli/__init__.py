@@ -31,7 +31,7 @@ from parallel_lenet.cli import (
     train,
     verify,
 )
-from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, write
+from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, printable, write
 from parallel_lenet.cli._interrupts import Ended, ending_signals_raise
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._parser import Commands, parser, read
@@ -88,7 +88,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(str(error), 2)
     except BrokenPipeError:
         raise
-    except (CheckpointError, DatasetError, WeightsError, WorkerError, NonFiniteError, ExtraError) as error:
+    except DatasetError as error:
+        return _failed(printable(str(error)))  # It names files of a folder, which may be called anything.
+    except (CheckpointError, WeightsError, WorkerError, NonFiniteError, ExtraError) as error:
         return _failed(str(error))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

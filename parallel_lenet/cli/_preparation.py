@@ -24,7 +24,7 @@ from parallel_lenet.cli import (
     _weights,
 )
 from parallel_lenet.cli._chaos import Chaos
-from parallel_lenet.cli._console import Console
+from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupts
 from parallel_lenet.cli._options import (
     TrainOptions,
@@ -182,7 +182,7 @@ def _load(request: Request, console: Console) -> Images:
     if request.resumed is not None:
         _resume.check_data(request.resumed, images)
     if options.data_dir is not None:
-        console.note(f"{images.train.name}: {images.train.description}")
+        console.note(printable(f"{images.train.name}: {images.train.description}"))
     return images
 
 
