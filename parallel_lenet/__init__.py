@@ -1,6 +1,7 @@
 """LeNet-5, and NumPy models of your own, trained on all cores with bit-identical results for any number of workers."""
 
 from parallel_lenet.archive import CheckpointError
+from parallel_lenet.augmentation import Augment
 from parallel_lenet.checking.kernels import check_kernels
 from parallel_lenet.checking.layers import check_layer
 from parallel_lenet.checking.report import CheckReport
@@ -48,6 +49,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Augment",
     "AvgPool2d",
     "CheckReport",
     "Checkpoint",

@@ -19,6 +19,7 @@ SETTINGS = (
     "seed",
     "clip_norm",
     "kernel",
+    "augment",
 )  # They decide how training continues.
 DATA = "data"  # What else may differ.
 

@@ -633,9 +633,9 @@ class Coordinator(Displayed, Closeable):
         """Continue from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
 
         The model must be the one that was saved: its layout and its description are compared. What only matters for
-        training (optimizer, batch_size, shard_size, seed, clip_norm and kernel) is compared when training continues:
-        ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load`` raises
-        CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
+        training (optimizer, batch_size, shard_size, seed, clip_norm, kernel and augment) is compared when training
+        continues: ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load``
+        raises CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
         settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ if it
         decides no bit. An unfinished epoch continues only on the data that it started with.
 

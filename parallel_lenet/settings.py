@@ -74,4 +74,5 @@ class Settings:
             "seed": self.seed,
             "clip_norm": describe(self.clip_norm),
             "kernel": describe(getattr(model, "kernel", None)),
+            "augment": describe(getattr(model, "augment", None)),
         }

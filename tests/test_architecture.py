@@ -158,6 +158,9 @@ ORDER = (
     "network.buffers",
     "network.layers",
     "network.images",
+    "augmentation",
+    "augmentation.compiled",
+    "augmentation.warp",
     "model",
     "metrics",
     "optimizers",
@@ -229,7 +232,11 @@ ORDER = (
 )
 
 # A program, and what needs numba.
-NOT_IMPORTED = ("__main__", "sklearn", *(name for name in ORDER if name.startswith("kernels.compiled")))
+NOT_IMPORTED = (
+    "__main__",
+    "sklearn",
+    *(name for name in ORDER if name.startswith(("kernels.compiled", "augmentation.compiled"))),
+)
 
 # What may be imported within a function, and why.
 LATE = {
@@ -237,6 +244,7 @@ LATE = {
     ("explain.slides", "matplotlib"),  # An extra.
     ("explain.slides", "matplotlib.figure"),  # The same.
     ("explain.slides", "matplotlib.patches"),  # The same.
+    ("augmentation", "parallel_lenet.augmentation.compiled"),  # An extra.
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.

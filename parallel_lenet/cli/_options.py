@@ -8,6 +8,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from parallel_lenet import kernels
+from parallel_lenet.augmentation import Augment
 from parallel_lenet.checks import FRACTION, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
@@ -150,6 +151,14 @@ class TrainOptions:
         "how much the images of each class count in training: balanced, or LABEL=WEIGHT,... (default: all 1)",
         metavar="WEIGHTS",
     )
+    augment: str | None = _option(
+        IMAGES,
+        str,
+        None,
+        "distort the training images at random, otherwise in each epoch: 'default', or the largest distortions, as in "
+        "shift=2,rotation=10,scale=0.1,shear=0.1,elastic=34,smoothness=4 (pixels, degrees, factors, pixels)",
+        metavar="HOW",
+    )
     evaluate_on: int | None = _option(
         IMAGES, int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
     )
@@ -281,6 +290,8 @@ def as_usage(error: ValueError) -> UsageError:
     if isinstance(error, InvalidValue) and error.name in OPTIONS:
         # Without "or None": on the command line an option is None if it is left out.
         return UsageError(str(InvalidValue(f"--{dashed(error.name)}", error.allowed, error.value)))
+    if isinstance(error, InvalidValue) and error.name.endswith(" of augment"):
+        return UsageError(f"--augment: {error}")
     return UsageError(str(error))
 
 
@@ -358,6 +369,8 @@ def check(options: TrainOptions) -> None:
             parse_class_weights(options.class_weights)
         if options.max_time is not None:
             real_number("max_time", options.max_time, DURATION)
+        if options.augment is not None:
+            Augment.parse(options.augment)
     except InvalidValue as error:
         raise as_usage(error) from None
     except argparse.ArgumentTypeError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from parallel_lenet.augmentation import Augment
 from parallel_lenet.batching import split
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli import (
@@ -188,10 +189,12 @@ def _load(request: Request, console: Console) -> Images:
 
 def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
     """The network of the run to continue with its parameters, or a new one, whose parameters may be None."""
+    how = request.options.augment
+    augment = None if how is None else Augment.parse(how)
     if request.resumed is not None:
         trained = load_model(request.resumed.file, request.options.kernel)
-        return trained.model, trained.parameters
-    model = _build(data, request.options.kernel)
+        return replace(trained.model, augment=augment), trained.parameters
+    model = replace(_build(data, request.options.kernel), augment=augment)
     if request.options.initial_weights is None:
         return model, None
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)

@@ -27,6 +27,7 @@ EXAMPLES = (
     ("two workers, images of your own", "train --data-dir FOLDER --epochs 10 --workers 2"),
     ("the loops of the tutorial, for two steps", "train --kernel naive --max-steps 2 --evaluate-on 20"),
     ("hold out a tenth of the training images, and keep the best epoch", "train --validation 0.1 --out runs/mine"),
+    ("images that are shifted, turned, scaled and bent at random", "train --augment default"),
     ("stop when three epochs in a row bring nothing", "train --early-stopping --patience 3"),
     ("continue a run that was stopped", "train --resume runs/mine"),
 )

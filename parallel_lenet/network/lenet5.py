@@ -1,5 +1,6 @@
 """LeNet-5, the tutorial's network."""
 
+from parallel_lenet.augmentation import Augment
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.network.images import MEAN, STD, Images
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
@@ -22,6 +23,7 @@ def lenet5(
     pixel_max: float | None = 255,
     kernel: str = "auto",
     dtype: str = "float32",
+    augment: Augment | None = None,
 ) -> Sequential:
     """LeNet-5: 32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> dense 84 -> dense classes.
 
@@ -36,7 +38,8 @@ def lenet5(
     refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081; with
     ``pixel_max=None`` the pixels themselves, by default 0 and 1. Each is a number, or one number for each channel.
 
-    ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. Raises ValueError if a value is not
+    ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ``augment`` distorts the images in
+    training: see `Augment`. Raises ValueError if a value is not
     allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,
     with the tutorial's simplifications: pooling has no parameters, the second convolution sees all six maps, and the
@@ -70,4 +73,5 @@ def lenet5(
         ),
         kernel=kernel,
         dtype=dtype,
+        augment=augment,
     )

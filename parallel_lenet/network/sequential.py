@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
+from parallel_lenet.augmentation import Augment
 from parallel_lenet.checks import quoted
 from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shortened
 from parallel_lenet.jsonable import describe
@@ -41,8 +42,10 @@ class Sequential(Displayed):
     ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
     of the parameters and all arithmetic: float32, or float64 to check gradients. ``loss`` is "softmax_cross_entropy",
     with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs; then `predict` gives
-    the outputs. Raises ValueError if the layers don't fit each other or a value is not allowed, and ExtraError if the
-    kernel needs Numba and that is missing or does not work.
+    the outputs. ``augment`` distorts the images in training: see `Augment`.
+
+    Raises ValueError if the layers don't fit each other or a value is not allowed, and ExtraError if the kernel needs
+    Numba and that is missing or does not work.
 
     >>> from parallel_lenet import Conv2d, Dense, Flatten, Images, ReLU
     >>> network = Sequential(Images((8, 8), size=8), (Conv2d(2, 3), ReLU(), Flatten(), Dense(3)), kernel="im2col")
@@ -57,6 +60,7 @@ class Sequential(Displayed):
     kernel: str = "auto"
     dtype: str = "float32"
     loss: str = CROSS_ENTROPY
+    augment: Augment | None = None
     _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +74,7 @@ class Sequential(Displayed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its buffers."""
-        return (Sequential, (self.images, self.layers, self.kernel, self.dtype, self.loss))
+        return (Sequential, (self.images, self.layers, self.kernel, self.dtype, self.loss, self.augment))
 
     def _summary(self) -> Summary:
         height, width = self.images.height_and_width
@@ -78,7 +82,8 @@ class Sequential(Displayed):
         network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {self.classes:,} {outputs}"
         dtype = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
         loss = "" if self.loss == CROSS_ENTROPY else f", loss={self.loss!r}"
-        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype}{loss})"
+        augment = "" if self.augment is None else f", augment={self.augment!r}"
+        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype}{loss}{augment})"
         sizes = {name: math.prod(shape) for name, shape in self.layout.entries}
         rows: list[Row] = [("", call(self.images), str(self.images.shape), "")]
         for layer, shape, names in zip(self.layers, self.shapes[1:], self._names, strict=True):
@@ -268,6 +273,8 @@ class Sequential(Displayed):
         kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
         loss = LOSSES[self.loss]
         loss.check(targets, self.classes, len(inputs))
+        if keys is not None and self.augment is not None:
+            inputs = self._augmented(self.augment, inputs, keys)
         pixels = self.images.pixels(inputs, parameters.dtype)
         weights = buffers.ones if weights is None else np.ascontiguousarray(weights, parameters.dtype)
         if weights.shape != (len(inputs),):
@@ -284,6 +291,11 @@ class Sequential(Displayed):
         loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays, keys=keys)
         return Metrics(loss_sum, correct, len(inputs))
 
+    def _augmented(self, augment: Augment, inputs: Array, keys: SampleKeys) -> Array:
+        """The images, distorted, for this epoch."""
+        images = self.images.stored(inputs)
+        return augment(images, keys, background=self.images.pixel_min, compiled=self.kernel == "compiled")
+
     def _record(self, kernel: Kernels, buffers: Buffers, arrays: list[Array]) -> Any:
         """A function that runs a pass over such arrays with fewer calls; None if the kernel can't record the pass."""
         record = getattr(kernel, "record", None)
@@ -298,12 +310,15 @@ class Sequential(Displayed):
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
         """Compile the kernel for this number of images, or load the compiled code; see `Model`."""
         if hasattr(kernels.load(self.kernel), "is_compiled"):
-            self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters))
+            keys = SampleKeys(0, 0, np.arange(len(inputs)))
+            self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters), keys=keys)
 
     def is_compiled(self, images: int) -> bool:
         """Whether the kernel needs no compiling for this number of images, or is compiled already."""
         is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
-        return is_compiled is None or bool(is_compiled(images))
+        if is_compiled is None:
+            return True
+        return bool(is_compiled(images)) and (self.augment is None or self.augment.is_compiled())
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``. Raises ValueError if their size or unit is another."""

@@ -57,3 +57,19 @@ def _from_bits(x: Any) -> Any:
 def from_bits(typing: Any, x: Any) -> Any:
     """The float64 that has these 64 bits."""
     return types.float64(types.int64), lambda c, b, s, a: b.bitcast(a[0], ir.DoubleType())
+
+
+def _high_word(x: Any, y: Any) -> Any:
+    return np.uint64(int(x) * int(y) >> 64)
+
+
+@instruction(_high_word)
+def high_word(typing: Any, x: Any, y: Any) -> Any:
+    """The upper 64 bits of the product of two uint64."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), I64)
+
+    return types.uint64(types.uint64, types.uint64), emit

@@ -1,0 +1,118 @@
+"""The distortion of images, in NumPy: which random numbers, where each pixel comes from, and interpolation.
+
+All of it is additions, multiplications and divisions in a fixed order, so that `compiled` and every machine get the
+same bits.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel_lenet.sample_keys import SampleKeys
+
+Array = NDArray[Any]
+Singles = NDArray[np.float32]
+
+DRAWN = 8  # Words of each image before those of the elastic distortion. The last three are not used.
+TERMS = 22  # Of the series of sine and cosine: up to pi they are right to 1e-11.
+
+
+def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: Singles) -> Array:
+    """Distorted images; see `Augment`. ``largest`` are its first five numbers, the rotation in radians.
+
+    With the drawn shift, turn by the angle a, factor s, shear h and displacement (u, v), and counted from the centre,
+    the pixel in row y and column x comes from
+
+        row     y cos(a) / s + (x + h y) sin(a) / s - shift_down  + alpha u
+        column  (x + h y) cos(a) / s - y sin(a) / s - shift_right + alpha v
+    """
+    height, width = images.shape[2:]
+    numbers = keys.uniform(-1, 1, (DRAWN,)) * largest[[0, 0, 1, 2, 3, 0, 0, 0]]
+    sine, cosine = sine_and_cosine(numbers[:, 2])
+    sine, cosine = sine / (1 + numbers[:, 3]), cosine / (1 + numbers[:, 3])
+    shear = numbers[:, 4]
+
+    def single(numbers: Array) -> Singles:
+        return np.asarray(numbers).astype(np.float32).reshape(-1, 1, 1)
+
+    y = single(np.arange(height) - (height - 1) / 2).reshape(1, height, 1)
+    x = single(np.arange(width) - (width - 1) / 2).reshape(1, 1, width)
+    rows = single(cosine + sine * shear) * y + single(sine) * x
+    rows = rows + single((height - 1) / 2 - numbers[:, 0])
+    columns = single(cosine * shear - sine) * y + single(cosine) * x
+    columns = columns + single((width - 1) / 2 - numbers[:, 1])
+    if len(window):
+        alpha = np.float32(largest[4])
+        bend = displacements(keys, height, width, window)
+        rows = rows + alpha * bend[:, 0]
+        columns = columns + alpha * bend[:, 1]
+    return interpolated(images, rows, columns, background)
+
+
+def sine_and_cosine(angle: Array) -> tuple[Array, Array]:
+    """Of angles from -pi to pi: their Taylor series, from the last term to the first."""
+    square = angle * angle
+    sine = cosine = np.ones_like(angle)
+    for k in range(TERMS, 0, -2):
+        sine = 1 - square * sine / (k * (k + 1))
+        cosine = 1 - square * cosine / (k * (k - 1))
+    return angle * sine, cosine
+
+
+def displacements(keys: SampleKeys, height: int, width: int, window: Singles) -> Singles:
+    """Smoothed random displacements ``(n, 2, h, w)``: rows, then columns.
+
+    They come from bytes: eight from each word, the lowest first.
+    """
+    size = 2 * height * width
+    words = keys.words(DRAWN + -(-size // 8))[DRAWN:]
+    shifts = np.arange(0, 64, 8, dtype=np.uint64).reshape(1, 8, 1)
+    values = (words[:, np.newaxis] >> shifts) & np.uint64(255)
+    values = values.reshape(-1, len(keys))[:size].T.reshape(-1, 2, height, width)
+    field = values.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
+    for axis in (3, 2):
+        field = smoothed(field, window, axis)
+    return field
+
+
+def smoothed(field: Singles, window: Singles, axis: int) -> Singles:
+    """The field's weighted sums over a window along an axis; it is 0 outside. Weights are added in order."""
+    reach = len(window) // 2
+    size = field.shape[axis]
+    widths = [(0, 0)] * 4
+    widths[axis] = (reach, reach)
+    padded = np.pad(field, widths)
+    total = np.zeros_like(field)
+    for k, weight in enumerate(window):
+        part = [slice(None)] * 4
+        part[axis] = slice(k, k + size)
+        total += weight * padded[tuple(part)]
+    return total
+
+
+def interpolated(images: Array, rows: Singles, columns: Singles, background: float) -> Array:
+    """The images ``(n, c, h, w)`` at the positions ``(n, h, w)``, by the four pixels around each."""
+    n, channels, height, width = images.shape
+    padded = np.full((n, channels, height + 3, width + 3), background, np.float32)
+    padded[:, :, 1 : height + 1, 1 : width + 1] = images
+    top, down = _whole_and_rest(rows, height)
+    left, right = _whole_and_rest(columns, width)
+    here = np.arange(n).reshape(n, 1, 1, 1), np.arange(channels).reshape(1, channels, 1, 1)
+    top, left = top[:, np.newaxis], left[:, np.newaxis]
+    down, right = down[:, np.newaxis], right[:, np.newaxis]
+    one = np.float32(1)
+    upper = padded[(*here, top, left)] * (one - right) + padded[(*here, top, left + 1)] * right
+    lower = padded[(*here, top + 1, left)] * (one - right) + padded[(*here, top + 1, left + 1)] * right
+    result = upper * (one - down) + lower * down
+    if images.dtype.kind in "iu":
+        result = np.floor(result + np.float32(0.5))
+    warped: Array = result.astype(images.dtype)
+    return warped
+
+
+def _whole_and_rest(positions: Singles, size: int) -> tuple[NDArray[np.int64], Singles]:
+    """The padded index of the pixel before each position, and how far after it the position is, from 0 to below 1."""
+    inside = np.minimum(np.maximum(positions, np.float32(-1)), np.float32(size))
+    whole = np.floor(inside)
+    return whole.astype(np.int64) + 1, inside - whole
