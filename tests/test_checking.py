@@ -26,7 +26,7 @@ from parallel_lenet import (
     check_layer,
     kernels,
 )
-from parallel_lenet.checking.calls import FUNCTIONS
+from parallel_lenet.kernels.files import FUNCTIONS
 from parallel_lenet.network.gradcheck import LAYERS
 
 DOCS = Path(__file__).parents[1] / "docs"

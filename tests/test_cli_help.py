@@ -29,7 +29,13 @@ SHORTER = {
     "gradcheck": "--kernel im2col",
     "evaluate": "--engine serial --kernel im2col",
 }
-SLOW = ("explain", "export", "verify", "report")  # These are read only: each has a test file that runs the command.
+SLOW = (
+    "explain",
+    "export",
+    "verify",
+    "report",
+    "check",
+)  # These are read only: each has a test file that runs the command.
 
 
 def called(words: str) -> int:

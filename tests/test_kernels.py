@@ -35,5 +35,7 @@ def test_a_kernel_is_a_module_with_the_contracts_functions(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "", "Naive", "__init__"])
 def test_unknown_kernel(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^unknown kernel '{name}': choose one of auto, naive, im2col, compiled$"):
+    with pytest.raises(
+        ValueError, match=f"^unknown kernel '{name}': choose one of auto, naive, im2col, compiled, or a Python file$"
+    ):
         kernels.load(name)

@@ -211,6 +211,3 @@ _MAKERS = {
     "softmax": _softmax,
     "softmax_cross_entropy": _softmax,
 }
-
-FUNCTIONS = tuple(_MAKERS)
-"""The names of the functions of the kernels contract."""

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checking.calls import FUNCTIONS, Call, Results, calls, large
+from parallel_lenet.checking.calls import Call, Results, calls, large
 from parallel_lenet.checking.diagnosis import close, diagnose, what, where
 from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checks import quoted, whole_number
+from parallel_lenet.kernels.files import FUNCTIONS
 from parallel_lenet.network.gradcheck import LAYERS, TOLERANCE, layer_errors
 
 Array = NDArray[Any]

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli import (
+    check,
     compare,
     completion,
     doctor,
@@ -40,14 +41,24 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
+from parallel_lenet.user_files import UserFileError
 from parallel_lenet.weights import WeightsError
 
 BROKEN_PIPE = 141
+FAILURES = (
+    CheckpointError,
+    DatasetError,
+    WeightsError,
+    WorkerError,
+    NonFiniteError,
+    ExtraError,
+    UserFileError,
+)  # Sentences for people.
 COMMANDS: Commands = {
     "train": (train,),
     "use a trained network": (predict, evaluate, explain, export),
     "look at runs": (runs, report, compare),
-    "check": (doctor, gradcheck, verify),
+    "check": (doctor, gradcheck, check, verify),
     "set up": (completion,),
 }
 
@@ -90,7 +101,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     except DatasetError as error:
         return _failed(printable(str(error)))  # It names files of a folder, which may be called anything.
-    except (CheckpointError, WeightsError, WorkerError, NonFiniteError, ExtraError) as error:
+    except (CheckpointError, WeightsError, WorkerError, NonFiniteError, ExtraError, UserFileError) as error:
         return _failed(str(error))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

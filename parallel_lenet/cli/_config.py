@@ -13,6 +13,7 @@ from parallel_lenet.checks import quoted
 from parallel_lenet.cli import _sources
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, stored
 from parallel_lenet.cli._suggestions import did_you_mean
+from parallel_lenet.kernels import files
 
 LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
@@ -70,6 +71,8 @@ def read(file: str) -> dict[str, Any]:
         where = f"--config {path}: {dashed(name)}"
         if name == "cluster_address":  # The program at that address can run code here.
             raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
+        if name == "kernel" and isinstance(value, str) and files.is_file(value):  # It is code.
+            raise UsageError(f"{where} can't be a Python file: give --kernel on the command line")
         values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)
     if "data_dir" in values and values.pop("dataset", TrainOptions.dataset) != TrainOptions.dataset:
         raise UsageError(f"--config {path}: dataset and data-dir both name the images: leave one out")

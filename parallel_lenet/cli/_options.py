@@ -15,6 +15,7 @@ from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, d
 from parallel_lenet.datasets import NAMES
 from parallel_lenet.datasets.local import LARGEST_SIDE, height_and_width
 from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
+from parallel_lenet.kernels import files
 from parallel_lenet.stopping import BEST_BY
 
 # Titles in --help.
@@ -44,6 +45,13 @@ class _Engines(tuple[str, ...]):
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name == "loky"
+
+
+class _Kernels(tuple[str, ...]):
+    """The kernels that help and errors list, and any Python file."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and files.is_file(name))
 
 
 ENGINES = _Engines(("processes", "serial", "dask", "ray"))
@@ -166,8 +174,8 @@ class TrainOptions:
         NETWORK,
         str,
         "auto",
-        "how layers are computed; auto: compiled if numba works, else im2col",
-        choices=("auto", *kernels.NAMES),
+        "how layers are computed, or a Python file with a kernel of yours; auto: compiled if numba works, else im2col",
+        choices=_Kernels(("auto", *kernels.NAMES)),
     )
     workers: int = _option(
         PLACE, int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
@@ -272,6 +280,8 @@ class TrainOptions:
     def toml(self) -> str:
         """A configuration file that gives the same result. It leaves out `NOT_WRITTEN`: where to run and to write."""
         left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
+        if files.is_file(self.kernel):
+            left_out = (*left_out, "kernel")  # Which code runs is said on the command line alone.
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
         lines = (f"{dashed(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None)
         return "".join(lines)
@@ -343,7 +353,18 @@ def stored(name: str, value: Any, where: str) -> Any:
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
         if name != "out":
             return os.path.abspath(value)
+    if name == "kernel" and files.is_file(value):
+        return _kernel_file(value, where)
     return value
+
+
+def _kernel_file(name: str, where: str) -> str:
+    """The full name of a kernel that a file defines. Raises UsageError if there is no such file."""
+    if "\0" in name or not _encodable(name) or not os.path.isfile(files.path_of(name)):
+        raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
+    full = files.resolve(name)
+    kernels.load(full)  # Its mistakes are better known now.
+    return full
 
 
 def _encodable(text: str) -> bool:

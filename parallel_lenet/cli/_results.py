@@ -12,6 +12,7 @@ from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli._training import Training, command_prefix, decimals
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.display import count
+from parallel_lenet.kernels import files
 from parallel_lenet.runs import BEST
 
 REPORT_VARIABLE = "PARALLEL_LENET_REPORT"
@@ -31,7 +32,8 @@ def repeat_command(options: TrainOptions) -> str:
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
-            words += [f"--{dashed(name)}"] if value is True else [f"--{dashed(name)}", str(value)]
+            text = files.path_of(value) if name == "kernel" else str(value)
+            words += [f"--{dashed(name)}"] if value is True else [f"--{dashed(name)}", text]
     return shlex.join(words)
 
 

@@ -17,7 +17,9 @@ from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError,
 from parallel_lenet.cli._sources import Images
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
+from parallel_lenet.kernels import files
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
+from parallel_lenet.user_files import DIGITS
 
 # What a checkpoint doesn't decide: said anew with each command, or the default.
 NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
@@ -109,6 +111,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
+    _require_kernel_file(folder, before.kernel, given.get("kernel"))
     free = FREE if kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")  # Then it decides no bit.
     if "dataset" in given and before.data_dir is not None:
         raise UsageError(
@@ -145,6 +148,27 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
             f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
         )
     return Resumed(folder, file, now, before, data, figures, partial, notes)
+
+
+def _require_kernel_file(folder: Path, before: str, given: str | None) -> None:
+    """Raises UsageError if the run computes with a file, unless the command line names it, unchanged."""
+    if not files.is_file(before):
+        return
+    path = files.path_of(before)
+    if given is None:
+        raise UsageError(
+            f"the run in {folder} computes with {path}, and a checkpoint does not decide which code runs: "
+            f"give --kernel {path} again"
+        )
+    if given != before and files.path_of(given) != path:
+        raise UsageError(
+            f"--kernel {files.path_of(given)} disagrees with the run in {folder}, which has {path}: begin a new run"
+        )
+    if given != before:
+        raise UsageError(
+            f"{path} has changed since the run in {folder} began, so it could give other bits: its SHA-256 begins with "
+            f"{given[-DIGITS:]}, not {before[-DIGITS:]}; restore it, or begin a new run"
+        )
 
 
 def local_path(file: Path | str, data_dir: str) -> str:

@@ -30,6 +30,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
+from parallel_lenet.kernels import files
 
 Array = NDArray[Any]
 Factor: TypeAlias = float | Array
@@ -125,21 +126,31 @@ def available() -> tuple[str, ...]:
 def resolve(name: str) -> str:
     """The kernel that ``name`` stands for: "auto" is `compiled` if numba works here, else `im2col`.
 
+    A Python file's name stands for the kernel that it defines: see `files`.
+
     Raises ValueError if there is no such kernel, and ExtraError, a ModuleNotFoundError, if it needs numba and that is
     missing or does not work.
     """
     if name == "auto":
         return available()[-1]
+    if files.is_file(name):
+        return files.resolve(name)
     if name not in NAMES:
-        raise ValueError(f"unknown kernel {name!r}: choose one of auto, {', '.join(NAMES)}")
+        raise ValueError(f"unknown kernel {name!r}: choose one of auto, {', '.join(NAMES)}, or a Python file")
     if name == "compiled":
         load(name)
     return name
 
 
-@cache
 def load(name: str) -> Kernels:
-    """The kernel module called ``name``, or "auto"; raises as `resolve` does."""
+    """The kernel module called ``name``, or "auto". Raises as `resolve` does, and UserFileError if a file fails."""
+    return _load(resolve(name) if name.endswith(".py") else name)
+
+
+@cache
+def _load(name: str) -> Kernels:
+    if files.is_file(name):
+        return cast(Kernels, files.load(name))
     if name == "compiled":
         return cast(Kernels, optional.load("fast", "numba", f"kernel {name!r}", f"parallel_lenet.kernels.{name}"))
     return cast(Kernels, import_module(f"parallel_lenet.kernels.{resolve(name)}"))

@@ -105,7 +105,7 @@ def layer_functions(n: int) -> dict[str, tuple[float, int]]:
 def _pass(model: Sequential, kernel: Any, parameters: Vector, data: tuple[Any, Any], gradient: Vector) -> None:
     """A pass with other kernels than those that the model names."""
     loaded = kernels.load
-    kernels.load = lambda name: kernel  # type: ignore[assignment]
+    kernels.load = lambda name: kernel
     try:
         model.loss_and_gradient(parameters, *data, gradient)
     finally:

@@ -1,0 +1,59 @@
+"""Python files of the user that are named by their path: kernels and models. What fails in one is one sentence."""
+
+import hashlib
+import os
+import sys
+import traceback
+from types import ModuleType
+
+DIGITS = 16  # Of a file's SHA-256, in names and errors.
+
+
+class UserFileError(ValueError):
+    """A file of the user's that can't be read, run or used: the message names it, and the line if there is one."""
+
+
+def read(path: str) -> bytes:
+    """The file's bytes. Raises UserFileError if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise UserFileError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def digest(source: bytes) -> str:
+    """The beginning of the SHA-256, to tell whether a file has changed."""
+    return hashlib.sha256(source).hexdigest()[:DIGITS]
+
+
+def run(path: str, source: bytes, name: str) -> ModuleType:
+    """The file's module under this name, run as a program would be: modules beside the file can be imported.
+
+    Raises UserFileError, with the line, if it cannot be compiled or raises anything.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)
+    except KeyboardInterrupt:
+        del sys.modules[name]
+        raise
+    except BaseException as error:
+        del sys.modules[name]
+        raise UserFileError(described(path, error)) from error
+    return module
+
+
+def described(path: str, error: BaseException) -> str:
+    """An exception that code of the file raised, with its line: ``FILE, line N: ValueError: ...``."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    place = f", line {lines[-1]}" if lines else ""
+    text = " ".join(str(error).split())
+    return f"{path}{place}: {type(error).__name__}{f': {text}' if text else ''}"
