@@ -279,6 +279,11 @@ def test_libraries_that_are_too_old_or_there_twice_are_named(
     the_fault(found, "broken", "nowhere-at-all is not installed", "pip install 'nowhere-at-all>=1.5'")
 
 
+def test_a_file_in_the_place_of_a_library_is_named(here: Here, modules: Callable[[str, str], None]) -> None:
+    modules("threadpoolctl.py", "answer = 42")
+    the_fault(packages.check(here), "broken", "threadpoolctl without a version is imported, but", "current folder")
+
+
 @pytest.mark.parametrize(
     ("version", "least", "expected"),
     [("1.26.4", "2.0", True), ("2.0.0", "2.0", False), ("2.10", "2.9", False), ("3", "2.9.1", False), ("2", "", False)],

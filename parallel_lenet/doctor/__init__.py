@@ -35,4 +35,4 @@ def diagnose(names: Sequence[str] = (), here: Here | None = None) -> Iterator[Fi
                 yield from check(here or Here())
             except Exception as error:
                 text = f"the check itself failed ({reason(error)})"
-                yield Finding(name, "broken", text, "report this, with all that doctor says")
+                yield Finding(name, "broken", text, "if nothing else that doctor says explains it, report it")

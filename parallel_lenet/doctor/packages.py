@@ -1,6 +1,5 @@
 """The libraries of the core: new enough, and one copy of each."""
 
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from parallel_lenet.doctor.finding import Finding, Here
@@ -9,6 +8,12 @@ from parallel_lenet.doctor.requirements import older, requirements
 
 CHECK = "packages"
 
+_PROGRAM = """
+from importlib import import_module
+for name in sys.argv[2:]:
+    print(f"{name}\\t{getattr(import_module(name), '__version__', 'without a version')}", flush=True)
+"""
+
 
 def check(here: Here) -> list[Finding]:
     """A finding per fault; one if there is none."""
@@ -16,6 +21,9 @@ def check(here: Here) -> list[Finding]:
     if not core:
         return [Finding(CHECK, "note", "parallel-lenet is not installed: it runs from a folder", "pip install -e .")]
     found, versions = [], {}
+    names = [each.name for each in core]
+    outcome = tried(_PROGRAM, *names, seconds=60)
+    imported = dict(line.split("\t", 1) for line in outcome.output.splitlines() if "\t" in line)
     for each in core:
         upgrade = f"pip install --upgrade {each.line}"
         try:
@@ -26,17 +34,16 @@ def check(here: Here) -> list[Finding]:
         if older(installed, each.least):
             text = f"{each.name} {installed} is too old: at least {each.least} is needed"
             found.append(Finding(CHECK, "broken", text, upgrade))
-        loaded = getattr(sys.modules.get(each.name), "__version__", installed)
+        loaded = imported.get(each.name, installed)
         if loaded != installed:
             text = f"{each.name} {loaded} is imported, but {installed} is what pip installed: there are two copies"
             remedy = "look at PYTHONPATH and at the current folder, or make a new virtual environment"
             found.append(Finding(CHECK, "broken", text, remedy))
-    outcome = tried("import " + ", ".join(each.name for each in core), seconds=60)
     if outcome.failure:
-        names = " ".join(each.line for each in core)
+        lines = " ".join(each.line for each in core)
         found.append(
             Finding(
-                CHECK, "broken", f"the core's libraries: {outcome.failure}", f"pip install --force-reinstall {names}"
+                CHECK, "broken", f"the core's libraries: {outcome.failure}", f"pip install --force-reinstall {lines}"
             )
         )
     text = ", ".join(f"{name} {number}" for name, number in versions.items())
