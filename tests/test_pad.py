@@ -51,7 +51,7 @@ NETWORKS: dict[str, tuple[Images, tuple[Layer, ...]]] = {
         (Conv2d(2, 2), MaxPool2d(3, stride=2), Conv2d(3, 3), AvgPool2d(3, stride=1), Flatten(), Dense(6), ReLU()),
     ),
     "colours": (
-        Images(10, channels=3, size=12, pixel_min=-1, pixel_max=1, mean=0.4, std=0.2),
+        Images(10, channels=3, size=12, pixel_min=-1, pixel_max=1, mean=(0.4, 0.5, 0.3), std=(0.2, 0.3, 0.25)),
         (MaxPool2d(2), Conv2d(5, 3, padding=1), Tanh(), Flatten(), Dense(12), ReLU(), Dense(2)),
     ),
     "standardised": (Images(9, size=16, mean=0, std=1, pixel_max=None), (AvgPool2d(3), Flatten(), Dense(10))),

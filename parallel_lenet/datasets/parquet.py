@@ -6,6 +6,7 @@ Files are untrusted: rows and sizes are read from the file's own table first, an
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,13 @@ def read_parquet(files: Sequence[Path], where: str, image_size: tuple[int, int] 
     """
     found: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(_part(file), []).append(file)
+        others = found.setdefault(_part(file), [])
+        others.append(file)
+        if file.parent != others[0].parent:
+            raise DatasetError(
+                f"{where}: has the part {_part(file)} in several folders, {others[0].parent} and {file.parent}: name "
+                "one of them"
+            )
     images, labels = dict[str, Array](), dict[str, Array]()
     known: tuple[str, ...] | None = None
     for part in sorted(found, key=lambda name: name != "train"):
@@ -65,7 +72,14 @@ def _read(
 ) -> tuple[Array, Array, tuple[str, ...] | None]:
     """The images, the labels as they are, and the names of the classes that the file's metadata give."""
     library = optional.load("parquet", "pyarrow", PURPOSE, "pyarrow.parquet")
-    opened = [_opened(library, file) for file in files]
+    with ExitStack() as closing:
+        opened = [closing.enter_context(_opened(library, file)) for file in files]
+        return _gathered(opened, files, name, image_size)
+
+
+def _gathered(
+    opened: list[Any], files: list[Path], name: str, image_size: tuple[int, int] | None
+) -> tuple[Array, Array, tuple[str, ...] | None]:
     rows = sum(file.metadata.num_rows for file in opened)
     if rows == 0:
         raise DatasetError(f"{name}: holds no rows")
@@ -74,6 +88,8 @@ def _read(
         image, label = _columns(file.schema_arrow, path)
         for row, picture, mark in _rows(file, path, image, label):
             where = f"{path}: row {row}"
+            if len(marks) == rows:
+                raise DatasetError(f"{where}: is one row more than its table says")
             if isinstance(picture, dict):
                 picture = picture.get("bytes")
             if isinstance(picture, bytes):
@@ -88,11 +104,9 @@ def _read(
                 raise DatasetError(
                     f"{where}: the column {image} holds {quoted(picture)}, not the bytes of an image file"
                 )
-            if type(mark) not in (int, str):
-                raise DatasetError(f"{where}: the label is {quoted(mark)}; allowed are whole numbers and text")
-            if isinstance(mark, int) and not 0 <= mark < MAX_CLASSES:
-                raise DatasetError(f"{where}: label {mark} is out of range; allowed are 0 to {MAX_CLASSES - 1}")
-            marks.append(mark)
+            marks.append(_label(mark, where))
+    if len(marks) < rows:
+        raise DatasetError(f"{name}: holds {len(marks):,} rows, and its tables say {rows:,}")
     if arrays and len(arrays) < rows:
         raise DatasetError(f"{name}: some images are files and some are lists of numbers")
     if len({type(mark) for mark in marks}) > 1:
@@ -149,6 +163,15 @@ def _rows(file: Any, path: Path, image: str, label: str) -> Iterator[tuple[int, 
         for picture, mark in pairs:
             yield row, picture, mark
             row += 1
+
+
+def _label(mark: Any, where: str) -> int | str:
+    if type(mark) not in (int, str):
+        raise DatasetError(f"{where}: the label is {quoted(mark)}; allowed are whole numbers and text")
+    if isinstance(mark, int) and not 0 <= mark < MAX_CLASSES:
+        raise DatasetError(f"{where}: label {mark} is out of range; allowed are 0 to {MAX_CLASSES - 1}")
+    label: int | str = mark
+    return label
 
 
 def _numbers(picture: list[Any], where: str) -> Array:
