@@ -1,4 +1,4 @@
-"""What a coordinator is given: models, optimizers and data are checked before they are used."""
+"""Checks of what a coordinator gets: models, optimizers and data."""
 
 import inspect
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.batching import split
+from parallel_lenet.checks import whole_number
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.model import Model, takes
 from parallel_lenet.parameters import Vector
@@ -26,7 +28,7 @@ def require_members(what: str, value: object, members: tuple[str, ...]) -> None:
 
 
 def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
-    """The method; if inputs and targets come as two arguments, TypeError says that they are one pair."""
+    """The method. If inputs and targets come as two arguments, it raises a TypeError that asks for one pair."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -44,7 +46,7 @@ def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def as_dataset(data: Data) -> Dataset:
-    """The data as a Dataset; TypeError if it is neither one nor a pair."""
+    """The data as a Dataset; TypeError if they are neither a Dataset nor a pair."""
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -67,6 +69,26 @@ def dataset_for(model: Model, data: Data) -> Dataset:
         except ValueError as error:
             raise DatasetError(f"{dataset.name}: {error}") from error
     return dataset
+
+
+def number_of_epochs(epochs: object) -> int:
+    """The ``epochs`` of ``fit`` as an int; TypeError if targets were passed in their place."""
+    if isinstance(epochs, np.ndarray | list | tuple):
+        raise TypeError(
+            f"epochs must be a whole number, got {type(epochs).__name__}: inputs and targets are passed as one pair, "
+            "fit((inputs, targets), epochs)"
+        )
+    return whole_number("epochs", epochs, 0)
+
+
+def training_data(model: Model, train: Data, validation: Data | float | None, seed: int) -> tuple[Dataset, ...]:
+    """The data to train on and, if there are any, to validate on. The ``seed`` decides a split by a fraction."""
+    data = dataset_for(model, train)
+    if validation is None:
+        return (data,)
+    if isinstance(validation, float | int | np.floating | np.integer):
+        return split(data, validation, seed)
+    return data, dataset_for(model, validation)
 
 
 def initial_parameters(model: Model, parameters: Vector | None, seed: int) -> Vector:

@@ -1,4 +1,4 @@
-"""Which threads use a coordinator: one at a time may change its state."""
+"""The calls that change a coordinator's state: those of one thread at a time."""
 
 import threading
 import weakref
@@ -14,7 +14,7 @@ from parallel_lenet.fingerprint import EpochData
 
 
 class Call:
-    """A call of a thread that changes the state; one of ``fit`` or ``iterate`` has data."""
+    """A call by one thread that changes the state. A call of ``fit`` or ``iterate`` has data."""
 
     context: Context
     data: EpochData
@@ -24,49 +24,48 @@ class Call:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def begin(self, context: Context) -> None:
-        """Train with this."""
+        """Start training with the model and the data of this context."""
         self.context = context
         self.data = EpochData(context.datasets[0], holder=context)
 
     def close(self) -> None:
-        """End the training that has begun, if any: its next step raises RuntimeError."""
+        """End the training, if it has started: its next step raises RuntimeError."""
         if hasattr(self, "context"):
             self.context.close()
 
     def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The order of the samples in an epoch."""
+        """The order of the samples in an epoch, int64."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, epoch_order(seed, epoch, len(self.context.datasets[0].inputs))
         return self._order[1]
 
 
 class Calls:
-    """The calls of one coordinator that are under way."""
+    """The calls of one coordinator that have not ended."""
 
     def __init__(self) -> None:
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._guard = threading.Lock()
 
     def begin(self, what: str) -> Call:
-        """A call of this thread; RuntimeError, which names ``what`` it wants, if another thread has one."""
+        """Register a call of this thread that does ``what``. Raises RuntimeError if another thread has a call."""
         mine = Call()
         with self._guard:
             for call in self._calls:
                 if call.thread is not mine.thread and call.thread.is_alive():
                     raise RuntimeError(
-                        f"can't {what} now: this coordinator is used by another thread, {call.thread.name}, which "
-                        "trains, loads or closes; wait until that has ended"
+                        f"can't {what} now: another thread, {call.thread.name}, trains, loads or closes with this "
+                        "coordinator; wait until that has ended"
                     )
             self._calls.add(mine)
         return mine
 
     def end(self, call: Call) -> None:
-        """The call has ended."""
         self._calls.discard(call)
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """Do something that must not happen while another thread trains."""
+    def exclusive(self, what: str) -> Iterator[None]:
+        """A block that must not run while another thread trains. Raises as `begin` does."""
         mine = self.begin(what)
         try:
             yield
@@ -74,7 +73,6 @@ class Calls:
             self.end(mine)
 
     def close(self) -> None:
-        """End the training of all calls."""
         with self._guard:
             calls = list(self._calls)
         for call in calls:

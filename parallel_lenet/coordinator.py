@@ -23,16 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import finite
-from parallel_lenet.arguments import Data, as_dataset, dataset_for, initial_parameters, require_members, takes_a_pair
+from parallel_lenet.arguments import (
+    Data,
+    as_dataset,
+    dataset_for,
+    initial_parameters,
+    number_of_epochs,
+    require_members,
+    takes_a_pair,
+    training_data,
+)
 from parallel_lenet.averaging import BatchSum, batch_sum, mean
-from parallel_lenet.batching import Block, blocks, call_sizes, shards, split
+from parallel_lenet.batching import Block, blocks, call_sizes, shards
 from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import numeric_array, quoted, whole_number
 from parallel_lenet.closing import Closeable
 from parallel_lenet.continuing import Origin, names_that_may_differ, require_same_data
 from parallel_lenet.cores import usable_cores
-from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptions import of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
@@ -44,7 +52,7 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model, takes
 from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.parameters import Vector, sha256
-from parallel_lenet.read_only import advice
+from parallel_lenet.read_only import ReadOnly, names_unknown_settings
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.settings import Settings
 from parallel_lenet.slices import ALONE, LONG, Threads
@@ -62,50 +70,52 @@ Array = NDArray[Any]
 _log = logging.getLogger("parallel_lenet")
 
 
-class Coordinator(Displayed, Closeable):
-    """Trains ``model`` with ``optimizer`` on ``n_workers`` workers; the result is the same for any number.
+class Coordinator(Displayed, Closeable, ReadOnly):
+    """Trains ``model`` with ``optimizer`` on ``n_workers`` workers. The result is the same for any number.
 
-    - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib; by default what the
-      environment variable ``PARALLEL_LENET_WORKERS`` says, or else -1. No more start than a batch has work for:
-      `n_workers` is how many there are, and `workers_note` says why they are fewer.
+    - ``n_workers``: 1 or more, -1 for all usable cores, -2 for all but one, as in joblib. The default is the value of
+      the environment variable ``PARALLEL_LENET_WORKERS``, or -1. No more workers start than a batch has work for:
+      `n_workers` is their number, and `workers_note` says why there are fewer.
     - ``batch_size``: samples per step, over all workers together.
     - ``shard_size``: samples that the model gets at a time. If the model has a ``leaf`` (see `Model`), as with the
-      kernels compiled and naive, it gets at most so many (by default what it prefers), and fewer if that gives more
-      workers something to do; no bit of the result depends on it. Otherwise gradients are added shard by shard, so
-      results depend on ``shard_size`` in their last bits, and a batch has work for no more workers than it has shards;
+      kernels compiled and naive, this is the most it gets, and it gets fewer if more workers then have work. No bit of
+      the result depends on it, and the default is what the model prefers. Without a leaf, gradients are added shard by
+      shard. Then results depend on ``shard_size`` in their last bits, a batch has work for one worker per shard, and
       the default is what the model prefers, or half a batch if that is less.
-    - ``engine``: "processes"; "serial" (in this process; then there is one worker); "dask", "ray", "loky" or
-      "threading" for a `Cluster`; or an `Engine` that exists already, which several coordinators may use.
-      `close` closes an engine that was made from a name. Whoever created an engine that was passed in closes it.
-    - ``cluster_address``: of a running cluster to join with "dask" or "ray", as in `Cluster`; ``n_workers=-1`` then
-      uses all workers that the cluster has. By default a cluster on this machine starts and ends with the workers.
-    - ``seed``: decides the initial parameters and every epoch's order.
+    - ``engine``: "processes"; "serial" (one worker, in this process); "dask", "ray", "loky" or "threading" for a
+      `Cluster`; or an `Engine`, which several coordinators may use. `close` closes an engine that was created from a
+      name. An engine that was passed in has to be closed by the code that created it.
+    - ``cluster_address``: the address of a running cluster to join with "dask" or "ray", as in `Cluster`. Then
+      ``n_workers=-1`` uses all its workers. By default a cluster on this machine starts and ends with the workers.
+    - ``seed``: decides the initial parameters and the order of each epoch; from 0 to 2^64 - 1.
     - ``clip_norm``: the largest norm of the averaged gradient; None for any.
-    - ``parameters``: what to start from; by default the model's own initial parameters.
-    - ``on_nan``: what to do if a loss or a gradient holds NaN or infinity: "stop" with NonFiniteError, or "skip" the
-      step, which leaves parameters and optimizer as they are.
-    - ``step_timeout``: seconds without any answer after which a worker counts as stuck and is replaced; by default
-      never, on a cluster after 300 s. A worker's first block of each size and kind has ten seconds at least, since it
-      may compile.
+    - ``parameters``: the vector to start from; by default the model's initial parameters.
+    - ``on_nan``: if a loss or a gradient holds NaN or infinity, "stop" raises NonFiniteError, and "skip" leaves out the
+      step, with parameters and optimizer as they were.
+    - ``step_timeout``: seconds without any answer after which a worker is replaced. The default is never, on a cluster
+      300 s. A worker has at least ten seconds for its first block of each size and kind, since it may compile.
     - ``max_tries``: how many workers may be lost over one block, the part of a batch that a worker gets at a time,
-      before WorkerError; 3 by default.
-    - ``trace``: a `Trace`, which writes down when each phase of each step began and ended. Its creator closes it.
+      before WorkerError is raised; 3 by default.
+    - ``trace``: a `Trace`, which records when each phase of each step starts and ends. Its creator closes it.
 
-    Workers start with the first call that needs them and stay until ``close``, or the end of the ``with`` block.
+    Workers start with the first call that needs them, and stay until `close` or the end of the ``with`` block. After
+    that the coordinator keeps its state: `predict` and `save` work, and `fit`, `iterate` and `evaluate` start new
+    workers, which another `close` ends.
 
-    Each call of `fit`, `iterate` and `evaluate` uses the model and the data as they are when it is called, with every
-    engine. Within the call they are constant, whatever happens to them meanwhile.
+    Each call of `fit`, `iterate` and `evaluate` uses the model and the data as they are when it is called, with each
+    engine. Later changes have no effect on the call.
 
-    Several threads may use one coordinator. While one trains, `evaluate`, `predict`, `save` and `resize` of others are
-    served between two steps, with the parameters of the last finished step; whatever would disturb it (another `fit`
-    or `iterate`, `load`, `restart_epoch`, `close`) raises RuntimeError at once. Loops over `iterate` in one thread may
-    alternate: each step continues from the state there is.
+    Several threads may use one coordinator. While one trains, `evaluate`, `predict`, `save` and `resize` of others run
+    between two steps, with the parameters of the last finished step. Calls that would disturb the training (another
+    `fit` or `iterate`, `load`, `restart_epoch`, `close`) raise RuntimeError at once. Loops over `iterate` in one thread
+    may alternate: each step continues from the present state.
 
-    Every attribute is read-only: assigning one raises AttributeError. `resize` changes the number of workers. For
-    another model, optimizer or setting, create another coordinator; ``load(path, may_differ=[...])`` continues with it.
+    All attributes are read-only: assigning one raises AttributeError. `resize` changes the number of workers. For
+    another model, optimizer or setting, create another coordinator. ``load(path, may_differ=[...])`` continues with it.
 
-    Raises ValueError if a value is out of its range, TypeError if something is not a model, optimizer or engine, or if
-    ``n_workers``, ``cluster_address``, ``step_timeout`` or ``max_tries`` is given with an engine that exists already.
+    Raises ValueError (`InvalidValue`) if a value is out of its range. Raises TypeError if ``model``, ``optimizer`` or
+    ``engine`` is something else, if there is no such argument, or if ``n_workers``, ``cluster_address``,
+    ``step_timeout`` or ``max_tries`` comes with an engine that exists already.
 
     >>> import numpy as np
     >>> from parallel_lenet import SGD, lenet5
@@ -116,6 +126,7 @@ class Coordinator(Displayed, Closeable):
     (4, 2, 2)
     """
 
+    @names_unknown_settings
     def __init__(
         self,
         model: Model,
@@ -149,10 +160,10 @@ class Coordinator(Displayed, Closeable):
         self.clip_norm = settings.clip_norm
         self.on_nan = settings.on_nan
         if not isinstance(trace, Trace | None):
-            raise TypeError(f"trace must be a Trace or None, got {quoted(trace)}: Trace(path) makes one")
+            raise TypeError(f"trace must be a Trace or None, got {quoted(trace)}: Trace(path) creates one")
         self.trace = trace
         self._settings = settings
-        self._random = parameters is None  # Whether to say that predictions are of random parameters.
+        self._random = parameters is None  # Whether to warn that predictions are those of random parameters.
         parameters = initial_parameters(model, parameters, self.seed)
         self._state = TrainingState(parameters, optimizer.init(parameters))
         self._origin: Origin | None = None  # The checkpoint that the state comes from, until training continues.
@@ -172,38 +183,26 @@ class Coordinator(Displayed, Closeable):
         self._turns = turns_of(self.engine)
         self._calls = Calls()
         self._evaluator = Evaluator(model, self.engine, self._turns, settings.sizes)
-        self._constructed = True
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Raises AttributeError, which says what to do instead: what is assigned would not be checked."""
-        if not name.startswith("_") and hasattr(self, "_constructed"):
-            raise AttributeError(advice(Coordinator, name))
-        object.__setattr__(self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        """Raises AttributeError, as `__setattr__` does."""
-        if not name.startswith("_"):
-            raise AttributeError(advice(Coordinator, name))
-        object.__delattr__(self, name)
+        self._freeze()
 
     @property
     def workers_note(self) -> str | None:
-        """Why some of the workers that were asked for don't run, or have no work; None if all have."""
+        """Why some of the requested workers do not run, or have no work; None if all have."""
         return self._workforce.note
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are: those that were asked for, but no more than a batch has work for."""
+        """How many workers there are: the requested number, but no more than a batch has work for."""
         return self.engine.n_workers
 
     @property
     def call_sizes(self) -> tuple[int, ...]:
-        """How many samples of a batch the model gets at a time, each number once, the largest first."""
+        """The numbers of samples that the model gets at a time in training, each once, largest first."""
         return call_sizes(self.batch_size, self._settings.sizes, self.n_workers)
 
     @property
     def parameters(self) -> Vector:
-        """The current parameters; after an interrupt those of the last finished step."""
+        """The current parameters, ``(size,)``. After an interrupt they are those of the last finished step."""
         return self._state.parameters
 
     @property
@@ -227,11 +226,10 @@ class Coordinator(Displayed, Closeable):
         return History(self._state.history)
 
     def _summary(self) -> Summary:
-        """Of the last finished step, if another thread trains; starts no workers and waits for nothing."""
+        """Shows the last finished step. Starts no workers and does not wait for other threads."""
         state = self._state
         pids = self.worker_pids()
-        model = type(self.model).__name__
-        optimizer = type(self.optimizer).__name__
+        names = f"{type(self.model).__name__}, {type(self.optimizer).__name__}"
         where = f"n_workers={self.n_workers}, engine={type(self.engine).__name__}, batch_size={self.batch_size}"
         done = f"epoch={state.epoch}, step={state.optimizer.step}"
         running = f", processes {', '.join(map(str, pids))}" if pids else ""
@@ -244,7 +242,7 @@ class Coordinator(Displayed, Closeable):
             ("unfinished epoch", count(state.cursor, "sample") if state.cursor else "none"),
         ]
         history = History(state.history)._summary().parts
-        return Summary(f"Coordinator({model}, {optimizer}, {where}, {done})", [Table((), rows, texts=2), *history])
+        return Summary(f"Coordinator({names}, {where}, {done})", [Table((), rows, texts=2), *history])
 
     def parameters_sha256(self) -> str:
         """The SHA-256 of the parameters' little-endian bytes, to compare runs with."""
@@ -262,28 +260,28 @@ class Coordinator(Displayed, Closeable):
         patience: int | None = None,
         progress: bool = False,
     ) -> History:
-        """Train for ``epochs`` more epochs (an unfinished one counts as the first), and return all epochs so far.
+        """Train for ``epochs`` more epochs (an unfinished one counts), and return the reports of all epochs so far.
 
-        An unfinished epoch belongs to the data that it started with, also after `load`. Raises DatasetError if
-        ``train`` holds other data: continue with those, or call `restart_epoch` first. Raises RuntimeError while
-        another thread trains.
+        ``validation`` is evaluated after each epoch. It is data, or a fraction of ``train`` such as 0.1, which is then
+        not used for training. ``seed`` decides which samples those are, so they are the same in each call with the same
+        data.
 
-        ``validation`` is evaluated after each epoch: data, or a fraction of ``train``, such as 0.1, which is then left
-        out of training. ``seed`` decides which samples those are, so each call with the same data leaves out the same.
-
-        With ``keep_best`` the coordinator ends in the state after the best epoch of this call, the first of equals:
+        With ``keep_best`` the coordinator ends in the state after the best epoch of this call, the first one of equals:
         ``parameters``, optimizer, ``epoch`` and ``history`` are those of that epoch, and a later ``fit`` continues from
         there. The returned history has all epochs. An interrupted call keeps its last state. The best epoch has the
         lowest validation loss, or with ``best_by="accuracy"`` the highest validation accuracy.
 
-        With ``patience`` training stops early: after so many epochs in a row of which none is better than the best
-        before them. All epochs in ``history`` count, so a call that continues a checkpoint stops where one call would
-        have, and trains nothing if that has happened already.
-
-        Raises ValueError for ``keep_best`` or ``patience`` without validation data.
+        With ``patience`` training stops early: after this number of epochs in a row of which none is better than the
+        best one before them. All epochs in ``history`` count. So a call that continues a checkpoint stops after the
+        same epoch as a single call, and trains nothing if that epoch is done already.
 
         ``progress`` shows a bar: on standard error if that is a terminal, or in a notebook's cell. Nothing is written
-        to a pipe or a file. Raises ExtraError, a ModuleNotFoundError, if rich (extra ``cli``) is missing or broken.
+        to a pipe or a file.
+
+        Raises DatasetError if an unfinished epoch, also of a loaded checkpoint, was started with other data: continue
+        with those, or call `restart_epoch` first. Raises RuntimeError while another thread trains, ValueError for
+        ``keep_best`` or ``patience`` without validation data, and ExtraError, a ModuleNotFoundError, if ``progress``
+        needs rich (extra ``cli``) and it is missing or broken.
         """
         if progress:
             require_rich("fit(progress=True)")
@@ -293,13 +291,14 @@ class Coordinator(Displayed, Closeable):
             name = "keep_best" if keep_best else "patience"
             raise ValueError(f"{name} needs validation data: validation must be data, or a fraction such as 0.1")
         best = self._state
-        begun, cursor = self.epoch, self.cursor
+        begun = self.epoch
+        cursor = self.cursor
         last, call = self._begin(train, epochs, validation)
         reports = self._iterate(last, call)
         if progress and last > begun:
             samples = len(call.context.datasets[0].inputs)
             reports = with_bar(reports, range(begun, last), samples, cursor, self.epoch_report)
-        with closing(reports):  # Also if an interrupt leaves the loop.
+        with closing(reports):  # Ends the call also if an interrupt leaves the loop.
             while not self._is_enough(best_by, patience):
                 report = next(reports, None)
                 if report is None:
@@ -323,22 +322,13 @@ class Coordinator(Displayed, Closeable):
     def iterate(
         self, train: Data, epochs: int = 1, validation: Data | float | None = None
     ) -> Iterator[StepReport | EpochReport]:
-        """As ``fit``, but hands you a report after every step and every epoch; leave the loop whenever you like."""
+        """Train as `fit` does, and yield a report after each step and each epoch. The loop may be left at any time."""
         return self._iterate(*self._begin(train, epochs, validation))
 
     def _begin(self, train: Data, epochs: int, validation: Data | float | None) -> tuple[int, Call]:
-        """Check the arguments of ``fit`` or ``iterate`` and open the data: the epoch to train up to, and the call."""
-        if isinstance(epochs, np.ndarray | list | tuple):
-            raise TypeError(
-                f"epochs must be a whole number, got {type(epochs).__name__}: inputs and targets are passed as one "
-                "pair, fit((inputs, targets), epochs)"
-            )
-        epochs = whole_number("epochs", epochs, 0)
-        data: tuple[Dataset, ...] = (dataset_for(self.model, train),)
-        if isinstance(validation, float | int | np.floating | np.integer):
-            data = split(data[0], validation, self.seed)
-        elif validation is not None:
-            data = (*data, dataset_for(self.model, validation))
+        """Check the arguments of `fit` or `iterate`, and open the data: the last epoch to train, and the call."""
+        epochs = number_of_epochs(epochs)
+        data = training_data(self.model, train, validation, self.seed)
         if epochs and self._origin is not None:
             needed = self.optimizer.init(self.parameters)
             self._origin.require_settings(self._described_settings(), self._state.optimizer, needed)
@@ -366,7 +356,7 @@ class Coordinator(Displayed, Closeable):
             self._memory.clear()
 
     def _advance(self, call: Call) -> StepReport | EpochReport:
-        """The next step or the end of the epoch, from the state there is: other calls may have come in between."""
+        """Make the next step from the present state, which other calls may have changed, or end the epoch."""
         if self._warming.n_workers != self.n_workers and not call.context.closed:  # If it is, `start` raises.
             self._warming.run(self.parameters, call.context.datasets[0], self.call_sizes, self.n_workers)
         self.engine.start(call.context)
@@ -386,11 +376,11 @@ class Coordinator(Displayed, Closeable):
             self._state = replace(self._state, data=call.data)
 
     def restart_epoch(self) -> None:
-        """Begin the current epoch again, on whatever data come next: forget which samples of it are done.
+        """Start the current epoch again, so that it may have other data: forget which samples of it are done.
 
-        Parameters and optimizer stay as they are; what the unfinished epoch has reported is dropped.
+        Parameters and optimizer stay as they are. The figures of the unfinished epoch are forgotten.
         """
-        with self._calls.alone("begin the epoch again"):
+        with self._calls.exclusive("start the epoch again"):
             state = self._state
             self._state = TrainingState(state.parameters, state.optimizer, epoch=state.epoch, history=state.history)
 
@@ -419,12 +409,12 @@ class Coordinator(Displayed, Closeable):
             problem = self._trace(call.context, rows, work, batch.suspects)
         elif not end.finite:
             problem = finite.after_update(end.state.step, self.model.layout, end.parameters)
-        if problem is None:
-            parameters, optimizer, sums = end.parameters, end.state, before.sums + metrics
-        elif self.on_nan == "stop":
+        if problem is not None and self.on_nan == "stop":
             raise problem
-        else:
-            parameters, optimizer, sums = before.parameters, before.optimizer, before.sums
+        skipped = problem is not None
+        parameters = before.parameters if skipped else end.parameters
+        optimizer = before.optimizer if skipped else end.state
+        sums = before.sums if skipped else before.sums + metrics
         seconds = time.perf_counter() - start
         self._state = TrainingState(
             parameters,
@@ -444,7 +434,7 @@ class Coordinator(Displayed, Closeable):
             count=metrics.count,
             gradient_norm=end.norm,
             seconds=seconds,
-            skipped=None if problem is None else str(problem),
+            skipped=str(problem) if skipped else None,
             learning_rate=_learning_rate(self.optimizer, before.step),
             times=StepTimes(
                 batch.waiting,
@@ -456,18 +446,18 @@ class Coordinator(Displayed, Closeable):
         )
 
     def _key(self) -> tuple[int, int] | None:
-        """What decides the random numbers of the epoch's samples, for a model that takes keys."""
+        """The key of the epoch's random numbers, with which each sample has its own, for a model that takes keys."""
         return (self.seed, self.epoch) if self._draws else None
 
     def _batch_sum(self, context: Context, work: list[Block]) -> BatchSum:
-        """Hand out the blocks, and add their gradients along the tree as far as that does not need the last one."""
+        """Hand out the blocks, and add their gradients along the tree, except the sums that need the last block."""
         results = self.engine.gradients(context, self.parameters, work)
         if self.trace is not None:
             results = self.trace.watched(results)
         return batch_sum(results, work, self._settings.sizes, self._memory)
 
     def _without_weight(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
-        """Leave out a batch whose weights are all 0: its mean loss does not exist."""
+        """Skip a batch whose weights are all 0: its mean loss does not exist."""
         state = self._state
         self._state = replace(state, cursor=state.cursor + len(rows), data=call.data)
         return StepReport(
@@ -485,7 +475,7 @@ class Coordinator(Displayed, Closeable):
     def _trace(
         self, context: Context, rows: NDArray[np.int64], work: list[Block], suspects: list[str]
     ) -> NonFiniteError:
-        """Compute a step whose sum is not finite again, to find out why."""
+        """The reason why the sum of a step is not finite. Computes the step again, shard by shard."""
         step = self.step + 1
         parts = shards(rows, self.shard_size, key=self._key())
         results = self.engine.gradients(context, self.parameters, parts)
@@ -520,8 +510,9 @@ class Coordinator(Displayed, Closeable):
         return report
 
     def epoch_report(self) -> EpochReport:
-        """The current epoch so far, without validation; its means are NaN before its first step."""
-        state, sums = self._state, self._state.sums
+        """A report of the current epoch so far, without validation. Its means are NaN before the first step."""
+        state = self._state
+        sums = state.sums
         return EpochReport(
             epoch=state.epoch + 1,
             step=state.optimizer.step,
@@ -533,11 +524,9 @@ class Coordinator(Displayed, Closeable):
 
     @takes_a_pair
     def evaluate(self, data: Data) -> Metrics:
-        """Loss and accuracy on all of ``data``; no sample is left out or counted twice.
+        """Loss and accuracy on all samples of ``data``, computed by the workers, which start if they do not run.
 
         If the data have weights, the loss is ``sum(weight * loss) / sum(weight)``. The accuracy is not weighted.
-
-        The workers compute it, and are started if they do not run.
 
         Raises NonFiniteError if the parameters or the loss hold NaN or infinity: an accuracy would be meaningless.
         """
@@ -546,19 +535,19 @@ class Coordinator(Displayed, Closeable):
 
     @takes_a_pair
     def iterate_evaluation(self, data: Data) -> Iterator[Metrics]:
-        """As ``evaluate``, but hands you the metrics so far every tenth of a second or so; the last are the result.
+        """Evaluate as `evaluate` does, and yield the metrics so far about ten times a second. The last are the result.
 
-        All are of the parameters as they are when it is called.
+        All are those of the parameters at the time of the call.
         """
         return self._evaluator.iterate(self._state, dataset_for(self.model, data))
 
     @takes_a_pair
     def warm_up(self, data: Data) -> None:
-        """Compile what training on such data computes with, in this process and so before any worker needs it.
+        """Compile in this process what training on such data needs, before workers need it.
 
-        `fit` and `iterate` begin with it, so that the seconds they report are those of training. Calls the model's
-        optional ``warm_up(parameters, inputs, targets)`` with as many samples as it will get at a time, for each of the
-        `call_sizes` for which its ``is_compiled(samples)`` is not true.
+        `fit` and `iterate` do this first, so that the seconds they report are those of training. For each of the
+        `call_sizes` this calls the model's optional ``warm_up(parameters, inputs, targets)`` with this number of
+        samples, unless its ``is_compiled(samples)`` is true.
         """
         dataset = as_dataset(data)
         warm = self._warming.run
@@ -566,21 +555,23 @@ class Coordinator(Displayed, Closeable):
         self._turns.run("warm_up", lambda: warm(self.parameters, samples, self.call_sizes, self.n_workers))
 
     def predict(self, inputs: Array) -> Array:
-        """The model's predictions, one per row of ``inputs``: for a classifier the class labels.
+        """The model's predictions, one per row of ``inputs``: for a classifier the class labels, ``(n,)``.
 
-        This process computes them in the calling thread, without workers. Before any training, unless the coordinator
-        was given ``parameters``, they are those of random parameters. The logger ``parallel_lenet`` says so once, as a
-        warning. A `Sequential` raises ValueError if images have another
-        size or unit than its own, NonFiniteError is raised if the parameters hold NaN or infinity.
+        The calling thread computes them, without workers. Before any training they are those of random parameters,
+        unless the coordinator got ``parameters``. The logger ``parallel_lenet`` then warns once.
+
+        Raises ValueError if images have another size or unit than a `Sequential` needs, TypeError if ``inputs`` is not
+        an array of numbers, NonFiniteError if the parameters hold NaN or infinity.
         """
         return self._predicted(self.model.predict, "predict", inputs)
 
     def predict_proba(self, inputs: Array) -> Array:
-        """The probability of each class, ``(n, classes)``: float32 rows that sum to 1, for a `Sequential`.
+        """The probability of each class, ``(n, classes)``: for a `Sequential` float32 rows that sum to 1.
 
-        This process computes them, as with `predict`. The largest number of a row is at the class that `predict` gives.
-        Large inputs are computed in blocks. Raises as
-        `predict` does, TypeError if the model is one of your own without ``predict_proba(parameters, inputs)``, and
+        The calling thread computes them, as with `predict`. The largest number of a row is at the class that `predict`
+        returns.
+
+        Raises as `predict` does, TypeError if the model has no method ``predict_proba(parameters, inputs)``, and
         NonFiniteError if scores overflow.
         """
         method = getattr(self.model, "predict_proba", None)
@@ -594,18 +585,18 @@ class Coordinator(Displayed, Closeable):
         return probabilities
 
     def _predicted(self, method: Callable[[Vector, Array], Array], name: str, inputs: Array) -> Array:
-        """What a method of the model makes of the inputs."""
+        """What a method of the model returns for the inputs."""
         inputs = numeric_array("inputs", inputs)
         if self._random and self.step == 0:
-            self._random = False  # Say it once.
+            self._random = False  # Warn once.
             _log.warning(f"{name} before any training: the parameters are the random initial ones")
         state = self._state  # One state, even if another thread trains.
         return predicted(method, self.model.layout, state.parameters, inputs, state.step)
 
     def resize(self, n_workers: int) -> None:
-        """Continue with another number of workers, counted as in the constructor, from the next step on.
+        """Continue with another number of workers from the next step on, counted as in the constructor.
 
-        The result stays the same. Raises ValueError if the engine cannot have that many.
+        The result stays the same. Raises ValueError if the engine cannot have this number.
         """
         count = self._workforce.limited(n_workers)
         self._turns.run("resize", lambda: self.engine.resize(count))
@@ -617,8 +608,8 @@ class Coordinator(Displayed, Closeable):
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint: parameters, optimizer state, position, history, and ``metadata`` of your own.
 
-        ``metadata`` is JSON; NumPy's scalars become Python's, NaN and infinity the strings "nan", "inf" and "-inf".
-        The file is replaced whole or not at all. If ``path`` is a symbolic link, its target is replaced.
+        ``metadata`` is JSON. NumPy's scalars become Python's, NaN and infinity the strings "nan", "inf" and "-inf".
+        The file is replaced completely or not at all. If ``path`` is a symbolic link, its target is replaced.
 
         Raises TypeError or ValueError if ``metadata`` holds anything else, such as an array, and OSError if the file
         can't be written. Then the old file is left as it was.
@@ -630,19 +621,19 @@ class Coordinator(Displayed, Closeable):
         Checkpoint(self._state, self.model.layout, of_model(self.model), settings, user).save(path)
 
     def load(self, path: str | os.PathLike[str], *, may_differ: Collection[str] = ()) -> dict[str, Any]:
-        """Continue from a checkpoint: take all that ``save`` wrote, and return its ``metadata``.
+        """Continue from a checkpoint: load everything that ``save`` wrote, and return its ``metadata``.
 
-        The model must be the one that was saved: its layout and its description are compared. What only matters for
-        training (optimizer, batch_size, shard_size, seed, clip_norm, kernel and augment) is compared when training
-        continues: ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load``
+        The model must be the one that was saved: its layout and its description are compared. Settings of the training
+        (optimizer, batch_size, shard_size, seed, clip_norm, kernel and augment) are compared when training continues,
+        so that ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load``
         raises CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
         settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ if it
-        decides no bit. An unfinished epoch continues only on the data that it started with.
+        decides no bit. An unfinished epoch continues only with the data that it started with.
 
-        To train the parameters in any other way, begin a new training with them, after ``load``:
+        To train the parameters in any other way, start a new training with them, after ``load``:
         ``Coordinator(model, optimizer, parameters=coordinator.parameters)``.
 
-        Raises CheckpointError if the file is damaged or belongs to another model; the coordinator is then left as it
+        Raises CheckpointError if the file is damaged or belongs to another model. Then the coordinator is left as it
         was.
         """
         allowed = names_that_may_differ(may_differ)
@@ -651,21 +642,23 @@ class Coordinator(Displayed, Closeable):
         checkpoint.require_dtype(self.parameters.dtype)
         if checkpoint.settings.get("optimizer") == self._described_settings()["optimizer"]:
             checkpoint.require_slots(self.optimizer.init(checkpoint.state.parameters))
-        loaded = Origin(checkpoint.path, checkpoint.settings, allowed)
-        with self._calls.alone("load"):
-            self._state, self._origin = checkpoint.state, loaded
+        origin = Origin(checkpoint.path, checkpoint.settings, allowed)
+        with self._calls.exclusive("load"):
+            self._state = checkpoint.state
+            self._origin = origin
         return checkpoint.metadata
 
     def _described_settings(self) -> dict[str, Any]:
         return self._settings.described(self.optimizer, self.model)
 
     def close(self) -> None:
-        """End the workers, and all loops over ``iterate`` that are under way; a later call starts new workers.
+        """End the workers, and the loops over ``iterate`` that have not ended. The state stays.
 
-        An engine that was passed to the constructor is left to its owner: its workers stay. RuntimeError while another
-        thread trains: that has to end first.
+        A later `fit`, `iterate` or `evaluate` starts new workers, which another ``close`` ends. The workers of an
+        engine that was passed to the constructor stay until its creator closes it. Raises RuntimeError while another
+        thread trains.
         """
-        with self._calls.alone("close"):
+        with self._calls.exclusive("close"):
             if self._state.data is not None:
                 self._state.data.release()
             self._turns.run("close", self._close)

@@ -96,7 +96,7 @@ def test_another_thread_is_served_in_turn_or_refused_at_once(
             c.resize(1 + served % 2)
         for call in refused:
             if c.epoch < 4:
-                with pytest.raises(RuntimeError, match=r"this coordinator is used by another thread, Thread-.*, which"):
+                with pytest.raises(RuntimeError, match=r"another thread, Thread-.*, trains, loads or closes with this"):
                     call()
         served += 1
     assert served >= 1
