@@ -6,6 +6,7 @@ from parallel_lenet.checking.kernels import check_kernels
 from parallel_lenet.checking.layers import check_layer
 from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checkpoint import Checkpoint
+from parallel_lenet.checks import InvalidValue
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, DatasetError, load_folder, sample_weights
 from parallel_lenet.datasets import load as load_dataset
@@ -68,6 +69,7 @@ __all__ = [
     "Flatten",
     "History",
     "Images",
+    "InvalidValue",
     "Layer",
     "Layout",
     "MaxPool2d",

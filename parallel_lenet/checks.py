@@ -30,7 +30,15 @@ LEAST = {"batch_size": 1, "shard_size": 1, "seed": 0, "max_tries": 1}
 
 
 class InvalidValue(ValueError):  # noqa: N818
-    """A value that is not allowed: ``name`` must be ``allowed`` (or None, if ``or_none``), got ``value``."""
+    """A ValueError about an argument: ``name`` must be ``allowed`` (or None, if ``or_none``), got ``value``.
+
+    >>> from parallel_lenet import SGD
+    >>> try:
+    ...     SGD(learning_rate=-1)
+    ... except InvalidValue as error:
+    ...     print(error.name, error.value)
+    learning_rate -1
+    """
 
     def __init__(self, name: str, allowed: str, value: object, or_none: bool = False) -> None:
         super().__init__(name, allowed, value, or_none)

@@ -199,7 +199,7 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["evaluate"], 2, "there is no run in the folder runs: train a network with parallel-lenet train, or name"),
         (["bake"], 2, "bake"),
         (["gradcheck", "--kernel", "steam"], 2, "steam"),
-        (["gradcheck", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
+        (["gradcheck", "--seed", "-1"], 2, "--seed must be a whole number of at least 0, got -1"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(

@@ -685,6 +685,38 @@ def test_an_interrupt_in_the_loop_leaves_the_step_reported(digits: Dataset, leav
     assert coordinator.parameters_sha256() == reference.parameters_sha256()
 
 
+def test_after_a_with_block_the_state_stays_and_new_workers_start_until_it_is_closed_again(
+    digits: Dataset, leaves_nothing: None
+) -> None:
+    with Coordinator(Softmax(), SGD(0.1), n_workers=1, **UNEVEN) as coordinator:
+        coordinator.fit(digits)
+        before = coordinator.worker_pids()
+    assert coordinator.worker_pids() == []
+    coordinator.predict(digits.inputs)
+    assert coordinator.worker_pids() == []  # Predicting needs no workers.
+    coordinator.fit(digits)
+    assert coordinator.epoch == 2
+    assert len(coordinator.worker_pids()) == 1
+    assert coordinator.worker_pids() != before
+    coordinator.close()
+    assert coordinator.worker_pids() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kernel": "im2col"}, r"Coordinator has no argument kernel: give it to the model, such as lenet5(kernel=...)"),
+        ({"lr": 0.1}, "Coordinator has no argument lr: give it to the optimizer, such as Adam(learning_rate=...)"),
+        ({"epochs": 3}, "Coordinator has no argument epochs: give it to fit(train, epochs=...)"),
+        ({"batchsize": 3}, "Coordinator has no argument batchsize: it has model, optimizer, n_workers, batch_size, "),
+    ],
+    ids=str,
+)
+def test_an_unknown_argument_is_told_where_it_belongs(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        Coordinator(Softmax(), SGD(), **arguments)
+
+
 def test_it_starts_again_after_it_was_closed(digits: Dataset, leaves_nothing: None) -> None:
     coordinator = Coordinator(Softmax(), SGD(), n_workers=1, **UNEVEN)
     for _ in range(2):

@@ -8,7 +8,19 @@ import pytest
 
 import parallel_lenet
 
-WITH_AN_EXAMPLE = ("Adam", "Cluster", "Coordinator", "Cosine", "Dataset", "Layout", "Sequential", "lenet5")
+WITH_AN_EXAMPLE = (
+    "Adam",
+    "Cluster",
+    "Coordinator",
+    "Cosine",
+    "Dataset",
+    "InvalidValue",
+    "Layout",
+    "ProcessesEngine",
+    "Sequential",
+    "SerialEngine",
+    "lenet5",
+)
 
 
 @pytest.mark.parametrize("name", WITH_AN_EXAMPLE)

@@ -41,7 +41,7 @@ def test_a_way_that_differs_is_shown_and_fails(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--steps", "1"], "--steps must be at least 2, got 1"),
+        (["--steps", "1"], "--steps must be a whole number of at least 2, got 1"),
         (["--workers", "0"], "--workers"),
         (["--seed", "1"], "seed"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 from parallel_lenet import kernels
 from parallel_lenet.augmentation import Augment
-from parallel_lenet.checks import FRACTION, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
+from parallel_lenet.checks import FRACTION, LEAST, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
 from parallel_lenet.cli import _toml
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
@@ -192,13 +192,15 @@ class TrainOptions:
         metavar="ADDRESS",
     )
     epochs: int = _option(TRAINING, int, 30, "passes over the training images", least=1)
-    batch_size: int = _option(TRAINING, int, 128, "images per step, over all workers together", least=1)
+    batch_size: int = _option(
+        TRAINING, int, 128, "images per step, over all workers together", least=LEAST["batch_size"]
+    )
     shard_size: int | None = _option(
         TRAINING,
         int,
         None,
         "the most images computed at a time; decides the last bits with im2col only (default: what suits the kernel)",
-        least=1,
+        least=LEAST["shard_size"],
     )
     optimizer: str = _option(TRAINING, str, "adamw", "the update rule", choices=OPTIMIZERS)
     learning_rate: float | None = _option(
@@ -274,7 +276,9 @@ class TrainOptions:
         f"seconds without a response before a worker is replaced (default: never; on a cluster {STEP_TIMEOUT:.0f})",
         metavar="SECONDS",
     )
-    max_tries: int = _option(LENGTH, int, 3, "workers that may be lost over one block before the run fails", least=1)
+    max_tries: int = _option(
+        LENGTH, int, 3, "workers that may be lost over one block before the run fails", least=LEAST["max_tries"]
+    )
     out: str | None = _option(OUTPUT, str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
@@ -303,6 +307,14 @@ def as_usage(error: ValueError) -> UsageError:
     if isinstance(error, InvalidValue) and error.name.endswith(" of augment"):
         return UsageError(f"--augment: {error}")
     return UsageError(str(error))
+
+
+def require_count(name: str, value: int, least: int) -> None:
+    """UsageError, which names the flag, unless the value of a flag of its own command is in its range."""
+    try:
+        whole_number(f"--{dashed(name)}", value, least, MOST)
+    except InvalidValue as error:
+        raise UsageError(str(error)) from None
 
 
 def titled(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:

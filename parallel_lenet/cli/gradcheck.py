@@ -4,8 +4,9 @@ import argparse
 from dataclasses import asdict
 
 from parallel_lenet import kernels
+from parallel_lenet.checks import LEAST
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError
+from parallel_lenet.cli._options import require_count
 from parallel_lenet.network.gradcheck import TOLERANCE, Check, check_gradients
 
 HELP = "check all gradients against finite differences"
@@ -23,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table. The exit code is 1 if a relative error is above the tolerance."""
-    if arguments.seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {arguments.seed}")
+    require_count("seed", arguments.seed, LEAST["seed"])
     console = Console(json=arguments.json)
     checks: list[Check] = []
     with console.warnings_as_notes():

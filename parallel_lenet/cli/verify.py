@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Block
+from parallel_lenet.checks import LEAST
 from parallel_lenet.cli import _engines, _published
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import TrainOptions, UsageError, add_train_options, as_usage, worker_count
+from parallel_lenet.cli._options import TrainOptions, add_train_options, as_usage, require_count, worker_count
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset, load
 from parallel_lenet.display import count
@@ -167,10 +168,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table; exit code 1 if a hash differs from the others, or from the published one."""
-    for name, least in (("steps", 2), ("batch_size", 1)):
-        if getattr(arguments, name) < least:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} must be at least {least}, got {getattr(arguments, name)}")
+    require_count("steps", arguments.steps, 2)
+    require_count("batch_size", arguments.batch_size, LEAST["batch_size"])
     console = Console(json=arguments.json)
     asked = vars(arguments)
     workers = worker_count(asked.get("workers"))

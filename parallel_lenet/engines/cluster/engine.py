@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from parallel_lenet.batching import Block
-from parallel_lenet.checks import ABOVE_ZERO, optional_number, quoted, whole_number
+from parallel_lenet.checks import ABOVE_ZERO, LEAST, optional_number, quoted, whole_number
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import Displayed, Summary, Table
@@ -118,7 +118,7 @@ class Cluster(Displayed, Engine):
             raise ValueError(f"unknown cluster backend {backend!r}: choose {', '.join(BACKENDS)}")
         self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO) or STEP_TIMEOUT
         """Never None: a call to Dask may wait forever."""
-        self.max_tries = whole_number("max_tries", max_tries, 1)
+        self.max_tries = whole_number("max_tries", max_tries, LEAST["max_tries"])
         self.bytes_per_step = Traffic(0, 0)
         """The traffic of the last step. The first one also sends the datasets."""
         self._backend = BACKENDS[backend](address)

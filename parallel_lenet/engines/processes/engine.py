@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from parallel_lenet.batching import Block
-from parallel_lenet.checks import ABOVE_ZERO, optional_number, whole_number
+from parallel_lenet.checks import ABOVE_ZERO, LEAST, optional_number, whole_number
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.descriptors import above_standard
 from parallel_lenet.display import Displayed, Summary
@@ -116,7 +116,7 @@ class ProcessesEngine(Displayed, Engine):
 
     def __init__(self, n_workers: int, *, max_tries: int = 3, step_timeout: float | None = None) -> None:
         self.n_workers = whole_number("n_workers", n_workers, 1)
-        self.max_tries = whole_number("max_tries", max_tries, 1)
+        self.max_tries = whole_number("max_tries", max_tries, LEAST["max_tries"])
         self.step_timeout = optional_number("step_timeout", step_timeout, ABOVE_ZERO)
         self._context: OpenContext[bytes] | None = None
         self._kind = GRADIENT
