@@ -19,11 +19,11 @@ computed is known: their blocks are shown one after the other from the step's be
 Source: "Trace Event Format", Google, 2016.
 """
 
+import gzip
 import json
 import math
 import os
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +65,7 @@ class Trace(Closeable):
     def __init__(self, path: str | os.PathLike[str], *, opens: bool = True) -> None:
         self.path = Path(checked_path(path))
         self._file: BinaryIO | None = None
-        self._packer = zlib.compressobj(1, zlib.DEFLATED, 31) if self.path.suffix == ".gz" else None
+        self._packed = self.path.suffix == ".gz"
         self._origin = time.perf_counter_ns()
         self._events: list[str] = []
         self._size = 0
@@ -122,7 +122,8 @@ class Trace(Closeable):
         if report.epoch != self._epoch:
             self._end_epoch(start)
             self._epoch = report.epoch
-            self._add(f'{{"ph":"B","name":"epoch {report.epoch}",{self._where},"ts":{start / 1000:.3f}}}')
+            begin = max(0, start - SHORT)  # Viewers may take two spans that begin together for the other way round.
+            self._add(f'{{"ph":"B","name":"epoch {report.epoch}",{self._where},"ts":{begin / 1000:.3f}}}')
         arguments = (
             f'{{"step":{report.step},"images":{report.count},"loss":{_number(report.loss)},'
             f'"gradient_norm":{_number(report.gradient_norm)}}}'
@@ -181,9 +182,13 @@ class Trace(Closeable):
         """The template of a worker's events. A worker that has another process than before is told of."""
         thread = COORDINATOR
         if worker != SERIAL:
-            thread += 1 + len(self._templates)
-            self._thread(worker, thread)
             name = worker.partition(" (pid")[0]
+            number = name.removeprefix("worker ")
+            if number.isdecimal() and len(number) < 4 and name not in self._numbered:
+                thread += 1 + int(number)  # Viewers show threads in this order.
+            else:
+                thread += 1000 + len(self._templates)
+            self._thread(worker, thread)
             if name in self._numbered:
                 self._instant(f"{self._numbered[name]} was replaced", thread, when)
             self._numbered[name] = worker
@@ -246,11 +251,11 @@ class Trace(Closeable):
             self._first = False
             self._write(text.encode())
 
-    def _write(self, content: bytes, last: bool = False) -> None:
+    def _write(self, content: bytes) -> None:
         if self._file is None:
             return
-        if self._packer is not None:
-            content = self._packer.compress(content) + self._packer.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+        if self._packed:  # Each piece is a gzip file in itself, so that those before a kill can be read.
+            content = gzip.compress(content, 1, mtime=0)
         try:
             while content:
                 content = content[self._file.write(content) :]
@@ -264,7 +269,7 @@ class Trace(Closeable):
         if self._file is not None:
             self._end_epoch(self._at(time.perf_counter()))
             self.flush()
-            self._write(b"\n]\n", last=True)
+            self._write(b"\n]\n")
         if self._file is not None:
             self._file.close()
             self._file = None

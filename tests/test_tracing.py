@@ -1,10 +1,10 @@
 """Traces: what the format allows, what viewers need, and that times are those of the reports."""
 
+import gzip
 import json
 import os
 import signal
 import time
-import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def read(file: Path, *, killed: bool = False) -> list[Event]:
     """The events, checked against the rules of the format: spans of a thread nest, and none has a negative duration."""
     content = file.read_bytes()
     if file.suffix == ".gz":
-        content = zlib.decompressobj(31).decompress(content)
+        content = gzip.decompress(content)
     text = content.decode()
     assert killed != text.endswith("\n]\n")
     events: list[Event] = json.loads(text + "]" * killed)
@@ -48,6 +48,10 @@ def read(file: Path, *, killed: bool = False) -> list[Event]:
         else:
             assert event["ph"] in "Mi"
     assert killed or not any(open_spans.values())
+    begun = {event["ts"] for event in events if event["ph"] == "B"}
+    assert not begun & {
+        event["ts"] for event in events if event["ph"] == "X"
+    }  # Perfetto would take them for misplaced.
     for each in spans.values():
         around: list[tuple[int, int]] = []
         for start, end in sorted(each, key=lambda span: (span[0], -span[1])):

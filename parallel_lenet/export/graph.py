@@ -32,7 +32,7 @@ def onnx_model(model: Sequential, weights: Mapping[str, Array], version: str, me
         if convert is None:
             raise ValueError(f"{name} is a {type(layer).__name__}, which can't be exported to ONNX")
         convert(graph, layer, name, weights)
-    graph.node("Identity", "scores", [graph.last], output="scores")
+    graph.nodes[-1].output[0] = "scores"  # Of the last layer.
     outputs = ["scores"]
     if model.loss == CROSS_ENTROPY:
         graph.node("Softmax", "softmax", ["scores"], output="probabilities", axis=1)
@@ -58,6 +58,7 @@ def onnx_model(model: Sequential, weights: Mapping[str, Array], version: str, me
     }
     helper.set_model_props(result, texts)
     onnx.checker.check_model(result, full_check=True)
+    result = onnx.shape_inference.infer_shapes(result)  # For viewers.
     content: bytes = result.SerializeToString(deterministic=True)
     return content
 
