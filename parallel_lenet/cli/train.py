@@ -9,8 +9,9 @@ import argparse
 import sys
 import time
 from contextlib import ExitStack
+from typing import Any
 
-from parallel_lenet.cli import _chaos, _trackers
+from parallel_lenet.cli import _chaos, _seeds, _trackers
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
 from parallel_lenet.cli._options import LENGTH, OUTPUT, add_train_options, titled
@@ -29,6 +30,7 @@ EXAMPLES = (
     ("hold out a tenth of the training images, and keep the best epoch", "train --validation 0.1 --out runs/mine"),
     ("images that are shifted, turned, scaled and bent at random", "train --augment default"),
     ("stop when three epochs in a row bring nothing", "train --early-stopping --patience 3"),
+    ("how much the seed matters", "train --epochs 5 --seeds 3"),
     ("continue a run that was stopped", "train --resume runs/mine"),
 )
 
@@ -44,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="continues",
         action="store_true",
         help="with --out: start a run there, or continue the run that is there (for jobs that restart)",
+    )
+    length.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="train N times, with the seeds from --seed on, and report mean, standard deviation, least and largest of "
+        "the results; each run has a folder within --out",
     )
     length.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
     parser.add_argument(
@@ -74,8 +83,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    start = time.monotonic()
+    if arguments.seeds is not None:
+        return _seeds.run(arguments, _train)
     console = Console(json=arguments.json, quiet=arguments.quiet)
+    code, result = _train(arguments, console)
+    if result is not None and arguments.json:
+        console.result(result)
+    elif result is not None:
+        show(result, console)
+    return code
+
+
+def _train(arguments: argparse.Namespace, console: Console) -> tuple[int, dict[str, Any] | None]:
+    """Train, and leave a run folder. Returns the exit code, and the results unless the run was stopped."""
+    start = time.monotonic()
     with Interrupts() as interrupts, console.warnings_as_notes(), ExitStack() as stack:
         training: Training | None = None
         stack.callback(interrupts.stop_raising)
@@ -90,10 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
             if training is not None:
                 code = training.stop()
                 training.write_report()
-                return code
+                return code, None
             number = interrupts.number
             write(sys.stderr, f"parallel-lenet: {reason(number)} before the run began")
-            return TIMED_OUT if number is None else 128 + number
+            return TIMED_OUT if number is None else 128 + number, None
         except (NonFiniteError, WorkerError) as error:
             interrupts.stop_raising()
             if training is not None:
@@ -103,9 +124,4 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             interrupts.stop_raising()
             stack.close()
-        result = results(training, lines)
-        if arguments.json:
-            console.result(result)
-        else:
-            show(result, console)
-    return 0
+        return 0, results(training, lines)

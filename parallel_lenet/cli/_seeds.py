@@ -1,0 +1,119 @@
+"""``train --seeds N``: the same training with N seeds, each a run in a folder of its own, and their statistics."""
+
+import argparse
+import copy
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from parallel_lenet.cli import _config
+from parallel_lenet.cli._console import Console, write
+from parallel_lenet.cli._options import TrainOptions, UsageError, check, dashed, flags
+from parallel_lenet.cli._results import reports, start_command
+from parallel_lenet.cli._run_folder import new_folder
+from parallel_lenet.display import count
+from parallel_lenet.runs.run import Run
+from parallel_lenet.runs.statistics import Statistics, over_runs
+
+MOST = 1000
+TrainOne = Callable[[argparse.Namespace, Console], tuple[int, dict[str, Any] | None]]
+
+
+def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
+    """Train all seeds, one after another, and print the statistics. Returns the exit code."""
+    _check(arguments)
+    console = Console(json=arguments.json, quiet=arguments.quiet)
+    configured = {} if arguments.config is None else _config.read(arguments.config)
+    options = TrainOptions(**_config.merged(configured, flags(arguments)))
+    check(options)
+    seeds = range(options.seed, options.seed + arguments.seeds)
+    folder = _folder(options.out, arguments.continues)
+    found: list[dict[str, Any]] = []
+    with console.progress(count(len(seeds), "seed"), len(seeds)) as progress:
+        for seed in seeds:
+            one = copy.copy(arguments)
+            one.seed = seed
+            one.out = str(folder / f"seed-{seed}")
+            one.report = bool(arguments.report)
+            code, result = train_one(one, Console(json=arguments.json, quiet=True))
+            if code or result is None:
+                again = "" if arguments.continues else " --continue"
+                out = "" if "out" in flags(arguments) else f" --out {shlex.quote(str(folder))}"
+                write(
+                    sys.stderr,
+                    f"parallel-lenet: {len(found)} of {count(len(seeds), 'seed')} are finished; continue with: "
+                    f"{start_command(arguments)}{out}{again}",
+                )
+                return code
+            found.append(result)
+            accuracy = result.get("test_accuracy", result.get("validation_accuracy"))
+            text = "not evaluated" if accuracy is None else f"{accuracy:.2%}"
+            console.line(f"seed {seed}: accuracy {text}, {sum(result['epoch_seconds']):.2f} s of training")
+            progress(len(found), f"accuracy {text}")
+    _finish(arguments, console, folder, seeds, found)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not 1 <= arguments.seeds <= MOST:
+        raise UsageError(f"--seeds must be from 1 to {MOST:,}, got {arguments.seeds}")
+    for name in ("resume", "trace", "chaos", "max_time"):
+        if getattr(arguments, name, None) is not None:
+            raise UsageError(f"--{dashed(name)} is about one run: leave out --seeds")
+    if arguments.config == "-":
+        raise UsageError("--config - can be read once only, and --seeds needs it for each seed: give a file")
+
+
+def _folder(out: str | None, continues: bool) -> Path:
+    """The folder of all runs. Raises UsageError if there is something else in it."""
+    if continues and out is None:
+        raise UsageError("--continue needs --out FOLDER: the folder to begin the runs in, or to continue")
+    if continues and out and Path(out).is_dir():
+        return Path(out)
+    return new_folder(out)
+
+
+def _finish(
+    arguments: argparse.Namespace, console: Console, folder: Path, seeds: range, found: list[dict[str, Any]]
+) -> None:
+    """Write the page, and print the statistics."""
+    runs = [Run(Path(result["run_dir"])) for result in found]
+    statistics = over_runs(runs)
+    file = None
+    if reports(arguments):
+        try:
+            from parallel_lenet.report import seeds as seeds_page  # Lazily: an extra.
+
+            seeds_page.write(runs, seeds, start_command(arguments), folder / seeds_page.FILE)
+            file = folder / seeds_page.FILE
+        except Exception as error:  # A page never makes a run fail.
+            console.note(f"note: no page: {error}")
+    if arguments.json:
+        console.result(
+            {
+                "seeds": list(seeds),
+                "statistics": {name: each._asdict() for name, each in statistics.items()},
+                "runs": found,
+                "out": str(folder),
+                "report_file": None if file is None else str(file),
+            }
+        )
+    else:
+        _show(console, folder, file, len(seeds), statistics)
+
+
+def _show(console: Console, folder: Path, file: Path | None, seeds: int, statistics: Mapping[str, Statistics]) -> None:
+    rows = [(name.replace("_", " "), *(_written(name, value) for value in each)) for name, each in statistics.items()]
+    console.table(f"LeNet-5, trained with {count(seeds, 'seed')}", ("", "mean", "std. dev.", "least", "largest"), rows)
+    console.line(f"runs: {folder}" if file is None else f"runs: {folder}; page: {file}")
+
+
+def _written(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    if name == "seconds":
+        return f"{value:.2f}"
+    return f"{value:.3%}" if name.endswith("accuracy") else f"{value:.4f}"
