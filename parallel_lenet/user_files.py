@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import traceback
 from types import ModuleType
@@ -53,7 +54,17 @@ def described(path: str, error: BaseException) -> str:
     """An exception that code of the file raised, with its line: ``FILE, line N: ValueError: ...``."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    place = f", line {lines[-1]}" if lines else ""
+    line = line_in(path, error)
+    place = f", line {line}" if line else ""
     text = " ".join(str(error).split())
-    return f"{path}{place}: {type(error).__name__}{f': {text}' if text else ''}"
+    samples = [note for note in getattr(error, "__notes__", []) if note.startswith("On sample")]
+    where = f" (on {samples[0][3:].rstrip('.')})" if samples else ""
+    return f"{path}{place}: {type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def line_in(path: str, error: BaseException) -> int | None:
+    """The line of the file that an exception comes from, also if a worker raised it; None if it has none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    for note in getattr(error, "__notes__", []):  # The traceback of a worker.
+        lines += [int(number) for number in re.findall(rf'File "{re.escape(path)}", line (\d+)', note)]
+    return lines[-1] if lines else None

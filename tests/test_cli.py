@@ -180,7 +180,7 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["train", "--data-dir", "missing"], 2, "missing does not exist"),
         (["train", "--data-dir", "full/thesis.tex"], 1, "full/thesis.tex: cannot be read as a folder"),
         (["train", "--data-dir", "full", "--dataset", "mnist"], 2, "both name the images: leave one out"),
-        (["train", "--lr", "0.1"], 2, "did you mean --learning-rate? (see parallel-lenet train --help)"),
+        (["train", "--bs", "3"], 2, "did you mean --batch-size? (see parallel-lenet train --help)"),
         (["train", "--batch_size=3"], 2, "did you mean --batch-size?"),
         (["evaluate", "x", "--lr"], 2, "unrecognized arguments: --lr (see parallel-lenet evaluate --help)"),
         (["train", "--step-timeout", "0"], 2, "--step-timeout must be a number above 0, got 0.0"),

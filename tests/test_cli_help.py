@@ -140,7 +140,7 @@ def test_help_of_a_command_shows_its_description_groups_and_examples(capsys: pyt
         ("train --dataset fashion_mnist", "fashion-mnist"),
         ("train --optimizer Adam", "adam"),
         ("train --learnign-rate 3", "--learning-rate"),
-        ("train --lr=3", "--learning-rate"),
+        ("train --bs=3", "--batch-size"),
         ("train --epoch 3", "--epochs"),
         ("compare a b --jsn", "--json"),
         ("completion zhs", "zsh"),

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli import (
+    _user_model,
     check,
     compare,
     completion,
@@ -41,7 +42,7 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
-from parallel_lenet.user_files import UserFileError
+from parallel_lenet.user_files import UserFileError, described
 from parallel_lenet.weights import WeightsError
 
 BROKEN_PIPE = 141
@@ -93,7 +94,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         except SystemExit:  # After --help and --version.
             return 0
         options.words = words
-        code: int = options.run(options)
+        try:
+            code: int = options.run(options)
+        except Exception as error:
+            file = _user_model.file_behind(options, error)
+            if file is None or isinstance(error, OSError | UserFileError | CheckpointError | NonFiniteError):
+                raise
+            return _failed(described(file, error))
         return code
     except UsageError as error:
         return _failed(str(error), 2)

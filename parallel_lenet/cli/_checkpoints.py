@@ -12,8 +12,9 @@ from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError, sides
 from parallel_lenet.cli._resume import local_path
 from parallel_lenet.cli._sources import reading
+from parallel_lenet.model import Model
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
-from parallel_lenet.trained import TrainedModel
 
 RUNS = "runs"
 
@@ -67,13 +68,13 @@ def images_of(
     return dataset, data_dir
 
 
-def image_size(asked: dict[str, Any], trained: TrainedModel) -> tuple[int, int] | None:
+def image_size(asked: dict[str, Any], metadata: dict[str, Any], model: Model) -> tuple[int, int] | None:
     """The size that images are resized to: as asked, else the network's if its run resized them, else None."""
     if "image_size" in asked:
         return sides(asked["image_size"])
-    options = trained.metadata.get("options")
+    options = metadata.get("options")
     resizes = isinstance(options, dict) and options.get("image_size") is not None
-    return trained.model.images.height_and_width if resizes else None
+    return model.images.height_and_width if resizes and isinstance(model, Sequential) else None
 
 
 def kernel_of(checkpoint: Checkpoint) -> str:

@@ -71,6 +71,8 @@ def read(file: str) -> dict[str, Any]:
         where = f"--config {path}: {dashed(name)}"
         if name == "cluster_address":  # The program at that address can run code here.
             raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
+        if name == "model":  # It is code.
+            raise UsageError(f"{where} is not taken from a file: give --model on the command line")
         if name == "kernel" and isinstance(value, str) and files.is_file(value):  # It is code.
             raise UsageError(f"{where} can't be a Python file: give --kernel on the command line")
         values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)

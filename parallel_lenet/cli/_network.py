@@ -4,14 +4,15 @@ import re
 
 from parallel_lenet.cli._console import Console
 from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.model import Model
 from parallel_lenet.network import pixels
 from parallel_lenet.network.sequential import Sequential
 
 
-def check(model: Sequential, data: Dataset) -> None:
+def check(model: Model, data: Dataset) -> None:
     """Raises DatasetError if the network can't take these images or labels."""
     try:
-        model.check(data.inputs, data.targets)
+        getattr(model, "check", lambda inputs, targets: None)(data.inputs, data.targets)
     except ValueError as error:
         sentence = str(error)
         if "lenet5(" in sentence:  # A remedy for programs, not for the command line.
@@ -19,8 +20,10 @@ def check(model: Sequential, data: Dataset) -> None:
         raise DatasetError(f"{data.name}: {sentence}") from None
 
 
-def say_unit(model: Sequential, train: Dataset, console: Console) -> None:
+def say_unit(model: Model, train: Dataset, console: Console) -> None:
     """Note the unit of the pixels, unless it is the usual 0 to 255."""
+    if not isinstance(model, Sequential):
+        return
     unit = model.images.unit
     if unit != pixels.Unit():
         low, high = pixels.extremes(train.inputs)

@@ -10,7 +10,7 @@ from typing import Any
 from parallel_lenet import kernels
 from parallel_lenet.augmentation import Augment
 from parallel_lenet.checks import FRACTION, LEAST, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
-from parallel_lenet.cli import _toml
+from parallel_lenet.cli import _toml, _user_model
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
 from parallel_lenet.datasets.local import LARGEST_SIDE, height_and_width
@@ -18,6 +18,9 @@ from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 from parallel_lenet.kernels import files
 from parallel_lenet.stopping import BEST_BY
 
+ACTIVATIONS = ("tanh", "relu")
+POOLINGS = {"average": "avg", "max": "max"}
+"""As `lenet5` calls them."""
 # Titles in --help.
 IMAGES = "images"
 NETWORK = "network"
@@ -32,7 +35,7 @@ LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
 MOST = 10**12  # The largest count: products of larger ones would overflow.
 DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
 # Where code runs, which machines it talks to and where it writes: the command line decides it, never a file.
-NOT_WRITTEN = ("engine", "cluster_address", "out")
+NOT_WRITTEN = ("engine", "cluster_address", "out", "model")
 MOST_WORKERS_PER_CORE = 4  # That a configuration file may ask for.
 
 
@@ -107,6 +110,7 @@ def _option(
     least: int | None = None,
     parse: Callable[[str], Any] | None = None,
     metavar: str = "N",
+    alias: str | None = None,
 ) -> Any:
     return field(
         default=default,
@@ -118,6 +122,7 @@ def _option(
             "least": least,
             "parse": parse or kind,
             "metavar": metavar,
+            "alias": alias,
         },
     )
 
@@ -177,6 +182,15 @@ class TrainOptions:
         "how layers are computed, or a Python file with a kernel of yours; auto: compiled if numba works, else im2col",
         choices=_Kernels(("auto", *kernels.NAMES)),
     )
+    model: str | None = _option(
+        NETWORK,
+        str,
+        None,
+        "train a model of yours instead: a Python file, and the name in it of a model, or of what makes one",
+        metavar="FILE.py:NAME",
+    )
+    activation: str = _option(NETWORK, str, "tanh", "LeNet-5's activation", choices=tuple(ACTIVATIONS))
+    pooling: str = _option(NETWORK, str, "average", "LeNet-5's pooling", choices=tuple(POOLINGS))
     workers: int = _option(
         PLACE, int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
     )
@@ -209,6 +223,7 @@ class TrainOptions:
         None,
         "the peak learning rate (default: what suits the optimizer; adamw: 0.004)",
         metavar="RATE",
+        alias="--lr",
     )
     schedule: str = _option(
         TRAINING,
@@ -339,7 +354,8 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
                 continue
             default = "" if option.default is None or only else f" (default: {option.default})"
             group.add_argument(
-                flag,
+                *filter(None, (flag, option.metadata["alias"])),
+                dest=option.name,
                 type=option.metadata["parse"],
                 choices=option.metadata["choices"],
                 metavar=None if option.metadata["choices"] else option.metadata["metavar"],
@@ -365,9 +381,21 @@ def stored(name: str, value: Any, where: str) -> Any:
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
         if name != "out":
             return os.path.abspath(value)
+    if name == "model" and value is not None:
+        return _model_reference(value, where)
     if name == "kernel" and files.is_file(value):
         return _kernel_file(value, where)
     return value
+
+
+def _model_reference(text: str, where: str) -> str:
+    """A model by absolute path, hash and name. Raises UsageError if the text is not one, or there is no such file."""
+    reference = None if "\0" in text or not _encodable(text) else _user_model.parse(text)
+    if reference is None:
+        raise UsageError(f"{where} {_user_model.FORM}, got {quoted(text)}")
+    if not os.path.isfile(reference.path):
+        raise UsageError(f"{where}: the file {quoted(reference.path)} does not exist")
+    return str(_user_model.absolute(reference))
 
 
 def _kernel_file(name: str, where: str) -> str:

@@ -22,16 +22,20 @@ from parallel_lenet.cli import (
     _run_notes,
     _sources,
     _trackers,
+    _user_model,
     _weights,
 )
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._interrupts import PATIENCE, Interrupts
 from parallel_lenet.cli._options import (
+    OPTIONS,
+    POOLINGS,
     TrainOptions,
     UsageError,
     as_usage,
     check,
+    dashed,
     flags,
     parse_class_weights,
     sides,
@@ -46,6 +50,7 @@ from parallel_lenet.cli._training import Training, position
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.cores import WorkerCount
 from parallel_lenet.datasets import Dataset, DatasetError, sample_weights
+from parallel_lenet.model import Model
 from parallel_lenet.network.fitted import lenet5_for
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
@@ -102,7 +107,7 @@ def prepare(
     for part in (images.test, images.validation):
         if part is not None:
             _network.check(model, part)
-    options = _recipes.with_defaults(replace(request.options, kernel=model.kernel))
+    options = _recipes.with_defaults(replace(request.options, kernel=getattr(model, "kernel", request.options.kernel)))
     if images.validation is not None:  # Then early stopping holds out none.
         options = replace(options, validation=None)
     trace = None if arguments.trace is None else _trace(arguments.trace)
@@ -187,14 +192,16 @@ def _load(request: Request, console: Console) -> Images:
     return images
 
 
-def _model(request: Request, data: Dataset) -> tuple[Sequential, Vector | None]:
+def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
     """The network of the run to continue with its parameters, or a new one, whose parameters may be None."""
+    if request.options.model is not None:
+        return _users_model(request)
     how = request.options.augment
     augment = None if how is None else Augment.parse(how)
     if request.resumed is not None:
         trained = load_model(request.resumed.file, request.options.kernel)
         return replace(trained.model, augment=augment), trained.parameters
-    model = replace(_build(data, request.options.kernel), augment=augment)
+    model = replace(_build(data, request.options), augment=augment)
     if request.options.initial_weights is None:
         return model, None
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)
@@ -212,7 +219,7 @@ def _split(images: Images, options: TrainOptions) -> tuple[Dataset, Dataset | No
 
 
 def _coordinator(
-    model: Sequential,
+    model: Model,
     parameters: Vector | None,
     options: TrainOptions,
     samples: int,
@@ -278,10 +285,36 @@ def _begin(training: Training, request: Request) -> None:
         request.limit(training.interrupts, saving=time.monotonic() - before)
 
 
-def _build(data: Dataset, kernel: str) -> Sequential:
+def _users_model(request: Request) -> tuple[Model, Vector | None]:
+    """The model of ``--model``, with the kernel and the augmentation of the options if it is made of layers."""
+    options = request.options
+    assert options.model is not None
+    reference = _user_model.parse(options.model)
+    assert reference is not None
+    for name in ("activation", "pooling"):
+        if name in request.given:
+            raise UsageError(f"--{name} is for LeNet-5: leave it out, or leave out --model")
+    model = _user_model.load(reference)
+    if isinstance(model, Sequential):
+        if options.kernel != "auto":
+            model = replace(model, kernel=options.kernel)
+        if options.augment is not None:
+            model = replace(model, augment=Augment.parse(options.augment))
+        if options.initial_weights is not None and request.resumed is None:
+            return model, _weights.load("--initial-weights", options.initial_weights, model)
+        return model, None
+    for name in ("kernel", "augment", "initial_weights"):
+        if name in request.given and request.given[name] != OPTIONS[name].default:
+            raise UsageError(
+                f"--{dashed(name)} is for networks made of layers: {reference.words} is a {type(model).__name__}"
+            )
+    return model, None
+
+
+def _build(data: Dataset, options: TrainOptions) -> Sequential:
     """A new network for these images. Raises DatasetError if there is none, as for pixels that can't be normalised."""
     try:
-        return lenet5_for(data, kernel=kernel)
+        return lenet5_for(data, kernel=options.kernel, activation=options.activation, pooling=POOLINGS[options.pooling])
     except ValueError as error:
         raise DatasetError(f"{data.name}: {error}") from error
 

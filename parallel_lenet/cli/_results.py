@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parallel_lenet.archive import CheckpointError
+from parallel_lenet.cli import _run_notes, _user_model
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
 from parallel_lenet.cli._training import Training, command_prefix, decimals
@@ -32,7 +33,7 @@ def repeat_command(options: TrainOptions) -> str:
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
-            text = files.path_of(value) if name == "kernel" else str(value)
+            text = {"kernel": files.path_of, "model": _user_model.without_hash}.get(name, str)(value)
             words += [f"--{dashed(name)}"] if value is True else [f"--{dashed(name)}", text]
     return shlex.join(words)
 
@@ -114,4 +115,4 @@ def show(result: dict[str, Any], console: Console) -> None:
         ("run folder", result["run_dir"]),
         *([("report", result["report_file"])] if result["report_file"] else []),
     ]
-    console.table("LeNet-5, trained", ("", "result"), rows)
+    console.table(f"{_run_notes.network_name(result['model'])}, trained", ("", "result"), rows)

@@ -13,6 +13,7 @@ from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
+from parallel_lenet.cli import _user_model
 from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind
 from parallel_lenet.cli._sources import Images
 from parallel_lenet.datasets import DatasetError
@@ -112,7 +113,10 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
     _require_kernel_file(folder, before.kernel, given.get("kernel"))
-    free = FREE if kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")  # Then it decides no bit.
+    notes += _model_notes(folder, before.model, given.get("model"))
+    free = (
+        FREE if before.model is not None or kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")
+    )  # Then it decides no bit.
     if "dataset" in given and before.data_dir is not None:
         raise UsageError(
             f"--dataset {given['dataset']} disagrees with the run in {folder}, which has --data-dir {before.data_dir}: "
@@ -120,7 +124,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         )
     for name, value in given.items():
         old = getattr(before, name)
-        if name not in free and value != old and (name, value) != ("kernel", "auto"):
+        if name not in free and value != old and (name, value) != ("kernel", "auto") and name != "model":
             raise UsageError(
                 f"--{dashed(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"
@@ -140,7 +144,7 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
     if before.data_dir is not None and "data_dir" not in given:
         local_path(file, before.data_dir)
     own: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
-    own |= {name: value for name, value in given.items() if name in free} | {"out": str(folder)}
+    own |= {name: value for name, value in given.items() if name in (*free, "model")} | {"out": str(folder)}
     now = replace(before, **own)
     check(now)
     if now.early_stopping and now.validation is None and "validation" not in data:
@@ -148,6 +152,25 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
             f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
         )
     return Resumed(folder, file, now, before, data, figures, partial, notes)
+
+
+def _model_notes(folder: Path, before: str | None, given: str | None) -> list[str]:
+    """Notes about the file of a model. Raises UsageError unless the command line names the run's model, or none."""
+    old, new = (None if each is None else _user_model.parse(each) for each in (before, given))
+    if old is None and new is None:
+        return []
+    if old is None or (new is not None and (new.path, new.name) != (old.path, old.name)):
+        has = "LeNet-5" if old is None else old.words
+        assert new is not None
+        raise UsageError(f"--model {new.words} disagrees with the run in {folder}, which trains {has}: begin a new run")
+    if new is None:
+        raise UsageError(
+            f"the run in {folder} trains {old.words}, and a checkpoint does not decide which code runs: "
+            f"give --model {old.words} again"
+        )
+    if new.digest == old.digest:
+        return []
+    return [f"note: {new.path} has changed since the run in {folder} began: the result is that of the new file"]
 
 
 def _require_kernel_file(folder: Path, before: str, given: str | None) -> None:

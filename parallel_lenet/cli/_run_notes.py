@@ -1,21 +1,28 @@
 """The notes before the first step: what is trained, on what, and what is not as the options seem to say."""
 
+import os
 from typing import Any
 
-from parallel_lenet.cli import _engines
+from parallel_lenet.cli import _engines, _user_model
 from parallel_lenet.cli._training import Training
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.display import count
-from parallel_lenet.network.sequential import Sequential
+from parallel_lenet.model import Model
 
 
-def note_network(training: Training, model: Sequential, workers: int, origin: str) -> None:
+def network_name(model: str | None) -> str:
+    """What is trained, for people; ``model`` is the option of that name."""
+    reference = None if model is None else _user_model.parse(model)
+    return "LeNet-5" if reference is None else f"{reference.name} of {os.path.basename(reference.path)}"
+
+
+def note_network(training: Training, model: Model, workers: int, origin: str) -> None:
     """Note what is trained, on what, and where. ``workers`` were asked for; ``origin`` says by what."""
     coordinator = training.coordinator
     parts = [
-        f"LeNet-5, {count(model.layout.size, 'parameter')}, on {count(len(training.train), 'image')} of "
-        f"{training.train.name}",
-        f"kernel {training.options.kernel}",
+        f"{network_name(training.options.model)}, {count(model.layout.size, 'parameter')}, on "
+        f"{count(len(training.train), 'image')} of {training.train.name}",
+        *([f"kernel {training.options.kernel}"] if hasattr(model, "kernel") else []),
         _workers(coordinator, workers, origin),
         f"batches of {coordinator.batch_size}"
         + (f" in shards of {coordinator.shard_size}" if coordinator.leaf is None else ""),

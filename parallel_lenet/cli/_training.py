@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet import descriptions
+from parallel_lenet.cli import _user_model
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupts, OutOfTime
@@ -22,6 +23,7 @@ from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.display import count
 from parallel_lenet.display.progress import Update, epoch_figures
+from parallel_lenet.kernels import files
 from parallel_lenet.reports import EpochReport, StepReport
 from parallel_lenet.runs import LAST, REPORT, predictions
 from parallel_lenet.runs.run import Run
@@ -244,9 +246,10 @@ class Training:
         coordinator = self.coordinator
         if self.test is not None:
             # With any kernel: the loops of naive would take minutes.
-            model = descriptions.build(descriptions.of_model(coordinator.model))
-            found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, PREDICTING)
-            predictions.save(self.folder.path, found)
+            with suppress(ValueError):  # If the model is not made of this package's layers.
+                model = descriptions.build(descriptions.of_model(coordinator.model))
+                found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, PREDICTING)
+                predictions.save(self.folder.path, found)
         from parallel_lenet import report  # Imported lazily: it takes a while.
 
         report.write([Run(self.folder.path)], self.folder.path / REPORT)
@@ -260,6 +263,10 @@ class Training:
             value = getattr(options, name)
             if value != OPTIONS[name].default:
                 words += [f"--{dashed(name)}", str(value)]
+        if options.model is not None:
+            words += ["--model", _user_model.without_hash(options.model)]
+        if files.is_file(options.kernel):
+            words += ["--kernel", files.path_of(options.kernel)]
         return words + [word for name in self.options_in_force["log"] for word in ("--log", name)]
 
     def abandon(self) -> None:

@@ -1,15 +1,20 @@
 """Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
 
 import argparse
+from dataclasses import replace
+from typing import Any
 
 from parallel_lenet import kernels
+from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _checkpoints, _engines, _network, _weights
+from parallel_lenet.cli import _checkpoints, _engines, _network, _user_model, _weights
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import add_train_options, as_usage, flags, worker_count
+from parallel_lenet.cli._options import UsageError, add_train_options, as_usage, flags, worker_count
 from parallel_lenet.cli._sources import load
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
+from parallel_lenet.model import Model
+from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD
 from parallel_lenet.trained import from_checkpoint
 
@@ -30,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset and --data-dir it is measured on that run's test images",
     )
     add_train_options(
-        parser, only=("dataset", "data_dir", "image_size", "kernel", "workers", "engine", "cluster_address")
+        parser, only=("dataset", "data_dir", "image_size", "kernel", "model", "workers", "engine", "cluster_address")
     )
     parser.add_argument(
         "--weights",
@@ -38,6 +43,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the checkpoint's network with the weights in this file: safetensors, .npz or another checkpoint",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
+
+
+def _model(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
+    """The model of ``--model``, or the network that the checkpoint describes."""
+    if "model" not in asked:
+        kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
+        try:
+            return from_checkpoint(checkpoint, kernel).model
+        except CheckpointError as error:
+            options = checkpoint.metadata.get("options")
+            named = options.get("model") if isinstance(options, dict) else None
+            if not isinstance(named, str):
+                raise
+            words = _user_model.without_hash(named)
+            raise UsageError(f"{error}; its run trained {words}: give --model {words}") from None
+    reference = _user_model.parse(asked["model"])
+    assert reference is not None
+    model = _user_model.load(reference)
+    if isinstance(model, Sequential) and "kernel" in asked:
+        model = replace(model, kernel=asked["kernel"])
+    checkpoint.require_model(model)
+    return model
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,13 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.load(file)
     asked = flags(arguments)
     with console.warnings_as_notes():
-        kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
-        trained = from_checkpoint(checkpoint, kernel)
-    model, parameters = trained.model, trained.parameters
+        model = _model(checkpoint, asked)
+    parameters = checkpoint.state.parameters
     if arguments.weights is not None:
+        if not isinstance(model, Sequential):
+            raise UsageError(f"--weights is for networks made of layers: --model names a {type(model).__name__}")
         parameters = _weights.load("--weights", arguments.weights, model)
-    dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
-    size = _checkpoints.image_size(asked, trained)
+    dataset, data_dir = _checkpoints.images_of(file, asked, checkpoint.metadata, console)
+    size = _checkpoints.image_size(asked, checkpoint.metadata, model)
     test = load(dataset or DEFAULT, data_dir, "data_dir" in asked, size).test
     assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
@@ -82,7 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         "dataset": data_dir or dataset or DEFAULT,
         "engine": asked.get("engine", "processes"),
         "cluster_address": asked.get("cluster_address"),
-        "kernel": model.kernel,
+        "kernel": getattr(model, "kernel", None),
+        "model": asked.get("model"),
         "workers": coordinator.n_workers,
         "test_loss": metrics.loss,
         "test_accuracy": metrics.accuracy,

@@ -87,7 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     trained = _trained(file)
     asked = flags(arguments)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
-    images = load(dataset or DEFAULT, data_dir, "data_dir" in asked, _checkpoints.image_size(asked, trained))
+    images = load(
+        dataset or DEFAULT,
+        data_dir,
+        "data_dir" in asked,
+        _checkpoints.image_size(asked, trained.metadata, trained.model),
+    )
     train, test = images.train, images.test
     _network.check(trained.model, test)
     chosen = _chosen(arguments, trained, test)
