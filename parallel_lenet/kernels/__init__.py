@@ -1,23 +1,24 @@
-"""The kernels contract: what a layer computes, on plain arrays. Implemented by `naive`, `im2col` and `compiled`.
+"""The contract of kernels: the computations of layers, on plain arrays. Implemented by `naive`, `im2col`, `compiled`.
 
 A kernel module is any module with the functions of `Kernels`. All of them share these rules:
 
 - *Batch last.* An image batch is ``(channels, height, width, n)``, features are ``(features, n)``.
-- Arrays are C-contiguous and all of one dtype, float32 or float64, save the stored images. Inputs are never written to.
-- Results go to ``out`` (or ``dw`` and ``db``), which the caller allocates with the result's shape; it is overwritten
-  whole, whatever it held. ``out`` is an array of its own, save that ``tanh`` and ``relu`` may be given ``x`` as ``out``
+- Arrays are C-contiguous and all of one dtype, float32 or float64, except the stored images. Inputs are never written
+  to.
+- Results go to ``out`` (or ``dw`` and ``db``), which the caller allocates with the result's shape. All of it is
+  overwritten. ``out`` shares no memory with the inputs, except that ``tanh`` and ``relu`` may get ``x`` as ``out``,
   and their gradients ``dy``.
 - A gradient is that of the summed loss, not the mean: only the coordinator divides.
-- NaN and infinity go through as in IEEE arithmetic.
+- NaN and infinity are treated as in IEEE arithmetic.
 - Functions are pure: equal inputs give equal bits, whichever process computes them.
 
-**What decides bits.** A kernel's `LEAF` is the smallest number of images that the law for sums holds for: what sums
-over images (gradients of parameters, the loss) adds blocks of that many images along a balanced binary tree over their
+**What decides bits.** A kernel's `LEAF` is the smallest number of images that the law for sums holds for: sums over
+images (gradients of parameters, the loss) add blocks of that many images along a balanced binary tree over their
 positions, ``(0 + 1) + (2 + 3)`` and so on, and a missing right half is left out. With a leaf of 1 the results for the
-two halves of a block of 2^k images add up to the block's, bit by bit, and what is computed for one image doesn't depend
-on the images beside it; so how many images a call gets decides no bit. That holds for `naive` and for `compiled`, whose
-bits are also the same on every machine: IEEE arithmetic in a fixed order, and functions of its own. `im2col` leaves the
-order to BLAS: its leaf is the shard, and its bits depend on the shard size and on NumPy's BLAS.
+two halves of a block of 2^k images add up to the block's, bit by bit, and the result for one image does not depend on
+the images beside it. So the number of images per call decides no bit. That holds for `naive` and for `compiled`.
+`compiled` also gives the same bits on every machine: it uses IEEE arithmetic in a fixed order, and functions of its
+own. `im2col` leaves the order to BLAS: its leaf is the shard, and its bits depend on the shard size and on the BLAS.
 
 Convolution is cross-correlation, as everywhere in this field: the window is not flipped (`layers.Conv2d(flip=True)`
 turns the filters for the true convolution). Its output has ``floor((size + 2 * padding - k) / stride) + 1`` rows.
@@ -43,10 +44,10 @@ class Kernels(Protocol):
     """The functions of a kernel module, for ``f`` filters of ``(c, kh, kw)`` and images ``(c, h, w, n)``."""
 
     LEAF: int | None
-    """From how many images on sums follow the tree; None if no smaller number than the shard does."""
+    """The smallest number of images that the law for sums holds for; None for the shard."""
 
     SHARD_SIZE: int
-    """Images per shard by default: what one call of these kernels should be given at a time, for speed."""
+    """Images per shard by default: the number per call that these kernels are fastest with."""
 
     def prepare_images(self, images: Array, scale: Factor, shift: Factor, out: Array) -> None:
         """Stored images ``(n, c, h, w)``, centred on a border of 0, times scale, plus shift -> ``out (c, H, W, n)``.
@@ -58,10 +59,10 @@ class Kernels(Protocol):
         """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``; the border is 0."""
 
     def conv2d_input_gradient(self, dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
-        """The error ``dy (f, oh, ow, n)`` spread back over the windows -> ``out (c, h, w, n)``."""
+        """The layer gradient: the error ``dy (f, oh, ow, n)``, spread over the windows -> ``out (c, h, w, n)``."""
 
     def conv2d_weight_gradient(self, x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
-        """Windows of ``x`` weighted by the error ``dy`` -> ``dw (f, c, kh, kw)``; the error summed -> ``db (f,)``."""
+        """Kernel gradient: windows of ``x``, weighted by ``dy`` -> ``dw (f, c, kh, kw)``; its sum -> ``db (f,)``."""
 
     def avg_pool2d(self, x: Array, size: int, stride: int, out: Array) -> None:
         """The mean of each ``size`` x ``size`` window: ``x (c, h, w, n)`` -> ``out (c, oh, ow, n)``."""
@@ -73,7 +74,7 @@ class Kernels(Protocol):
         """The largest value of each window, NaN if it holds one -> ``out (c, oh, ow, n)``."""
 
     def max_pool2d_gradient(self, x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
-        """Each error to its window's largest value: the first in row order, or the first NaN, where several are."""
+        """Each error added at its window's largest value or NaN: the first in row order -> ``out (c, h, w, n)``."""
 
     def tanh(self, x: Array, amplitude: float, out: Array) -> None:
         """``amplitude * tanh(x)``, any shape."""
@@ -85,7 +86,7 @@ class Kernels(Protocol):
         """``max(x, 0)``, any shape; NaN stays NaN."""
 
     def relu_gradient(self, y: Array, dy: Array, out: Array) -> None:
-        """From the result ``y``: ``dy`` where ``y > 0``, else 0."""
+        """From the result ``y``: ``dy`` if ``y > 0``, else 0."""
 
     def dense(self, x: Array, weight: Array, bias: Array, out: Array) -> None:
         """``W x + b``: ``x (i, n)``, ``weight (o, i)``, ``bias (o,)`` -> ``out (o, n)``."""
@@ -97,7 +98,7 @@ class Kernels(Protocol):
         """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
 
     def softmax(self, logits: Array, out: Array) -> None:
-        """The probability of each class: ``exp(z)`` of the ``logits (k, n)``, over their sum -> ``out (k, n)``."""
+        """The probability of each class: ``exp(logits (k, n))``, divided by their sum -> ``out (k, n)``."""
 
     def softmax_cross_entropy(
         self, logits: Array, targets: Array, weights: Array, d_logits: Array

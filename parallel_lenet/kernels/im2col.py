@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-LEAF = None  # BLAS adds the images of a call in whatever order suits it.
-SHARD_SIZE = 32  # Larger shards leave the cache (columns take 80 KB an image), smaller ones pay more for calls.
+LEAF = None  # BLAS decides the order in which the images of a call are added.
+SHARD_SIZE = 32  # Larger shards exceed the cache (columns take 80 KB per image), smaller ones need more calls.
 
 
 def prepare_images(images: Array, scale: float | Array, shift: float | Array, out: Array) -> None:
@@ -29,14 +29,14 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
 
 
 def _padded(x: Array, padding: int) -> Array:
-    """The batch with ``padding`` zeros round each image; the batch itself where there is nothing to add."""
+    """The batch with ``padding`` zeros around each image; the batch itself if there is no padding."""
     if padding == 0:
         return x
     return np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
 def _taps(kh: int, kw: int, rows: int, columns: int, stride: int) -> list[tuple[int, int, slice, slice]]:
-    """For each place (i, j) of a kernel: the rows and columns of the input that it meets."""
+    """For each tap, a place (i, j) of a window: the rows and columns of the input that it sees."""
     return [
         (i, j, slice(i, i + rows * stride, stride), slice(j, j + columns * stride, stride))
         for i in range(kh)
@@ -48,8 +48,8 @@ def im2col(x: Array, kh: int, kw: int, rows: int, columns: int, stride: int) -> 
     """Windows as columns: ``x (c, h, w, n)`` -> ``(c·kh·kw, rows·columns·n)``."""
     channels, _, _, n = x.shape
     matrix = np.empty((channels, kh, kw, rows, columns, n), x.dtype)
-    for i, j, r, c in _taps(kh, kw, rows, columns, stride):
-        matrix[:, i, j] = x[:, r, c]
+    for i, j, down, across in _taps(kh, kw, rows, columns, stride):
+        matrix[:, i, j] = x[:, down, across]
     return matrix.reshape(channels * kh * kw, rows * columns * n)
 
 
@@ -58,8 +58,8 @@ def col2im(matrix: Array, kh: int, kw: int, rows: int, columns: int, stride: int
     channels, _, _, n = out.shape
     taps = matrix.reshape(channels, kh, kw, rows, columns, n)
     out[:] = 0
-    for i, j, r, c in _taps(kh, kw, rows, columns, stride):
-        out[:, r, c] += taps[:, i, j]
+    for i, j, down, across in _taps(kh, kw, rows, columns, stride):
+        out[:, down, across] += taps[:, i, j]
 
 
 def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
@@ -97,43 +97,43 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
 
 
 def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
-    """Forward: the sum over the window's places, divided by their number."""
+    """Forward: the sum over the taps of the window, divided by their number."""
     _, rows, columns, _ = out.shape
     out[:] = 0
-    for _, _, r, c in _taps(size, size, rows, columns, stride):
-        out += x[:, r, c]
+    for _, _, down, across in _taps(size, size, rows, columns, stride):
+        out += x[:, down, across]
     out /= size * size
 
 
 def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
-    """Backward: the error over the window's area, added at each of its places."""
+    """Backward: the error divided by the window's area, added at each tap."""
     _, rows, columns, _ = dy.shape
     share = dy / (size * size)
     out[:] = 0
-    for _, _, r, c in _taps(size, size, rows, columns, stride):
-        out[:, r, c] += share
+    for _, _, down, across in _taps(size, size, rows, columns, stride):
+        out[:, down, across] += share
 
 
 def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
-    """Forward: the largest over the window's places."""
+    """Forward: the largest value of the taps."""
     _, rows, columns, _ = out.shape
-    (_, _, r, c), *rest = _taps(size, size, rows, columns, stride)
-    out[:] = x[:, r, c]
-    for _, _, r, c in rest:
-        np.maximum(out, x[:, r, c], out=out)
+    (_, _, down, across), *rest = _taps(size, size, rows, columns, stride)
+    out[:] = x[:, down, across]
+    for _, _, down, across in rest:
+        np.maximum(out, x[:, down, across], out=out)
 
 
 def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array) -> None:
-    """Backward: place by place in row order, the error goes to the first that holds the maximum."""
+    """Backward: tap by tap in row order, the error goes to the first one that holds the maximum."""
     channels, rows, columns, n = dy.shape
     largest = np.empty_like(dy)
     max_pool2d(x, size, stride, largest)
     waiting = np.ones((channels, rows, columns, n), bool)
     out[:] = 0
-    for _, _, r, c in _taps(size, size, rows, columns, stride):
-        place = x[:, r, c]
-        here = waiting & ((place == largest) | np.isnan(place))
-        out[:, r, c] += np.where(here, dy, 0)
+    for _, _, down, across in _taps(size, size, rows, columns, stride):
+        tap = x[:, down, across]
+        here = waiting & ((tap == largest) | np.isnan(tap))
+        out[:, down, across] += np.where(here, dy, 0)
         waiting &= ~here
 
 
@@ -158,7 +158,7 @@ def relu(x: Array, out: Array) -> None:
 
 
 def relu_gradient(y: Array, dy: Array, out: Array) -> None:
-    """Backward: the error where the output is positive; 0, not error * 0, elsewhere, so that infinity stays out."""
+    """Backward: the error if the output is positive, else 0; not error * 0, which is NaN for an infinite error."""
     np.copyto(out, dy)
     out[~(y > 0)] = 0
 

@@ -1,17 +1,19 @@
 """The tutorial's nested loops: the specification of all kernels, written to be read.
 
-Each function visits every image, filter, row and column, and computes what the formula in its docstring says. One image
-takes about 0.04 s, forward and backward. The other kernels compute the same numbers faster; the tests compare them with
-this module.
+Each function visits every image, filter, row and column, and computes the formula in its docstring. One image takes
+about 0.04 s, forward and backward. The other kernels compute the same numbers faster; the tests compare them with this
+module. It has more than 300 lines so that all steps of the tutorial can be read in one place.
 
 ==============================================  ==========================================================
 paragraph of the tutorial                       function
 ==============================================  ==========================================================
+preparing the images                            `prepare_images`
 forward: convolutional layer                    `conv2d`
 forward: pooling layer                          `avg_pool2d`, `max_pool2d`
 forward: activation                             `tanh`, `relu`
 forward: fully connected layer                  `dense`
-softmax, loss, and the error of the last layer  `softmax_cross_entropy`
+softmax: scores become probabilities            `softmax`
+loss, and the error of the last layer           `softmax_cross_entropy`
 backward: fully connected layer                 `dense_input_gradient`, `dense_weight_gradient`
 backward: activation                            `tanh_gradient`, `relu_gradient`
 backward: pooling layer                         `avg_pool2d_gradient`, `max_pool2d_gradient`
@@ -20,7 +22,7 @@ backward: convolution, kernel gradient          `conv2d_weight_gradient`
 averaging over the batch                        `_tree_sum` adds; the coordinator divides
 ==============================================  ==========================================================
 
-``parallel-lenet explain`` shows each of these functions at work, with the numbers of a network of yours.
+``parallel-lenet explain`` shows each of these functions at work, with the numbers of a trained network.
 
 Names
     ``x`` is the input of a layer and ``y`` its output. ``dx`` and ``dy`` are their errors: the gradient of the loss
@@ -65,8 +67,8 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
 def _one_image(x: Array, i: int, padding: int = 0) -> Array:
     """Image ``i`` of the batch, ``(c, h, w)``, with ``padding`` zeros on each side.
 
-    It is a copy of its own, contiguous in memory: NumPy chooses the order of its additions by where the numbers lie. So
-    the images beside this one change no bit of its sums.
+    It is a copy, contiguous in memory, because NumPy adds in an order that depends on the memory layout. So the images
+    beside this one change no bit of its sums.
     """
     return np.pad(x[..., i], ((0, 0), (padding, padding), (padding, padding)))
 
@@ -74,7 +76,7 @@ def _one_image(x: Array, i: int, padding: int = 0) -> Array:
 def _tree_sum(parts: Sequence[Any]) -> Any:
     """The sum over the images, along a balanced binary tree: ``(0 + 1) + (2 + 3)`` and so on.
 
-    Each round adds neighbours. A part without a neighbour waits for the next round.
+    Each round adds neighbours. A part without a neighbour is kept for the next round.
     """
     while len(parts) > 1:
         pairs = [parts[i] + parts[i + 1] for i in range(0, len(parts) - 1, 2)]
@@ -283,7 +285,8 @@ def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
     LeNet-5: 400 -> 120 -> 84 -> 10.
     """
     for i in range(x.shape[1]):
-        out[:, i] = weight @ x[:, i].copy() + bias
+        image = x[:, i].copy()  # Contiguous, as in `_one_image`.
+        out[:, i] = weight @ image + bias
 
 
 def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
@@ -294,7 +297,8 @@ def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
     ``dy (outputs, n)``, ``weight (outputs, inputs)`` -> ``out``: dx ``(inputs, n)``. LeNet-5: 10 -> 84 -> 120 -> 400.
     """
     for i in range(dy.shape[1]):
-        out[:, i] = weight.T @ dy[:, i].copy()
+        error = dy[:, i].copy()  # Contiguous, as in `_one_image`.
+        out[:, i] = weight.T @ error
 
 
 def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
@@ -311,23 +315,27 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
 
 def softmax(logits: Array, out: Array) -> None:
-    """Probabilities: exp(z) of each class over their sum, with the largest z taken off so that none overflows."""
+    """Softmax: turn the scores of an image into probabilities, which are positive and add up to 1.
+
+        p[k] = exp(logits[k]) / sum over j of exp(logits[j])
+
+    The largest score is subtracted first. That changes no probability, and no exponential overflows.
+    ``logits (k, n)`` -> ``out``: p ``(k, n)``.
+    """
     for i in range(logits.shape[1]):
         exponentials = np.exp(logits[:, i] - logits[:, i].max())
         out[:, i] = exponentials / exponentials.sum()
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
-    """Softmax turns scores into probabilities; the loss is small if the right class has a high one.
+    """Loss, and the error of the last layer: the loss is small if the right class has a high probability p (`softmax`).
 
-        p[k]        = exp(logits[k]) / sum over j of exp(logits[j])
         loss        = -log(p[target])
         d_logits[k] = p[k] - 1 if k is the target, else p[k]
 
-    The largest score is subtracted first. That changes no probability, and no exponential overflows. Loss and error of
-    an image are then multiplied by its weight, which is 1 unless the user says otherwise.
-    ``logits (k, n)``, ``targets (n,)``, ``weights (n,)`` -> ``d_logits (k, n)``, the error of the last layer. Returns
-    the loss, added up over the images, and how many of the largest scores are at the target.
+    Loss and error of an image are multiplied by its weight, which is 1 unless the user gives another one.
+    ``logits (k, n)``, ``targets (n,)``, ``weights (n,)`` -> ``d_logits (k, n)``. Returns the loss, added up over the
+    images, and the number of images whose largest score is at the target.
     """
     losses = []
     correct = 0

@@ -3,13 +3,13 @@
 The formulas are those of `naive`. With the batch last, neighbouring images lie side by side in memory: a vector holds
 some images' numbers, and each of its lanes does for its image what a simple loop does, written above each function.
 
-What decides the bits of a result, and nothing else does: the order of these loops, in which a product and the addition
-that follows are rounded together (fused); our own exp, log and tanh; and that sums over images follow a balanced binary
-tree over their positions. So the results for two halves of a block of 2^k images add up, bit by bit, to the block's;
-and the number of images per call, the width of vectors, the size of tiles and the processor change nothing.
+Three things decide the bits of a result: the order of these loops, in which a product and the addition that follows are
+rounded together (fused); the exp, log and tanh of this package; and the balanced binary tree over positions that sums
+over images follow. So the results for two halves of a block of 2^k images add up, bit by bit, to the block's. The
+number of images per call, the width of vectors, the size of tiles and the processor change nothing.
 
-A processor loads vectors fastest where they don't straddle two cache lines: arrays that start at a multiple of 64
-bytes are faster by up to a fifth.
+A processor loads vectors fastest if they don't straddle two cache lines: arrays that start at a multiple of 64 bytes
+are faster by up to a fifth.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,21 +78,21 @@ PLANNERS: dict[str, Planner] = {
     "dense_input_gradient": dense_input_gradient_call,
     "dense_weight_gradient": dense_weight_gradient_calls,
 }
-"""For each function, which loops do its work and on what."""
+"""For each function, the planner that returns its loops and their arguments."""
 
 LEAF = 1
 Array = NDArray[Any]
 
-SHARD_SIZE = 32  # Fewer images pay more for calls, more leave the cache.
+SHARD_SIZE = 32  # Fewer images need more calls, more images exceed the cache.
 
 
 def record(work: Callable[..., object], arrays: Sequence[Array]) -> Callable[..., tuple[float, int]] | None:
-    """What ``work(kernels, *arrays)`` does, as a function of such arrays that does it in one call.
+    """A function that does the same as ``work(kernels, *arrays)`` in one call, for arrays of these shapes and dtypes.
 
-    ``work`` must leave all that is done with arrays to the functions of ``kernels``, and gives what
-    `softmax_cross_entropy` returns. It runs here once, with a `Recorder`, and nothing is computed. The function takes
-    C-contiguous arrays of the shapes and dtypes of ``arrays``, uses all others again, and runs in one thread at a time.
-    None if one of the functions has to prepare arrays with NumPy for such shapes, or nothing is compiled here.
+    ``work`` must do everything with arrays by the functions of ``kernels``, and return the result of
+    `softmax_cross_entropy`. It runs here once, with a `Recorder`, and nothing is computed. The returned function takes
+    C-contiguous arrays, uses all other arrays of the pass again, and runs in one thread at a time. None if one of the
+    functions has to prepare arrays with NumPy for such shapes, or if compilation is switched off.
     """
     if DISABLED:
         return None

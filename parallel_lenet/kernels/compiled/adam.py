@@ -51,7 +51,7 @@ def update(
     """
     parameters, first, second = (own(vector) for vector in vectors)
     left, right = (_read_only(vector) for vector in (sums[0], sums[1] if len(sums) > 1 else sums[0][:0]))
-    # One block of memory, not three: freed again, three would be given back to the system, and fetched anew each step.
+    # One block of memory, because three would be returned to the system and allocated again in each step.
     new_parameters, new_first, new_second = np.empty((3, parameters.size), parameters.dtype) if out is None else out
     numbers = np.array([*factors, weight], parameters.dtype)
     arguments = (left, right, parameters, first, second, numbers, new_parameters, new_first, new_second)

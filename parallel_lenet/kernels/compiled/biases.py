@@ -25,7 +25,7 @@ def bias_gradient_call(dy: Array, skipped: int, db: Array) -> Call:
                 each[image] += dy[f, pixel, image]
         db[f] = ((each[0] + each[1]) + (each[2] + each[3])) + ...
 
-    The first images, ``skipped`` of them, don't count. There must be as many as fill a vector.
+    The first ``skipped`` images don't count. The images must fill a vector.
     """
     n = dy.shape[-1]
     rows = next(rows for rows in (6, 2, 1) if rows <= len(db))
@@ -36,7 +36,7 @@ def bias_gradient_call(dy: Array, skipped: int, db: Array) -> Call:
 def _loop(tile_rows: int, lanes: int) -> Callable[..., None]:
     """A tile holds some filters' sums, each lane one image's; blocks of images in turn.
 
-    Of the last block, which overlaps the one before, only the lanes of new images count.
+    The last block overlaps the one before; only its lanes of new images count.
     """
 
     @sized(tile_rows, lanes)

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 def _windows(x: Array, stride: int, padding: int) -> Array:
-    """``x`` with its border of zeros, so laid out that neighbouring windows see neighbouring pixels.
+    """``x`` with its border of zeros, in a layout in which neighbouring windows see neighbouring pixels.
 
     With a stride of s, window c's pixel j is the padded row's pixel ``s * c + j``. So the rows are dealt out to s * s
     pictures, by row and by column, in each of which windows are one pixel apart: ``(s * s * c, height, width, n)``.
@@ -40,16 +40,16 @@ def _windows(x: Array, stride: int, padding: int) -> Array:
 
 
 @lru_cache(1000)
-def _starts(shape: tuple[int, ...], kernel: tuple[int, int], stride: int) -> Array:
-    """For each tap (channel, i, j) of a kernel, where in `_windows`' result, taken as flat, the first window has it."""
+def _starts(shape: tuple[int, ...], window: tuple[int, int], stride: int) -> Array:
+    """For each tap (channel, i, j) of a filter, its position for the first window in the flat result of `_windows`."""
     pictures, height, width, n = shape
-    channel, i, j = np.ogrid[: pictures // stride**2, : kernel[0], : kernel[1]]
+    channel, i, j = np.ogrid[: pictures // stride**2, : window[0], : window[1]]
     picture = (i % stride * stride + j % stride) * (pictures // stride**2) + channel
     return np.asarray(((picture * height + i // stride) * width + j // stride) * n).reshape(-1)
 
 
 def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
-    """Forward, every output its bias and then the products of its window, fused, in the order of the kernel::
+    """Forward, every output its bias and then the products of its window, fused, in the order of the filter's taps::
 
     y = bias[f]
     for ch, i, j:
@@ -66,7 +66,7 @@ def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out:
 
 
 def conv2d_call(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> Call | None:
-    """The one call that does it all; None if arrays have to be padded for it."""
+    """The call for all of it; None if arrays have to be padded first."""
     if stride != 1 or padding != 0 or out.shape[2] * out.shape[3] < narrowest_run(out.itemsize):
         return None
     return _forward_call(x, weight, bias, stride, out)
@@ -88,7 +88,8 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
                     dx = fma(dy[f, r, c, image], weight[f, ch, i, j], dx)
         out[ch, row, column, image] = dx
 
-    With a stride of s, the pixels of every s-th row and column see only every s-th tap: s * s convolutions without one.
+    With a stride of s, the pixels of every s-th row and column see every s-th tap only. That makes s * s convolutions
+    without a stride.
     """
     call = conv2d_input_gradient_call(dy, weight, stride, padding, out)
     if call is not None:
@@ -111,7 +112,7 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
 
 
 def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> Call | None:
-    """The one call that does it all; None if arrays have to be padded for it."""
+    """The call for all of it; None if arrays have to be padded first."""
     n = dy.shape[-1]
     if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
         return None
@@ -196,7 +197,7 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
 def conv2d_weight_gradient_calls(
     x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array
 ) -> list[Call] | None:
-    """The calls that do it all; None if arrays have to be padded for them."""
+    """The calls for all of it; None if arrays have to be padded first."""
     n = dy.shape[-1]
     if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
         return None
@@ -204,14 +205,14 @@ def conv2d_weight_gradient_calls(
 
 
 def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array) -> Call:
-    """With a stride of 1 and no padding; the first images, ``skipped`` of them, don't count."""
+    """The call for a stride of 1 and no padding; the first ``skipped`` images don't count."""
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
     tile = gradient_tile(len(dw), dw.shape[3], tiles.tall(lanes, dy.itemsize))
     return weight_gradient_loop(*tile, lanes), (x, dy, skipped, dw)
 
 
 def gradient_tile(filters: int, kernel_width: int, tall: bool) -> tuple[int, int]:
-    """Filters and taps of a tile of weights."""
+    """The numbers of filters and of taps in a tile of weights."""
     rows = tiles.fewest_left_over(filters, (4, 3)) if tall and filters >= 6 else min(filters, 2)
     taps = tiles.fewest_left_over(kernel_width, (5, 3, 2)) if kernel_width > 1 else 1
     return rows, taps
@@ -221,7 +222,7 @@ def gradient_tile(filters: int, kernel_width: int, tall: bool) -> tuple[int, int
 def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Callable[..., None]:
     """A tile holds the gradients of some filters' neighbouring taps, each lane one image's; blocks of images in turn.
 
-    Of the last block, which overlaps the one before, only the lanes of new images count.
+    The last block overlaps the one before; only its lanes of new images count.
     """
 
     @sized(tile_rows, tile_columns, lanes)

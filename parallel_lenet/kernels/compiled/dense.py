@@ -1,4 +1,4 @@
-"""Dense layers: matrix products in an order of their own, because a BLAS adds in whatever order suits it."""
+"""Dense layers: matrix products in a fixed order, because the order of additions of a BLAS is not fixed."""
 
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @cache
 def _starts(features: int, n: int) -> Array:
-    """Where in a flat ``x (features, n)`` each feature has its images."""
+    """The position of each feature's first image in a flat ``x (features, n)``."""
     return np.arange(features) * n
 
 
@@ -41,7 +41,7 @@ def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
 
 
 def dense_call(x: Array, weight: Array, bias: Array, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill a vector."""
+    """The call for all of it; None if the images don't fill a vector."""
     return _product_call(x, weight, (weight.shape[1], 1), bias, out)
 
 
@@ -63,7 +63,7 @@ def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
 
 
 def dense_input_gradient_call(dy: Array, weight: Array, out: Array) -> Call | None:
-    """The one call that does it all; None if the images don't fill a vector."""
+    """The call for all of it; None if the images don't fill a vector."""
     return _product_call(dy, weight, (1, weight.shape[1]), no_bias(len(out), out.dtype), out)
 
 
@@ -75,7 +75,7 @@ def _product_call(x: Array, weight: Array, steps: tuple[int, int], bias: Array, 
 
 
 def _narrowest(x: Array, out: Array) -> tuple[Array, Array]:
-    """``x`` with as many images as fill a vector, and room for their results."""
+    """``x`` with enough images to fill a vector, and an array for their results."""
     lanes = narrowest_run(x.itemsize)
     return tiles.filled(x, lanes), np.empty((len(out), lanes), out.dtype)
 
@@ -98,7 +98,7 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
 
 
 def dense_weight_gradient_calls(x: Array, dy: Array, dw: Array, db: Array) -> list[Call] | None:
-    """The calls that do it all; None if the images don't fill a vector."""
+    """The calls for all of it; None if the images don't fill a vector."""
     if x.shape[1] < narrowest_run(x.itemsize):
         return None
     return [bias_gradient_call(dy, 0, db), *_weight_gradient_calls(x, dy, dw)]
@@ -145,8 +145,8 @@ def _transpose(lanes: int) -> Callable[..., None]:
 def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
     """A vector holds neighbouring features' gradients; ``group`` images are multiplied and added in registers.
 
-    Then the groups' sums are added along the tree. ``inputs (images, features)`` has images of 0 for those that the
-    last group lacks. Their errors are -0 here: the product -0 changes no sum.
+    Then the groups' sums are added along the tree. ``inputs (images, features)`` fills the last group with images of 0.
+    Their errors are -0 here: the product -0 changes no sum.
     """
 
     @sized(group, lanes)
@@ -163,7 +163,7 @@ def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
         levels = 1
         while groups >> levels:
             levels += 1
-        sums = np.empty((levels, units * lanes), dy.dtype)  # Of 2^level groups each, waiting for their neighbours.
+        sums = np.empty((levels, units * lanes), dy.dtype)  # Sums of 2^level groups that have no neighbour yet.
         for first in range(0, width, lanes):
             i = min(first, width - lanes)  # The last vector overlaps the one before.
             for part in range(groups):

@@ -1,6 +1,6 @@
-"""What is done to every number alone: pixels to inputs, activations and their gradients.
+"""Computations on each number alone: pixels to inputs, activations and their gradients.
 
-Most loops are plain ones: with no sum in them, the compiler makes vectors of them itself, and no bit depends on how.
+Most loops are plain: they contain no sum, so the compiler may use vectors as it likes without changing a bit.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
 
 
 def prepare_images_call(images: Array, scale: float | Array, shift: float | Array, out: Array) -> Call:
-    """The one call that does it all."""
+    """The call for all of it."""
     lanes = tiles.lanes(min(images.shape[0], images.shape[3]), out.itemsize)
     factors = np.empty((len(out), 2), out.dtype)
     factors[:, 0] = scale
@@ -39,9 +39,9 @@ def prepare_images_call(images: Array, scale: float | Array, shift: float | Arra
 
 @cache
 def _prepare_images(lanes: int) -> Callable[..., None]:
-    """A tile holds some neighbouring pixels of a row of some images, and is turned; the last overlaps the one before.
+    """A tile holds neighbouring pixels of a row of some images, and is transposed; the last overlaps the one before.
 
-    Fewer images, or narrower ones, are done number by number.
+    If the images are fewer or narrower than a tile, each number is computed alone.
     """
 
     @sized(lanes)
@@ -79,7 +79,7 @@ def _prepare_images(lanes: int) -> Callable[..., None]:
 
 
 def in_place(x: Array, out: Array) -> bool:
-    """Whether they are the same array, or views of the same numbers."""
+    """Whether the two arrays begin at the same address."""
     return bool(x.__array_interface__["data"][0] == out.__array_interface__["data"][0])
 
 
@@ -91,7 +91,7 @@ def tanh(x: Array, amplitude: float, out: Array) -> None:
 
 
 def tanh_call(x: Array, amplitude: float, out: Array) -> Call | None:
-    """The one call that does it all; None if it is not in place."""
+    """The call for all of it; None if it is not in place."""
     return _tanh_call(out, amplitude) if in_place(x, out) else None
 
 
@@ -121,7 +121,7 @@ def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
 
 
 def tanh_gradient_call(y: Array, dy: Array, amplitude: float, out: Array) -> Call | None:
-    """The one call that does it all; None if it is not in place."""
+    """The call for all of it; None if it is not in place."""
     return _tanh_gradient_call(y, amplitude, out) if in_place(dy, out) else None
 
 
@@ -144,7 +144,7 @@ def relu(x: Array, out: Array) -> None:
 
 
 def relu_call(x: Array, out: Array) -> Call | None:
-    """The one call that does it all; None if it is not in place."""
+    """The call for all of it; None if it is not in place."""
     return (_relu, (out.reshape(-1),)) if in_place(x, out) else None
 
 
@@ -163,7 +163,7 @@ def relu_gradient(y: Array, dy: Array, out: Array) -> None:
 
 
 def relu_gradient_call(y: Array, dy: Array, out: Array) -> Call | None:
-    """The one call that does it all; None if it is not in place."""
+    """The call for all of it; None if it is not in place."""
     return _relu_gradient_call(y, out) if in_place(dy, out) else None
 
 

@@ -1,4 +1,4 @@
-"""exp, log and tanh of our own: the same bits on every machine, which no two C libraries promise.
+"""exp, log and tanh of this package: the same bits on every machine, which C libraries do not promise.
 
 Fixed polynomials, Horner's rule, fused multiply-adds, no branch: loops over them become vector instructions.
 """
@@ -11,7 +11,7 @@ from parallel_lenet.kernels.compiled.jit import compiled
 from parallel_lenet.kernels.compiled.scalars import bits, fma, from_bits, with_sign
 
 LOG2_E = 1.4426950408889634
-LN2 = 0.6931471805599453  # The float64 nearest to log(2), and what it lacks.
+LN2 = 0.6931471805599453  # The float64 nearest to log(2), and the rest of log(2).
 LN2_REST = 2.3190468138462996e-17
 ROUNDER = 1.5 * 2.0**52  # Added to a number below 2^51, it leaves the nearest integer in the last bits.
 ROUNDER_BITS = int(np.float64(ROUNDER).view(np.int64))
@@ -84,7 +84,7 @@ def log(x: float) -> float:
 
 
 # With t = tanh(x / 2), tanh(x) / 2 = t / (1 + t^2). A fraction n / d of two short polynomials in x^2 gives t; errors in
-# t vanish where t is near 1, which is why the detour by x / 2 is worth it. The coefficients are a least-maximum fit to
+# t vanish if t is near 1, which is the reason for computing t first. The coefficients are a least-maximum fit to
 # 8e-9 for |x| < 9.03; beyond, tanh(x) is 1 in float32. All are scaled by 1.796875, so that on [1/16, 1/2] the
 # intermediate results lie just below a power of two, where float32 is finest.
 _N0, _N1, _N2 = np.float32(0.8984375), np.float32(0.02675010865), np.float32(0.0001026542115)

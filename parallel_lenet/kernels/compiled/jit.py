@@ -1,4 +1,4 @@
-"""How loops are compiled here: Numba, with its machine code kept on disk. Imported only where numba is wanted."""
+"""How loops are compiled: by Numba, with the machine code kept on disk. Imported lazily, because numba is an extra."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -20,8 +20,7 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 def compiled(function: Function) -> Function:
     """Compile at the first call, and keep the machine code on disk for the next process.
 
-    Every operation stays as it is written: none is reordered, and none fused, so that all machines compute the same
-    bits.
+    No operation is reordered and none is fused, so that all machines compute the same bits.
     """
     return sized()(function)
 
@@ -29,7 +28,7 @@ def compiled(function: Function) -> Function:
 def sized(*sizes: int) -> Callable[[Function], Function]:
     """`compiled`, for a function within another one whose ``sizes`` it uses as constants.
 
-    They become part of its name: Numba keeps machine code by name, and would take one size's for another's.
+    They become part of its name: Numba keeps machine code by name, and would confuse the code of two sizes.
     """
 
     def compile_later(function: Function) -> Function:
@@ -53,5 +52,5 @@ def execute(*calls: Call) -> None:
 
 
 def own(x: NDArray[Any]) -> NDArray[Any]:
-    """``x``, or a copy where it is read-only: to Numba that is another type, for which it would compile once more."""
+    """``x``, or a copy if it is read-only: for Numba that is another type, for which it would compile again."""
     return x if x.flags.writeable else x.copy()

@@ -1,4 +1,4 @@
-"""Words that move the lanes and rows of a tile, add them up along a tree, or choose among them; see `vectors`."""
+"""Instructions that move the lanes and rows of a tile, add them along a tree, or choose among them; see `vectors`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ def _moved(tile: Array, by: int) -> Array:
 
 @instruction(_moved)
 def moved(typing: Any, tile: Any, by: Any) -> Any:
-    """In every vector the lanes from ``by`` on (0 to ``lanes``), then -0, which changes no bit of a sum."""
+    """In every vector the lanes from number ``by`` (0 to ``lanes``), then -0, which changes no bit of a sum."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, tile)
@@ -181,7 +181,7 @@ def larger(typing: Any, x: Any, y: Any) -> Any:
 
 
 def _taken(context: Any, builder: Any, tile: Any, arguments: Any, taken: bool) -> Any:
-    """``waiting`` in the lanes whose pixel is the largest, or NaN (or in all others), and 0 elsewhere."""
+    """``waiting`` in the lanes whose pixel is the largest or NaN, and 0 elsewhere; the reverse unless ``taken``."""
     e = Emitter(context, builder, tile)
     here, largest, waiting = (e.unpack(argument) for argument in arguments)
     result = {}
@@ -199,7 +199,7 @@ def _where_taken(here: Array, largest: Array, waiting: Array) -> Array:
 
 @instruction(_where_taken)
 def where_taken(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
-    """``waiting`` in the lanes where ``here`` is equal to ``largest``, or NaN; 0 elsewhere."""
+    """``waiting`` in the lanes in which ``here`` equals ``largest`` or is NaN; 0 elsewhere."""
     return here(here, largest, waiting), lambda c, b, s, a: _taken(c, b, here, a, True)
 
 
@@ -209,5 +209,5 @@ def _where_not_taken(here: Array, largest: Array, waiting: Array) -> Array:
 
 @instruction(_where_not_taken)
 def where_not_taken(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
-    """``waiting`` in all other lanes, 0 in those."""
+    """0 in the lanes in which ``here`` equals ``largest`` or is NaN; ``waiting`` elsewhere."""
     return here(here, largest, waiting), lambda c, b, s, a: _taken(c, b, here, a, False)

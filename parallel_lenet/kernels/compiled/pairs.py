@@ -25,7 +25,7 @@ def avg_pool2d_gradient_tanh_gradient(
 
         y[pixel] = dy[window] * share * fma(-(y[pixel] * y[pixel]), 1 / amplitude, amplitude)
 
-    The result goes to ``y``, which is not needed any more: the processor has it at hand.
+    The result goes to ``y``, which is not needed any more and is in the processor's cache.
     """
     (dy, size, stride, spread_dy), (y, error, amplitude, out) = first, second
     whole = stride == size and tuple(length * size for length in dy.shape[1:3]) == y.shape[1:3]
@@ -61,4 +61,4 @@ def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
 
 
 PAIRS = {("avg_pool2d_gradient", "tanh_gradient"): avg_pool2d_gradient_tanh_gradient}
-"""For two functions, what does the work of both: a call, and of two arrays which one has the other's numbers then."""
+"""For two functions, the one that returns a call for both, the array that was wanted and the array that is written."""

@@ -1,7 +1,7 @@
 """Pooling: a vector holds neighbouring images' pixels at one place of a window.
 
-The loops are compiled for the size of the windows, so that nothing is left of the loops over their pixels. The last
-vector of images overlaps the one before, and does the same work again, if no two windows share a pixel.
+The loops are compiled for the size of the windows, so that the loops over their pixels are unrolled. The last vector of
+images overlaps the one before, whose work it repeats, if no two windows share a pixel.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size: int, stride: int, out: Array) -> None:
-    """Make the planner's call; with images of zeros before the others if these don't fill the last vector."""
+    """Execute the planner's call, with images of zeros before the others if these don't fill the last vector."""
     call = planner(*arrays, size, stride, out)
     if call is not None:
         execute(call)
@@ -35,7 +35,7 @@ def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size:
 def _call(
     loop: Callable[[int, int], Callable[..., None]], small: Array, size: int, stride: int, *arguments: Any
 ) -> Call | None:
-    """The one call that does it all; None if the images don't fill a vector, or windows overlap and it is not whole.
+    """The call for all of it; None if the images don't fill a vector, or windows overlap and it is not whole.
 
     ``small`` has a number for each window.
     """
@@ -45,14 +45,14 @@ def _call(
 
 
 def whole_lanes(n: int, itemsize: int) -> int | None:
-    """The widest vector that ``n`` images fill without a rest; None if there is none."""
+    """The lanes of the widest vector whose multiple is ``n`` images; None if there is none."""
     sizes = tiles.lanes(n, itemsize), tiles.lanes(0, itemsize)
     return next((lanes for lanes in sizes if n % lanes == 0), None)
 
 
 @cache
 def share(size: int, dtype: np.dtype[Any]) -> Array:
-    """What each pixel of a window adds to its mean."""
+    """The factor of each pixel in its window's mean, as an array ``(1,)``."""
     return np.array([1 / (size * size)], dtype)
 
 
@@ -62,7 +62,7 @@ def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 
 def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if images have to be added for it."""
+    """The call for all of it; None if images have to be added first."""
     return _call(_avg_pool2d, out, size, stride, x, out, share(size, out.dtype))
 
 
@@ -95,7 +95,7 @@ def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
 
 
 def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if images have to be added for it."""
+    """The call for all of it; None if images have to be added first."""
     return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, share(size, out.dtype))
 
 
@@ -133,7 +133,7 @@ def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
 
 
 def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if images have to be added for it."""
+    """The call for all of it; None if images have to be added first."""
     return _call(_max_pool2d, out, size, stride, x, out)
 
 
@@ -169,13 +169,13 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
 
 def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The one call that does it all; None if images have to be added for it."""
+    """The call for all of it; None if images have to be added first."""
     return _call(_max_pool2d_gradient, dy, size, stride, x, dy, out)
 
 
 @cache
 def _max_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
-    """The error waits in its lane for the pixel that it goes to, and is 0 from then on."""
+    """The error waits in its lane for its pixel, and is 0 afterwards."""
 
     @sized(size, lanes)
     def loop(x: Array, dy: Array, out: Array, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Sums of products, what forward passes and dense layers consist of, one tile of results at a time."""
+"""Sums of products, the main work of forward passes and dense layers, one tile of results at a time."""
 
 from collections.abc import Callable
 from functools import cache
@@ -33,9 +33,9 @@ def sums_of_products_call(
             for k in range(len(starts)):
                 out[f, r, p] = fma(x[starts[k] + r * row_step + p], weight[f * steps[0] + k * steps[1]], out[f, r, p])
 
-    ``x`` and ``weight`` are indexed as if they were flat. A convolution has a start for each tap of its kernel, a row
-    of results for each image row, and all columns and images of it as the run; a dense layer has a start for each
-    feature, one row, and the images as the run.
+    ``x`` and ``weight`` are indexed as flat arrays. A convolution has one start per tap of its filters, one row of
+    results per image row, and all columns and images of that row as the run. A dense layer has one start per feature,
+    one row, and the images as the run.
     """
     filters = len(bias)
     run = out.size // (filters * rows)
@@ -103,5 +103,5 @@ def _loop(tile_rows: int, tile_columns: int, lanes: int) -> Callable[..., None]:
 
 @cache
 def no_bias(number: int, dtype: np.dtype[Any]) -> Array:
-    """The bias of sums without one."""
+    """A bias of zeros."""
     return np.zeros(number, dtype)

@@ -1,9 +1,9 @@
 """A whole pass over a network as one call of compiled code.
 
-To call a loop from Python takes 1 to 2 us, most of it spent on finding out what its arrays are. A pass has 30 such
-calls, and makes them with the same arrays every time: only the parameters, the gradient and the data lie elsewhere. So
-`record` runs a pass once with a `Recorder` in place of the kernels, which notes the loops and their arguments. The
-`Program` that comes out runs the loops one after another. They are the same loops, so the bits are the same.
+A call of a loop from Python takes 1 to 2 us, most of it for the types of its arrays. A pass has 30 such calls, with the
+same arrays every time: only the parameters, the gradient and the data are at other addresses. So `record` runs a pass
+once with a `Recorder` in place of the kernels, which notes the loops and their arguments. The resulting
+`Program` runs the loops one after another. They are the same loops, so the bits are the same.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ I64 = ir.IntType(64)
 
 
 class Recorder:
-    """Stands in for the kernel module. Its functions only note what they would call; `calls` has the notes.
+    """Replaces the kernel module. Its functions compute nothing: they add the loops that they would call to `calls`.
 
-    ``planners`` say for each kernel function which call, or calls, does its work; they return None if it takes more
-    than that. Then ``complete`` is False. ``pairs`` say, from the arguments of both, which call does the work of two
-    functions, the second right after the first, if one does: and which array has the result that was to be in another.
+    ``planners`` return for each kernel function the call or calls of its loops, or None if more is needed than calls;
+    then ``complete`` becomes False. ``pairs`` return, for two functions that follow one another, one call for both, the
+    array in which the result was wanted, and the array that has it; or None if there is no such call.
     """
 
     def __init__(self, planners: Mapping[str, Planner], pairs: Mapping[tuple[str, str], Pair]) -> None:
@@ -47,7 +47,7 @@ class Recorder:
         self._planners, self._pairs = planners, pairs
         self._last: tuple[str, Arguments] = ("", ())
         self._elsewhere: dict[int, Array] = {}
-        """By the address where later functions look for a result: where it is."""
+        """The array that has a result, by the address of the array in which later functions expect it."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._note, name)
@@ -81,7 +81,7 @@ class Program:
     def __init__(self, calls: Sequence[Call], external: Sequence[Array]) -> None:
         kinds = tuple(tuple(_kind(argument) for argument in arguments) for _, arguments in calls)
         self._loops = np.array([_address(loop, kind) for (loop, _), kind in zip(calls, kinds, strict=True)], np.int64)
-        self._kept: list[Array] = []  # For their addresses; arrays from outside go when their owner lets them go.
+        self._kept: list[Array] = []  # So that their addresses stay valid; the caller keeps the arrays from outside.
         slots: list[int] = []
         moved: list[tuple[int, int, int]] = []
         starts = [_data(array) for array in external]
@@ -102,7 +102,6 @@ class Program:
         self._run = _runner(kinds)
 
     def __call__(self, external: Sequence[Array]) -> None:
-        """Run the loops, one after another."""
         _find(self._starts, tuple(external))
         self._run(self._loops, self._slots, self._moved, self._starts)
 
@@ -114,7 +113,7 @@ def _find(starts: Array, arrays: tuple[Array, ...]) -> None:
 
 @intrinsic
 def _write_addresses(typing: Any, starts: Any, arrays: Any) -> Any:
-    """Where the arrays begin, in a quarter of the time that `_data` takes."""
+    """Write the addresses of the arrays into ``starts``, in a quarter of the time of `_data`."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = context.make_array(starts)(context, builder, arguments[0]).data
@@ -131,7 +130,7 @@ def _data(array: Array) -> int:
 
 
 def _bits(number: Any) -> int:
-    """What is put into a slot for a number: its bits."""
+    """The content of a number's slot: its bits."""
     if isinstance(number, np.floating):
         return int(number.view(f"i{number.itemsize}"))
     return int(number)
@@ -144,7 +143,7 @@ def _kind(argument: Any) -> Any:
 
 
 def _address(loop: Any, kinds: Kinds) -> int:
-    """Where the machine code for arguments of these types begins; it is compiled if it has not been yet."""
+    """The address of the machine code for arguments of these types, which is compiled if it has not been yet."""
     loop.compile(kinds)
     code = loop.overloads[kinds]
     return int(code.library.get_pointer_to_function(code.fndesc.llvm_func_name))
@@ -153,7 +152,7 @@ def _address(loop: Any, kinds: Kinds) -> int:
 _kinds_of: dict[str, tuple[Kinds, ...]] = {}
 """The arguments of each loop of a program, by the digest that its runner has as a constant.
 
-A closure over the types themselves would be another one in each process, and Numba would not find its code again.
+A closure over the types would differ in each process, so Numba would not find the kept code.
 """
 
 

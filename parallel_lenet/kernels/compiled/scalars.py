@@ -1,4 +1,4 @@
-"""Words for single numbers; see `vectors`."""
+"""Instructions on single numbers; see `vectors`."""
 
 from typing import Any
 

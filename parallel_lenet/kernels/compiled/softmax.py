@@ -1,4 +1,4 @@
-"""Softmax and its cross-entropy, all in float64, whatever the logits are: ten numbers per image cost nothing."""
+"""Softmax and its cross-entropy, in float64 for logits of any dtype: ten numbers per image take little time."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
-    """The loss summed over the images, and how many have their target as the first largest logit::
+    """The loss summed over the images, and the number of images whose first largest logit is the target's::
 
         total = 0
         for k in range(classes):
@@ -32,7 +32,7 @@ def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logit
 
 
 def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, weights: Array, d_logits: Array) -> Call:
-    """The one call that does it all, and writes the two results into ``sums``."""
+    """The call for all of it, which writes the two results into ``sums``."""
     return _softmax_cross_entropy, (logits, targets, weights, d_logits, sums)
 
 

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 def add_rows(parts: Array) -> None:
     """Add the rows of ``parts (m, k)`` along the tree, in place: the sum is then the first row.
 
-    Neighbours first, ``(0 + 1) + (2 + 3)``, then neighbouring sums; a row without a neighbour waits for its turn.
+    Neighbours first, ``(0 + 1) + (2 + 3)``, then neighbouring sums. A row without a neighbour is kept for later.
     """
     rows, numbers = parts.shape
     step = 1

@@ -1,4 +1,4 @@
-"""What a tile of vectors is: its type for Numba, and what is needed to emit instructions on it.
+"""Tiles of vectors: their type for Numba, and the means to emit instructions on them.
 
 A *tile* is a small grid of vectors, ``rows x columns`` of them, each of ``lanes`` numbers that the processor works on
 at once. Its size is fixed when the loop is compiled; a tile that fits the registers never touches memory while a loop
@@ -51,7 +51,7 @@ def instruction(meaning: Meaning) -> Callable[[Meaning], Any]:
 
 
 class Emitter:
-    """What most instructions need: the vectors of a tile, and places in arrays."""
+    """Helps to emit instructions: the vectors of a tile, and addresses in arrays."""
 
     def __init__(self, context: Any, builder: Any, tile: Tile) -> None:
         self.context, self.builder, self.tile = context, builder, tile
@@ -93,7 +93,7 @@ class Emitter:
         self.builder.store(vector, pointer, align=self.vector.element.get_abi_size(self.data()))
 
     def data(self) -> Any:
-        """What LLVM knows of sizes."""
+        """LLVM's description of the sizes of types."""
         return self.context.codegen().target_data
 
     def splat(self, number: Any) -> Any:
@@ -107,7 +107,7 @@ class Emitter:
         return ir.Constant(self.vector, [number] * self.tile.lanes)
 
     def lanes_of(self, numbers: list[int]) -> Any:
-        """Which lanes a shuffle takes: constants for LLVM."""
+        """The numbers of the lanes that a shuffle takes, as a constant of LLVM."""
         return ir.Constant(ir.VectorType(I32, len(numbers)), numbers)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
@@ -126,7 +126,7 @@ def exact_fma(x: Array, y: Array, z: Array) -> Array:
             return np.asarray(x * y + z)
         product, z = np.float64(1) * x * np.float64(1) * y, np.asarray(z, np.float64)
         total = np.asarray(product + z)
-        # What the sum lost moves it to the odd neighbour, so that rounding to float32 can't be led astray by a tie.
+        # The rounding error moves the sum to its odd neighbour, so that rounding to float32 never meets a false tie.
         part = total - product
         lost = (product - (total - part)) + (z - part)
         even = (total.view(np.int64) & 1) == 0

@@ -1,4 +1,4 @@
-"""How large a tile of vectors is: what the processor's registers hold. A matter of speed alone, never of bits."""
+"""The size of tiles of vectors, by the number of the processor's registers. It decides speed, never a bit."""
 
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ def avx512() -> bool:
 
 
 def lanes(numbers: int, itemsize: int) -> int:
-    """How many numbers a vector holds, where ``numbers`` lie side by side: the narrow vector if they don't fill one."""
+    """The lanes of a vector for ``numbers`` neighbours: those of the narrow vector if they don't fill a wide one."""
     wide = 2 * NARROW if avx512() else NARROW
     return (wide if numbers * itemsize >= wide else NARROW) // itemsize
 
@@ -39,12 +39,12 @@ def tall(lanes: int, itemsize: int) -> bool:
 
 
 def fewest_left_over(count: int, sizes: tuple[int, ...]) -> int:
-    """The size, at most ``count``, of which whole tiles cover ``count`` with the least excess; the larger of equals."""
+    """The size, at most ``count``, whose tiles cover ``count`` with the least excess; the larger of two equal ones."""
     return max((size for size in sizes if size <= count), key=lambda size: (-(-(-count // size) * size), size))
 
 
 def filled(array: Array, images: int) -> Array:
-    """The array with images of zeros before its own, up to ``images``; itself if it has as many."""
+    """The array with images of zeros before its own, ``images`` in all; the array itself if it has as many."""
     if array.shape[-1] >= images:
         return array
     result = np.zeros((*array.shape[:-1], images), array.dtype)

@@ -1,13 +1,13 @@
-"""Vectors of numbers that stay in the processor's registers: the words in which the compiled loops are written.
+"""Instructions on vectors that stay in the processor's registers: the compiled loops are written with them.
 
-They work on tiles (`tile_type`). Words that move lanes, or choose among them, are in `lanes`, and those for single
-numbers in `scalars`. Indices into arrays count numbers from the array's first one, whatever its shape, and are not
+They work on tiles (`tile_type`). Instructions that move lanes, or choose among them, are in `lanes`, and those for
+single numbers in `scalars`. Indices into arrays count numbers from the array's first one, for any shape, and are not
 checked.
 
-Each word is given twice. The Python function says what it computes, on an array ``(rows, columns, lanes)``; it is what
-runs if NUMBA_DISABLE_JIT is set, and what the tests hold the other to. The second emits the instructions for LLVM.
-Nothing here lets the compiler choose an order or fuse operations: equal arguments give equal bits on every processor,
-for any number of lanes. A processor without a fused multiply-add gets it from the C library: slow, and the same bits.
+Each instruction is defined twice. The Python function specifies it, on an array ``(rows, columns, lanes)``: it runs if
+NUMBA_DISABLE_JIT is set, and the tests compare the other one with it. The second function emits the code for LLVM. The
+compiler may not choose an order or fuse operations: equal arguments give equal bits on every processor, for any number
+of lanes. Without a fused multiply-add in the processor, the C library computes it: slowly, with the same bits.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ INDEX = types.intp
 
 
 def _vectors(array: Array, start: int, row_step: int, column_step: int, rows: int, columns: int, lanes: int) -> Array:
-    """The places in the flat array of a tile's numbers."""
+    """The indices of a tile's numbers in the flat array."""
     p, q, lane = np.ogrid[:rows, :columns, :lanes]
     return np.asarray(start + p * row_step + q * column_step + lane)
 
