@@ -170,6 +170,7 @@ def test_spans_nest_whatever_the_order_of_answers(
 
 def test_a_worker_that_was_replaced_is_told_of_and_bad_numbers_are_words(tmp_path: Path) -> None:
     trace = Trace(tmp_path / "t.json")
+    time.sleep(0.01)  # More than the step below took.
     for pid in (5, 5, 9):
         result = BlockGradient(Metrics(1.0, 1, 4), np.zeros(1), f"worker 0 (pid {pid})", 1e-4)
         assert list(trace.watched([result])) == [result]
