@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 SPLIT = 2**64 - 1  # The epoch whose order decides a split: no training gets there.
 SMALLEST = 4  # Blocks are not smaller than this part of the shard that the model prefers, if it can add smaller ones,
-MOST_SHARDS = 4  # and not larger than this number of shards.
+MOST_SHARDS = 8  # and not larger than this number of shards.
 SAMPLES_NAMED = 8  # In an error.
 
 

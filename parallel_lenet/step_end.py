@@ -81,8 +81,7 @@ def _in_one_pass(
     parameters, state = before
     sums = reduced(sums, 2, memory, threads)
     if parameters.size <= LONG:
-        whole = optimizer.update_by_mean(parameters, sums, weight, state)
-        result, after, parts = whole.parameters, whole.state, [whole]
+        result, after, squares, finite = optimizer.update_by_mean(parameters, sums, weight, state)
     else:
         result, after = next_state(parameters, state, memory)
 
@@ -93,5 +92,7 @@ def _in_one_pass(
             return optimizer.update_by_mean(parameters[part], some, weight, state_slice(state, part), out=out)
 
         parts = threads.map(one, parameters.size)
-    norm = norm_of_squares(sum(part.squares for part in parts))
-    return None if norm is None else StepEnd(norm, result, after, finite=all(part.finite for part in parts))
+        squares = sum(part.squares for part in parts)
+        finite = all(part.finite for part in parts)
+    norm = norm_of_squares(squares)
+    return None if norm is None else StepEnd(norm, result, after, finite=finite)

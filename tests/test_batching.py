@@ -167,7 +167,7 @@ def test_a_batch_of_128_in_blocks_for_compiled() -> None:
     assert [cut(n) for n in (1, 2, 4, 16, 20)] == [[128], [64] * 2, [32] * 4, [8] * 16, [8] * 16]
     assert cut(3) == [32, 32, 32, 16, 16]
     assert cut(7) == [*[16] * 7, 8, 8]
-    assert [len(block.rows) for block in blocks(np.arange(2000), sizes, 2)][:3] == [128] * 3
+    assert [len(block.rows) for block in blocks(np.arange(2000), sizes, 2)][:3] == [256] * 3
 
 
 def test_a_block_without_a_shard_size_is_one_shard() -> None:

@@ -116,8 +116,10 @@ class WorkerProcess(Worker):
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send a message, or as much of it as the socket takes: see `Channel.outbox`."""
-        with suppress(OSError):  # It has died. Its last answers can still be read, and then the end of the stream.
+        try:
             self.channel.send(message, descriptors)
+        except OSError:  # It has died. Its last answers can still be read, and then the end of the stream.
+            return
 
     def flush(self) -> None:
         """Send more of the messages that wait."""
