@@ -66,7 +66,7 @@ class Call:
         """The same for some of the images."""
         inputs = {
             name: (value[images] if name == "images" else value[..., images]).copy()
-            if isinstance(value, np.ndarray) and name not in ("weight", "bias")
+            if isinstance(value, np.ndarray) and name not in ("weight", "bias", "scale", "shift")
             else value
             for name, value in self.inputs.items()
         }
@@ -190,6 +190,11 @@ def _images(function: str, rng: np.random.Generator) -> Iterator[Call]:
         images = rng.integers(0, 256, (n, 2, 4, 3), np.uint8)
         inputs = {"images": images, "scale": 1 / 64, "shift": -0.5}
         yield Call(function, inputs, {"out": (2, 8, 7, n)}, {"out": MAPS}, setting)
+    images = rng.integers(0, 256, (IMAGES, 2, 4, 3), np.uint8)
+    inputs = {"images": images, "scale": np.array([1 / 64, 1 / 50]), "shift": np.array([-0.5, -0.75])}
+    yield Call(
+        function, inputs, {"out": (2, 8, 7, IMAGES)}, {"out": MAPS}, " with a scale and a shift for each channel"
+    )
 
 
 _MAKERS = {

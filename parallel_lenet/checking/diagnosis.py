@@ -247,12 +247,18 @@ def _losses(call: Call) -> Array:
 
 
 def _prepared(call: Call, *, centred: bool = True, border: bool = True) -> Array:
-    images, scale, shift = (call.inputs[name] for name in ("images", "scale", "shift"))
+    images = call.inputs["images"]
+    scale, shift = (np.reshape(call.inputs[name], (-1, 1, 1, 1)) for name in ("scale", "shift"))
     out = np.full(call.outputs["out"], shift if border else 0.0)
     top, left = ((out.shape[1 + i] - images.shape[2 + i]) // 2 if centred else 0 for i in (0, 1))
     values = np.moveaxis(images, 0, -1) * scale + shift
     out[:, top : top + images.shape[2], left : left + images.shape[3]] = values
     return out
+
+
+def _first_channel(call: Call) -> Any:
+    scale, shift = (float(np.ravel(call.inputs[name])[0]) for name in ("scale", "shift"))
+    return call.right(scale=scale, shift=shift)
 
 
 Axes = tuple[str, ...]
@@ -309,6 +315,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("prepare_images", "out"): [
         ("has the images at the upper left instead of in the centre", lambda call: _prepared(call, centred=False)),
         ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepared(call, border=False)),
+        ("has the scale and the shift of the first channel in all channels", lambda call: _first_channel(call)),
         ("lacks the shift", lambda call: call.right(shift=0.0)),
         ("lacks the scale", lambda call: call.right(scale=1.0)),
         ("is shifted before it is scaled", lambda call: call.right(shift=call.inputs["shift"] * call.inputs["scale"])),

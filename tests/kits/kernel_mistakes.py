@@ -480,6 +480,18 @@ def prepare_images(images, scale, shift, out):
         "prepare_images: the output out has a border of 0",
     ),
     Mistake(
+        "first channel's scale",
+        """
+def prepare_images(images, scale, shift, out):
+    scale, shift = np.ravel(scale)[0], np.ravel(shift)[0]
+    out[:] = shift
+    n, c, h, w = images.shape
+    top, left = (out.shape[1] - h) // 2, (out.shape[2] - w) // 2
+    out[:, top : top + h, left : left + w] = images.transpose(1, 2, 3, 0) * scale + shift
+""",
+        "prepare_images: the output out has the scale and the shift of the first channel in all channels with a scale",
+    ),
+    Mistake(
         "images not centred",
         """
 def prepare_images(images, scale, shift, out):
