@@ -116,9 +116,12 @@ class Trace(Closeable):
 
     def _step(self, report: StepReport, now: float) -> None:
         arrivals, self._arrivals = self._arrivals, []
-        start, end = self._at(now - report.seconds), self._at(now)
+        # The step ended before this call, and began before it asked for the first result.
+        begun = now - report.seconds
         if arrivals:
-            start = min(start, self._at(arrivals[0][0]))  # The clock was read again since the step's end.
+            begun = min(begun, arrivals[0][0])
+        now = begun + report.seconds
+        start, end = self._at(begun), self._at(now)
         if report.epoch != self._epoch:
             self._end_epoch(start)
             self._epoch = report.epoch
