@@ -1,66 +1,98 @@
-"""Every speed that the README claims, measured.
-
-kernels: an image; engines: a step's overhead; epoch: 60,000 images; peers: PyTorch beside them; scaling: what more
-workers bring, and where a step's time goes; large: ten million parameters; many-cores: all of it on a machine with many
-cores, hashes first; start: until the first step, and memory; cluster: a step of every engine, Dask and Ray included.
-"""
+"""Measure every speed that the README states: ``python scripts/benchmark.py COMMAND``."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import cluster, engines, epoch, kernels, large, many_cores, peers, picture, scaling, start
-from benchmarks.common import machine
+from benchmarks.common import Report, machine
 
 from parallel_lenet.cli._console import Console
 
-# What is measured, and how many rounds of it give a median to trust in a few minutes.
+Measure = Callable[[argparse.Namespace], Report]
+
+
+class Command(NamedTuple):
+    """A measurement."""
+
+    measure: Measure
+    rounds: int
+    """The default number of rounds: enough for a median to trust, in a few minutes."""
+    help: str
+
+
 COMMANDS = {
-    "kernels": (kernels.measure, 30),
-    "engines": (engines.measure, 30),
-    "epoch": (epoch.measure, 3),
-    "peers": (peers.measure, 3),
-    "scaling": (scaling.measure, 3),
-    "large": (large.measure, 3),
-    "many-cores": (many_cores.measure, 1),
-    "start": (start.measure, 5),
-    "cluster": (cluster.measure, 3),
+    "kernels": Command(kernels.measure, 30, "the time of an image, per kernel and per layer function"),
+    "engines": Command(engines.measure, 30, "the time that each engine adds to a step"),
+    "epoch": Command(epoch.measure, 3, "an epoch of 60,000 images, per kernel and number of workers"),
+    "peers": Command(peers.measure, 3, "an epoch of 60,000 images beside PyTorch"),
+    "scaling": Command(scaling.measure, 3, "the speed-up of more workers, and the parts of a step's time"),
+    "large": Command(large.measure, 3, "a network with ten million parameters"),
+    "many-cores": Command(many_cores.measure, 1, "everything about a machine with many cores, hashes first"),
+    "start": Command(start.measure, 5, "the time until the first step, and memory"),
+    "cluster": Command(cluster.measure, 3, "a step of every engine, Dask and Ray included"),
 }
-DRAWN = ", ".join(picture.DRAWN)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text) if text.lstrip("-").isdecimal() else least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        return value
+
+    return number
+
+
+def _file(*suffixes: str) -> Callable[[str], str]:
+    """The check of a file to write: its folder exists, and its name ends with one of the suffixes, if there are any."""
+
+    def file(text: str) -> str:
+        if suffixes and Path(text).suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f"must end in {' or '.join(suffixes)}, got {text}")
+        if not Path(text).absolute().parent.is_dir():
+            raise argparse.ArgumentTypeError(f"{text}: there is no such folder")
+        return text
+
+    return file
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=f"Measure {command.help}.")
+        sub.add_argument(
+            "--rounds",
+            type=_at_least(1),
+            metavar="N",
+            default=command.rounds,
+            help="measurements of each thing (default: %(default)s)",
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        if name == "peers":
+            sub.add_argument(
+                "--batch-size", type=_at_least(2), metavar="N", default=128, help="images per step (default: 128)"
+            )
+        if name in picture.DRAWN:
+            sub.add_argument("--picture", metavar="FILE", type=_file(".png", ".svg"), help="draw the results")
+        if name == "many-cores":
+            sub.add_argument("--out", metavar="FILE", type=_file(), help="write the results, as JSON, after each part")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=COMMANDS)
-    parser.add_argument("--rounds", type=int, help="measurements of each thing (default: as many as it needs)")
-    parser.add_argument("--batch-size", type=int, default=128, help="of peers (default: 128)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--picture", metavar="FILE", help=f"draw the results, as .png or .svg (of {DRAWN})")
-    parser.add_argument("--out", metavar="FILE", help="of many-cores: write what is known, as JSON, after each part")
-    arguments = parser.parse_args(argv)
-    measure, rounds = COMMANDS[arguments.what]
-    if arguments.rounds is None:
-        arguments.rounds = rounds
-    if arguments.rounds < 1 or arguments.batch_size < 2:
-        parser.error("--rounds must be at least 1 and --batch-size at least 2")
-    if arguments.picture and arguments.what not in picture.DRAWN:
-        parser.error(f"--picture draws {DRAWN}, not {arguments.what}")
-    if arguments.picture and Path(arguments.picture).suffix not in (".png", ".svg"):
-        parser.error(f"--picture must end in .png or .svg, not {arguments.picture}")
-    if arguments.picture and not Path(arguments.picture).absolute().parent.is_dir():
-        parser.error(f"--picture {arguments.picture}: there is no such folder")
-    if arguments.out and arguments.what != "many-cores":
-        parser.error(f"--out is for many-cores, not for {arguments.what}")
-    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
-        parser.error(f"--out {arguments.out}: there is no such folder")
-    if arguments.picture:
-        picture.library()  # Before minutes of measuring.
-    report = measure(arguments)
-    if arguments.picture:
-        picture.DRAWN[arguments.what](report.results, machine(), arguments.picture)
+    arguments = _parser().parse_args(argv)
+    file = getattr(arguments, "picture", None)
+    if file:
+        picture.library()  # A missing library is an error before minutes of measuring.
+    report = COMMANDS[arguments.command].measure(arguments)
+    if file:
+        picture.DRAWN[arguments.command](report.results, machine(), file)
     if arguments.json:
         print(json.dumps({"machine": machine(), **report.results}))
         return 0

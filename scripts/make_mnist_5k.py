@@ -18,10 +18,10 @@ TRAIN_PER_CLASS = 400
 
 
 def split(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Give the first 400 images of each class to training and the others to testing, as indices, classes taking turns.
+    """Indices of the training images, which are the first 400 of each class, and of the test images, the others.
 
-    Within a class the order of the file is kept; image i of either part is of class i mod 10, so that any run of
-    images holds all classes about equally often.
+    The classes take turns: image i of either part is of class i mod 10, so that any run of images holds all classes
+    about equally often. Within a class the order of the file is kept.
     """
     per_class = np.stack([np.flatnonzero(labels == digit) for digit in range(CLASSES)])
     return per_class[:, :TRAIN_PER_CLASS].T.ravel(), per_class[:, TRAIN_PER_CLASS:].T.ravel()

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = TrainOptions().seed
 BATCH_SIZE = TrainOptions().batch_size
 
-# LLVM's name of a processor, and what the one that we run on must have to execute its code, as NumPy calls it.
+# LLVM's name of a processor, and NumPy's names of the features that this one must have to execute its code.
 PROCESSORS = {
     "x86-64": (),
     "nehalem": ("SSE42",),
@@ -77,7 +77,7 @@ def steps_sha256(steps: int, workers: int, shard_size: int | None) -> str:
 
 
 def instructions(folder: Path) -> Iterator[Case]:
-    """Other processors' instructions, as far as this one has them."""
+    """The instructions of other processors, as far as this one has them."""
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[import-not-found]
 
     for name, needed in PROCESSORS.items():
@@ -116,7 +116,7 @@ def work(folder: Path) -> Iterator[Case]:
 
 
 def aarch64(folder: Path) -> Iterator[Case]:
-    """An arm64 Python of Debian's, with wheels for aarch64, on QEMU's emulation."""
+    """Debian's Python for arm64, with wheels for aarch64, emulated by QEMU."""
     root, site, debs, wheels, apt = (folder / name for name in ("root", "site", "debs", "wheels", "apt"))
     for each in (debs, wheels, apt / "lists" / "partial", apt / "cache" / "archives" / "partial"):
         each.mkdir(parents=True)
@@ -154,7 +154,7 @@ GROUPS = {"instructions": instructions, "numpy": numpys, "blas": blas, "work": w
 
 
 def run(case: Case, steps: int) -> str:
-    """The SHA-256, by a program of its own."""
+    """The SHA-256 of a case, computed by a program of its own."""
     path = os.pathsep.join(filter(None, [str(ROOT), case.environment.get("PYTHONPATH")]))
     command = [*case.python, __file__, "--steps", str(steps), "--print", *case.options]
     environment = {**os.environ, **case.environment, "PYTHONPATH": path}
@@ -165,12 +165,12 @@ def run(case: Case, steps: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; exit code 1 if two hashes differ."""
+    """Print a table. The exit code is 1 if two hashes differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="NAME", help=f"any of {', '.join(GROUPS)}")
     parser.add_argument("--steps", type=int, default=_published.STEPS, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("--print", action="store_true", help="print the SHA-256 here and now, and nothing else")
+    parser.add_argument("--print", action="store_true", help="only print the SHA-256 of this surrounding")
     parser.add_argument("--workers", type=int, default=0, help="of --print; 0: in this process (default: 0)")
     parser.add_argument("--shard-size", type=int, help="of --print")
     arguments = parser.parse_args(argv)

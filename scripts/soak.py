@@ -2,7 +2,7 @@
 
 Each run is one small training, started as a program and disturbed until it is done: its workers are killed and stopped
 in every phase, it is itself killed, interrupted and terminated, and then resumed with another number of workers. Its
-parameters and metrics must be those of an undisturbed run; no process and no file may be left; exit codes must be
+parameters and metrics must be those of an undisturbed run, no process and no file may be left, and exit codes must be
 right. The schedule of faults follows from the seed, as far as the machine's timing lets it. Linux only.
 """
 
@@ -22,75 +22,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soak_faults import CODES, LONGEST, MARK, Fault, children, marked, plan, send
+
 from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
 
-EPOCHS, BATCH, EVERY = 3, 100, 5  # 40 steps an epoch: the eighth checkpoint of each is written right before evaluation.
+EPOCHS = 3
+BATCH = 100
+EVERY = 5  # Steps between checkpoints. An epoch has 40: its eighth checkpoint is written right before evaluation.
 SAMPLES = 4000
-PHASES = ("start-up", "loading", "computing", "evaluation", "shutdown", "any time")
 POLL = 0.004
 DEADLINE = 180  # Seconds: a run takes about three.
-ATTEMPTS = 10  # Then a run is left in peace.
+ATTEMPTS = 10  # Of a run; the last one has no faults.
 FILES = {
     *("best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "environment.json", "events.jsonl"),
     *("metrics.jsonl", "steps.csv"),
 }
-CODES = {signal.SIGKILL: {-9}}
-for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-    CODES[_number] = {128 + _number, -_number}  # Negative: before it listens.
-MARK = "PARALLEL_LENET_SOAK"
-
-
-@dataclass
-class Fault:
-    """A signal to the program, or to one of its workers, in a phase and a little later."""
-
-    target: str
-    number: signal.Signals
-    phase: str
-    delay: float
-    due: float | None = None
-    """When it strikes, once its phase has begun."""
-
-    @property
-    def kind(self) -> str:
-        """For the summary."""
-        return f"{self.target} {self.number.name}, {self.phase}"
 
 
 @dataclass
 class Soak:
-    """Counts of all that happened, and what is needed to go on."""
+    """The state of the soak: its settings, and counts of faults and problems."""
 
     folder: Path
     kernel: str
     random: random.Random
     faults: Counter[str] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
-    """What workers were doing when they were lost, as the runs told it."""
+    """Lost workers by their activity at that moment, as the runs reported it."""
     problems: list[str] = field(default_factory=list)
     runs: int = 0
     attempts: int = 0
     reference: dict[str, Any] = field(default_factory=dict)
 
-    def plan(self) -> list[Fault]:
-        """The faults of one attempt: some to workers, and mostly one to the program."""
-        pick = self.random
-        plan = [
-            Fault(
-                "worker",
-                pick.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]),
-                pick.choice(PHASES),
-                pick.random(),
-            )
-            for _ in range(pick.randint(0, 4))
-        ]
-        if pick.random() < 0.7:
-            plan.append(Fault("program", pick.choice(list(CODES)), pick.choice(PHASES), pick.random()))
-        return plan
-
     def start(self, arguments: list[str], mark: str) -> "subprocess.Popen[str]":
-        """Training as a program, its output in files so that it never waits for us."""
+        """Training as a program. Its output goes to files, so that it never waits for a reader."""
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "parallel_lenet", "train", *arguments, "--json", "--max-tries", "50"]
@@ -104,47 +70,47 @@ class Soak:
                 env={**os.environ, MARK: mark, "TMPDIR": str(temporary)},
             )
 
-    def attempt(self, arguments: list[str], run: Path, plan: list[Fault]) -> bool:
+    def attempt(self, arguments: list[str], run: Path, faults: list[Fault]) -> bool:
         """Start, disturb, wait and check; whether the run is done."""
         self.attempts += 1
         mark = f"{os.getpid()}.{self.attempts}"
-        found = _stray(run)  # A killed program may leave a half-written file, until the next removes it as it begins.
+        found = _stray(run)  # A killed program may leave a temporary file, which the next one removes.
         process = self.start(arguments, mark)
-        sent, stopped = self._disturb(process, run, plan)
+        sent, stopped = self._disturb(process, run, faults)
         try:
             code = process.wait(timeout=DEADLINE)
         except subprocess.TimeoutExpired:
-            self.problem(f"hung after {sent or 'no signals'}", plan)
+            self.problem(f"hung after {sent or 'no signals'}", faults)
             process.kill()
             code = process.wait()
         for pid in stopped:
-            _signal(pid, signal.SIGCONT)
+            send(pid, signal.SIGCONT)
         allowed = {0}.union(*(CODES[number] for number in sent))
         if code not in allowed:
-            self.problem(f"exit code {code}, not one of {sorted(allowed)}: {self._said()[-300:]}", plan)
+            self.problem(f"exit code {code}, not one of {sorted(allowed)}: {self._said()[-300:]}", faults)
         for what in ("starting", "computing", "waiting for work"):
             self.losses[what] += self._said().count(f"while {what}")
         if "Traceback" in self._said() and code != -2:
-            self.problem(f"a traceback: {self._said()[-600:]}", plan)
-        self._check_left(mark, run, killed=signal.SIGKILL in sent, may_stay=found if code else set(), plan=plan)
+            self.problem(f"a traceback: {self._said()[-600:]}", faults)
+        self._check_left(mark, run, killed=signal.SIGKILL in sent, may_stay=found if code else set(), faults=faults)
         return code == 0
 
     def _said(self) -> str:
         return (self.folder / "err").read_text()
 
     def _disturb(
-        self, process: "subprocess.Popen[str]", run: Path, plan: list[Fault]
+        self, process: "subprocess.Popen[str]", run: Path, faults: list[Fault]
     ) -> tuple[set[signal.Signals], list[int]]:
-        """Send each fault's signal when its time comes; which went to the program, and which workers were stopped."""
+        """Send each fault's signal in time. Returns the signals to the program, and the workers that are stopped."""
         begun = time.monotonic()
         began: dict[str, float] = {"any time": begun}
         sent: set[signal.Signals] = set()
         stopped: dict[int, float] = {}
         seen: tuple[int, int] | None = None
-        left = list(plan)
+        left = list(faults)
         while process.poll() is None and (left or stopped) and time.monotonic() < begun + DEADLINE:
             now = time.monotonic()
-            workers = _children(process.pid)
+            workers = children(process.pid)
             if workers:
                 began.setdefault("start-up", now)
                 began.setdefault("loading", now + 0.4)
@@ -155,13 +121,12 @@ class Soak:
                 seen = stat.st_ino, stat.st_mtime_ns
             for fault in list(left):
                 if fault.due is None and fault.phase in began:
-                    longest = {"any time": 3.0, "start-up": 0.4, "loading": 0.8, "computing": 0.3}
-                    fault.due = began[fault.phase] + fault.delay * longest.get(fault.phase, 0.03)
+                    fault.due = began[fault.phase] + fault.delay * LONGEST.get(fault.phase, 0.03)
                 if fault.due is None or now < fault.due or (fault.target == "worker" and not workers):
                     continue
                 left.remove(fault)
                 pid = self.random.choice(workers) if fault.target == "worker" else process.pid
-                if process.poll() is None and _signal(pid, fault.number):
+                if process.poll() is None and send(pid, fault.number):
                     self.faults[fault.kind] += 1
                     if fault.target == "program":
                         sent.add(fault.number)
@@ -169,12 +134,12 @@ class Soak:
                         stopped[pid] = now + self.random.uniform(0.05, 1.0)
             for pid in [pid for pid, until in stopped.items() if now >= until]:
                 del stopped[pid]
-                _signal(pid, signal.SIGCONT)
+                send(pid, signal.SIGCONT)
             time.sleep(POLL)
         return sent, list(stopped)
 
     def _look(self, run: Path, began: dict[str, float], now: float) -> None:
-        """Which phase a new checkpoint tells of."""
+        """Note the phases that a new checkpoint shows."""
         with suppress(CheckpointError):
             described = archive.load(run / "checkpoint.npz")[1]
             began.setdefault("computing", now)
@@ -183,28 +148,28 @@ class Soak:
             if described["epoch"] == EPOCHS:
                 began.setdefault("shutdown", now)
 
-    def _check_left(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], plan: list[Fault]) -> None:
-        """No process, no temporary file; every checkpoint can be loaded."""
+    def _check_left(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], faults: list[Fault]) -> None:
+        """Report processes and temporary files that are left, and checkpoints that can't be loaded."""
         deadline = time.monotonic() + 3  # Workers of a killed program notice within a moment.
-        while (left := _marked(mark)) and time.monotonic() < deadline and killed:
+        while (left := marked(mark)) and time.monotonic() < deadline and killed:
             time.sleep(0.02)
         if left:
-            self.problem(f"left-over processes {left}", plan)
+            self.problem(f"left-over processes {left}", faults)
             for pid in left:
-                _signal(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
         files = [*(self.folder / "tmp").iterdir(), *(f for f in Path("/dev/shm").iterdir() if "lenet" in f.name)]
         if not killed:
             files += _stray(run) - may_stay
         if files:
-            self.problem(f"left-over files {[str(file) for file in files]}", plan)
+            self.problem(f"left-over files {[str(file) for file in files]}", faults)
         for file in run.glob("*.npz"):
             try:
                 archive.load(file)
             except CheckpointError as error:
-                self.problem(f"a damaged checkpoint: {error}", plan)
+                self.problem(f"a damaged checkpoint: {error}", faults)
 
     def run(self) -> str:
-        """One training, disturbed until it is done; a line about it."""
+        """One training, disturbed until it is done. Returns a line about it."""
         run = self.folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         start, before, problems = time.monotonic(), sum(self.faults.values()), len(self.problems)
@@ -215,7 +180,7 @@ class Soak:
                 arguments = [*self.recipe(), "--out", str(run)]
             how = ["--engine", "serial"] if self.random.random() < 0.1 else ["--engine", "processes"]
             arguments += [*how, "--workers", str(self.random.randint(1, 4))]
-            if self.attempt(arguments, run, self.plan() if number < ATTEMPTS else []):
+            if self.attempt(arguments, run, plan(self.random) if number < ATTEMPTS else []):
                 break
         self.runs += 1
         self._compare(run)
@@ -224,12 +189,12 @@ class Soak:
         return f"run {self.runs}: {number} attempts, {faults} faults, {time.monotonic() - start:.1f} s: {verdict}"
 
     def recipe(self) -> list[str]:
-        """What all runs train."""
+        """The options that all runs share."""
         options = {"epochs": EPOCHS, "batch-size": BATCH, "checkpoint-every": EVERY, "kernel": self.kernel}
         return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
     def results(self, run: Path) -> dict[str, Any]:
-        """What has to be the same in every run."""
+        """The results that must be the same in every run."""
         result = json.loads((self.folder / "out").read_text())
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         numbers = [[line[name] for name in ("epoch", "step", "train_loss", "test_loss")] for line in lines]
@@ -244,44 +209,18 @@ class Soak:
         if results != self.reference:
             self.problem(f"other results: {results}", [])
 
-    def problem(self, text: str, plan: list[Fault]) -> None:
-        """Remember what went wrong, and after what."""
-        self.problems.append(f"{text} (planned: {'; '.join(fault.kind for fault in plan) or 'nothing'})")
+    def problem(self, text: str, faults: list[Fault]) -> None:
+        """Record a problem, with the faults that were planned."""
+        self.problems.append(f"{text} (planned: {'; '.join(fault.kind for fault in faults) or 'nothing'})")
 
 
 def _stray(run: Path) -> set[Path]:
-    """What doesn't belong into a run's folder."""
+    """The files that don't belong into a run's folder."""
     return {file for file in run.iterdir() if file.name not in FILES} if run.exists() else set()
 
 
-def _children(pid: int) -> list[int]:
-    """The processes that a program has started."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _marked(mark: str) -> list[int]:
-    """The processes that carry the mark in their environment."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if f"{MARK}={mark}".encode() in environ.read_bytes().split(b"\0"):
-                found.append(int(environ.parent.name))
-    return found
-
-
-def _signal(pid: int, number: signal.Signals) -> bool:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def main() -> int:
-    """Soak for the time asked, print a line a run and a summary."""
+    """Soak for the given time; print one line per run and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule of faults (default: 0)")
@@ -290,7 +229,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
         parser.error("soaking needs Linux: it looks into /proc")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Even in the background, where programs inherit deafness.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A program in the background inherits an ignored SIGINT.
     progress = sys.stderr if arguments.json else sys.stdout
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(Path(folder), arguments.kernel, random.Random(arguments.seed))

@@ -38,11 +38,14 @@ def test_kernels_prints_a_table_with_the_machine() -> None:
     [
         (["brakes"], "brakes"),
         (["kernels", "--rounds", "0"], "--rounds"),
-        (["kernels", "--picture", "x.png"], "--picture draws peers, scaling, not kernels"),
-        (["scaling", "--picture", "x.foo"], "--picture must end in .png or .svg, not x.foo"),
-        (["scaling", "--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no such folder"),
-        (["scaling", "--out", "x.json"], "--out is for many-cores, not for scaling"),
-        (["many-cores", "--out", "nowhere/x.json"], "--out nowhere/x.json: there is no such folder"),
+        (["kernels", "--picture", "x.png"], "unrecognized arguments: --picture x.png"),
+        (["scaling", "--picture", "x.foo"], "argument --picture: must end in .png or .svg, got x.foo"),
+        (["scaling", "--picture", "nowhere/x.png"], "argument --picture: nowhere/x.png: there is no such folder"),
+        (["scaling", "--out", "x.json"], "unrecognized arguments: --out x.json"),
+        (["many-cores", "--out", "nowhere/x.json"], "argument --out: nowhere/x.json: there is no such folder"),
+        (["peers", "--batch-size", "1"], "argument --batch-size: must be a whole number of at least 2, got 1"),
+        (["epoch", "--batch-size", "64"], "unrecognized arguments: --batch-size 64"),
+        ([], "the following arguments are required: COMMAND"),
     ],
 )
 def test_a_mistake_is_named(

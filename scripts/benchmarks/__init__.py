@@ -1,1 +1,1 @@
-"""What `benchmark.py` measures, a file a command."""
+"""The measurements of `benchmark.py`, one file per command."""

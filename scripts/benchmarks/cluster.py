@@ -1,4 +1,4 @@
-"""``benchmark.py cluster``: what each engine costs a step, and from which work on a cluster pays."""
+"""``benchmark.py cluster``: the time of a step with each engine, and for which work a cluster is faster."""
 
 import argparse
 import time
@@ -20,7 +20,7 @@ STEPS = {"naive": 1}  # Of each measurement; an image takes a thousand times as 
 
 
 def engines(workers: int) -> dict[str, Engine]:
-    """Every engine that can be had here."""
+    """Every engine that can be used here."""
     found: dict[str, Engine] = {"serial": SerialEngine(), "processes": ProcessesEngine(workers)}
     found |= {"loky": Cluster("loky", n_workers=workers), "threading": Cluster("threading", n_workers=workers)}
     if works("dask", "distributed"):
@@ -31,7 +31,7 @@ def engines(workers: int) -> dict[str, Engine]:
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Milliseconds a step of each engine, for a model that does nothing and for each kernel and batch size."""
+    """Milliseconds per step of each engine, for a model that does nothing and for each kernel and batch size."""
     workers, data = usable_cores(), sixty_thousand()
     work: list[tuple[str, Model, int]] = [("nothing", NoOp(), 128)]
     for kernel in kernels.available():
@@ -40,8 +40,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     started = time.perf_counter()
     ms: dict[str, dict[str, float]] = {f"{name}, {batch_size}": {} for name, _, batch_size in work}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ClusterWarning)  # The table says it.
-        warnings.simplefilter("ignore", FutureWarning)  # What Ray announces of itself.
+        warnings.simplefilter("ignore", ClusterWarning)  # The table shows it.
+        warnings.simplefilter("ignore", FutureWarning)  # Ray's own.
         try:
             for name, model, batch_size in work:
                 times: dict[str, list[float]] = {engine: [] for engine in found}
@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             for each in found.values():
                 each.close()
     return Report(
-        title=f"Milliseconds a step (and images a second) with {workers} workers",
+        title=f"Milliseconds per step (and images per second) with {workers} workers",
         header=("kernel, batch", *found),
         rows=[(what, *(_cell(what, value) for value in row.values())) for what, row in ms.items()],
         results={"workers": workers, "ms_a_step": ms},
@@ -69,7 +69,7 @@ def _cell(what: str, value: float) -> str:
 
 
 def _pays(ms: dict[str, dict[str, Any]]) -> str:
-    """Where a cluster on this machine is faster than one core of it."""
+    """The work for which a cluster on this machine is faster than one core."""
     faster = [
         f"{engine} with {what}"
         for what, row in ms.items()

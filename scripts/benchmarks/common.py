@@ -1,4 +1,4 @@
-"""What all measurements share. Machines drift: things to compare run alternately, and medians are reported."""
+"""Helpers of all measurements. The speed of machines varies: what is compared runs alternately, and medians count."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ Row = Sequence[str]
 
 @dataclass(frozen=True)
 class Report:
-    """What a measurement found: a table for people, results for programs."""
+    """The result of a measurement: a table for people, results for programs."""
 
     title: str
     header: Row
@@ -31,7 +31,7 @@ class Report:
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on."""
+    """Processor and versions."""
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -58,9 +58,10 @@ def alternate(
     repeat: int = 1,
     choose: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Seconds of each, the median or what else ``choose`` finds in the rounds' times.
+    """Seconds of each function: the median of the rounds, or another statistic, ``choose``.
 
-    Each is called ``repeat`` times in a row, after one call that finds the caches full of others' data.
+    In a round each function is called ``repeat`` times in a row, after one call that does not count, because the caches
+    hold the data of another function.
     """
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
@@ -79,9 +80,9 @@ def counts(most: int) -> list[int]:
 
 
 def reports(coordinator: Coordinator, data: Dataset, number: int) -> list[StepReport]:
-    """What so many steps of whole batches report, after two that do not count.
+    """The reports of ``number`` steps of full batches, after two that do not count.
 
-    Those two send the data, and a cluster finds how long a shard takes.
+    In those two the data are sent, and a cluster measures the time of a shard.
     """
     found: list[StepReport] = []
     for report in coordinator.iterate(data, 1000):
@@ -93,7 +94,7 @@ def reports(coordinator: Coordinator, data: Dataset, number: int) -> list[StepRe
 
 
 def step_seconds(coordinator: Coordinator, data: Dataset, number: int) -> float:
-    """Median seconds of a whole batch's step."""
+    """The median seconds of a step of a full batch."""
     return statistics.median(report.seconds for report in reports(coordinator, data, number))
 
 
@@ -101,7 +102,7 @@ PARTS = ("computing", "waiting", "adding", "optimizer", "messages")
 
 
 def parts(steps: Sequence[StepReport], workers: int) -> dict[str, float]:
-    """Where the seconds of a step go; they add up to it. Means over the half of the steps in the middle.
+    """The parts of a step's seconds, which add up to it: means over the middle half of the steps.
 
     - *computing*: mean of the workers;
     - *waiting*: for the worker that computes longest;
@@ -124,7 +125,7 @@ def parts(steps: Sequence[StepReport], workers: int) -> dict[str, float]:
 
 
 def sgemm_flops() -> float:
-    """FLOP/s of NumPy's float32 matrix product on one thread: what the core can do."""
+    """FLOP/s of NumPy's float32 matrix product on one thread."""
     a = np.ones((768, 768), np.float32)
     with blas().limit(limits=1):
         seconds = alternate({"sgemm": lambda: a @ a}, 20, choose=min)["sgemm"]
@@ -132,6 +133,6 @@ def sgemm_flops() -> float:
 
 
 def sixty_thousand() -> Dataset:
-    """As many images as MNIST trains on: the bundled 4,000, fifteen times. Speed doesn't depend on what they show."""
+    """As many images as MNIST's training set: the bundled 4,000, fifteen times. Speed does not depend on the pixels."""
     train, _ = load_dataset()
     return Dataset(np.tile(train.inputs, (15, 1, 1)), np.tile(train.targets, 15), "60,000 images")

@@ -1,4 +1,4 @@
-"""``benchmark.py engines``: what an engine costs a step, whatever it computes."""
+"""``benchmark.py engines``: the time that an engine adds to a step of any model."""
 
 import argparse
 from functools import partial
@@ -15,7 +15,7 @@ from parallel_lenet.engines.serial import SerialEngine
 
 
 class NoOp:
-    """A model that computes nothing, as large as LeNet-5: what is left is the engine's own time."""
+    """A model that computes nothing, with as many parameters as LeNet-5: only the engine's time is left."""
 
     layout = Layout.of({"weight": (61_706,)})
 
@@ -23,7 +23,6 @@ class NoOp:
         self.preferred_shard_size = preferred_shard_size
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Zeros."""
         return np.zeros(self.layout.size, np.float32)
 
     def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Metrics:
@@ -33,12 +32,11 @@ class NoOp:
         return Metrics(0.0, 0, len(inputs))
 
     def predict(self, parameters: Any, inputs: Any) -> Any:
-        """Nothing."""
         return inputs
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Milliseconds a step that an engine costs: a batch of 128 in shards of 32, and their gradients added up."""
+    """Milliseconds per step that an engine adds: a batch of 128 in shards of 32, and their gradients added up."""
     train, _ = load_dataset()
     model = NoOp()
     parameters = model.initial_parameters(np.random.default_rng(0))
@@ -62,8 +60,8 @@ def measure(arguments: argparse.Namespace) -> Report:
         for engine in engines.values():
             engine.close()
     return Report(
-        title="An engine's own time a step: 61,706 parameters, 4 shards, a model that does nothing",
-        header=("engine", "ms a step"),
+        title="An engine's own time per step: 61,706 parameters, 4 shards, a model that does nothing",
+        header=("engine", "ms per step"),
         rows=[(name, f"{value:.3f}") for name, value in ms.items()],
         results={"ms_a_step": ms},
     )

@@ -32,9 +32,8 @@ def epoch_seconds(
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Alternating; medians."""
     data = sixty_thousand()
-    names = [name for name in kernels.available() if name != "naive"]  # It would take an hour.
+    names = [name for name in kernels.available() if name != "naive"]  # naive would take an hour.
     seconds: dict[tuple[str, int], list[float]] = {(name, n): [] for name in names for n in counts(usable_cores())}
     for _ in range(arguments.rounds):
         for name, n in seconds:

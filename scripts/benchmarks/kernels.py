@@ -1,4 +1,4 @@
-"""``benchmark.py kernels``: what an image costs, per kernel and per layer function."""
+"""``benchmark.py kernels``: the time of an image, per kernel and per layer function."""
 
 import argparse
 import time
@@ -103,7 +103,7 @@ def layer_functions(n: int) -> dict[str, tuple[float, int]]:
 
 
 def _pass(model: Sequential, kernel: Any, parameters: Vector, data: tuple[Any, Any], gradient: Vector) -> None:
-    """A pass with other kernels than those that the model names."""
+    """A pass with ``kernel`` in place of the kernel that the model names."""
     loaded = kernels.load
     kernels.load = lambda name: kernel
     try:
@@ -113,7 +113,7 @@ def _pass(model: Sequential, kernel: Any, parameters: Vector, data: tuple[Any, A
 
 
 def _flop(name: str, arrays: list[Any]) -> int:
-    """Per image, a multiplication and an addition each; 0 if the function is no product of matrices."""
+    """FLOP per image, a multiplication and an addition each; 0 if the function is not a product of matrices."""
     if name not in PRODUCTS:
         return 0
     weight, out = (arrays[i] for i in PRODUCTS[name])
@@ -121,7 +121,7 @@ def _flop(name: str, arrays: list[Any]) -> int:
 
 
 def fma_flops() -> float:
-    """FLOP/s of fused multiply-adds on numbers that stay in registers: what one core can do at most."""
+    """FLOP/s of fused multiply-adds on numbers that stay in registers: the peak of one core."""
     from parallel_lenet.kernels.compiled import tiles
     from parallel_lenet.kernels.compiled.jit import sized
     from parallel_lenet.kernels.compiled.vectors import add_products, store, zeros

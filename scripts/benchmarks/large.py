@@ -33,7 +33,7 @@ class Perceptron:
         self.layout = Layout.of(shapes)
 
     def initial_parameters(self, rng: np.random.Generator) -> Array:
-        """He's for the weights, zero for the biases."""
+        """Weights by He's rule, biases of 0."""
         vector = np.zeros(self.layout.size, np.float32)
         for name, array in self.layout.views(vector).items():
             if name.startswith("weight"):
@@ -73,7 +73,7 @@ class Perceptron:
 
 
 def shared_bytes() -> int:
-    """Of the memory that this process shares with its workers; all of it is reserved. 0 if the system does not tell."""
+    """Bytes that this process shares with its workers, all of them reserved; 0 if the system does not tell."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     ranges = [line.split()[0].split("-") for line in lines if "memfd:parallel-lenet" in line]
@@ -90,7 +90,7 @@ def with_workers(data: Dataset, workers: int) -> tuple[dict[str, float], int, st
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Round after round; medians, and ratios within a round."""
+    """Medians of the rounds; ratios are taken within a round."""
     data, workers = sixty_thousand(), counts(usable_cores())
     found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}
     memory, hashes = dict[int, int](), set[str]()

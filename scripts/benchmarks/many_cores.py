@@ -1,4 +1,4 @@
-"""``benchmark.py many-cores``: everything there is to know about a machine with many cores, in under eight minutes.
+"""``benchmark.py many-cores``: everything about a machine with many cores, in less than eight minutes.
 
 First that the result is right: the same hash for 1, 3, 7 and 16 workers, at both batch sizes. Then, with 1, 2, 4, ...
 workers up to the cores: an epoch of 60,000 images, beside PyTorch with as many threads if it is installed; where a
@@ -49,7 +49,7 @@ def hashes(arguments: argparse.Namespace) -> Report:
 
 
 def epochs(arguments: argparse.Namespace) -> Report:
-    """Ours beside PyTorch's, in turn; the best of the rounds, since others may use the machine."""
+    """Epochs of this package and of PyTorch, in turn; the best of the rounds, since others may use the machine."""
     data, kernel, cores = sixty_thousand(), kernels.available()[-1], counts(usable_cores())
     seconds: dict[tuple[int, str, int], list[float]] = {}
     note: list[str] = []
@@ -98,7 +98,7 @@ def epochs(arguments: argparse.Namespace) -> Report:
 
 
 class Nothing(NoOp):
-    """As LeNet-5 with the kernel compiled, a batch of it may be cut anywhere."""
+    """Like LeNet-5 with the kernel compiled, it has a leaf of 1: a batch may be cut anywhere."""
 
     leaf = 1
 

@@ -2,8 +2,8 @@
 
 MODE is eager, compile (`torch.compile`) or ddp (THREADS processes of one thread, gradients averaged over gloo). The
 same network, optimizer, images and order of work: images stay uint8 until a batch is taken, then are padded and
-normalised; nothing is loaded or shuffled more often than in our own epoch. The optimizer is the fastest of PyTorch's
-Adams here (fused).
+normalised; nothing is loaded or shuffled more often than in an epoch of this package. The optimizer is the fastest of
+PyTorch's Adams here (fused).
 """
 
 import json
@@ -24,12 +24,10 @@ class Tanh(nn.Module):  # type: ignore[misc]
     """As in LeNet-5."""
 
     def forward(self, x: Any) -> Any:
-        """Squash."""
         return AMPLITUDE * torch.tanh(x)
 
 
 def network() -> Any:
-    """LeNet-5."""
     return nn.Sequential(
         *(nn.Conv2d(1, 6, 5), Tanh(), nn.AvgPool2d(2)),
         *(nn.Conv2d(6, 16, 5), Tanh(), nn.AvgPool2d(2), nn.Flatten()),
@@ -62,7 +60,9 @@ def epoch(mode: str, threads: int, batch_size: int, rank: int = 0) -> float:
             nn.functional.cross_entropy(model(x), labels[rows]).backward()
             optimizer.step()
 
-    whole = len(images) - len(images) % batch_size  # torch.compile and DDP would trip over the rest; we do it.
+    whole = (
+        len(images) - len(images) % batch_size
+    )  # torch.compile and DDP do not handle the rest well; this package computes it.
     steps(0, 30 * batch_size)
     start = time.perf_counter()
     steps(0, whole)
@@ -81,7 +81,6 @@ def ddp_rank(rank: int, world: int, batch_size: int, port: str) -> None:
 
 
 def main() -> None:
-    """Measure as the arguments say."""
     mode, threads, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if mode == "ddp":
         port = str(20_000 + os.getpid() % 20_000)

@@ -18,7 +18,7 @@ from parallel_lenet.cores import usable_cores
 
 
 def torch_seconds(mode: str, threads: int, batch_size: int) -> float:
-    """An epoch in a process of its own, so that its threads are its own affair."""
+    """Seconds of an epoch in a process of its own, whose threads do not disturb this one."""
     scripts = str(Path(__file__).parents[1])
     path = os.pathsep.join([scripts, *filter(None, sys.path)])
     command = [sys.executable, "-m", "benchmarks.peer_torch", mode, str(threads), str(batch_size)]
@@ -41,7 +41,7 @@ def ours(data: Dataset, cores: int, batch_size: int) -> dict[str, Callable[[], f
 
 
 def theirs(cores: int, batch_size: int) -> dict[str, Callable[[], float]]:
-    """What PyTorch offers on a CPU; empty where it isn't installed."""
+    """PyTorch's ways to train on a CPU; empty if it isn't installed."""
     if not find_spec("torch"):
         return {}
     modes = [("eager", 1), ("eager", cores), ("ddp", cores), ("compile", cores)]
@@ -56,7 +56,7 @@ def theirs(cores: int, batch_size: int) -> dict[str, Callable[[], float]]:
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Round after round of all of them; medians, and the ratio of ours to the fastest of theirs, round by round."""
+    """Medians of the rounds, and per round the ratio of this package to the fastest of PyTorch's ways."""
     data, cores = sixty_thousand(), usable_cores()
     work = ours(data, cores, arguments.batch_size) | theirs(cores, arguments.batch_size)
     times: dict[str, list[float]] = {name: [] for name in work}

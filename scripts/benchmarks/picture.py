@@ -39,7 +39,7 @@ def _caption(machine: dict[str, str]) -> str:
 
 
 def peers(results: Results, machine: dict[str, str], file: str) -> None:
-    """Bars: seconds an epoch."""
+    """Bars: seconds per epoch."""
     figure, axes = _figure()
     seconds = dict(sorted(results["epoch_seconds"].items(), key=lambda item: -item[1]))
     colours = ["#b8bcc6" if name.startswith("PyTorch") else "#2f6fde" for name in seconds]
@@ -52,7 +52,7 @@ def peers(results: Results, machine: dict[str, str], file: str) -> None:
 
 
 def scaling(results: Results, machine: dict[str, str], file: str) -> None:
-    """Bars: where the milliseconds of a step go, for each batch size and number of workers."""
+    """Bars: the parts of a step's milliseconds, for each batch size and number of workers."""
     batches = results["batches"]
     figure = library().Figure(figsize=(8, 0.9 + 0.42 * sum(map(len, batches.values()))), layout="constrained")
     figure.suptitle(f"A step of LeNet-5, {results['kernel']}, with Adam", x=0.01, ha="left", fontsize=11)

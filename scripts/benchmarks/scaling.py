@@ -1,11 +1,11 @@
-"""``benchmark.py scaling``: what more workers bring, what the hardware gives at most, and where a step's time goes.
+"""``benchmark.py scaling``: the speed-up of more workers, the hardware's limit, and the parts of a step's time.
 
-Cores share caches, memory and heat, so w of them do not compute w times as much. How much they do compute is measured
-beside each run: w programs of one worker each, all at once, which have nothing to tell each other, against one alone.
-The speed-up of w workers is compared with that of these programs.
+Cores share caches, memory and heat, so w of them do not compute w times as much. The limit is measured beside each run:
+w programs of one worker each, all at once and without communication, compared with one alone. The speed-up of w workers
+is compared with that of these programs.
 
-Machines drift, and others use them. So workers and programs stay, and take turns for a tenth of a second or so; each
-speed-up is divided by the hardware's of the same few tenths, and the median of these ratios is reported.
+The speed of a machine varies, and other programs use it. So workers and programs are kept, and take turns of about a
+tenth of a second. Each speed-up is divided by the hardware's of the same turns, and the median of these ratios counts.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TURNS = 8  # Of a round.
 
 
 def steps(batch_size: int) -> int:
-    """How many are measured in a turn."""
+    """The number of steps that are measured in a turn."""
     return 5_000 // batch_size
 
 
@@ -40,7 +40,7 @@ def coordinator(batch_size: int, workers: int = 1, engine: str = "processes") ->
 
 
 class Programs(Closeable):
-    """Programs that train alone, each with the serial engine, whenever they are told to."""
+    """Programs that train alone, each with the serial engine, on command."""
 
     def __init__(self, batch_size: int, number: int) -> None:
         scripts = str(Path(__file__).parents[1])

@@ -1,4 +1,4 @@
-"""``benchmark.py start``: how long until the first step, and what a worker adds to memory."""
+"""``benchmark.py start``: the time until the first step, and the memory of a worker."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ def _wall(command: list[str], **environment: str) -> float:
 
 
 def _resident(pids: list[int]) -> float:
-    """Megabytes of these processes, what they share divided among them (proportional set size); Linux only."""
+    """Megabytes of these processes; shared memory is divided among them (proportional set size). Linux only."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -41,7 +41,7 @@ def _memory(data: Dataset, kernel: str, workers: int) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Medians; whole commands, from outside."""
+    """Medians of whole commands, timed from outside."""
     python, script = sys.executable, str(Path(__file__).parents[1] / "train.py")
     kernel = kernels.available()[-1]
     with tempfile.TemporaryDirectory() as folder:
