@@ -1,9 +1,9 @@
-"""The file of a checkpoint: vectors and metadata, written whole or not at all, read without trusting it.
+"""The file format of a checkpoint: vectors and metadata. It is written completely or not at all, and not trusted.
 
-The file is an uncompressed ``.npz``: `numpy.load` opens it. It holds vectors, and ``metadata``, a JSON text as bytes.
-The archive's comment, the last 64 bytes of the file, is the SHA-256 of all bytes before it. So any flipped or missing
-byte is noticed. Nothing is unpickled. No header decides how much memory is allocated: every array is a view of the
-bytes that were read. `checkpoint` gives the content its meaning.
+The file is an uncompressed ``.npz``, which `numpy.load` opens. It has vectors, and ``metadata``, a JSON text as bytes.
+The archive's comment, the last 64 bytes of the file, is the SHA-256 of all bytes before it, so that any changed or
+missing byte is noticed. Nothing is unpickled. No header decides how much memory is allocated, since each array is a
+view of the bytes that were read. `checkpoint` defines the content.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ _DTYPES = ("<f4", "<f8", "|u1")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that can't be used: the message names the file and what is wrong with it."""
+    """A checkpoint that can't be used. The message names the file and says what is wrong."""
 
 
 def checked_path(path: object) -> str:
-    """The path as a string; TypeError if it is not one: a number would name an open file, whatever that is."""
+    """The path as a string. Raises TypeError for anything else: a number would be the descriptor of an open file."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', got {quoted(path)}")
     return os.fsdecode(path)
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
     """The vectors (read-only) and the metadata; CheckpointError if the file is missing, damaged or not a checkpoint."""
     path = checked_path(path)
     try:
-        # Asked before opening: to open a pipe waits for its writer.
+        # Checked before opening, since opening a pipe waits for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CheckpointError(f"{path}: can't be read: it is not a regular file")
         with open(path, "rb") as file:
@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _looks_like_one(file: BinaryIO) -> bool:
-    """Whether the file has a checkpoint's first and last bytes: another, perhaps of many gigabytes, is not read."""
+    """Whether the file has a checkpoint's first and last bytes. Others, which may have gigabytes, are not read."""
     if file.seek(0, os.SEEK_END) < _DIGEST:
         return False
     file.seek(-_DIGEST, os.SEEK_END)

@@ -19,7 +19,7 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import ALONE, Threads
 from parallel_lenet.tree import TreeSum
-from parallel_lenet.updates import Memory, add, copied, divided
+from parallel_lenet.updates import VectorPool, add, copied, divided
 
 
 class BatchSum(NamedTuple):
@@ -56,7 +56,7 @@ class _Addition:
     It is an object of its own so that `GradientSum` is in no reference cycle: memory is freed at once.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: VectorPool) -> None:
         self._memory = memory
         self.postponed = False
         """Whether vectors are only collected, for `step_end` to add."""
@@ -84,7 +84,7 @@ class GradientSum:
     has no neighbour yet is copied before the next one is waited for, since its worker needs the memory (`hold`).
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: VectorPool) -> None:
         self._memory = memory
         self._addition = _Addition(memory)
         self._sums = TreeSum(self._addition)
@@ -111,7 +111,7 @@ class GradientSum:
         return _Sum(part.metrics, (copied(vector, self._memory, ALONE),), True)
 
 
-def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: Memory) -> BatchSum:
+def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: VectorPool) -> BatchSum:
     """The sum of a step from the ``results`` of its ``blocks``, in their order."""
     clock = time.perf_counter
     waiting = 0.0
@@ -139,13 +139,13 @@ def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: Bloc
     return BatchSum(metrics, vectors, suspects or list(computing), waiting, adding, computing)
 
 
-def mean(vectors: Sequence[Vector], weight: float, memory: Memory, threads: Threads) -> Vector:
+def mean(vectors: Sequence[Vector], weight: float, memory: VectorPool, threads: Threads) -> Vector:
     """The sum of the ``vectors`` of a `BatchSum` divided by ``weight``, in memory of the coordinator."""
     (total,) = reduced(vectors, 1, memory, threads)
     return divided(total, weight, memory.empty_like(total) if len(vectors) == 1 else total, threads)
 
 
-def reduced(vectors: Sequence[Vector], most: int, memory: Memory, threads: Threads) -> Sequence[Vector]:
+def reduced(vectors: Sequence[Vector], most: int, memory: VectorPool, threads: Threads) -> Sequence[Vector]:
     """At most ``most`` vectors with the same sum: the last ones are added."""
     total: Vector | None = None
     while len(vectors) > most:

@@ -1,7 +1,7 @@
-"""From an epoch to its batches to their blocks: which samples, in which order, decided by (seed, epoch) alone.
+"""From an epoch to its batches to their blocks: which samples in which order. Only (seed, epoch) decide the order.
 
-A *block* is what a worker is given at a time, an aligned run of leaves (see `tree`); a *shard* is what the model is
-given at a time. How a batch is cut into blocks follows the number of workers, and decides no bit.
+A *block* is what a worker gets at a time, an aligned run of leaves (see `tree`). A *shard* is what the model gets at a
+time. How a batch is cut into blocks follows from the number of workers, and decides no bit.
 """
 
 import heapq
@@ -19,55 +19,55 @@ from parallel_lenet.random import permutation
 
 Rows = NDArray[np.int64]
 
-SPLIT = 2**64 - 1  # The epoch whose order decides a split: no training gets there.
-SMALLEST = 4  # Blocks are not smaller than this part of the shard that the model prefers, if it can add smaller ones,
-MOST_SHARDS = 8  # and not larger than this number of shards.
-SAMPLES_NAMED = 8  # In an error.
+SPLIT = 2**64 - 1  # The number of an epoch whose order decides a split. No training has so many epochs.
+LEAST_PART = 4  # A block has at least a quarter of the shard that the model prefers, if the model has a leaf,
+MOST_SHARDS = 8  # and at most this number of shards.
+SAMPLES_NAMED = 8  # Samples that an error names.
 
 
 class Block(NamedTuple):
-    """Some samples of one dataset, in the tree of sums a block: what a worker is given at a time."""
+    """What a worker gets at a time: samples of one dataset, which are a block of the tree of sums."""
 
     rows: Rows
     """Their positions in the dataset, int64, in the order to use them."""
     dataset: int = 0
-    """Which of the datasets the engine was opened with."""
+    """The number of the dataset in the engine's context."""
     shard_size: int = 0
-    """How many of them the model is given at a time, the last time what is left; 0 for all."""
+    """How many samples the model gets at a time; 0 for all."""
     key: tuple[int, int] | None = None
     """The seed and the epoch, for a model that draws random numbers; None when it does not train."""
 
     def shards(self) -> Iterator[Rows]:
-        """The positions that the model is given at a time."""
+        """The positions of each shard. The last one has the rest."""
         return batches(self.rows, self.shard_size or max(1, len(self.rows)))
 
     def samples(self) -> str:
-        """The samples for people, in an error."""
-        return named(self.rows, self.dataset)
+        """The samples as an error names them."""
+        return samples_text(self.rows, self.dataset)
 
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """How a batch may be cut into blocks for the workers. A size is the number of samples in a block that is whole.
+    """How a batch may be cut into blocks for the workers. Sizes are numbers of samples.
 
-    All but the first are ``leaf`` times a power of two, and decide no bit.
+    ``least`` and ``most`` are ``leaf`` times a power of two. Only ``leaf`` decides bits.
     """
 
     leaf: int
-    """From how many samples on sums follow the tree: see `tree`."""
+    """The samples of a leaf: see `tree`."""
     least: int
-    """Smaller blocks cost more than they balance."""
+    """Of a block. Smaller blocks would cost more than they balance the load."""
     most: int
-    """Larger ones cost no less per sample, and one that is held up holds up more."""
+    """Of a block. Larger blocks are not faster per sample, and a delayed one delays the step more."""
     shard_size: int
     """The most samples that the model gets at a time."""
 
     @classmethod
     def of(cls, leaf: int | None, preferred: int, shard_size: int) -> Self:
-        """Those for a model with such a leaf (None: each shard is one) and preferred shard size, see `Model`."""
+        """The sizes for a model with this leaf (None: each shard is one) and preferred shard size, see `Model`."""
         if leaf is None:
             return cls(shard_size, shard_size, MOST_SHARDS * shard_size, shard_size)
-        least = aligned(min(preferred // SMALLEST, shard_size), leaf)
+        least = aligned(min(preferred // LEAST_PART, shard_size), leaf)
         return cls(leaf, least, MOST_SHARDS * shard_size, shard_size)
 
     def workers(self, samples: int) -> int:
@@ -75,12 +75,12 @@ class BlockSizes:
         return -(-samples // self.least)
 
     def leaves(self, block: Block) -> int:
-        """How many leaves a block has, for `TreeSum`: a power of two, also if it is cut off."""
+        """How many leaves a block has, for `TreeSum`: a power of two, also if the batch ends inside the block."""
         return 1 << (-(-len(block.rows) // self.leaf) - 1).bit_length()
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Rows:
-    """Every sample once, shuffled: a pure function of the arguments, whatever was drawn before."""
+    """Each sample once, shuffled, int64: a pure function of the arguments."""
     return permutation((seed, epoch), samples)
 
 
@@ -101,26 +101,23 @@ def split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def batches(order: Rows, batch_size: int) -> Iterator[Rows]:
-    """The order cut into batches; the last one holds what is left."""
+    """The order cut into batches. The last one has the rest."""
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
 
 def shards(rows: Rows, shard_size: int, dataset: int = 0, key: tuple[int, int] | None = None) -> list[Block]:
-    """The rows as blocks of one shard each; the last one holds what is left."""
+    """The rows as blocks of one shard each. The last one has the rest."""
     return [Block(some, dataset, shard_size, key) for some in batches(rows, shard_size)]
 
 
 def blocks(
     rows: Rows, sizes: BlockSizes, n_workers: int, dataset: int = 0, key: tuple[int, int] | None = None
 ) -> list[Block]:
-    """The rows cut into aligned blocks, so that each worker has work and all finish together.
-
-    There are few blocks, in the order in which workers should begin them.
-    """
+    """The rows cut into few aligned blocks, so that each worker has work and all finish at about the same time."""
     units = -(-len(rows) // sizes.least)
     cut, start = [], 0
-    for size in _shares(units, n_workers, sizes.most // sizes.least):
+    for size in _sizes_of_blocks(units, n_workers, sizes.most // sizes.least):
         end = start + size * sizes.least
         cut.append(Block(rows[start:end], dataset, sizes.shard_size, key))
         start = end
@@ -128,7 +125,7 @@ def blocks(
 
 
 @lru_cache(64)
-def _shares(units: int, n_workers: int, most: int) -> tuple[int, ...]:
+def _sizes_of_blocks(units: int, n_workers: int, most: int) -> tuple[int, ...]:
     """Powers of two that add up to ``units``, each the size of an aligned block, at most ``most``.
 
     The fair share is units / n_workers, rounded up. The worker with the least work so far takes the largest block that
@@ -151,7 +148,7 @@ def _shares(units: int, n_workers: int, most: int) -> tuple[int, ...]:
 
 
 def call_sizes(samples: int, sizes: BlockSizes, n_workers: int) -> tuple[int, ...]:
-    """How many samples the model gets at a time for batches of ``samples``, each number once, the largest first."""
+    """The numbers of samples that the model gets at a time for batches of ``samples``, each once, largest first."""
     cut = blocks(np.arange(samples), sizes, n_workers)
     return tuple(sorted({len(shard) for block in cut for shard in block.shards()}, reverse=True))
 
@@ -166,8 +163,8 @@ def aligned(size: int, leaf: int) -> int:
     return leaf << (max(1, size // leaf).bit_length() - 1)
 
 
-def named(rows: Rows, dataset: int) -> str:
-    """Samples for people: enough to look for what is wrong with them."""
+def samples_text(rows: Rows, dataset: int) -> str:
+    """The samples as an error names them: the first few, and how many more there are."""
     samples = ", ".join(str(sample) for sample in rows[:SAMPLES_NAMED])
     more = f" and {len(rows) - SAMPLES_NAMED} more" if len(rows) > SAMPLES_NAMED else ""
     return f"sample{'s' * (len(rows) != 1)} {samples}{more} of dataset {dataset}"

@@ -1,4 +1,4 @@
-"""Checkpoints: a training at one moment, as an object and as a file."""
+"""Checkpoints: the state of a training, as an object and as a file."""
 
 import math
 import os
@@ -25,7 +25,7 @@ LARGEST = 2**63  # Count in a checkpoint.
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training changes. A finished step replaces it as a whole; an interrupted one leaves it as it was."""
+    """Everything that training changes. A finished step replaces the object. An interrupted step leaves it."""
 
     parameters: Vector
     optimizer: OptimizerState
@@ -34,21 +34,21 @@ class TrainingState:
     cursor: int = 0
     """Finished samples of the current epoch."""
     sums: Metrics = field(default_factory=Metrics)
-    """Of the current epoch so far."""
+    """The metrics of the current epoch so far."""
     seconds: float = 0.0
     history: tuple[EpochReport, ...] = ()
     data: EpochData | None = None
-    """What the last step was trained on; None before the first one."""
+    """The data of the last step; None before the first one."""
 
     @property
     def step(self) -> int:
-        """Steps that are done, over all epochs."""
+        """Finished steps, over all epochs."""
         return self.optimizer.step
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
-    """What `Coordinator.save` writes: a training at one moment. It can be read without the model.
+    """What `Coordinator.save` writes: the state of a training. It can be read without the model.
 
     For example, how far a run got, and its parameters by name::
 

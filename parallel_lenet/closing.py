@@ -1,4 +1,4 @@
-"""What has to be closed after use: `Closeable` makes it a context manager."""
+"""`Closeable`, the base class of objects that have to be closed after use: it makes them context managers."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -6,18 +6,16 @@ from typing import Self
 
 
 class Closeable(ABC):
-    """Has ``close``, which the end of a ``with`` block calls."""
+    """An object whose ``close`` is called at the end of a ``with`` block."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what this object holds. A second call does nothing."""
+        """End and free what the object uses. A second call does nothing."""
 
     def __enter__(self) -> Self:
-        """The object itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close, also after an exception."""
         self.close()

@@ -1,4 +1,4 @@
-"""Training that continues from a checkpoint: settings and data must be as before, unless they may differ."""
+"""Checks when training continues from a checkpoint: settings and data must be as before, unless they may differ."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -60,7 +60,7 @@ from parallel_lenet.step_end import finish
 from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
 from parallel_lenet.tracing import Trace
 from parallel_lenet.turns import turns_of
-from parallel_lenet.updates import Memory
+from parallel_lenet.updates import VectorPool
 from parallel_lenet.warming import WarmUp
 from parallel_lenet.worker import Samples
 from parallel_lenet.workforce import Workforce
@@ -178,7 +178,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         self.engine = self._workforce.engine
         self._warming = WarmUp(model, optimizer)
         self._draws = takes(model.loss_and_gradient, "keys")
-        self._memory = Memory()  # For the vectors of the next state, and for sums.
+        self._memory = VectorPool()  # For the vectors of the next state, and for sums.
         self._team = 1, ALONE  # The number of workers, and the threads of this process for it.
         self._turns = turns_of(self.engine)
         self._calls = Calls()
@@ -408,7 +408,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         if not end.gradient_finite:
             problem = self._trace(call.context, rows, work, batch.suspects)
         elif not end.finite:
-            problem = finite.after_update(end.state.step, self.model.layout, end.parameters)
+            problem = finite.update_error(end.state.step, self.model.layout, end.parameters)
         if problem is not None and self.on_nan == "stop":
             raise problem
         skipped = problem is not None
@@ -479,14 +479,14 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         step = self.step + 1
         parts = shards(rows, self.shard_size, key=self._key())
         results = self.engine.gradients(context, self.parameters, parts)
-        problem = finite.trace(step, self.model.layout, results, len(parts))
+        problem = finite.traced_error(step, self.model.layout, results, len(parts))
         if problem is not None:
             return problem
         batch = self._batch_sum(context, work)
         gradient = mean(batch.vectors, batch.metrics.weight, self._memory, ALONE)
         if finite.is_finite(batch.metrics.loss_sum, gradient):
-            return finite.irreproducible(step, suspects)
-        return finite.overflow(step)
+            return finite.irreproducible_error(step, suspects)
+        return finite.overflow_error(step)
 
     def _threads(self) -> Threads:
         """The threads for this process's work on long vectors: as many as workers, but no more than cores."""

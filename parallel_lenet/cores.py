@@ -1,4 +1,4 @@
-"""How many workers: joblib's convention, over the cores this process may really use."""
+"""The number of workers: joblib's convention, applied to the cores that this process may use."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from parallel_lenet.checks import whole_number
 from parallel_lenet.limits import cpu_quota
 
 WORKERS_VARIABLE = "PARALLEL_LENET_WORKERS"
-MOST = 1024  # Processes on one machine: a typing error must not exhaust it.
+MOST = 1024  # Workers: a typing error must not exhaust the machine.
 
 
 @dataclass(frozen=True)
@@ -18,31 +18,31 @@ class WorkerCount:
     count: int
     how: str
     all: bool = False
-    """Whether all cores were asked for: in a cluster that is another number."""
+    """Whether all cores are requested: in a cluster that is another number."""
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, at least 1: what joblib counts, and the quotas of its control groups.
+    """The number of cores that this process may use, at least 1.
 
-    joblib knows affinity, LOKY_MAX_CPU_COUNT and the quota of a container, but not those of a group inside. Inside one
-    of several parallel jobs it is that job's share.
+    joblib counts affinity, LOKY_MAX_CPU_COUNT and the quota of a container. The quotas of control groups inside a
+    container are counted here too. In a process that is one of several parallel jobs, this is the job's share.
     """
-    import joblib  # Lazily: importing it takes 0.1 s, which `import parallel_lenet` does not need.
+    import joblib  # Imported lazily: it takes 0.1 s, which `import parallel_lenet` does not need.
 
     try:
         cores = int(joblib.cpu_count())
-    except (OSError, ValueError):  # Containers show /sys files that it can't parse: loky#478, loky#634.
+    except (OSError, ValueError):  # Some containers have /sys files that joblib cannot parse: loky#478, loky#634.
         cores = os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota(), _share())))
 
 
 def _share() -> float:
-    """The cores that are meant for this process if it is a parallel job itself: infinity if it is not.
+    """The number of cores for this process if it is a parallel job itself; infinity if it is not.
 
-    In its workers joblib sets the variables that limit the threads of libraries, to cores / jobs. Workers of
-    multiprocessing are daemons, which are not to have processes of their own: joblib gives them one.
+    joblib sets variables in its workers that limit the threads of libraries to cores / jobs. Workers of multiprocessing
+    are daemons, which may not start processes, so they get one core.
     """
-    from multiprocessing import current_process  # Lazily: with joblib, which imports it.
+    from multiprocessing import current_process  # Imported lazily, as joblib, which imports it.
 
     process = current_process()
     if process.name.startswith("LokyProcess"):
@@ -61,9 +61,9 @@ def default_workers() -> int:
 
 
 def count_workers(n_workers: int | None) -> WorkerCount:
-    """-1 is all usable cores, -2 all but one (but at least one), a positive number itself; ValueError for 0.
+    """-1 means all usable cores, -2 all but one (at least one), a positive number itself, None `default_workers`.
 
-    None is `default_workers`.
+    Raises ValueError for 0, for more than `MOST`, and for anything but a whole number.
     """
     if n_workers is None:
         asked = default_workers()

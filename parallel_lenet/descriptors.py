@@ -12,13 +12,13 @@ STANDARD = 3  # Standard input, output and error: the descriptors below this num
 
 @contextmanager
 def above_standard() -> Iterator[None]:
-    """Inside the block every new descriptor is at least 3: the null device takes the numbers that are free below."""
-    taken: list[int] = []
+    """Inside the block each new descriptor is at least 3: the null device takes the free numbers below."""
+    placeholders: list[int] = []
     try:
-        while not taken or taken[-1] < STANDARD:
-            taken.append(os.open(os.devnull, os.O_RDWR))
-        os.close(taken.pop())
+        while not placeholders or placeholders[-1] < STANDARD:
+            placeholders.append(os.open(os.devnull, os.O_RDWR))
+        os.close(placeholders.pop())
         yield
     finally:
-        for descriptor in taken:
+        for descriptor in placeholders:
             os.close(descriptor)

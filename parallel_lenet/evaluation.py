@@ -85,7 +85,7 @@ class Evaluator:
         results = self._engine.metrics(context, state.parameters, batch)
         for block, metrics in zip(batch, results, strict=True):
             if not math.isfinite(metrics.loss_sum):
-                raise finite.evaluation(state.step, metrics.loss_sum)
+                raise finite.evaluation_error(state.step, metrics.loss_sum)
             sums.append(metrics, self._sizes.leaves(block))
 
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all. Links and other features are skipped if the file system lacks them."""
+"""Files that are written completely or not at all. Features that the file system lacks are skipped."""
 
 import errno
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 from parallel_lenet.descriptors import above_standard
 
 _NAME_MAX = 255  # Bytes of a file's name, on most file systems.
-_PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: written content must not run with another user's rights.
-# The disk or the quota is at fault. Any other error of fsync says that the file system does not support it.
+_PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: new content must not run with another user's rights.
+# Errors of fsync that mean lost data. Any other one means that the file system does not support it.
 _LOST = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -42,9 +42,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def keep_as(source: Path, path: Path) -> None:
-    """Give the content of ``source`` another name too, in one move, as `write_atomically` would.
+    """Give the content of ``source`` a second name, ``path``, completely or not at all.
 
-    The two become one file if the file system has links; a later `write_atomically` of either leaves the other alone.
+    The two are one file if the file system has links. A later `write_atomically` of one does not change the other.
     """
     with _naming(path):
         target = _target(path)
@@ -62,9 +62,10 @@ def keep_as(source: Path, path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file: all of it or, if the disk is full, nothing. OSError, which names the file, if it can't be.
+    """Append a line to a file: all of it or, if the disk is full, nothing.
 
-    If the last line has no end, because a program was killed while it wrote, it gets one.
+    If the last line has no end, because a program was killed while it wrote, it gets one. Raises OSError, which names
+    the file, if it can't be written.
     """
     with _naming(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -81,7 +82,7 @@ def append_line(path: Path, line: str) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Make an OSError name the file, instead of a temporary one, or none at all if the disk is full."""
+    """Make an OSError name this file: it may name a temporary one, or none if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -89,7 +90,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _target(path: Path) -> Path:
-    """What the path stands for, through symbolic links; OSError if that is there and is not a regular file."""
+    """The file at the end of symbolic links. Raises OSError if it exists and is not a regular file."""
     target = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
         mode = target.stat().st_mode
@@ -101,7 +102,7 @@ def _target(path: Path) -> Path:
 
 
 def _permissions(target: Path) -> int | None:
-    """Those of a file that is there."""
+    """The permissions of a file; None if it does not exist."""
     try:
         return stat.S_IMODE(target.stat().st_mode) & _PERMISSIONS
     except FileNotFoundError:
@@ -124,7 +125,7 @@ def _flush_to_disk(descriptor: int) -> None:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    """Put the temporary file in the target's place, also on the disk, if the folder can be flushed there."""
+    """Replace the target by the temporary file, and flush the folder to the disk if that is possible."""
     os.replace(temporary, target)
     if os.name != "posix":  # Windows can't open folders.
         return

@@ -1,8 +1,8 @@
-"""NaN and infinity: detected at every step, and traced to the shard and the layer that they came from.
+"""NaN and infinity: how they are found at each step, and traced to the shard and the layer that they came from.
 
 The check is one pass over the averaged vector, about 10 us for LeNet-5: a NaN or an infinity in any shard stays one in
-the sum. Then the shards are computed once more, one by one. They are pure functions, so the NaN or infinity appears
-again. If it does not, a worker computed something else the first time.
+the sum. If there is one, the shards are computed again, one by one. They are pure functions, so it appears again. If it
+does not, a worker computed something else the first time.
 """
 
 import math
@@ -17,10 +17,10 @@ from parallel_lenet.parameters import Layout, Vector
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met NaN or infinity; ``step``, ``shard`` and ``layer`` say where, and are None if that is unknown.
+    """There is NaN or infinity. ``step``, ``shard`` and ``layer`` say where, and are None if that is not known.
 
-    ``shard`` counts the shards of the step's batch from 1; ``layer`` is the first name in the model's layout whose
-    gradient is concerned.
+    ``shard`` counts the shards of the step's batch from 1. ``layer`` is the first name in the model's layout with such
+    a number.
     """
 
     def __init__(self, message: str, step: int, shard: int | None = None, layer: str | None = None) -> None:
@@ -31,17 +31,17 @@ class NonFiniteError(ArithmeticError):
 
 
 def is_finite(loss: float, vector: Vector) -> bool:
-    """Whether there is no NaN and no infinity in either."""
+    """Whether neither holds NaN or infinity."""
     return math.isfinite(loss) and bool(np.isfinite(vector).all())
 
 
 def first_layer(layout: Layout, vector: Vector) -> str | None:
-    """The first name whose part of the vector holds a NaN or an infinity."""
+    """The first name whose part of the vector holds NaN or infinity."""
     return next((name for name, view in layout.views(vector).items() if not np.isfinite(view).all()), None)
 
 
-def trace(step: int, layout: Layout, results: Iterable[BlockGradient], shards: int) -> NonFiniteError | None:
-    """The error to raise, from the results of the step's shards computed again; None if all are finite."""
+def traced_error(step: int, layout: Layout, results: Iterable[BlockGradient], shards: int) -> NonFiniteError | None:
+    """The error about the first of the step's shards, computed again, that is not finite; None if all are finite."""
     for number, result in enumerate(results, start=1):
         loss, gradient = result.metrics.loss_sum, result.gradient
         if not is_finite(loss, gradient):
@@ -52,13 +52,13 @@ def trace(step: int, layout: Layout, results: Iterable[BlockGradient], shards: i
     return None
 
 
-def overflow(step: int) -> NonFiniteError:
-    """The error to raise if the shards' gradients are finite, and their sum is not, twice."""
+def overflow_error(step: int) -> NonFiniteError:
+    """The error if the shards' gradients are finite and their sum is not, also when computed again."""
     return NonFiniteError(f"step {step}: the shards are finite, but their sum overflows", step)
 
 
-def irreproducible(step: int, workers: Sequence[str]) -> NonFiniteError:
-    """The error to raise if the second computation of a step gives finite numbers."""
+def irreproducible_error(step: int, workers: Sequence[str]) -> NonFiniteError:
+    """The error if the second computation of a step gives finite numbers."""
     return NonFiniteError(
         f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, and "
         "the second computation of the same shards gave something else, finite numbers: the model is not a pure "
@@ -68,7 +68,7 @@ def irreproducible(step: int, workers: Sequence[str]) -> NonFiniteError:
 
 
 def require_finite(step: int, layout: Layout, parameters: Vector) -> None:
-    """Raises NonFiniteError if the parameters are not: a score of NaN is smaller and larger than no other."""
+    """Raises NonFiniteError if the parameters are not finite: scores of NaN cannot be compared."""
     if not np.isfinite(parameters).all():
         layer = first_layer(layout, parameters)
         raise NonFiniteError(
@@ -83,8 +83,8 @@ def require_finite_probabilities(step: int, probabilities: NDArray[Any]) -> None
         raise NonFiniteError(f"the scores of input {wrong[0]} overflow: they give no probabilities", step)
 
 
-def evaluation(step: int, loss: float) -> NonFiniteError:
-    """The error to raise if finite parameters give a loss that is not."""
+def evaluation_error(step: int, loss: float) -> NonFiniteError:
+    """The error if finite parameters give a loss that is not finite."""
     return NonFiniteError(
         f"after step {step}: the loss on the data to evaluate is {loss:g}: the data hold NaN or infinity, or scores "
         "overflow; an accuracy would be meaningless",
@@ -92,8 +92,8 @@ def evaluation(step: int, loss: float) -> NonFiniteError:
     )
 
 
-def after_update(step: int, layout: Layout, parameters: Vector) -> NonFiniteError:
-    """The error to raise if a finite gradient led to parameters that are not finite."""
+def update_error(step: int, layout: Layout, parameters: Vector) -> NonFiniteError:
+    """The error if a finite gradient leads to parameters that are not finite."""
     layer = first_layer(layout, parameters)
     return NonFiniteError(
         f"step {step}: the update put NaN or infinity into {layer}: the learning rate may be too high",

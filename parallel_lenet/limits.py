@@ -1,7 +1,7 @@
-"""What the machine and the control groups of this process leave it: cores and memory.
+"""The cores and the memory that the machine and its control groups leave to this process.
 
-A process is in one group of each hierarchy, and the limits of that group and of all groups above it hold: those of a
-container, of a batch job, of a service. Linux has two versions of these groups, and both may be in use at once.
+A process is in one group of each hierarchy. The limits of that group and of all groups above it apply, such as those of
+a container, a batch job or a service. Linux has two versions of these groups, and both may be in use at the same time.
 """
 
 import math
@@ -36,7 +36,7 @@ def _left(group: Path, limit: str, used: str) -> float:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folders of this process's groups that may limit what the controller is for, each before those above it."""
+    """The folders of this process's groups that the controller may limit, each before those above it."""
     top = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -47,13 +47,13 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
         else:  # Version 2, mounted in the place of version 1 or beside it.
             mounts = [mount for mount in (top, top / "unified") if (mount / "cgroup.controllers").exists()]
         for mount in [mount for mount in mounts if mount.is_dir()][:1]:
-            # In a container the folder may not exist: then its own group is mounted.
+            # In a container the folder may not exist: then the container's group is mounted.
             folder = mount.joinpath(*(part for part in Path(path).parts if part not in ("/", "..")))
             yield from (group for group in (folder, *folder.parents) if group.is_relative_to(mount))
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """How many cores' worth of time the groups leave this process: infinity for no limit."""
+    """The number of cores whose time the groups leave to this process; infinity if there is no limit."""
     quotas = [math.inf]
     for group in _groups("cpu", root):
         words = _text(group / "cpu.max").split()  # "150000 100000", or "max 100000": microseconds per period.
@@ -65,7 +65,7 @@ def cpu_quota(root: Path = ROOT) -> float:
 
 
 def available_memory(root: Path = ROOT) -> float:
-    """Bytes that this process and its children can have before the system ends one of them; infinity if unknown."""
+    """Bytes that this process and its children can use before the system ends one of them; infinity if unknown."""
     machine = _table(root / "proc/meminfo")
     if "MemAvailable" not in machine:
         return math.inf
@@ -80,5 +80,5 @@ def available_memory(root: Path = ROOT) -> float:
             _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes") + swap,
             _left(group, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
         )
-        left.append(min(rooms) + files)  # Pages of files count as used, but are given back.
+        left.append(min(rooms) + files)  # Pages of files count as used, but the system frees them.
     return max(0, min(left))

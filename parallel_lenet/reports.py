@@ -9,7 +9,7 @@ from parallel_lenet.display.curves import Curve, curves
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the seconds of a step went in the coordinator's process, and meanwhile in the workers."""
+    """How the seconds of a step were used in the coordinator's process and in the workers."""
 
     waiting: float = 0.0
     """Waiting for gradients; with the serial engine this includes computing them."""

@@ -24,9 +24,9 @@ class Threads:
     def map(self, function: Callable[[slice], T], size: int) -> list[T]:
         """Call the function with each slice of a vector of ``size`` numbers; results in their order.
 
-        The other threads start and end with the call, which takes about 0.05 ms each, a tenth of a slice: threads that
-        are kept would be missing in a forked process, and would have to be ended with the coordinator. If calls raise,
-        the error of the first such slice is raised after all threads have stopped.
+        The other threads start and end with the call, which takes about 0.05 ms each, a tenth of a slice. (Threads that
+        stay would be missing in a forked process, and would have to be ended with the coordinator.) If calls raise, the
+        error of the first such slice is raised after all threads have stopped.
         """
         parts = [slice(start, min(start + SLICE, size)) for start in range(0, max(1, size), SLICE)]
         if min(self.number, len(parts)) == 1:

@@ -17,7 +17,7 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.optimizers import Adam, MeanUpdate, Optimizer, OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
-from parallel_lenet.updates import Memory, next_state, state_slice, updated
+from parallel_lenet.updates import VectorPool, next_state, state_slice, updated
 
 
 class StepEnd(NamedTuple):
@@ -41,7 +41,7 @@ def finish(
     metrics: Metrics,
     sums: Sequence[Vector],
     clip_norm: float | None,
-    memory: Memory,
+    memory: VectorPool,
     threads: Threads,
 ) -> StepEnd:
     """The step from ``before``, parameters and state, by the mean gradient, clipped to ``clip_norm``.
@@ -74,7 +74,7 @@ def _in_one_pass(
     before: tuple[Vector, OptimizerState],
     weight: float,
     sums: Sequence[Vector],
-    memory: Memory,
+    memory: VectorPool,
     threads: Threads,
 ) -> StepEnd | None:
     """The step, slice by slice if vectors are long; None if the squares of the gradient overflow or become 0."""

@@ -26,7 +26,7 @@ Sum = TypeVar("Sum")
 
 
 class TreeSum(Generic[Sum]):
-    """Adds blocks that come in order, each two halves as soon as both are there.
+    """Adds blocks that come in order. Two halves are added as soon as both have come.
 
     ``add(left, right)`` returns the sum of two neighbours, by default ``left + right``. At most log2(leaves) + 1 blocks
     wait for their right neighbours at a time.
@@ -38,7 +38,7 @@ class TreeSum(Generic[Sum]):
         self._end = 0
 
     def append(self, block: Sum, size: int = 1) -> None:
-        """The next block, of ``size`` leaves: a power of two, also for a last block that is cut off."""
+        """Add the next block, of ``size`` leaves: a power of two, also if the batch ends inside the block."""
         self._end += size
         while self._waiting and self._waiting[-1][0] == size and self._end % (2 * size) == 0:
             block = self._add(self._waiting.pop()[1], block)
@@ -46,7 +46,7 @@ class TreeSum(Generic[Sum]):
         self._waiting.append((size, block))
 
     def keep(self, hold: Callable[[Sum], Sum]) -> None:
-        """Replace each block that waits by what ``hold`` makes of it, in a form that stays."""
+        """Replace each block that waits by ``hold(block)``, such as a copy that stays valid."""
         self._waiting = [(size, hold(block)) for size, block in self._waiting]
 
     @property

@@ -1,4 +1,4 @@
-"""Threads that use one coordinator, or one engine, take turns: first come, first served."""
+"""Turns of the threads that use one coordinator, or one engine: in the order of their calls."""
 
 import os
 import threading
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 
 class _Turn:
-    """A call's place in the queue."""
+    """A call in the queue."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        """Held until the turn has ended, or has been given up."""
+        """Locked until the turn has ended or was given up."""
         self.before: _Turn | None = None
         """The turn that this one still waits for."""
 
 
 class Turns:
-    """Runs one function at a time, in the order of the calls, so that no call waits for ever.
+    """Runs one function at a time, in the order of the calls, so that no call waits forever.
 
-    The locks are held by ``with`` alone, without a context manager around them: an interrupt may strike
-    anywhere in Python code, but not between a lock and its release.
+    The locks are used by plain ``with`` statements: an interrupt may come anywhere in Python code, but not between such
+    a lock and its release.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Turns:
         self._owner = 0
 
     def run(self, what: str, function: Callable[[], T]) -> T:
-        """The function's result; ``what`` names the call.
+        """Wait for the turn of this call, which ``what`` names, and return the function's result.
 
-        RuntimeError if this thread is already inside another turn, for example in a signal handler or a model that
-        calls its coordinator: it would wait for itself.
+        Raises RuntimeError if this thread is inside another turn, for example in a signal handler or a model that calls
+        its coordinator: it would wait for itself.
         """
         if self._process != os.getpid():  # Forked: the thread that had a turn does not exist in this process.
             self._begin()
@@ -51,7 +51,7 @@ class Turns:
             with self._guard:
                 mine.before, self._last = self._last, mine
             while mine.before is not None:
-                with mine.before.lock:  # If this waiting is interrupted, the next in the queue waits for `before`.
+                with mine.before.lock:  # If this is interrupted, the next in the queue waits for `before`.
                     mine.before = mine.before.before
             try:
                 self._owner = me

@@ -13,18 +13,18 @@ from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
 
 
-class Memory:
-    """Vectors of one size and type, whose memory is used again when no reference to them or to a view of them is left.
+class VectorPool:
+    """Vectors of one size and dtype. Their memory is used again when no reference to them or to a view of them is left.
 
-    The system clears the memory of a long vector page by page when it is first written, which takes as long as an
-    update. Short ones come from memory that the process has already.
+    The system clears the memory of a new long vector page by page when it is first written, which takes as long as an
+    update. Short vectors are in memory that the process has already.
     """
 
     def __init__(self) -> None:
         self._free: list[Vector] = []
 
     def empty_like(self, vector: Vector) -> Vector:
-        """A vector of the same size and type, with arbitrary content."""
+        """A vector of the same size and dtype, with arbitrary content."""
         if vector.size <= LONG:
             return np.empty_like(vector)
         while self._free:
@@ -33,17 +33,17 @@ class Memory:
                 break
         else:
             memory = np.empty_like(vector)
-        # A view of `lent` holds `lent`, since the memory under it is not an array.
+        # A view of `lent` keeps `lent` alive, since the memory under it is not an array.
         lent: Vector = np.frombuffer(memory.data, vector.dtype)
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return lent
 
     def clear(self) -> None:
-        """Free the memory that is not in use, and the rest as soon as it is not."""
+        """Free the memory that is not in use. The rest is freed after use."""
         self._free = []
 
 
-def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
+def copied(vector: Vector, memory: VectorPool, threads: Threads) -> Vector:
     """A copy of the vector."""
     copy = memory.empty_like(vector)
     if threads.number == 1:
@@ -58,13 +58,13 @@ def copied(vector: Vector, memory: Memory, threads: Threads) -> Vector:
 
 
 def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
-    """Write their sum into ``total``, which may be one of them."""
+    """Write the sum into ``total``, which may be one of the two."""
     if threads.number == 1:
         np.add(left, right, out=total)
         return
 
     def one(part: slice) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum tells more.
+        with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum says more than a warning.
             np.add(left[part], right[part], out=total[part])
 
     threads.map(one, total.size)
@@ -85,7 +85,7 @@ def updated(
     parameters: Vector,
     gradient: Vector,
     state: OptimizerState,
-    memory: Memory,
+    memory: VectorPool,
     threads: Threads,
 ) -> tuple[Vector, OptimizerState, bool]:
     """The next parameters and state, and whether these parameters are finite. Nothing is changed in place.
@@ -108,7 +108,7 @@ def updated(
     return result, after, all(threads.map(one, parameters.size))
 
 
-def next_state(parameters: Vector, state: OptimizerState, memory: Memory) -> tuple[Vector, OptimizerState]:
+def next_state(parameters: Vector, state: OptimizerState, memory: VectorPool) -> tuple[Vector, OptimizerState]:
     """Memory for the next parameters and optimizer state, with arbitrary content."""
     slots = {name: memory.empty_like(slot) for name, slot in state.slots.items()}
     return memory.empty_like(parameters), OptimizerState(state.step + 1, slots)

@@ -1,4 +1,4 @@
-"""What a worker does with a block, wherever it runs: a pure function of (model, parameters, block)."""
+"""How a worker computes a block, in any engine: a pure function of model, data, parameters and block."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.batching import Block, Rows, batches, named
+from parallel_lenet.batching import Block, Rows, batches, samples_text
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -16,7 +16,7 @@ from parallel_lenet.tree import TreeSum, tree_total
 
 
 class Samples(NamedTuple):
-    """The arrays of a dataset that was checked before, read-only."""
+    """The read-only arrays of a dataset that has been checked."""
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
@@ -28,7 +28,7 @@ class Sums(NamedTuple):
 
     metrics: Metrics
     finite: bool
-    """False if the loss or the gradient holds NaN or infinity; or if the gradient is too large to be squared."""
+    """False if the loss or the gradient holds NaN or infinity, or if the gradient is too large to be squared."""
 
 
 def block_gradient(
@@ -39,18 +39,18 @@ def block_gradient(
     gradient: Vector,
     spare: list[Vector],
 ) -> Sums:
-    """Forward and backward on the block's samples: the loss, and in ``gradient`` its gradient, both summed.
+    """Forward and backward on the block's samples. Returns the summed loss, and writes the summed ``gradient``.
 
-    The model's shards are added along the tree. ``spare`` keeps the vectors that this needs from block to block, at
-    most log2(shards): give it a list that is empty at first.
+    The shards are added along the tree. ``spare`` keeps the vectors that this needs for the next block, at most
+    log2(shards). It is an empty list at first.
     """
 
     def room(depth: int) -> Vector:
         if depth > len(spare):
-            spare.append(np.full_like(gradient, np.nan))  # What a model forgets to write is noticed.
+            spare.append(np.full_like(gradient, np.nan))  # If a model forgets to write a number, NaN shows it.
         return spare[depth - 1] if depth else gradient
 
-    with np.errstate(over="ignore", invalid="ignore"):  # The coordinator checks the sum, and tells more.
+    with np.errstate(over="ignore", invalid="ignore"):  # The coordinator checks the sum, and its error says more.
         sums = TreeSum(_add)
         for rows in block.shards():
             vector = room(sums.waiting)
@@ -60,7 +60,7 @@ def block_gradient(
 
 
 def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector, block: Block) -> Metrics:
-    """Forward only: the loss, summed, and the number of correct predictions."""
+    """Forward on the block's samples: the summed loss and the number of correct predictions."""
     sums = TreeSum[Metrics]()
     for rows in block.shards():
         sums.append(_compute(model, datasets, parameters, rows, block, None))
@@ -74,7 +74,7 @@ def warm_up(model: Any, parameters: Vector, data: Samples, samples: int) -> None
 
 
 def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[Metrics, Vector]:
-    """The sum, in the place of the left one."""
+    """The sum, written over the left one."""
     np.add(left[1], right[1], out=left[1])
     return left[0] + right[0], left[1]
 
@@ -82,20 +82,20 @@ def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[M
 def _compute(
     model: Model, datasets: Sequence[Samples], parameters: Vector, rows: Rows, block: Block, gradient: Vector | None
 ) -> Metrics:
-    """The sums over a shard. An exception names its samples: the first leaf that fails alone, if the model has one."""
+    """The sums over a shard. An exception names its samples: the first leaf that fails, if the model has leaves."""
     data = datasets[block.dataset]
     try:
         return _call(model, data, parameters, rows, block.key, gradient)
     except Exception as error:
-        # How many samples a shard of such a model has may follow the number of workers. What is raised does not.
+        # The size of a shard may follow from the number of workers. The exception must not.
         for leaf in batches(rows, getattr(model, "leaf", None) or len(rows)):
             if len(leaf) < len(rows):
                 try:
                     _call(model, data, parameters, leaf, block.key, gradient)
                 except Exception as first:
-                    first.add_note(f"On {named(leaf, block.dataset)}.")
+                    first.add_note(f"On {samples_text(leaf, block.dataset)}.")
                     raise first from None
-        error.add_note(f"On {named(rows, block.dataset)}.")
+        error.add_note(f"On {samples_text(rows, block.dataset)}.")
         raise
 
 
@@ -108,9 +108,9 @@ def _call(
     gradient: Vector | None,
 ) -> Metrics:
     n = len(rows)
-    # In C order, whatever the dataset's: some engines copy datasets, and a model's sums may follow the order in memory.
+    # In C order, since some engines copy datasets, and a model's sums may depend on the order in memory.
     inputs, targets = (np.ascontiguousarray(array[rows]) for array in (data.inputs, data.targets))
-    more: dict[str, Any] = {}  # Nothing that a model does not take: the coordinator sees to that.
+    more: dict[str, Any] = {}  # The coordinator has checked that the model takes these.
     if data.weights is not None:
         more["weights"] = data.weights[rows]
     if key is not None:
@@ -123,6 +123,6 @@ def _call(
             f"loss_and_gradient must return sums over the {n} samples it was given: "
             f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
         )
-    # A model may well return NumPy's numbers: float32 would add up to other bits, and JSON cannot hold them.
+    # A model may return NumPy's numbers. float32 would give other sums, and JSON does not have them.
     weight = tree_total(more["weights"], getattr(model, "leaf", None) or n) if "weights" in more else float(n)
     return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count), weight)

@@ -17,7 +17,7 @@ from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.slices import LONG, SLICE, Threads
 from parallel_lenet.step_end import StepEnd, finish
-from parallel_lenet.updates import Memory, copied, is_elementwise, updated
+from parallel_lenet.updates import VectorPool, copied, is_elementwise, updated
 
 SIZE = LONG + 4_321
 PARAMETERS = np.ones(3000, np.float32)
@@ -74,7 +74,7 @@ def test_only_the_class_that_defines_the_update_can_declare_it_elementwise() -> 
 def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, threads: int, dtype: str) -> None:
     rng = np.random.default_rng(0)
     parameters = rng.standard_normal(SIZE).astype(dtype)
-    ours, state, memory = parameters, optimizer.init(parameters), Memory()
+    ours, state, memory = parameters, optimizer.init(parameters), VectorPool()
     theirs, their_state = parameters, state
     for _ in range(2):
         gradient = rng.standard_normal(SIZE).astype(dtype)
@@ -94,7 +94,7 @@ def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, thread
 def test_a_number_that_is_not_finite_is_noticed_wherever_it_is(where: int) -> None:
     parameters, gradient = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     gradient[where] = 3e38
-    sgd, memory, threads = SGD(1e30), Memory(), Threads(2)
+    sgd, memory, threads = SGD(1e30), VectorPool(), Threads(2)
     assert not updated(sgd, parameters, gradient, sgd.init(parameters), memory, threads)[2]
     assert global_norm(gradient, threads) == pytest.approx(3e38)  # Its square is not a float32.
     gradient[where] = np.nan
@@ -106,7 +106,7 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
     left, right = rng.standard_normal((2, SIZE)).astype(np.float32)
     found = []
     for number in (1, 2, 7):
-        threads, memory = Threads(number), Memory()
+        threads, memory = Threads(number), VectorPool()
         sums = [copied(left, memory, threads), right, left]
         total = mean(sums, 3.0, memory, threads)
         assert_array_equal(total, (left + (right + left)) / np.float32(3))
@@ -132,7 +132,7 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
 )
 def test_a_step_in_one_pass_has_the_bits_of_one_in_many(size: int, vectors: int, dtype: str) -> None:
     rng = np.random.default_rng(size)
-    metrics, memory = Metrics(1.0, 0, 37), Memory()
+    metrics, memory = Metrics(1.0, 0, 37), VectorPool()
     for kind in (Adam, AdamW):
         many, one = kind(0.1, weight_decay=0.1, fused=False), kind(0.1, weight_decay=0.1)
         theirs = ours = (rng.standard_normal(size).astype(dtype), one.init(np.zeros(size, dtype)))
@@ -158,7 +158,7 @@ def test_the_end_of_a_step_tells_what_is_not_finite(fused: bool | None, where: i
         sums[1, where] = value
         adam = Adam(rate, fused=fused)
         before = PARAMETERS, adam.init(PARAMETERS)
-        return finish(adam, before, Metrics(loss, 0, 2), list(sums), clip_norm, Memory(), Threads(1))
+        return finish(adam, before, Metrics(loss, 0, 2), list(sums), clip_norm, VectorPool(), Threads(1))
 
     for value, norm in ((1e30, 5e29), (2e-30, 1e-30), (0.0, 0.0), (6.0, 3.0)):  # Squares that are no float32, too.
         found = end(value)
@@ -175,7 +175,7 @@ def test_the_end_of_a_step_tells_what_is_not_finite(fused: bool | None, where: i
 
 @given(st.lists(st.tuples(st.sampled_from(["vector", "view", "drop"]), st.integers(0, 9)), max_size=40))
 def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, int]]) -> None:
-    memory, like = Memory(), np.empty(LONG + 1, np.float32)
+    memory, like = VectorPool(), np.empty(LONG + 1, np.float32)
     held: list[Array] = []
     addresses: set[int] = set()
     most = 0
@@ -195,7 +195,7 @@ def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, i
 
 
 def test_cleared_memory_is_given_back_once_no_one_holds_it() -> None:
-    memory, like = Memory(), np.empty(LONG + 1, np.float32)
+    memory, like = VectorPool(), np.empty(LONG + 1, np.float32)
     vector = memory.empty_like(like)
     vector[:] = 7
     memory.clear()
