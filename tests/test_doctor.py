@@ -176,7 +176,7 @@ def test_too_little_memory_is_named_with_the_workers_that_fit(here: Here, monkey
     write(here.root, limit)
     monkeypatch.setattr(cores, "usable_cores", lambda: 8)
     the_fault(
-        memory.check(here), "broken", "300 MB are left, but 8 workers take about 790 MB", "train with --workers 1"
+        memory.check(here), "broken", "300 MB are left, but 8 workers take about 840 MB", "train with --workers 1"
     )
     group = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.controllers": "memory"}
     group |= {"sys/fs/cgroup/memory.max": f"{120 * 2**20}", "sys/fs/cgroup/memory.current": f"{60 * 2**20}"}
@@ -189,6 +189,8 @@ def test_few_open_files_and_a_tiny_shared_memory_are_named(here: Here, monkeypat
     the_fault(memory.check(here), "note", "/dev/shm has 64 MB", "--shm-size=1g")
     monkeypatch.setattr(resource, "getrlimit", lambda name: (30, 4096) if name == resource.RLIMIT_NOFILE else (-1, -1))
     the_fault(memory.check(here), "broken", "ulimit -n allows 30 open files", "ulimit -n ")
+    monkeypatch.setattr(resource, "getrlimit", lambda name: (2**29, -1) if name == resource.RLIMIT_AS else (-1, -1))
+    the_fault(memory.check(here), "broken", "ulimit -v allows 512 MB of address space", "ulimit -v unlimited")
 
 
 def test_a_sandbox_that_shares_no_memory_is_named(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

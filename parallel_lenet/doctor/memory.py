@@ -12,8 +12,9 @@ from parallel_lenet.engines.memory import shared_bytes
 from parallel_lenet.limits import available_memory
 
 CHECK = "memory"
-COORDINATOR = 150  # MB that training LeNet-5 takes in the coordinator's process, and
+COORDINATOR = 200  # MB that training LeNet-5 takes in the coordinator's process, and
 WORKER = 80  # MB for each worker.
+ADDRESSES = 1500  # MB of address space of one process: twice what it takes without compiling.
 DESCRIPTORS = 64  # Open files of the coordinator, and
 WORKERS_DESCRIPTORS = 8  # for each worker.
 SHARED = 2**22  # Bytes that are shared to see whether it works.
@@ -35,7 +36,7 @@ def check(here: Here) -> list[Finding]:
         remedy = f"train with --workers {fitting}" if fitting > 0 else "raise the memory limit, or end other programs"
         text = f"{room / MB:,.0f} MB are left, but {count} workers take about {needed} MB: training may be ended"
         found.append(Finding(CHECK, "broken", text, remedy))
-    return [*found, *_sharing(), *_limits(needed, count), *_shm()]
+    return [*found, *_sharing(), *_limits(count), *_shm()]
 
 
 def _sharing() -> Iterator[Finding]:
@@ -49,19 +50,19 @@ def _sharing() -> Iterator[Finding]:
         yield Finding(CHECK, "broken", f"memory can't be shared with workers: {error.strerror or error}", remedy)
 
 
-def _limits(needed: int, count: int) -> Iterator[Finding]:
+def _limits(count: int) -> Iterator[Finding]:
     if sys.platform == "win32":
         return
     import resource  # POSIX only.
 
     for name, least, unit, option in (
-        (resource.RLIMIT_AS, 10 * needed * MB, MB, "-v"),
+        (resource.RLIMIT_AS, ADDRESSES * MB, MB, "-v"),
         (resource.RLIMIT_NOFILE, DESCRIPTORS + count * WORKERS_DESCRIPTORS, 1, "-n"),
     ):
         limit = resource.getrlimit(name)[0]
         if limit not in (resource.RLIM_INFINITY, -1) and limit < least:
             what = "MB of address space" if unit == MB else "open files"
-            text = f"ulimit {option} allows {limit // unit:,} {what}, and {count} workers may need {least // unit:,}"
+            text = f"ulimit {option} allows {limit // unit:,} {what}; training may need {least // unit:,}"
             remedy = f"ulimit {option} unlimited" if unit == MB else f"ulimit -n {2 * least}"
             yield Finding(CHECK, "broken", text, remedy)
 
