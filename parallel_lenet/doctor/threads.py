@@ -28,7 +28,7 @@ OLD = (
     "bobcat",
     "katmai",
 )
-WORKERS = "workers have one thread each, whatever it says"
+WORKERS = "workers have one thread each"
 
 
 def check(here: Here) -> list[Finding]:
