@@ -102,13 +102,13 @@ class Soak:
         self, process: "subprocess.Popen[str]", run: Path, faults: list[Fault]
     ) -> tuple[set[signal.Signals], list[int]]:
         """Send each fault's signal in time. Returns the signals to the program, and the workers that are stopped."""
-        begun = time.monotonic()
-        began: dict[str, float] = {"any time": begun}
+        started = time.monotonic()
+        began: dict[str, float] = {"any time": started}
         sent: set[signal.Signals] = set()
         stopped: dict[int, float] = {}
         seen: tuple[int, int] | None = None
         left = list(faults)
-        while process.poll() is None and (left or stopped) and time.monotonic() < begun + DEADLINE:
+        while process.poll() is None and (left or stopped) and time.monotonic() < started + DEADLINE:
             now = time.monotonic()
             workers = children(process.pid)
             if workers:

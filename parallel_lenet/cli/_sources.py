@@ -66,7 +66,7 @@ def file_or_input(name: str) -> str | BinaryIO:
 
 
 def standard_input() -> BinaryIO:
-    """Its bytes; UsageError if it is closed."""
+    """The bytes of standard input. Raises UsageError if it is closed."""
     if sys.stdin is None:
         raise UsageError("- stands for standard input, which is closed")
     return sys.stdin.buffer

@@ -33,7 +33,7 @@ class Trackers:
         self._live: dict[str, Tracker] = {}
 
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
-        """Open them, after so many finished steps."""
+        """Open them, after ``step`` finished steps."""
         for name in self._names:
             with self._surviving(name):
                 self._live[name] = self._opened(name, settings, step)

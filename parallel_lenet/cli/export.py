@@ -86,7 +86,7 @@ def _model(checkpoint: Checkpoint, chosen: str) -> Any:
 
 
 def _format(arguments: argparse.Namespace) -> str:
-    """As --format says, else as the name of --out ends; UsageError for another ending."""
+    """The format by --format, else by the ending of --out. Raises UsageError for another ending."""
     if arguments.format is not None:
         return str(arguments.format)
     if arguments.out is None:
@@ -98,7 +98,7 @@ def _format(arguments: argparse.Namespace) -> str:
 
 
 def _place(out: str | None, file: str, chosen: str) -> Path:
-    """The file to write; UsageError if it is a folder, or the checkpoint itself."""
+    """The file to write. Raises UsageError if it is a folder or the checkpoint itself."""
     if out is None:
         stem = Path(file).stem
         return Path(file).with_name(f"{stem}.weights.npz" if chosen == "npz" else f"{stem}.{chosen}")

@@ -45,7 +45,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def require_rich(purpose: str) -> tuple[Any, Any]:
-    """Rich's modules for bars and consoles; ExtraError says that ``purpose`` needs rich if it is missing or broken."""
+    """Rich's modules for bars and consoles. Raises ExtraError with ``purpose`` if rich is missing or broken."""
     progress, console = (optional.load("cli", "rich", purpose, f"rich.{name}") for name in ("progress", "console"))
     return progress, console
 

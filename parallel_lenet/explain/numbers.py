@@ -28,7 +28,7 @@ class Numbers:
     arrays: dict[str, Array] = field(default_factory=dict)
 
     def keep(self, arrays: Mapping[str, Array | float | int]) -> None:
-        """Add arrays, or single numbers; ValueError if a name is taken."""
+        """Add arrays, or single numbers. Raises ValueError if a name is taken."""
         for name, values in arrays.items():
             if name in self.arrays:
                 raise ValueError(f"{name} is taken")

@@ -33,7 +33,7 @@ SIZES = {"tick": 10.5, "small": 10.0, "bit": 9.5, "code": 10.5, "strong": 13.5, 
 
 
 def draw(lesson: Lesson) -> dict[str, bytes]:
-    """A PNG file for each figure by its name, numbered in the page's order; ExtraError if matplotlib is missing."""
+    """A PNG file for each figure by its name, numbered in order. Raises ExtraError if matplotlib is missing."""
     return {f"{i:02}-{figure.name}.png": picture(figure) for i, figure in enumerate(figures(lesson), start=1)}
 
 

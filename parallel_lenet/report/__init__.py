@@ -1,4 +1,4 @@
-"""Pages of HTML that show what training left behind: one file each, readable without a network."""
+"""Pages of HTML about runs: one file each, readable without a network connection."""
 
 from collections.abc import Sequence
 from pathlib import Path

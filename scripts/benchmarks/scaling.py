@@ -58,7 +58,7 @@ class Programs(Closeable):
             raise
 
     def step_seconds(self, number: int) -> float:
-        """Median seconds of a step of so many programs at once."""
+        """Median seconds of a step of all programs at once."""
         for process in self._running[:number]:
             assert process.stdin is not None
             process.stdin.write("\n")
@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace) -> Report:
             for row in rows
         ],
         results={"kernel": kernels.available()[-1], "batches": results},
-        notes=["hardware's: so many programs of one worker each, at once, against one alone"],
+        notes=["hardware's: as many programs of one worker each, at once, compared with one alone"],
     )
 
 
