@@ -1,7 +1,7 @@
-"""Functions from IEEE operations in a fixed order, so that every machine computes the same bits.
+"""Functions made of IEEE operations in a fixed order, so that all machines compute the same bits.
 
-The operations of IEEE 754 (add, subtract, multiply, divide, square root) round in one way only. What the mathematical
-library makes of ``x**n`` or ``cos(x)`` and the order in which ``numpy.sum`` adds differ between machines.
+The operations of IEEE 754 (add, subtract, multiply, divide, square root) have one correct result. The results of the
+mathematical library for ``x**n`` or ``cos(x)``, and the order in which ``numpy.sum`` adds, differ between machines.
 """
 
 import math
@@ -39,14 +39,14 @@ def exponential(x: float) -> float:
     return result
 
 
-def half_cosine(part: int, whole: int) -> float:
-    """``(1 + cos(pi * part / whole)) / 2`` for ``0 <= part <= whole``: from 1 down to 0, both exact.
+def half_cosine(part: int, total: int) -> float:
+    """``(1 + cos(pi * part / total)) / 2`` for ``0 <= part <= total``: from 1 down to 0, both exact.
 
-    It is ``1 - sin(a)^2`` with ``a = pi/2 * part / whole``, and in the second half ``sin(pi/2 - a)^2``. So the angle is
+    It is ``1 - sin(a)^2`` with ``a = pi/2 * part / total``, and in the second half ``sin(pi/2 - a)^2``. So the angle is
     at most pi/4, where nine terms of the sine's Taylor series leave an error below 1e-19.
     """
-    upper = 2 * part > whole
-    angle = math.pi / 2 * ((whole - part if upper else part) / whole)
+    upper = 2 * part > total
+    angle = math.pi / 2 * ((total - part if upper else part) / total)
     square = angle * angle
     series = 1.0
     for k in range(16, 0, -2):

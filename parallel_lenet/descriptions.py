@@ -1,7 +1,7 @@
-"""Descriptions of networks and settings in a checkpoint: how two of them differ, and a network built from one.
+"""Descriptions of networks and settings in a checkpoint: how two of them differ, and how to build a network from one.
 
-Descriptions from a file are untrusted: only the layers of this package are made from them, every value is checked, and
-nothing is allocated.
+Descriptions from a file are not trusted: only layers of this package are created from them, each value is checked, and
+no arrays are allocated.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ LAYERS: dict[str, type[layers.Layer]] = {
     )
 }
 MOST_LAYERS = 1000
-MOST_NUMBERS = 2**28  # That one image becomes in all layers: 1 GiB of float32.
+MOST_NUMBERS = 2**28  # Of one image in all layers: 1 GiB of float32.
 LARGEST = 2**31  # Whole number in a description from a file.
 SHOWN = 5  # Differences that an error names.
 
 
 def of_model(model: Model) -> Any:
-    """The model's optional member ``description`` as JSON; None without it."""
+    """The model's optional member ``description`` as JSON; None if it has none."""
     return json_value("the model's description", getattr(model, "description", None))
 
 

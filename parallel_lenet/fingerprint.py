@@ -1,6 +1,6 @@
-"""Which data: their sizes, types and a hash of their content, to tell whether other arrays are the same data.
+"""Fingerprints of data: sizes, dtypes and a hash of the content, to tell whether other arrays are the same data.
 
-Where the arrays lie in memory, and how, has no influence.
+The order of the arrays in memory has no influence.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-HASHED_AT_ONCE = 1 << 20  # Bytes: no copy of a whole dataset is made.
+HASHED_AT_ONCE = 1 << 20  # Bytes, so that no copy of a complete dataset is made.
 
 
 class Data(Protocol):
@@ -61,26 +61,26 @@ def described(found: dict[str, Any] | None) -> str:
 
 
 class EpochData:
-    """The data that were trained on last: read-only copies, or only their fingerprint."""
+    """The data of the last step: read-only copies, or only their fingerprint."""
 
     def __init__(self, data: Data | None, known: dict[str, Any] | None = None, holder: object = None) -> None:
         self._data = data
         self._known = known
-        self._holder = holder  # Keeps the copies as they are.
+        self._holder = holder  # An object that keeps the copies in memory.
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """Of the data; None if they are not known."""
+        """The fingerprint; None if the data are not known."""
         if self._known is None and self._data is not None:
             self._known = fingerprint(self._data)
         return self._known
 
     def release(self) -> None:
-        """Keep the fingerprint alone."""
+        """Free the copies, and keep the fingerprint."""
         self.fingerprint()
         self._data = self._holder = None
 
     def same(self, other: "EpochData") -> bool:
-        """Whether the other data are equal to these in content, or nothing is known of these."""
+        """Whether the other data have the same content, or these are not known."""
         mine, theirs = self._data, other._data
         if mine is not None and theirs is not None:
             pairs = ((mine.inputs, theirs.inputs), (mine.targets, theirs.targets), (mine.weights, theirs.weights))

@@ -10,16 +10,16 @@ import numpy as np
 
 from parallel_lenet.checks import quoted
 
-DEEPEST = 50  # Lists and dicts within each other, in metadata.
-DEEPEST_SETTING = 8  # An optimizer's schedule's schedule is 3 deep. Objects that hold each other have no end.
+DEEPEST = 50  # Levels of lists and dicts in metadata.
+DEEPEST_SETTING = 8  # Levels of objects: a schedule in a schedule of an optimizer has 3. Cycles would have no end.
 
 
 def json_value(name: str, value: object, depth: int = 0) -> Any:
     """The value as JSON has it: None, bools, ints, floats, strings, lists, and dicts with strings for keys.
 
     NumPy's scalars become Python's, tuples become lists. NaN and infinity, which JSON does not have, become the
-    strings "nan", "inf" and "-inf", which ``float()`` reads. Raises TypeError if there is anything else, and ValueError
-    if it is nested too deeply; both name the place.
+    strings "nan", "inf" and "-inf", which ``float()`` reads. Raises TypeError for any other object, and ValueError if
+    the nesting is too deep. Both name the key or index.
     """
     if depth > DEEPEST:
         raise ValueError(f"{name.partition('[')[0]} is nested more than {DEEPEST} deep, or contains itself")

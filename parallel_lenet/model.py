@@ -14,15 +14,15 @@ Array = NDArray[Any]
 
 
 class Model(Protocol):
-    """What the coordinator trains: any picklable object with this.
+    """What the coordinator trains: any picklable object with these members.
 
-    A model carries no parameters; it gets them with each call. Every worker has a copy of the model, made from its
-    pickle (in the coordinator's process: by ``copy.deepcopy``) for each call of the coordinator's ``fit``, ``iterate``
-    or ``evaluate``. So attributes count as they are at the beginning of the call, and what a copy writes to its own
-    lasts for the call, at most, and reaches no other worker. That also holds for a class of a script or notebook. A
-    module that workers import has there the global variables that its file gives it. All workers hash strings alike,
-    by ``PYTHONHASHSEED`` or, if that is not set, by the seed 0; this process has another seed then. So a result that
-    depends on ``hash`` or on the order of a set is the same for any number of workers, but not with engine "serial".
+    A model has no parameters: it gets them with each call. For each call of the coordinator's ``fit``, ``iterate`` or
+    ``evaluate``, each worker gets a copy of the model, by pickling (in the coordinator's process by ``copy.deepcopy``).
+    So the attributes at the beginning of the call count. What a copy writes to its own attributes lasts until the end
+    of the call at most, and reaches no other worker. The same holds for a class of a script or notebook. A module that
+    workers import has the global variables of its file there. All workers hash strings alike, by ``PYTHONHASHSEED`` or,
+    if that is not set, by the seed 0, while this process then has another seed. So a result that depends on ``hash``
+    or on the order of a set is the same for any number of workers, but not with the engine "serial".
 
     ``loss_and_gradient`` may have two more parameters, each of which it gets by name if it has it:
 
@@ -67,8 +67,8 @@ class Model(Protocol):
         """The loss and its gradient, both summed (not averaged) over the samples.
 
         ``inputs`` and ``targets`` are rows of the dataset as it is stored. ``gradient`` is the caller's buffer, to be
-        overwritten whole (it may hold NaN); None when only the metrics are wanted. The result is a pure function of the
-        arguments, which are not written to.
+        overwritten completely (it may hold NaN), or None if only metrics are wanted. The result is a pure function of
+        the arguments, which are not written to.
         """
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Optional libraries, imported lazily. If an import fails, one sentence says what to do."""
+"""Optional libraries, imported lazily. If an import fails, the error says in one sentence what to do."""
 
 import logging
 import re

@@ -1,7 +1,7 @@
 """Parameters: one flat vector, with a named view of each array in it.
 
-Averaging, clipping, optimizers, sharing and checkpoints are then operations on one vector, and a layer still finds its
-``weight`` by name. The views alias the vector: writing through one writes the vector.
+So averaging, clipping, optimizers, sharing and checkpoints are operations on one vector, and a layer finds its
+``weight`` by name. The views share the vector's memory: writing to a view writes to the vector.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Layout:
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Where each array lies in the vector."""
+        """The part of the vector that each array is, by name."""
         slices, start = {}, 0
         for name, shape in self.entries:
             slices[name] = slice(start, start + math.prod(shape))

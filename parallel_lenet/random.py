@@ -1,8 +1,8 @@
-"""Random numbers that are the same on every machine and with every version of NumPy.
+"""Random numbers that are the same on all machines and with all versions of NumPy.
 
-NumPy may change what `permutation` and `standard_normal` draw, and the mathematical library below them differs between
-machines. So the numbers that decide a training run are made here, from whole-number arithmetic alone. A generator is a
-*key* of two 64-bit numbers; its n-th number is a function of the key and n, and of nothing drawn before.
+NumPy may change what `permutation` and `standard_normal` draw, and the mathematical library that they use differs
+between machines. So the numbers that decide a training are computed here, with whole-number arithmetic alone. A
+generator is a *key* of two 64-bit numbers. Its n-th number is a function of the key and n.
 """
 
 import math
@@ -16,7 +16,7 @@ ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
 KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # The golden ratio and sqrt(3) - 1, times 2^64.
 
-INITIAL = 2**64 - 2  # In the place of an epoch, which never gets there.
+INITIAL = 2**64 - 2  # Used like the number of an epoch. No training has so many epochs.
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -84,8 +84,8 @@ def uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int,
     promises not to change; they are the key of the numbers.
     """
     first, second = rng.bit_generator.random_raw(2)
-    whole = words((int(first), int(second)), math.prod(shape)) >> np.uint64(11)
-    result = whole.astype(np.float64).reshape(shape)
+    integers = words((int(first), int(second)), math.prod(shape)) >> np.uint64(11)
+    result = integers.astype(np.float64).reshape(shape)
     result *= 2.0**-53
     result *= high - low
     result += low

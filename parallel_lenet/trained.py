@@ -1,4 +1,4 @@
-"""A trained network from a checkpoint, ready to predict."""
+"""A trained network from a checkpoint, for prediction."""
 
 import os
 from collections.abc import Callable
