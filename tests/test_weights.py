@@ -166,8 +166,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a zip cut short": (lambda: npz(**ARRAYS)[:-30], "is damaged, or not an .npz file of arrays: BadZipFile"),
     "a header of 4 GiB": (lambda: bomb("(6, 1, 5, 5)", version=b"\x02\x00"), r"header of version \(2, 0\)"),
     "a claim of petabytes": (lambda: bomb(f"({2**40}, {2**20})"), r"no array fits|'conv1.weight' has shape \(1099511"),
-    "too few bytes": (lambda: bomb("(239,)", data=bytes(8)), "conv1.weight has 8 bytes, its header says 956"),
-    "too many bytes": (lambda: bomb("(239,)", data=bytes(2**24)), "conv1.weight has more bytes, its header says 956"),
+    "too few bytes": (lambda: bomb("(239,)", data=bytes(8)), "'conv1.weight' has 8 bytes, its header says 956"),
+    "too many bytes": (lambda: bomb("(239,)", data=bytes(2**24)), "'conv1.weight' has more bytes, its header says 956"),
     "safetensors: a header past the end": (
         lambda: safetensors({"a": ("F32", [3])}, header=10**6),
         "is damaged, or neither",

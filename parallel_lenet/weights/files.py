@@ -131,7 +131,9 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array
         size = math.prod(shape) * dtype.itemsize
         data = member.read(size + 1)
     if len(data) != size:
-        raise ValueError(f"{name} has {'more' if len(data) > size else len(data)} bytes, its header says {size}")
+        raise ValueError(
+            f"{quoted(name)} has {'more' if len(data) > size else len(data)} bytes, its header says {size}"
+        )
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
