@@ -196,11 +196,10 @@ def test_meant_prefers_initials_then_beginnings() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that closes early")
-@pytest.mark.parametrize("words", ["train --help", "runs"])
-def test_a_reader_that_has_left_is_not_a_traceback(words: str, place: Path) -> None:
+def test_a_reader_that_has_left_is_not_a_traceback_in_help_either(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    with start(place, *words.split(), stdout=write_end) as process:
+    with start(tmp_path, "train", "--help", stdout=write_end) as process:
         os.close(write_end)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 141
