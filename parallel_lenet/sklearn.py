@@ -1,6 +1,8 @@
 """LeNet-5 as a classifier of scikit-learn: for pipelines, cross-validation and searches (extra ``sklearn``).
 
 The numbers are those of a `Coordinator` with the same network, `Adam` and seed, bit for bit, for any ``n_jobs``.
+
+The file is long because the class is a public interface whose parameters and attributes are documented in one place.
 """
 
 import dataclasses
@@ -99,11 +101,11 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         channels: str | None = None,
         activation: str = "tanh",
         pooling: str = "avg",
-        batch_size: int = 128,
+        batch_size: int = 64,
         learning_rate_init: float = 0.002,
         max_iter: int = 20,
         tol: float = 1e-4,
-        n_iter_no_change: int = 5,
+        n_iter_no_change: int = 10,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         warm_start: bool = False,
@@ -291,7 +293,8 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
             random_state=self._seed % MOST_SEEDS,
             stratify=data.targets,
         )
-        return data.subset(np.sort(train)), data.subset(np.sort(held_out))
+        judged = data.subset(np.sort(held_out))
+        return data.subset(np.sort(train)), dataclasses.replace(judged, weights=None)  # They may all be 0.
 
     def _network(self) -> _Network:
         made = lenet5(**self.settings_, kernel=self.kernel)
