@@ -441,6 +441,23 @@ def test_a_checkpoint_sends_nobody_to_other_machines(
     assert [line[:14] for line in errors] == ["parallel-lenet"] * 2
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda user: {"options": [1]}, "options are [1]"),
+        (lambda user: {"options": user["options"] | {"magic": 1}}, "unknown option 'magic'"),
+        (lambda user: {"data": 3}, "data is 3"),
+        (lambda user: {"figures": 7}, "figures are 7"),
+        (lambda user: {"figures": [7]}, "figures are 7"),
+    ],
+)
+def test_a_wrong_part_of_a_checkpoint_is_named(change: Any, words: str, result: Any) -> None:
+    result(*QUICK, "--max-steps", "1", "--evaluate-on", "0", "--out", "r")
+    rewrite("r", lambda user: user | change(user))
+    error = result("--resume", "r", code=1)["error"]
+    assert f"checkpoint.npz: was not left by a training run of this program: {words}\n" in error
+
+
 def test_a_checkpoint_does_not_decide_where_code_runs(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     result(*QUICK, "--max-steps", "1", "--out", "r")
     evil = {"engine": "dask", "cluster_address": "tcp://evil:8786", "workers": 1024, "out": "/etc", "max_time": 1e-9}

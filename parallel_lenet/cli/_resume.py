@@ -1,13 +1,15 @@
-"""Continuing a run: what its checkpoint says, and which of today's options may differ from it.
+"""Continuing a run: the content of its checkpoint, and the options that may differ from it.
 
-A checkpoint's checksum shows that it is not damaged, not who wrote it. So where code runs, whom it talks to and where
-it writes (`NEVER`) are never taken from one.
+A checkpoint's checksum shows that it is not damaged, not who wrote it. So the place where code runs, the machines it
+talks to and the place it writes to (`NEVER`) are never taken from a checkpoint. The file has more than 300 lines
+because each check is a function with its own sentence.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
@@ -22,15 +24,17 @@ from parallel_lenet.kernels import files
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.user_files import DIGITS
 
-# What a checkpoint doesn't decide: said anew with each command, or the default.
+# Options that a checkpoint does not decide: each command gives them again, or they have their default.
 NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
 
-# What may differ on resuming: it decides how the numbers are computed, how long, or which are reported, and not which
-# parameters result. The data may have moved: their content is compared.
+# Options that may differ on resuming: they decide how and for how long numbers are computed and which are reported, not
+# which parameters result. The data may have moved: their content is compared.
 FREE = (
     *(*NEVER, "epochs", "max_steps", "early_stopping", "patience"),
     *("data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every"),
 )
+
+CHECKPOINTS = (LAST, PREVIOUS, BEST)
 
 Figures = dict[str, float | int | None]
 
@@ -43,20 +47,20 @@ class Resumed:
     file: Path
     """The checkpoint to continue from."""
     options: TrainOptions
-    """Of the run, with what is free to differ as it is given now."""
+    """The options from now on: those of the run, with the free ones as they are given now."""
     before: TrainOptions
-    """Of the run until now."""
+    """The options of the run so far."""
     data: dict[str, Any]
     """The data's fingerprint."""
     figures: list[Figures]
-    """What evaluation measured after each epoch."""
+    """The results of evaluation after each epoch."""
     partial: Figures | None
-    """What it measured where ``--max-steps`` stopped, within an epoch."""
+    """The results within an epoch, at the step of ``--max-steps``."""
     notes: list[str]
 
 
 def describe(options: TrainOptions, images: Images) -> dict[str, Any]:
-    """What a checkpoint of the command line holds beside the coordinator's own."""
+    """The metadata that the command line stores in a checkpoint."""
     return {
         "dataset": options.dataset,
         "data_dir": options.data_dir,
@@ -70,7 +74,7 @@ def describe(options: TrainOptions, images: Images) -> dict[str, Any]:
 
 
 def fingerprint(images: Images) -> dict[str, Any]:
-    """Sizes, and a hash of all inputs and targets: about 0.1 s for MNIST."""
+    """Sizes, and a hash of all inputs and targets, which takes about 0.1 s for MNIST."""
     parts = [part for part in (images.train, images.test, images.validation) if part is not None]
     digest = arrays_sha256(*(array for part in parts for array in (part.inputs, part.targets)))
     sizes = {"train": len(images.train), "test": len(images.test)}
@@ -79,63 +83,31 @@ def fingerprint(images: Images) -> dict[str, Any]:
     return {**sizes, "sha256": digest}
 
 
+class _Recorded(NamedTuple):
+    """What the command line stored in a checkpoint."""
+
+    options: TrainOptions
+    data: dict[str, Any]
+    figures: list[Figures]
+    partial: Figures | None
+
+
 def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:
-    """The run in a folder, or of one of its checkpoints; UsageError if the options given disagree with it.
+    """The run in a folder, or that of one of its checkpoints. Raises UsageError if the given options disagree with it.
 
     With ``fall_back``, the checkpoint before is taken if the last one is damaged or missing.
     """
-    path = Path(named)
-    folder, file = (path, path / LAST) if path.is_dir() else (path.parent, path)
-    names = (LAST, PREVIOUS, BEST)
-    if file.name not in names or not any((folder / name).exists() for name in names):
-        missing = " does not exist" if named and not os.path.lexists(path) else ""
-        raise UsageError(
-            f"--resume {named or repr('')}{missing}: name a run's folder, or one of its files "
-            f"{LAST}, {PREVIOUS} and {BEST}"
-        )
-    notes = []
-    try:
-        checkpoint = Checkpoint.load(file)
-    except CheckpointError as error:
-        others = [file.with_name(name) for name in names if name != file.name]
-        whole = [other for other in others if _is_whole(other)]
-        if not fall_back or not whole or whole[0].name != PREVIOUS:
-            more = f"; to continue from another one: --resume {whole[0]}" if whole else ""
-            raise (CheckpointError if os.path.lexists(path) else UsageError)(f"{error}{more}") from error
-        notes.append(f"note: {error}; continuing from {whole[0]}")
-        file, checkpoint = whole[0], Checkpoint.load(whole[0])
-    user = checkpoint.metadata
-    try:
-        before, data = _options(user["options"]), dict(user["data"])
-        figures = [_figures(each) for each in user["figures"]]
-        partial = None if user["partial"] is None else _figures(user["partial"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
+    file, checkpoint, notes = _load(named, fall_back)
+    folder = file.parent
+    recorded = _recorded(file, checkpoint.metadata)
+    before = recorded.options
     _require_kernel_file(folder, before.kernel, given.get("kernel"))
     notes += _model_notes(folder, before.model, given.get("model"))
-    free = (
-        FREE if before.model is not None or kernels.load(before.kernel).LEAF is None else (*FREE, "shard_size")
-    )  # Then it decides no bit.
-    if "dataset" in given and before.data_dir is not None:
-        raise UsageError(
-            f"--dataset {given['dataset']} disagrees with the run in {folder}, which has --data-dir {before.data_dir}: "
-            "leave it out, or begin a new run"
-        )
-    for name, value in given.items():
-        old = getattr(before, name)
-        if name not in free and value != old and (name, value) != ("kernel", "auto") and name != "model":
-            raise UsageError(
-                f"--{dashed(name)} {value} disagrees with the run in {folder}, "
-                f"which has {'none' if old is None else old}: leave it out, or begin a new run"
-            )
-    if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
-        raise UsageError(f"--out {given['out']} disagrees with --resume, which continues in {folder}: leave it out")
-    for name, done in (("epochs", checkpoint.state.epoch), ("max_steps", checkpoint.state.step)):
-        if name in given and given[name] < done:
-            raise UsageError(
-                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, got {given[name]}"
-            )
+    free = [*FREE, "model"]
+    if before.model is None and kernels.load(before.kernel).LEAF is not None:
+        free.append("shard_size")  # It decides no bit.
+    _require_same_options(folder, before, given, free)
+    _require_unfinished(folder, checkpoint, given)
     if before.engine not in ("processes", "serial") and "engine" not in given:
         notes.append(
             f"note: the run in {folder} was computed by --engine {before.engine}; a checkpoint doesn't decide where "
@@ -143,15 +115,92 @@ def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resum
         )
     if before.data_dir is not None and "data_dir" not in given:
         local_path(file, before.data_dir)
-    own: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
-    own |= {name: value for name, value in given.items() if name in (*free, "model")} | {"out": str(folder)}
-    now = replace(before, **own)
+    changed: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
+    changed |= {name: value for name, value in given.items() if name in free}
+    now = replace(before, **(changed | {"out": str(folder)}))
     check(now)
-    if now.early_stopping and now.validation is None and "validation" not in data:
+    if now.early_stopping and now.validation is None and "validation" not in recorded.data:
         raise UsageError(
             f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
         )
-    return Resumed(folder, file, now, before, data, figures, partial, notes)
+    return Resumed(folder, file, now, before, recorded.data, recorded.figures, recorded.partial, notes)
+
+
+def _file(named: str) -> Path:
+    """The checkpoint of the run that is named. Raises UsageError if there is none."""
+    path = Path(named)
+    file = path / LAST if path.is_dir() else path
+    if file.name not in CHECKPOINTS or not any(file.with_name(name).exists() for name in CHECKPOINTS):
+        missing = " does not exist" if named and not os.path.lexists(path) else ""
+        raise UsageError(
+            f"--resume {named or repr('')}{missing}: name a run's folder, or one of its files "
+            f"{LAST}, {PREVIOUS} and {BEST}"
+        )
+    return file
+
+
+def _load(named: str, fall_back: bool) -> tuple[Path, Checkpoint, list[str]]:
+    """The file of the checkpoint, the checkpoint, and notes; with ``fall_back`` the one before if it can't be read."""
+    file = _file(named)
+    try:
+        return file, Checkpoint.load(file), []
+    except CheckpointError as error:
+        others = [file.with_name(name) for name in CHECKPOINTS if name != file.name]
+        readable = next(filter(_is_readable, others), None)
+        if fall_back and readable is not None and readable.name == PREVIOUS:
+            return readable, Checkpoint.load(readable), [f"note: {error}; continuing from {readable}"]
+        remedy = "" if readable is None else f"; to continue from another one: --resume {readable}"
+        # To name a file that does not exist is a mistake in the call.
+        kind = CheckpointError if os.path.lexists(named) else UsageError
+        raise kind(f"{error}{remedy}") from error
+
+
+def _recorded(file: Path, metadata: dict[str, Any]) -> _Recorded:
+    """Raises CheckpointError unless the command line wrote the checkpoint."""
+    try:
+        data = metadata["data"]
+        figures = metadata["figures"]
+        partial = metadata["partial"]
+        if not isinstance(data, dict):
+            raise ValueError(f"data is {quoted(data)}")
+        if not isinstance(figures, list):
+            raise ValueError(f"figures are {quoted(figures)}")
+        return _Recorded(
+            _options(metadata["options"]),
+            dict(data),
+            [_figures(each) for each in figures],
+            None if partial is None else _figures(partial),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
+
+
+def _require_same_options(folder: Path, before: TrainOptions, given: dict[str, Any], free: Sequence[str]) -> None:
+    """Raises UsageError if a given option that is not free differs from the run's."""
+    if "dataset" in given and before.data_dir is not None:
+        raise UsageError(
+            f"--dataset {given['dataset']} disagrees with the run in {folder}, which has --data-dir {before.data_dir}: "
+            "leave it out, or begin a new run"
+        )
+    for name, value in given.items():
+        old = getattr(before, name)
+        if name not in free and value != old and (name, value) != ("kernel", "auto"):
+            raise UsageError(
+                f"--{dashed(name)} {value} disagrees with the run in {folder}, "
+                f"which has {'none' if old is None else old}: leave it out, or begin a new run"
+            )
+    if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
+        raise UsageError(f"--out {given['out']} disagrees with --resume, which continues in {folder}: leave it out")
+
+
+def _require_unfinished(folder: Path, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+    """Raises UsageError if fewer epochs or steps are asked for than are done."""
+    for name, done in (("epochs", checkpoint.state.epoch), ("max_steps", checkpoint.state.step)):
+        if name in given and given[name] < done:
+            raise UsageError(
+                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, got {given[name]}"
+            )
 
 
 def _model_notes(folder: Path, before: str | None, given: str | None) -> list[str]:
@@ -195,7 +244,7 @@ def _require_kernel_file(folder: Path, before: str, given: str | None) -> None:
 
 
 def local_path(file: Path | str, data_dir: str) -> str:
-    """The data's folder as a checkpoint names it; CheckpointError for one that may be on another machine.
+    """The data's folder as a checkpoint names it. Raises CheckpointError if it may be on another machine.
 
     On Windows, opening ``//HOST/share`` sends the user's credentials to HOST.
     """
@@ -205,6 +254,11 @@ def local_path(file: Path | str, data_dir: str) -> str:
 
 
 def _options(values: Any) -> TrainOptions:
+    if not isinstance(values, dict):
+        raise ValueError(f"options are {quoted(values)}")
+    for name in values:
+        if name not in OPTIONS:
+            raise ValueError(f"unknown option {quoted(name)}")
     options = TrainOptions(**values)
     for name, option in OPTIONS.items():
         value = getattr(options, name)
@@ -219,11 +273,10 @@ def _options(values: Any) -> TrainOptions:
 
 def _figures(values: Any) -> Figures:
     test, validation = ({f"{of}_{what}" for what in ("loss", "accuracy", "images")} for of in ("test", "validation"))
-    found: dict[str, Any] = dict(values)
-    if found.keys() not in (test, test | validation):
+    if not isinstance(values, dict) or values.keys() not in (test, test | validation):
         raise ValueError(f"figures are {quoted(values)}")
     figures: Figures = {}
-    for name, value in found.items():
+    for name, value in values.items():
         number = value is None or value in ("nan", "inf", "-inf") or type(value) in (int, float)
         count = name.endswith("_images")
         if not number or (count and not (type(value) is int and 0 <= value < 2**63)):
@@ -232,7 +285,7 @@ def _figures(values: Any) -> Figures:
     return figures
 
 
-def _is_whole(file: Path) -> bool:
+def _is_readable(file: Path) -> bool:
     try:
         Checkpoint.load(file)
     except CheckpointError:
@@ -241,7 +294,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def check_data(resumed: Resumed, images: Images) -> None:
-    """DatasetError unless these are the data that the run was trained on."""
+    """Raises DatasetError unless these are the data that the run was trained on."""
     now = fingerprint(images)
     if now != resumed.data:
         raise DatasetError(

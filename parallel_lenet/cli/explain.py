@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     optional.load("report", "jinja2", "an HTML page")  # A missing extra is an error before anything is computed.
     if arguments.png is not None:
         optional.load("report", "matplotlib", "pictures for slides")
-    trained = _trained(file)
+    with console.warnings_as_notes():
+        trained = _trained(file)
     asked = flags(arguments)
     dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
     images = load(
@@ -95,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     train, test = images.train, images.test
     _network.check(trained.model, test)
-    chosen = _chosen(arguments, trained, test)
-    console.note("computing every number of the lesson with the loops of the tutorial ...")
     with console.warnings_as_notes():
+        chosen = _chosen(arguments, trained, test)
+        console.note("computing every number of the lesson with the loops of the tutorial ...")
         try:
             lesson = explain(
                 trained.model,
