@@ -1,7 +1,7 @@
 """The averaging of a step: the blocks' gradients are added along the tree, and the sum is divided once.
 
-The order of the additions follows the samples' positions in the batch, as `tree` says. So the mean has the same bits
-whoever computed the blocks, and whatever their sizes.
+The order of the additions follows the samples' positions in the batch: see `tree`. So the mean has the same bits for
+any workers and any sizes of blocks.
 
 Two sums are added as soon as both have come, while workers compute. The additions that need the last block are left to
 `step_end`, which makes them on several threads, or in one pass with the rest of the step.

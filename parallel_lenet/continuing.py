@@ -47,12 +47,14 @@ class Origin:
     may_differ: frozenset[str]
     """Settings that may have changed when training continues."""
 
-    def require_settings(self, ours: dict[str, Any], kept_state: OptimizerState, needed_state: OptimizerState) -> None:
-        """Raises CheckpointError if training with the settings ``ours`` would not continue as it was."""
+    def require_settings(
+        self, present: dict[str, Any], kept_state: OptimizerState, needed_state: OptimizerState
+    ) -> None:
+        """Raises CheckpointError if training with the ``present`` settings would not continue as before."""
         wrong = {
-            name: differences({name: self.settings.get(name)}, {name: ours}, "this coordinator")
-            for name, ours in ours.items()
-            if self.settings.get(name) != ours
+            name: differences({name: self.settings.get(name)}, {name: present}, "this coordinator")
+            for name, present in present.items()
+            if self.settings.get(name) != present
         }
         kept, needed = (", ".join(sorted(state.slots)) or "nothing" for state in (kept_state, needed_state))
         refused = wrong.keys() - self.may_differ
@@ -91,9 +93,9 @@ def require_same_data(state: TrainingState, before: EpochData, now: EpochData, o
         origin.require_data(before, now)
     if state.cursor > 0 and not before.same(now):
         raise DatasetError(
-            f"epoch {state.epoch + 1} is unfinished, with {state.cursor:,} samples done, and was begun with other "
+            f"epoch {state.epoch + 1} is unfinished, with {state.cursor:,} samples done, and was started with other "
             f"data: {described(before.fingerprint())}, not {described(now.fingerprint())}; continue with those, or "
-            "call restart_epoch() to begin it again with these"
+            "call restart_epoch() to start it again with these"
         )
 
 

@@ -291,24 +291,24 @@ class Coordinator(Displayed, Closeable, ReadOnly):
             name = "keep_best" if keep_best else "patience"
             raise ValueError(f"{name} needs validation data: validation must be data, or a fraction such as 0.1")
         best = self._state
-        begun = self.epoch
+        first = self.epoch
         cursor = self.cursor
         last, call = self._begin(train, epochs, validation)
         reports = self._iterate(last, call)
-        if progress and last > begun:
+        if progress and last > first:
             samples = len(call.context.datasets[0].inputs)
-            reports = with_bar(reports, range(begun, last), samples, cursor, self.epoch_report)
+            reports = with_bar(reports, range(first, last), samples, cursor, self.epoch_report)
         with closing(reports):  # Ends the call also if an interrupt leaves the loop.
             while not self._is_enough(best_by, patience):
                 report = next(reports, None)
                 if report is None:
                     break
                 if keep_best and isinstance(report, EpochReport):
-                    done = figures(self.history[begun:], best_by)
+                    done = figures(self.history[first:], best_by)
                     if best_epoch(done, best_by) in (None, len(done)):
                         best = self._state
         history = self.history
-        if keep_best and self.epoch > begun:
+        if keep_best and self.epoch > first:
             self._state = best
         return history
 

@@ -96,7 +96,7 @@ def updated(
     if sliced:
         result, after = next_state(parameters, state, memory)
     else:
-        with np.errstate(over="ignore", invalid="ignore"):  # The check tells more than a warning.
+        with np.errstate(over="ignore", invalid="ignore"):  # The check says more than a warning.
             result, after = optimizer.update(parameters, gradient, state)
 
     def one(part: slice) -> bool:

@@ -14,7 +14,7 @@ _log = logging.getLogger("parallel_lenet")
 
 
 class Workforce:
-    """The ``engine`` of a coordinator, and why it has fewer workers than were asked for.
+    """The ``engine`` of a coordinator, and why it has fewer workers than requested.
 
     The arguments are those of `Coordinator`. Raises TypeError if one that belongs to the engine comes with an engine
     that exists already, or if ``engine`` is neither a name nor an engine.
@@ -34,7 +34,7 @@ class Workforce:
         self._created = isinstance(engine, str)
         self._starts_workers = isinstance(engine, str) and cluster_address is None
         self.note: str | None = None
-        """Why some of the workers that were asked for don't run, or have no work; None if all have."""
+        """Why some of the requested workers do not run, or have no work; None if all have."""
         if isinstance(engine, str):
             self.engine = self._make(engine, n_workers, cluster_address, step_timeout, max_tries)
         else:

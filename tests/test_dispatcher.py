@@ -242,3 +242,76 @@ def test_resize_and_reset_forget_what_a_worker_that_was_removed_had() -> None:
     dispatcher.remove(removed)
     assert removed.copies == []
     assert sorted(dispatcher.waiting) == [1, 3]
+
+
+def test_times_are_in_proportion_to_the_samples_and_a_copy_says_what_is_computed() -> None:
+    dispatcher = measured(2, [4], 0.5)
+    dispatcher.begin([4, 4, 4], "a kind")
+    ((_, copy), _) = dispatcher.assign(0.0)
+    assert (copy.size, copy.kind) == (4, "a kind")
+    dispatcher.answer(dispatcher.workers[1], "1", 0.1)
+    patience = LATE_FACTOR * 0.5 * 4
+    dispatcher.assign(0.1)  # The idle worker gets block 2.
+    dispatcher.answer(dispatcher.workers[1], "2", 0.2)
+    assert assigned(dispatcher, patience - 1e-6) == []
+    assert assigned(dispatcher, patience + 1e-6) == [(1, 0)]
+    queued = measured(2, [8, 8, 8], 0.001)
+    assert assigned(queued, 0.0) == [(0, 0), (1, 1), (0, 2)]
+    queued.answer(queued.workers[1], "1", 0.0)
+    overtime = 0.001 * 8 + OVERTIME_SECONDS
+    assert assigned(queued, overtime - 1e-6) == []
+    assert assigned(queued, overtime + 1e-6) == [(1, 2)]
+
+
+def test_a_block_that_two_compute_is_late_again_after_the_second_was_assigned() -> None:
+    dispatcher = dispatcher_of(3, [1, 1])
+    assert assigned(dispatcher, 0.0) == [(0, 0), (1, 1)]
+    dispatcher.answer(dispatcher.workers[1], "1", 0.0)
+    assert assigned(dispatcher, 0.15) == [(1, 0)]
+    assert assigned(dispatcher, 0.15 + LATE_SECONDS - 1e-6) == []
+    assert assigned(dispatcher, 0.15 + LATE_SECONDS + 1e-6) == [(2, 0)]
+
+
+def test_blocks_that_turn_out_to_be_much_shorter_are_late_sooner() -> None:
+    dispatcher = measured(3, [1, 1, 1], 10.0)  # The first step was slow: it compiled.
+    assert assigned(dispatcher, 0.0) == [(0, 0), (1, 1), (2, 2)]
+    dispatcher.answer(dispatcher.workers[1], "1", 0.01, 0.01)
+    assert assigned(dispatcher, 0.02) == []
+    assert dispatcher.timeout(0.02) == pytest.approx(LATE_SECONDS - 0.02)  # Not 30 s.
+    assert assigned(dispatcher, LATE_SECONDS + 1e-6) == [(1, 0)]
+
+
+def test_the_last_row_is_not_used_to_take_over_a_late_block_that_is_not_the_oldest() -> None:
+    dispatcher = measured(2, [1] * 4, 0.03)
+    assert assigned(dispatcher, 0.0) == [(0, 0), (1, 1)]
+    quick = dispatcher.workers[1]
+    for block, now in ((1, 0.03), (2, 0.06)):
+        dispatcher.answer(quick, str(block), now)
+        assert assigned(dispatcher, now) == ([(1, 2)] if block == 1 else [])
+    assert len(quick.free_rows) == 1
+    assert assigned(dispatcher, 1.0) == [(1, 0)]  # The oldest.
+    assert quick.free_rows == []
+
+
+def test_a_copy_that_is_not_wanted_is_no_try_when_its_worker_dies() -> None:
+    dispatcher = dispatcher_of(2, [1, 1], max_tries=1)
+    dispatcher.assign(0.0)
+    dispatcher.begin([1])
+    assert dispatcher.died(dispatcher.workers[0], "death") is False
+    assert dispatcher.answers == {}
+    assert dispatcher.died(dispatcher.workers[0], "death") is False
+    idle = dispatcher_of(1, [], max_tries=1)
+    assert idle.died(idle.workers[0], "death") is False
+
+
+def test_a_late_answer_to_a_block_that_was_released_is_not_kept() -> None:
+    dispatcher = dispatcher_of(2, [1, 1])
+    dispatcher.assign(0.0)
+    slow, quick = dispatcher.workers
+    dispatcher.answer(quick, "1", 0.0)
+    assert assigned(dispatcher, 1.0) == [(1, 0)]
+    dispatcher.answer(quick, "0", 1.1)
+    dispatcher.release(0)
+    dispatcher.answer(slow, "0 again", 1.2)
+    assert list(dispatcher.answers) == [1]
+    assert len(slow.free_rows) == ROWS

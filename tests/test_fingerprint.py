@@ -12,7 +12,7 @@ from kits.models import Softmax
 from parallel_lenet import SGD, Coordinator, Dataset, DatasetError
 from parallel_lenet.fingerprint import HASHED_AT_ONCE, arrays_sha256, fingerprint
 
-OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was begun with other data: 150 samples of shape \(28, 28\)"
+OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was started with other data: 150 samples of \(28, 28\)"
 
 
 def serial(**changes: Any) -> Coordinator:
@@ -65,7 +65,7 @@ def test_other_data_are_refused_and_named_and_change_nothing(again: Coordinator,
         targets = targets.astype(np.int32)
     before = again.parameters_sha256()
     for begin in (again.fit, again.iterate):
-        with pytest.raises(DatasetError, match=OTHER + r".*call restart_epoch\(\) to begin it again with these$"):
+        with pytest.raises(DatasetError, match=OTHER + r".*call restart_epoch\(\) to start it again with these$"):
             begin((inputs, targets))
     assert (again.parameters_sha256(), again.step, again.cursor) == (before, 2, 40)
     again.fit((inputs, targets), 0)  # No epoch, no question.
@@ -108,7 +108,7 @@ def test_a_loop_whose_epoch_another_has_taken_over_ends_with_an_error(digits: Da
     coordinator.restart_epoch()
     second = coordinator.iterate(other)
     next(second)
-    with pytest.raises(DatasetError, match="was begun with other data: 90 samples"):
+    with pytest.raises(DatasetError, match="was started with other data: 90 samples"):
         next(first)
 
 

@@ -103,7 +103,7 @@ def test_auto_is_im2col_if_numba_does_not_work_and_says_why_once(
 ) -> None:
     monkeypatch.delitem(sys.modules, "parallel_lenet.kernels.compiled", raising=False)
     monkeypatch.delitem(sys.modules, "parallel_lenet.kernels.compiled.jit", raising=False)
-    kernels.load.cache_clear()
+    kernels._load.cache_clear()
     optional.note_once.cache_clear()
     with caplog.at_level(logging.WARNING, "parallel_lenet"):
         assert [lenet5().kernel, lenet5().kernel] == ["im2col", "im2col"]

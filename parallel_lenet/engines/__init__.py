@@ -84,7 +84,7 @@ class Context(Closeable):
 
 
 class Engine(Closeable):
-    """Where workers run. Every engine derives from this class, also one of your own.
+    """The base class of engines. Every engine derives from this class, also one of your own.
 
     An engine starts workers when it first needs them, and again after `close`, so it can be used at any time. The code
     that creates an engine has to close it, usually with a ``with`` block. A `Coordinator` closes only an engine that it

@@ -34,10 +34,10 @@ def versions() -> dict[str, str]:
 
 def difference(worker: str, theirs: object) -> str | None:
     """A sentence about the first difference between a worker's versions and this program's; None if there is none."""
-    ours = versions()
+    local = versions()
     if not isinstance(theirs, dict):
-        return f"worker {worker} has another version of parallel_lenet, and the coordinator {ours['parallel_lenet']}"
-    for name, value in ours.items():
+        return f"worker {worker} has another version of parallel_lenet, and the coordinator {local['parallel_lenet']}"
+    for name, value in local.items():
         if theirs.get(name) != value:
             return (
                 f"worker {worker} has {name} {theirs.get(name)}, and the coordinator {value}: results would not be "

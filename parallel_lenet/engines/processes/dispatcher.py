@@ -253,19 +253,19 @@ class Dispatcher(Generic[W]):
             else:
                 idle.remove(worker)
                 assignment = self._assigned[block]
-                if not self._begun(assignment):
+                if not self._is_started(assignment):
                     self._cancel(assignment)
                 assignments.append((worker, self._assign_copy(worker, block, now)))
         self._first_late = min(self._first_late, self._next_check)
 
-    def _begun(self, assignment: _Assignment[W]) -> bool:
-        """Whether a worker may be computing the block."""
+    def _is_started(self, assignment: _Assignment[W]) -> bool:
+        """Whether a worker may have started the block."""
         return any(copy is holder.copies[0] for holder, copy in assignment.copies)
 
     def _late(self, block: int) -> float:
         """When an assigned block becomes late."""
         assignment = self._assigned[block]
-        if self._begun(assignment):
+        if self._is_started(assignment):
             return assignment.since + self._patience(self._sizes[block])
         return min(self._overtime(worker) for worker, _ in assignment.copies)
 
@@ -294,7 +294,7 @@ class Dispatcher(Generic[W]):
         ``seconds`` is how long the computation took, None if that is not known.
         """
         copy = worker.copies.pop(0)
-        if answer is not None and self.step_timeout < math.inf:  # Else nobody asks.
+        if answer is not None and self.step_timeout < math.inf:  # Without a time limit they are not needed.
             worker.computed_kinds.add((copy.kind, copy.size))
         worker.busy_since = now
         if seconds is not None:

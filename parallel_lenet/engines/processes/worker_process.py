@@ -56,9 +56,9 @@ class WorkerProcess(Worker):
         )
         try:
             with above_standard():
-                ours, worker_socket = socket.socketpair()
-                ours.setblocking(False)
-                self.channel = Channel(ours)
+                coordinator_socket, worker_socket = socket.socketpair()
+                coordinator_socket.setblocking(False)
+                self.channel = Channel(coordinator_socket)
                 with worker_socket:
                     try:
                         self.process = start(worker_socket, [shared.handle, stamps.handle])
