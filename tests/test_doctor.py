@@ -371,7 +371,7 @@ def test_flags_encoding_and_hidden_modules_are_named_and_nobodys_name_is_told(tm
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("in /home/alice/x and /home/alice", "in ~/x and ~"),
+        ("in /home/alice/x and /home/alice. /home/alice.old", "in ~/x and ~. /home/USER"),
         ("/home/alicex/y", "/home/USER/y"),
         ("alice's, malice, /data/alice/z", "USER's, malice, /data/USER/z"),
         ("/home/bob/z and C:\\Users\\carol\\z", "/home/USER/z and C:\\Users\\USER\\z"),
@@ -388,13 +388,15 @@ def test_names_and_home_folders_are_replaced(text: str, expected: str, monkeypat
 
 def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: Here) -> None:
     old = time.time() - 3600
-    names = ("dead", "alive", "never", "foreign", "new")
+    names = ("dead", "alive", "never", "20260102-030405", "prepared", "foreign", "new")
     run_of = {name: here.folder / "runs" / name for name in names}
     half = f".checkpoint.npz.{'0a' * 8}"
     for name, files in {
         "dead": ("checkpoint.npz", "metrics.jsonl", half, ".mine.0123456789abcdef"),
         "alive": ("checkpoint.npz", half),
-        "never": ("config.toml", f".config.toml.{'1f' * 8}"),
+        "never": ("config.toml", "environment.json", f".config.toml.{'1f' * 8}"),
+        "20260102-030405": (),
+        "prepared": ("config.toml",),
         "foreign": ("config.toml", "thesis.tex"),
         "new": (),
     }.items():
@@ -408,19 +410,13 @@ def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: Here)
     (found,) = leftovers.check(here)
     assert found.state == "slow"
     assert "--clean" in found.remedy
-    assert {name for name in names if f"runs/{name}" in found.text} == {"dead", "never"}
+    assert {name for name in names if f"runs/{name}" in found.text} == {"dead", "never", "20260102-030405"}
     assert all(sentence.startswith("removed ") for sentence in leftovers.clean(here))
     os.close(descriptor)
-    left = {str(path.relative_to(here.folder / "runs")) for path in here.folder.rglob("*")} - {"."}
-    assert left - {"../runs"} >= {
-        "dead/checkpoint.npz",
-        "dead/.mine.0123456789abcdef",
-        f"alive/{half}",
-        "foreign/thesis.tex",
-    }
-    assert not {"never", f"dead/{half}"} & left
-    assert "new" in left
-    assert "foreign/config.toml" in left
+    left = {str(path.relative_to(here.folder / "runs")) for path in (here.folder / "runs").rglob("*")}
+    assert left >= {"dead/checkpoint.npz", "dead/.mine.0123456789abcdef", f"alive/{half}", "new"}
+    assert left >= {"foreign/thesis.tex", "foreign/config.toml", "prepared/config.toml"}
+    assert not {"never", "20260102-030405", f"dead/{half}"} & left
 
 
 def test_old_temporary_folders_of_this_user_are_removed_and_no_others(

@@ -4,6 +4,7 @@ Only what is surely of this package, of this user, and of a program that has end
 """
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.engines.cluster.guard import processes_using
 from parallel_lenet.engines.processes.start import PROGRAM
-from parallel_lenet.runs import BEST, LAST, METRICS, PREVIOUS, predictions, steps
+from parallel_lenet.runs import BEST, LAST, METRICS, PREVIOUS, environment, events, predictions, steps
 from parallel_lenet.runs import folder as run_folder
 
 CHECK = "leftovers"
@@ -25,6 +26,9 @@ DAY = 86_400.0  # Seconds after which a temporary folder that no process uses is
 MINUTE = 60.0  # Seconds in which a new run has locked its folder.
 KEPT = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
 """Files that are a run's results: a folder with one of them is never removed."""
+STARTED = (environment.FILE, events.FILE)
+"""What a start of a run writes. A folder with a configuration alone may be a person's own."""
+_STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # How a run without --out names its folder.
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def _runs(folder: Path) -> Iterator[Leftover]:
                 continue
             names = {file.name for file in run.iterdir()}
             temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
-            ours = names <= {*run_folder.NAMES, *temporary} and not names & set(KEPT)
+            ours = names <= {*run_folder.NAMES, *temporary} and not names & {*KEPT}
+            ours = ours and bool(names & {*STARTED} or _STAMP.fullmatch(run.name))
             old = time.time() - run.stat().st_mtime > MINUTE
             if not (temporary or (ours and old)) or not _is_free(run):
                 continue

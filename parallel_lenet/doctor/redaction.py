@@ -14,7 +14,7 @@ _SHORTEST = 3  # Letters of a name that is replaced: shorter ones are parts of t
 def redacted(text: str) -> str:
     """``text`` with ``~`` for the home folder, USER for the user's name and HOST for the machine's."""
     for home in sorted(_homes(), key=len, reverse=True):
-        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+        text = re.sub(rf"{re.escape(home)}(?![\w-]|\.\w)", "~", text)
     for word, names in (("USER", _users()), ("HOST", _hosts())):
         for name in sorted(names, key=len, reverse=True):
             if len(name) >= _SHORTEST and name.lower() not in _COMMON:
