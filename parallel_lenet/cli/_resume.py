@@ -264,6 +264,8 @@ def _options(values: Any) -> TrainOptions:
         value = getattr(options, name)
         if not is_of_kind(value, option):
             raise ValueError(f"{name} is {quoted(value)}")
+    if options.model is not None and _user_model.parse(options.model) is None:
+        raise ValueError(f"model is {quoted(options.model)}")
     try:
         check(options)
     except UsageError as error:
