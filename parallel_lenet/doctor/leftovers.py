@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from parallel_lenet.doctor.finding import Finding, Here
@@ -23,7 +24,7 @@ from parallel_lenet.runs import folder as run_folder
 CHECK = "leftovers"
 RUNS = "runs"
 DAY = 86_400.0  # Seconds after which a temporary folder that no process uses is left over.
-MINUTE = 60.0  # Seconds in which a new run has locked its folder.
+MINUTE = 60.0  # Seconds in which a new run has locked its folder, and a file is written.
 KEPT = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
 """Files that are a run's results: a folder with one of them is never removed."""
 STARTED = (environment.FILE, events.FILE)
@@ -73,7 +74,7 @@ def _workers(here: Here) -> Iterator[Leftover]:
     for folder in (here.root / "proc").glob("[0-9]*") if hasattr(os, "pidfd_open") else ():
         pid = int(folder.name)
         if _is_orphan(here.root, pid):
-            yield Leftover(f"the worker process {pid}", lambda pid=pid: _kill(here.root, pid))  # type: ignore[misc]
+            yield Leftover(f"the worker process {pid}", partial(_kill, here.root, pid))
 
 
 def _is_orphan(root: Path, pid: int) -> bool:
@@ -110,25 +111,29 @@ def _kill(root: Path, pid: int) -> None:
 
 def _runs(folder: Path) -> Iterator[Leftover]:
     """Temporary files in folders of runs that no program has locked, and folders in which no run ever began."""
-    with suppress(OSError):
-        for run in sorted(folder.iterdir()):
-            if run.is_symlink() or not run.is_dir():
-                continue
-            names = {file.name for file in run.iterdir()}
-            temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
-            ours = names <= {*run_folder.NAMES, *temporary} and not names & {*KEPT}
-            ours = ours and bool(names & {*STARTED} or _STAMP.fullmatch(run.name))
-            old = time.time() - run.stat().st_mtime > MINUTE
-            if not (temporary or (ours and old)) or not _is_free(run):
-                continue
-            if ours and old:
-                yield Leftover(f"{run}, in which no run began", lambda run=run: _remove_run(run))  # type: ignore[misc]
-            else:
-                for name in temporary:
-                    yield Leftover(
-                        f"the half-written file {run / name}",
-                        lambda run=run, name=name: _remove(run, [name]),  # type: ignore[misc]
-                    )
+    try:
+        runs = sorted(run for run in folder.iterdir() if run.is_dir() and not run.is_symlink())
+    except OSError:
+        return
+    for run in runs:
+        with suppress(OSError):  # It can't be read.
+            yield from _of_run(run)
+
+
+def _of_run(run: Path) -> Iterator[Leftover]:
+    names = {file.name for file in run.iterdir()}
+    temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
+    ours = names <= {*run_folder.NAMES, *temporary} and not names & {*KEPT}
+    empty = ours and bool(names & {*STARTED} or _STAMP.fullmatch(run.name))
+    # A file that was made lately may be one that another machine writes, whose lock this one does not see.
+    old = time.time() - run.stat().st_mtime > MINUTE
+    if not old or not (temporary or empty) or not _is_free(run):
+        return
+    if empty:
+        yield Leftover(f"{run}, in which no run began", lambda: _remove_run(run))
+        return
+    for name in temporary:
+        yield Leftover(f"the half-written file {run / name}", partial(_remove, run, [name]))
 
 
 def _is_free(run: Path) -> bool:
@@ -170,4 +175,4 @@ def _temporary_folders() -> Iterator[Leftover]:
             status = folder.stat()
             old = time.time() - status.st_mtime > DAY
             if folder.is_dir() and status.st_uid == os.getuid() and old and not processes_using(str(folder)):
-                yield Leftover(f"the temporary folder {folder}", lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]
+                yield Leftover(f"the temporary folder {folder}", partial(shutil.rmtree, folder))
