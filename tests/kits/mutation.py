@@ -26,8 +26,8 @@ MODULES = {
     "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
     "engines/processes/dispatcher.py": ["test_dispatcher.py"],  # test_engine_states.py takes seconds per change.
     "averaging.py": ["test_coordinator.py", "test_updates.py"],
-    "settings.py": ["test_coordinator.py"],
-    "coordinator.py": ["test_coordinator.py"],
+    "settings.py": ["test_coordinator_arguments.py"],
+    "coordinator.py": ["test_coordinator.py", "test_coordinator_arguments.py", "test_coordinator_checkpoints.py"],
 }
 TIMED_OUT = 124  # The exit code of timeout(1).
 SETTINGS = """
