@@ -41,7 +41,7 @@ validation: Any = optional.load("sklearn", "sklearn", PURPOSE, "sklearn.utils.va
 
 Array = NDArray[Any]
 
-LONGEST_LINE = 32  # Rows of so many numbers that are no square are images one pixel high.
+LONGEST_LINE = 32  # Rows of up to 32 numbers that are not a square are images one pixel high.
 MOST_SEEDS = 2**31 - 1
 NO_LABELS = "no_validation"  # As in scikit-learn, which asks for labels if they are None.
 
@@ -69,8 +69,8 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
     - ``batch_size``: images per step, over all workers together.
     - ``learning_rate_init``: the learning rate of Adam.
     - ``max_iter``: the most epochs per ``fit``.
-    - ``tol``, ``n_iter_no_change``: training stops after so many epochs in a row in which the loss, or with
-      ``early_stopping`` the validation score, is not better by ``tol`` than the best one before.
+    - ``tol``, ``n_iter_no_change``: training stops after ``n_iter_no_change`` epochs in a row in which the loss (with
+      ``early_stopping`` the validation score) is not better by ``tol`` than the best one before.
     - ``early_stopping``: hold out ``validation_fraction`` of the images, of each class the same part, score them after
       each epoch, and keep the parameters of the best epoch.
     - ``warm_start``: ``fit`` continues the training before it: ``fit`` twice with ``max_iter=5`` gives the bits of
@@ -237,7 +237,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         return arranged(rows.reshape(-1, *shape), name="X", channels=self.channels), labels
 
     def _shape_of_rows(self, count: int) -> tuple[int, ...]:
-        """The shape of images that come as rows of so many pixels."""
+        """The shape of images that come as rows of ``count`` pixels."""
         if self.image_shape is not None:
             shape = shape_of_one(self.image_shape)
             if math.prod(shape) != count:
@@ -272,7 +272,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         self.classes_ = classes
         settings = settings_for(data)
         if settings["pixel_max"] is None:
-            # Around smaller images: of features that are standardised one by one, the smallest is no background.
+            # Around smaller images: of features that are standardised one by one, the smallest is not a background.
             settings["pixel_min"] = float(np.mean(settings["mean"]))
         self.settings_ = {
             **settings,
@@ -301,7 +301,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         return _Network(**{each.name: getattr(made, each.name) for each in dataclasses.fields(made) if each.init})
 
     def _train(self, train: Dataset, held_out: Dataset | None, epochs: int) -> None:
-        """Train for at most so many epochs, and take over the result."""
+        """Train for at most ``epochs`` epochs, and take over the result."""
         network, workers = self._network(), _workers(self.n_jobs)
         optimizer = Adam(float(self.learning_rate_init))
         engine = "serial" if workers == 1 else "processes"

@@ -178,7 +178,11 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
         (["train", "--config", "type.toml"], 2, "epochs must be a whole number, got 'many'"),
         (["train", "--config", "choice.toml"], 2, "kernel must be one of"),
         (["train", "--data-dir", "missing"], 2, "missing does not exist"),
-        (["train", "--data-dir", "full/thesis.tex"], 1, "full/thesis.tex: is a file; allowed are a .npz or .parquet file, or a folder"),
+        (
+            ["train", "--data-dir", "full/thesis.tex"],
+            1,
+            "full/thesis.tex: is a file; allowed are",
+        ),
         (["train", "--data-dir", "full", "--dataset", "mnist"], 2, "both name the images: leave one out"),
         (["train", "--bs", "3"], 2, "did you mean --batch-size? (see parallel-lenet train --help)"),
         (["train", "--batch_size=3"], 2, "did you mean --batch-size?"),

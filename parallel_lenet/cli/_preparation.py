@@ -189,6 +189,11 @@ def _load(request: Request, console: Console) -> Images:
         _resume.check_data(request.resumed, images)
     if options.data_dir is not None:
         console.note(printable(f"{images.train.name}: {images.train.description}"))
+    if images.held_out:
+        console.note(
+            f"note: {options.data_dir} has no test images, so {len(images.test):,} of its images to train on are held "
+            "out for the test"
+        )
     return images
 
 

@@ -26,6 +26,8 @@ class Images:
     """Those of a folder that has images for validation."""
     pictures: bool = False
     """Whether they were image files: then `predict` shows the network whole pictures."""
+    held_out: bool = False
+    """Whether the test images are some of the folder's images to train on, because it has no others."""
 
 
 def load(dataset: str, data_dir: str | None, named: bool, image_size: tuple[int, int] | None = None) -> Images:
@@ -46,8 +48,8 @@ def load(dataset: str, data_dir: str | None, named: bool, image_size: tuple[int,
             return Images(train, parts.test, parts.validation, pictures)
         require_memory(train.name, train.inputs.nbytes)
         rest, test = split(train, HELD_OUT, 0)
-        test = replace(test, name=f"{data_dir} (a fifth, held out: it has no test images)")
-        return Images(rest, test, parts.validation, pictures)
+        test = replace(test, name=f"{data_dir} (held out of train)")
+        return Images(rest, test, parts.validation, pictures, held_out=True)
     except DatasetError as error:
         # A folder that does not exist may still name one of several sets in its parent.
         if os.path.exists(data_dir) or "cannot be read as a folder" not in str(error):
