@@ -512,6 +512,9 @@ def test_the_command_trains_on_pictures_of_any_size_and_answers_with_names(tmp_p
 
 def test_the_network_of_colours_is_normalised_for_each_channel() -> None:
     network = lenet5_for(Dataset(COLOURS, Y), kernel="im2col")
+    assert lenet5_for(Dataset(np.moveaxis(COLOURS, 1, 3), Y), kernel="im2col") == network
+    with pytest.raises(DatasetError, match="arranges rows of pixels"):
+        lenet5_for(Dataset(X.reshape(6, -1), Y))
     means, stds = COLOURS.mean(axis=(0, 2, 3)) / 255, COLOURS.std(axis=(0, 2, 3)) / 255
     np.testing.assert_allclose(network.images.mean, means)
     np.testing.assert_allclose(network.images.std, stds)

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.arithmetic import sum_of
-from parallel_lenet.datasets import Dataset
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.datasets.arrays import CHANNELS, arranged
 from parallel_lenet.datasets.values import parts
 from parallel_lenet.network import pixels
 from parallel_lenet.network.lenet5 import lenet5
@@ -33,11 +34,19 @@ def lenet5_for(data: Dataset, **settings: Any) -> Sequential:
 def settings_for(data: Dataset) -> dict[str, Any]:
     """The arguments of `lenet5` for these images ``(n, h, w)`` or ``(n, c, h, w)``.
 
+    If the last axis has 1 or 3 entries, and the second one more than 4, the images are taken as ``(n, h, w, c)``.
     Images of several channels get a mean and a standard deviation for each channel. The numbers are the same on every
     machine: sums of whole-number pixels are exact, others are added in a fixed order. The computation needs less than
-    half as much memory as the images.
+    half as much memory as the images. Raises DatasetError if they have another number of axes.
     """
     images = data.inputs
+    if images.ndim not in (3, 4):
+        raise DatasetError(
+            f"{data.name}: images must have the shape (n, h, w) or (n, c, h, w), got {images.shape}; "
+            "Dataset.from_arrays(..., image_shape=(h, w)) arranges rows of pixels"
+        )
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in CHANNELS:
+        images = arranged(images, channels="last")
     unit = pixels.recognise(images)
     low, high = pixels.extremes(images)
     black, span = (0.0, 1.0) if unit.white is None else (unit.black, unit.white - unit.black)
