@@ -36,7 +36,8 @@ def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            name, pair = method.__name__, ""
+            name = method.__name__
+            pair = ""
             if any(isinstance(value, np.ndarray | list) for value in (*args, *kwargs.values())):
                 pair = f"; inputs and targets are passed as one pair, {name}((inputs, targets))"
             raise TypeError(f"{name}: {error}{pair}") from None

@@ -116,7 +116,8 @@ def blocks(
 ) -> list[Block]:
     """The rows cut into few aligned blocks, so that each worker has work and all finish at about the same time."""
     units = -(-len(rows) // sizes.least)
-    cut, start = [], 0
+    cut = []
+    start = 0
     for size in _sizes_of_blocks(units, n_workers, sizes.most // sizes.least):
         end = start + size * sizes.least
         cut.append(Block(rows[start:end], dataset, sizes.shard_size, key))
@@ -133,7 +134,8 @@ def _sizes_of_blocks(units: int, n_workers: int, most: int) -> tuple[int, ...]:
     """
     fair = -(-units // n_workers)
     loads = [(0, worker) for worker in range(n_workers)]
-    sizes, start = list[int](), 0
+    sizes: list[int] = []
+    start = 0
     while start < units:
         load, worker = loads[0]
         idle = max(0, n_workers - 1 - len(sizes))

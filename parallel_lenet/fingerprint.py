@@ -81,7 +81,8 @@ class EpochData:
 
     def same(self, other: "EpochData") -> bool:
         """Whether the other data have the same content, or these are not known."""
-        mine, theirs = self._data, other._data
+        mine = self._data
+        theirs = other._data
         if mine is not None and theirs is not None:
             pairs = ((mine.inputs, theirs.inputs), (mine.targets, theirs.targets), (mine.weights, theirs.weights))
             if all(one is other for one, other in pairs):

@@ -43,7 +43,8 @@ def first_layer(layout: Layout, vector: Vector) -> str | None:
 def traced_error(step: int, layout: Layout, results: Iterable[BlockGradient], shards: int) -> NonFiniteError | None:
     """The error about the first of the step's shards, computed again, that is not finite; None if all are finite."""
     for number, result in enumerate(results, start=1):
-        loss, gradient = result.metrics.loss_sum, result.gradient
+        loss = result.metrics.loss_sum
+        gradient = result.gradient
         if not is_finite(loss, gradient):
             layer = first_layer(layout, gradient)
             what = f"the gradient of {layer} holds NaN or infinity" if layer else "all gradients are finite"

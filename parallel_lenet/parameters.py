@@ -53,7 +53,8 @@ class Layout:
     @cached_property
     def slices(self) -> dict[str, slice]:
         """The part of the vector that each array is, by name."""
-        slices, start = {}, 0
+        slices = {}
+        start = 0
         for name, shape in self.entries:
             slices[name] = slice(start, start + math.prod(shape))
             start += math.prod(shape)

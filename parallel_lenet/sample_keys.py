@@ -74,8 +74,8 @@ class SampleKeys:
 
         Number i of a sample is ``low + (high - low) * k / 2^53``, for the upper 53 bits k of its i-th word.
         """
-        whole = self.words(math.prod(shape)).T >> np.uint64(11)
-        result = whole.astype(np.float64).reshape(len(self), *shape)
+        integers = self.words(math.prod(shape)).T >> np.uint64(11)
+        result = integers.astype(np.float64).reshape(len(self), *shape)
         result *= 2.0**-53
         result *= high - low
         result += low

@@ -30,11 +30,13 @@ def best_epoch(values: Sequence[float | None], best_by: str) -> int | None:
     >>> best_epoch([0.5, 0.2, 0.3, 0.2], "loss")
     2
     """
-    best, found = -math.inf, None
+    best = -math.inf
+    found = None
     for epoch, value in enumerate(values, 1):
         score = -math.inf if value is None or math.isnan(value) else -value if best_by == "loss" else value
         if score > best:
-            best, found = score, epoch
+            best = score
+            found = epoch
     return found
 
 

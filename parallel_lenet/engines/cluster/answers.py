@@ -60,7 +60,9 @@ def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> 
 
 
 def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
-    metrics, gradient, n = result.metrics, result.gradient, len(block.rows)
+    metrics = result.metrics
+    gradient = result.gradient
+    n = len(block.rows)
     if type(metrics) is not Metrics:
         return f"metrics that are {_kind(metrics)}"
     if type(metrics.loss_sum) is not float:

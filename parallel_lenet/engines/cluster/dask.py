@@ -16,7 +16,7 @@ from parallel_lenet.engines.cluster.limits import (
     SILENT,
     START,
     Watch,
-    leave,
+    call_to_leave,
 )
 from parallel_lenet.engines.cluster.task import forget
 from parallel_lenet.engines.cluster.versions import difference, versions
@@ -135,15 +135,15 @@ class Dask(Backend):
         self._cluster = None
         self._folder = ""
         self._guard = None
-        self._watch.leave()
+        self._watch.stop()
         pids = processes_using(folder)
         if client is not None:
-            leave(client.close)
+            call_to_leave(client.close)
         if cluster is not None:
             pids.update(nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None)
-            if not leave(cluster.close):
+            if not call_to_leave(cluster.close):
                 kill(pids)
-                leave(cluster.close)
+                call_to_leave(cluster.close)
         kill(pids | processes_using(folder))
         remove(folder)
         if guard is not None:
@@ -165,7 +165,7 @@ class Dask(Backend):
         """Nothing to do for a new cluster: its workers end."""
         client = self._client
         if self._cluster is None and self.is_running():
-            leave(lambda: client.run(forget, key, on_error="ignore"))
+            call_to_leave(lambda: client.run(forget, key, on_error="ignore"))
 
     def arguments(self) -> dict[str, Any]:
         """The client, and how long to wait if all workers are lost."""

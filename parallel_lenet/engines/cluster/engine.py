@@ -33,7 +33,7 @@ from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, 
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threading
 from parallel_lenet.engines.cluster.dask import Dask
-from parallel_lenet.engines.cluster.limits import START, UnansweredError, call_within, leave, results_within
+from parallel_lenet.engines.cluster.limits import START, UnansweredError, call_to_leave, call_within, results_within
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.engines.cluster.task import (
     Blob,
@@ -378,7 +378,7 @@ class Cluster(Displayed, Engine):
         self._parallel = None
         if parallel is not None:
             if self._backend.remote:
-                leave(lambda: parallel.__exit__(None, None, None))
+                call_to_leave(lambda: parallel.__exit__(None, None, None))
             else:
                 with suppress(Exception):
                     parallel.__exit__(None, None, None)

@@ -39,7 +39,7 @@ def call_within(seconds: float, what: str, call: Callable[[], Value]) -> Value:
     return value
 
 
-def leave(call: Callable[[], object]) -> bool:
+def call_to_leave(call: Callable[[], object]) -> bool:
     """Make a call that leaves a cluster. Returns whether it ended within LEAVE seconds without an exception."""
     try:
         call_within(LEAVE, "leaving", call)
@@ -106,7 +106,7 @@ class Watch:
         """Run ``join`` and ``ask``, then ``ask`` every second. Raises what the first calls raise, or UnansweredError.
 
         The thread that ran ``join`` lives as long as the cluster, since Linux kills Ray's processes with the thread
-        that started them. If ``join`` returns after ``leave``, the thread runs ``undo``.
+        that started them. If ``join`` returns after ``stop``, the thread runs ``undo``.
         """
         joined: Outcome = queue.SimpleQueue()
 
@@ -135,6 +135,6 @@ class Watch:
         while not self.left.wait(LOOK_EVERY):
             self.silent += LOOK_EVERY
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Stop asking."""
         self.left.set()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.backends import Backend, start_or_join
 from parallel_lenet.engines.cluster.guard import Guard, is_stopped, kill, processes_using, remove, wake
-from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, leave
+from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, call_to_leave
 
 STOPPED = 10.0  # Seconds between two looks for stopped processes.
 GONE_AFTER = 8.0  # Seconds without an answer. After a minute without its control service, Ray ends the program.
@@ -141,7 +141,7 @@ class Ray(Backend):
         if Ray._users == 0:
             if Ray._ours:
                 _shutdown()
-            Ray._watch.leave()  # Last: when the watch's thread ends, Linux kills the cluster.
+            Ray._watch.stop()  # Last: when the watch's thread ends, Linux kills the cluster.
             Ray._ours = False
             Ray._where = None
 
@@ -184,9 +184,9 @@ def _shutdown() -> None:
     Ray._folder = ""
     Ray._guard = None
     wake(processes_using(folder))  # If they were killed, Ray's process on this machine would end this program too.
-    ended = leave(ray.shutdown)
+    ended = call_to_leave(ray.shutdown)
     kill(processes_using(folder))
-    if not ended and not leave(ray.shutdown):
+    if not ended and not call_to_leave(ray.shutdown):
         # The abandoned thread has a lock that Ray's exit handler would wait for.
         atexit.unregister(ray.shutdown)
         Ray.hung = True

@@ -316,8 +316,8 @@ class Dispatcher(Generic[W]):
             self._first_late = -math.inf
             self._check_soon()
 
-    def _keep(self, block: int, held: HeldAnswer[W]) -> None:
-        self.answers[block] = held
+    def _keep(self, block: int, answer: HeldAnswer[W]) -> None:
+        self.answers[block] = answer
         assignment = self._assigned.pop(block, None)
         if assignment is None:  # The block waits for another try.
             self.waiting.remove(block)

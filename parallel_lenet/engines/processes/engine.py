@@ -276,14 +276,14 @@ class ProcessesEngine(Displayed, Engine):
                 while index not in dispatcher.answers:
                     self._raise_refusal(opened)
                     self._wait()
-                held = dispatcher.answers[index]
-                if isinstance(held.answer, AbandonedBlock):
-                    raise WorkerError(self._abandoned(index, held.answer))
-                if held.answer.kind == FAILED:
-                    raise_pickled(held.answer.failure, f"worker {held.worker.number}")
+                held_answer = dispatcher.answers[index]
+                if isinstance(held_answer.answer, AbandonedBlock):
+                    raise WorkerError(self._abandoned(index, held_answer.answer))
+                if held_answer.answer.kind == FAILED:
+                    raise_pickled(held_answer.answer.failure, f"worker {held_answer.worker.number}")
                 if index == first:
                     last = len(blocks) - 1 if enough_rows else self._last_computed(index)
-                yield held, last - index
+                yield held_answer, last - index
                 self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
                     raise RuntimeError("the engine was closed or has started another step: these results are gone")
@@ -298,8 +298,8 @@ class ProcessesEngine(Displayed, Engine):
     def _last_computed(self, index: int) -> int:
         """The last of the blocks after ``index`` whose answers have come without a gap, and are results."""
         answers = self._dispatcher.answers
-        while (held := answers.get(index + 1)) is not None:
-            if isinstance(held.answer, AbandonedBlock) or held.answer.kind != RESULT:
+        while (held_answer := answers.get(index + 1)) is not None:
+            if isinstance(held_answer.answer, AbandonedBlock) or held_answer.answer.kind != RESULT:
                 break
             index += 1
         return index

@@ -232,7 +232,8 @@ class Channel:
         if not self._inbox and size >= _LENGTH.size and _LENGTH.unpack_from(self._buffer)[0] == size - _LENGTH.size:
             return [bytes(self._buffer[_LENGTH.size : size])]  # The usual case.
         self._inbox += self._buffer[:size]
-        messages, start = [], 0
+        messages = []
+        start = 0
         while len(self._inbox) >= start + _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._inbox, start)
             end = start + _LENGTH.size + length
