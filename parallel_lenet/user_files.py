@@ -4,8 +4,12 @@ import hashlib
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from types import ModuleType
+
+_LIBRARIES = (os.path.dirname(os.path.abspath(__file__)) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep, "<")
+"""Where code lies that is not the user's: this package and the standard library."""
 
 DIGITS = 16  # Of a file's SHA-256, in names and errors.
 
@@ -60,6 +64,16 @@ def described(path: str, error: BaseException) -> str:
     samples = [note for note in getattr(error, "__notes__", []) if note.startswith("On sample")]
     where = f" (on {samples[0][3:].rstrip('.')})" if samples else ""
     return f"{path}{place}: {type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def origin(error: BaseException) -> str:
+    """Where in the user's code an exception comes from: `` in FILE, line N``; "" if that is not known."""
+    places = [
+        f" in {frame.filename}, line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_LIBRARIES) and f"{os.sep}site-packages{os.sep}" not in frame.filename
+    ]
+    return places[-1] if places else ""
 
 
 def line_in(path: str, error: BaseException) -> int | None:

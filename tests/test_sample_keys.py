@@ -13,7 +13,9 @@ from numpy.testing import assert_array_equal
 
 from parallel_lenet import (
     SGD,
+    AvgPool2d,
     Cluster,
+    Conv2d,
     Coordinator,
     Dataset,
     Dense,
@@ -28,6 +30,7 @@ from parallel_lenet import (
     StepReport,
     load_model,
 )
+from parallel_lenet.explain import explain
 from parallel_lenet.random import words
 
 rng = np.random.default_rng(2)
@@ -183,3 +186,16 @@ def test_a_resumed_training_draws_the_same_numbers(tmp_path: Path) -> None:
     trained = load_model(tmp_path / "c.npz")
     assert trained.model.layers[1] == Dropout(0.5)
     assert_array_equal(trained.predict(DATA.inputs), first.predict(DATA.inputs))
+
+
+def test_a_lesson_leaves_dropout_out() -> None:
+    layers = (Conv2d(2, 3), ReLU(), AvgPool2d(2), Flatten(), Dropout(), Dense(4), ReLU(), Dense(3))
+    network = Sequential(Images(8, size=8), layers, kernel="naive")
+    images, labels = rng.integers(0, 256, (4, 8, 8), np.uint8), rng.integers(0, 3, 4)
+    parameters = network.initial_parameters(np.random.default_rng(0))
+    lesson = explain(network, parameters, images[0], None, images[1:], labels[1:])
+    assert lesson.target == network.predict(parameters, images[:1])[0]
+    assert "Dropout" not in {type(step.layer).__name__ for step in lesson.trace.steps}
+    regression = Sequential(Images(8, size=8), layers, kernel="naive", loss="squared_error")
+    with pytest.raises(ValueError, match="a network with classes, and the loss of this one is squared_error"):
+        explain(regression, parameters, images[0], None, images[1:], labels[1:])

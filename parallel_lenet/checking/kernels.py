@@ -1,7 +1,7 @@
 """The check of a kernel module: each function against `naive`, its manners, and finite differences."""
 
+import math
 import random
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +14,7 @@ from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.kernels.files import FUNCTIONS
 from parallel_lenet.network.gradcheck import LAYERS, TOLERANCE, layer_errors
+from parallel_lenet.user_files import origin
 
 Array = NDArray[Any]
 
@@ -62,11 +63,16 @@ def constants(module: Any) -> Iterator[str]:
 
 
 def finite_differences(module: Any) -> dict[str, float]:
-    """The largest errors of the layers' gradients with these kernels, by layer and array."""
+    """The largest errors of the layers' gradients with these kernels, by layer and array; infinity if one raises."""
     rng = np.random.default_rng(0)
-    return {
-        f"{name}, {of}": error for name, layer, shape in LAYERS for of, error in layer_errors(module, layer, shape, rng)
-    }
+    errors: dict[str, float] = {}
+    for name, layer, shape in LAYERS:
+        try:
+            for of, error in layer_errors(module, layer, shape, rng):
+                errors[f"{name}, {of}"] = error
+        except Exception as raised:
+            errors[f"{name}, which raises {type(raised).__name__}{origin(raised)}"] = math.inf
+    return errors
 
 
 def check_function(module: Any, name: str) -> list[str]:
@@ -101,10 +107,7 @@ class _Outcome:
 
     def __init__(self, function: Callable[..., Any], call: Call, fill: float, dtype: str, place: str = "") -> None:
         self.arguments = call.arguments(dtype)
-        self.outputs = {
-            name: np.full(shape, fill, dtype) if fill == fill else np.full(shape, np.nan, dtype)
-            for name, shape in call.outputs.items()
-        }
+        self.outputs = {name: np.full(shape, fill, dtype) for name, shape in call.outputs.items()}
         if place:
             self.outputs = {"out": self.arguments[place]}
         before = {name: np.copy(value) for name, value in self.arguments.items()}
@@ -147,16 +150,12 @@ def _random_state() -> tuple[Any, Any]:
 
 def _raised(call: Call, error: Exception) -> str:
     """The exception, and the line of the user's file that raised it."""
-    place = ""
-    for frame in traceback.extract_tb(error.__traceback__)[1:]:
-        if "parallel_lenet" not in frame.filename and "numpy" not in frame.filename:
-            place = f" in {frame.filename}, line {frame.lineno}"
     shapes = ", ".join(f"{name} {shape}" for name, shape in call.outputs.items())
     text = " ".join(str(error).split())
     hint = ""
     if isinstance(error, ValueError) and "broadcast" in text:
         hint = f"; shapes do not fit: it must write {shapes}"
-    return f"{call.function}: raises {type(error).__name__}{call.setting}{place}: {text}{hint}"
+    return f"{call.function}: raises {type(error).__name__}{call.setting}{origin(error)}: {text}{hint}"
 
 
 def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:

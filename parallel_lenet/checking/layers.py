@@ -2,7 +2,6 @@
 
 import copy
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from parallel_lenet.model import takes
 from parallel_lenet.network.gradcheck import STEP, TOLERANCE
 from parallel_lenet.network.layers import Activation, Flatten, Layer, Shape
 from parallel_lenet.sample_keys import SampleKeys
+from parallel_lenet.user_files import origin
 
 Array = NDArray[Any]
 Parameters = dict[str, Array]
@@ -83,12 +83,8 @@ class _Checking:
             with np.errstate(all="ignore"):
                 return function(*arguments, **more)
         except Exception as error:
-            place = ""
-            for frame in traceback.extract_tb(error.__traceback__)[1:]:
-                if "parallel_lenet" not in frame.filename and "numpy" not in frame.filename:
-                    place = f" in {frame.filename}, line {frame.lineno}"
             text = " ".join(str(error).split())
-            raise _StopError(f"{self.name}.{method} raises {type(error).__name__}{place}: {text}") from error
+            raise _StopError(f"{self.name}.{method} raises {type(error).__name__}{origin(error)}: {text}") from error
 
     def shapes(self) -> Iterator[str]:
         """What the layer says about itself."""

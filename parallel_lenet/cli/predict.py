@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet import kernels
+from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _sources
 from parallel_lenet.cli._blocks import drawn
 from parallel_lenet.cli._console import Console, printable, write
 from parallel_lenet.cli._options import add_train_options, flags
 from parallel_lenet.image_files import PictureError
+from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.pictures.prediction import Prediction, predict_image
 from parallel_lenet.pictures.unit import black_and_white
 from parallel_lenet.trained import from_checkpoint
@@ -55,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     with console.warnings_as_notes():
         kernel = kernels.resolve(flags(arguments).get("kernel") or _checkpoints.kernel_of(checkpoint))
         trained = from_checkpoint(checkpoint, kernel)
+    if trained.model.loss != CROSS_ENTROPY:
+        raise CheckpointError(f"{file}: the loss of its network is {trained.model.loss}: it has no classes to predict")
     black, white = black_and_white(trained.model.images)
     answers, code = list[dict[str, Any]](), 0
     for name in arguments.images:

@@ -14,7 +14,8 @@ from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.explain import backward, forward, parallel
 from parallel_lenet.explain.lesson import Array, Lesson, choose
 from parallel_lenet.explain.trace import trace
-from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d
+from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dropout, MaxPool2d
+from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 
@@ -37,9 +38,12 @@ def explain(
 
     ``label`` is the image's class; None takes the network's answer as right. ``others (n, ...)`` are at least two
     images with their ``labels``; the first six are used. The kernel is `naive`, or, if the network is too large for
-    its loops, the model's. Raises ValueError if an image or a label does not fit the network, or if the scores are not
-    finite.
+    its loops, the model's. Dropout, which does nothing outside of training, is left out. Raises ValueError if an image
+    or a label does not fit the network, if the scores are not finite, or if the network has no classes.
     """
+    if model.loss != CROSS_ENTROPY:
+        raise ValueError(f"the lesson is about a network with classes, and the loss of this one is {model.loss}")
+    model = replace(model, layers=tuple(layer for layer in model.layers if not isinstance(layer, Dropout)))
     if windows(model) <= LARGEST:
         model = replace(model, kernel="naive")
     if len(others) < 2:
