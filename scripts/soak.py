@@ -172,7 +172,9 @@ class Soak:
         """One training, disturbed until it is done. Returns a line about it."""
         run = self.folder / "run"
         shutil.rmtree(run, ignore_errors=True)
-        start, before, problems = time.monotonic(), sum(self.faults.values()), len(self.problems)
+        start = time.monotonic()
+        before = sum(self.faults.values())
+        problems = len(self.problems)
         for number in range(1, ATTEMPTS + 1):
             arguments = ["--resume", str(run)]
             if not (run / "checkpoint.npz").exists():

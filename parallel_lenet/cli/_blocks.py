@@ -54,7 +54,8 @@ def _greys(image: Array) -> list[list[int]]:
 
 
 def _coloured(upper: list[int], lower: list[int]) -> str:
-    cells, before = list[str](), None
+    cells = list[str]()
+    before = None
     for colours in zip(upper, lower, strict=True):
         cells.append("▀" if colours == before else f"\x1b[38;5;{colours[0]};48;5;{colours[1]}m▀")
         before = colours

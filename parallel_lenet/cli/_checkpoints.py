@@ -58,7 +58,8 @@ def images_of(
     """
     if "dataset" in asked or "data_dir" in asked:
         return asked.get("dataset"), asked.get("data_dir")
-    dataset, data_dir = metadata.get("dataset") or None, metadata.get("data_dir")
+    dataset = metadata.get("dataset") or None
+    data_dir = metadata.get("data_dir")
     if data_dir is not None:
         if not isinstance(data_dir, str):
             raise CheckpointError(f"{file}: names the data {quoted(data_dir)}, which is not a path: give --data-dir")

@@ -419,7 +419,8 @@ def check(options: TrainOptions) -> None:
     """Raises UsageError if a number is out of its range. The library checks the numbers that only it uses."""
     try:
         for name, option in OPTIONS.items():
-            value, least = getattr(options, name), option.metadata["least"]
+            value = getattr(options, name)
+            least = option.metadata["least"]
             if value is not None and least is not None:
                 whole_number(name, value, least, MOST)
         if options.image_size is not None:

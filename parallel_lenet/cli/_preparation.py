@@ -214,7 +214,8 @@ def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
 
 def _split(images: Images, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
     """The images to train on, weighted by ``--class-weights``, and those to validate on, if there are any."""
-    train, validation = images.train, images.validation
+    train = images.train
+    validation = images.validation
     if options.validation is not None:
         train, validation = split(train, options.validation, options.seed)
     if options.class_weights is not None:

@@ -14,7 +14,9 @@ HELD_OUT = 0.1
 
 def with_defaults(options: TrainOptions) -> TrainOptions:
     """The options with the numbers that follow from others, such as the optimizer's name."""
-    rate, decay, validation = options.learning_rate, options.weight_decay, options.validation
+    rate = options.learning_rate
+    decay = options.weight_decay
+    validation = options.validation
     return replace(
         options,
         validation=HELD_OUT if validation is None and options.early_stopping else validation,

@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             console.line(f"largest difference of a gradient from finite differences: {max(found.errors.values()):.1e}")
         if found.speed:
             times = [(name, f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}") for name, own, other in found.speed]
-            own, other = sum(row[1] for row in found.speed), sum(row[2] for row in found.speed)
+            own = sum(row[1] for row in found.speed)
+            other = sum(row[2] for row in found.speed)
             times.append(("all", f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}"))
             title = "Microseconds per image in a pass of LeNet-5, forward and backward"
             console.table(title, ("function", "here", "im2col", "ratio"), times)

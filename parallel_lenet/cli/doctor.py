@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         for finding in diagnose(arguments.checks):
             show(finding)
     states = [each["state"] for each in found]
-    broken, slow = states.count("broken"), states.count("slow")
+    broken = states.count("broken")
+    slow = states.count("slow")
     if arguments.json:
         version = parallel_lenet.__version__
         console.result({"version": version, "broken": broken, "slow": slow, "findings": found, "removed": removed})

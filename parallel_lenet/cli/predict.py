@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     if trained.model.loss != CROSS_ENTROPY:
         raise CheckpointError(f"{file}: the loss of its network is {trained.model.loss}: it has no classes to predict")
     black, white = black_and_white(trained.model.images)
-    answers, code = list[dict[str, Any]](), 0
+    answers = list[dict[str, Any]]()
+    code = 0
     for name in arguments.images:
         try:
             with console.warnings_as_notes():

@@ -77,7 +77,8 @@ def _complete(run: Run, console: Console) -> None:
         return
     if run.options.get("evaluate_on") == 0:  # The run did not use them.
         return
-    dataset, data_dir = checkpoint.metadata.get("dataset"), checkpoint.metadata.get("data_dir")
+    dataset = checkpoint.metadata.get("dataset")
+    data_dir = checkpoint.metadata.get("data_dir")
     try:
         if isinstance(data_dir, str):
             data_dir = local_path(checkpoint.path, data_dir)

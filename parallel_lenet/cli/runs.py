@@ -112,7 +112,9 @@ def table(runs: Sequence[dict[str, Any]], width: int | None) -> tuple[list[str],
     columns["parameters_sha256"] = [(run["parameters_sha256"] or "")[:8] for run in runs]
     columns["started"] = [(run["started"] or "")[:16].replace("T", " ") for run in runs]
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    names, left_out, used = list[str](), list[str](), 1
+    names = list[str]()
+    left_out = list[str]()
+    used = 1
     for name, cells in columns.items():
         needed = max(map(len, [_title(name), *cells])) + 3
         if width is not None and used + needed > width and names:
@@ -130,7 +132,8 @@ def _title(name: str) -> str:
 
 
 def _epochs(run: dict[str, Any]) -> str:
-    done, of = run["epochs"], run["options"].get("epochs")
+    done = run["epochs"]
+    of = run["options"].get("epochs")
     return "" if done is None else f"{done}/{of}" if isinstance(of, int) else str(done)
 
 

@@ -37,7 +37,8 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser)
-    length, output = titled(parser, LENGTH), titled(parser, OUTPUT)
+    length = titled(parser, LENGTH)
+    output = titled(parser, OUTPUT)
     length.add_argument(
         "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
     )

@@ -160,7 +160,8 @@ def _train(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
-    steps, size = _published.STEPS, TrainOptions().batch_size
+    steps = _published.STEPS
+    size = TrainOptions().batch_size
     parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps each way (default: {steps})")
     parser.add_argument("--batch-size", type=int, default=size, help=f"images per step (default: {size})")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
@@ -176,7 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
     if workers.count == 1 and "workers" in asked:
         console.note("note: --workers 1: two are used, because one worker is compared with several")
     workers = replace(workers, count=max(2, workers.count))
-    name, address = asked.get("engine", "processes"), asked.get("cluster_address")
+    name = asked.get("engine", "processes")
+    address = asked.get("cluster_address")
 
     where, _ = _engines.arguments(name, address, workers)
     train, _ = load()

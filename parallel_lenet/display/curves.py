@@ -102,14 +102,16 @@ def _ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / 4
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
     return [step * i for i in range(first, max(last, first + 1) + 1)]
 
 
 def _label(value: float, step: float, percent: bool) -> str:
     """A tick's label, with enough decimals to differ from its neighbours."""
     if percent:
-        value, step = value * 100, step * 100
+        value = value * 100
+        step = step * 100
     whole = (digits for digits in range(7) if math.isclose(step * 10**digits, round(step * 10**digits), rel_tol=1e-6))
     decimals = next(whole, 7)
     text = f"{value:.{decimals}f}" if abs(value) < 1e6 and decimals < 7 else f"{value:.3g}"

@@ -62,7 +62,8 @@ def with_bar(
     ``epochs`` are those to train, counted from 0, with ``samples`` samples each. ``cursor`` of the first are done.
     ``so_far`` returns a report on the current epoch.
     """
-    total, done = len(epochs) * samples, cursor
+    total = len(epochs) * samples
+    done = cursor
     title = f"epoch {epochs.start + 1}/{epochs.stop}"
     with bar(title, total, done=cursor) as update:
         for report in reports:

@@ -48,7 +48,8 @@ def explain(
         model = replace(model, kernel="naive")
     if len(others) < 2:
         raise ValueError(f"the lesson needs at least 2 more images for a batch, got {len(others)}")
-    others, labels = others[: BATCH - 1], np.asarray(labels)[: BATCH - 1]
+    others = others[: BATCH - 1]
+    labels = np.asarray(labels)[: BATCH - 1]
     images = np.concatenate([model.images.stored(image[np.newaxis]), model.images.stored(others)])
     with one_blas_thread():
         scores = model.scores(parameters, images)

@@ -128,7 +128,9 @@ def gather(step: Step) -> Array:
     The terms are the same and so is their order: filter by filter, row by row. So are the bits.
     """
     layer = convolution_of(step)
-    field, k, padding = spread_out(step), layer.kernel_size, layer.padding
+    field = spread_out(step)
+    k = layer.kernel_size
+    padding = layer.padding
     turned = filters_of(step)[:, :, ::-1, ::-1]
     channels, height, width = step.x.shape
     dx = np.zeros((channels, height + 2 * padding, width + 2 * padding), step.dx.dtype)
@@ -202,8 +204,11 @@ def _finite_differences(lesson: Lesson) -> None:
 
 def _adam(lesson: Lesson) -> None:
     """A few steps of Adam on this one image: the followed weight and the loss after each."""
-    model, index, optimizer = lesson.model, lesson.weight_index, Adam(LEARNING_RATE, fused=False)
-    parameters, state = lesson.parameters, optimizer.init(lesson.parameters)
+    model = lesson.model
+    index = lesson.weight_index
+    optimizer = Adam(LEARNING_RATE, fused=False)
+    parameters = lesson.parameters
+    state = optimizer.init(lesson.parameters)
     rows: dict[str, list[float]] = {name: [] for name in ("weight", "loss", "gradient", "first", "second", "change")}
     gradient = np.empty_like(parameters)
     for _ in range(ADAM_STEPS):

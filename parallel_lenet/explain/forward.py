@@ -10,7 +10,8 @@ from parallel_lenet.network.losses import softmax_cross_entropy
 
 def compute(lesson: Lesson) -> None:
     """Keep the output of every layer, and the numbers inside the figures."""
-    numbers, steps = lesson.numbers, lesson.trace.steps
+    numbers = lesson.numbers
+    steps = lesson.trace.steps
     images = lesson.model.images
     mean, std = np.array(images.mean), np.array(images.std)  # Numbers, or one for each channel.
     numbers.keep({"pixels": lesson.trace.pixels, "pixels.mean": mean, "pixels.std": std, "input": steps[0].x})

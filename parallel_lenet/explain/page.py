@@ -137,7 +137,8 @@ def _shapes(lesson: Lesson) -> list[dict[str, Any]]:
 def _arrays(lesson: Lesson) -> dict[str, Any]:
     """The data that JavaScript needs to play the figures: arrays to the last bit, and first places."""
     found: dict[str, Any] = {"wide": lesson.model.dtype == "float64"}
-    numbers, roles = lesson.numbers, lesson.roles
+    numbers = lesson.numbers
+    roles = lesson.roles
     if roles.conv is not None and max(roles.conv.x.size, roles.conv.y.size) <= MOST_NUMBERS:
         step = roles.conv
         assert isinstance(step.layer, Conv2d)

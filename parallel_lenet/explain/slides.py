@@ -96,7 +96,9 @@ class _Layout(NamedTuple):
 def _layout(figure: Figure, room: float) -> _Layout:
     """The panels in rows of at most ``room``, a sign beside the panel after it."""
     rows: list[list[Panel | str]] = [[]]
-    used, widest, sign = 0.0, 0.0, ""
+    used = 0.0
+    widest = 0.0
+    sign = ""
     for part in figure.parts:
         if isinstance(part, str):
             sign = part
@@ -106,7 +108,8 @@ def _layout(figure: Figure, room: float) -> _Layout:
             rows.append([])
             used = 0.0
         rows[-1] += [sign, part] if sign else [part]
-        used, sign = used + needed, ""
+        used += needed
+        sign = ""
         widest = max(widest, used)
     zoom = WIDTH / (max(widest, ROOMS[0]) + 2 * MARGIN)  # A single small panel is not enlarged further.
     caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))

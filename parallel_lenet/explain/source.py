@@ -34,7 +34,9 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     """The text in pieces: comments, strings, Python's keywords and the function's name are pieces of their own."""
     lines = text.splitlines(keepends=True)
     pieces: list[tuple[str, str]] = []
-    row, column, before = 1, 0, ""
+    row = 1
+    column = 0
+    before = ""
 
     def plain(to_row: int, to_column: int) -> str:
         part = lines[row - 1][column:to_column] if row == to_row else lines[row - 1][column:]

@@ -72,7 +72,8 @@ def _moments(images: Array) -> tuple[float, float]:
     most = min(2**18, max(images.size // 64, 256))
     largest = max(map(abs, pixels.extremes(images)))
     exact = images.dtype.kind in "bui" and largest * largest * most < 2**62
-    sums, squares = [], []
+    sums = []
+    squares = []
     for part in parts(images, most):
         values = part.astype(np.int64 if exact else np.float64, order="C").ravel()
         sums.append(values.sum().item() if exact else sum_of(values.copy()))

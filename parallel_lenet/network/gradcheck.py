@@ -139,7 +139,8 @@ def model_errors(model: Model, inputs: Array, targets: Array, rng: np.random.Gen
 
 
 def _loss_error(kernel: Kernels, rng: np.random.Generator) -> float:
-    logits, targets = rng.standard_normal((5, IMAGES)), rng.integers(0, 5, IMAGES)
+    logits = rng.standard_normal((5, IMAGES))
+    targets = rng.integers(0, 5, IMAGES)
     gradient = np.full_like(logits, np.nan)
     softmax_cross_entropy(kernel, logits, targets, gradient)
 

@@ -132,7 +132,8 @@ class Sequential(Displayed):
     @cached_property
     def layer_names(self) -> tuple[str, ...]:
         """A name for each layer: ``conv1``, ``tanh1``, ``avgpool1``, ``conv2``, ..., numbered per kind."""
-        names, counts = [], Counter[str]()
+        names = []
+        counts = Counter[str]()
         for layer in self.layers:
             kind = type(layer).__name__.lower().removesuffix("2d")
             counts[kind] += 1
@@ -178,7 +179,8 @@ class Sequential(Displayed):
     @cached_property
     def _places(self) -> tuple[tuple[tuple[str, slice, Shape], ...], ...]:
         """For each layer, the names of its parameters, their slices of the vector and their shapes."""
-        shapes, slices = dict(self.layout.entries), self.layout.slices
+        shapes = dict(self.layout.entries)
+        slices = self.layout.slices
         return tuple(tuple((part, slices[name], shapes[name]) for part, name in names.items()) for names in self._names)
 
     def layer_views(self, vector: Vector) -> list[dict[str, Array]]:
@@ -270,7 +272,8 @@ class Sequential(Displayed):
             metrics = self.loss_and_gradient(parameters, inputs, targets, contiguous, weights=weights, keys=keys)
             gradient[:] = contiguous
             return metrics
-        kernel, buffers = kernels.load(self.kernel), self._buffers(len(inputs), parameters.dtype)
+        kernel = kernels.load(self.kernel)
+        buffers = self._buffers(len(inputs), parameters.dtype)
         loss = LOSSES[self.loss]
         loss.check(targets, self.classes, len(inputs))
         if keys is not None and self.augment is not None:
@@ -343,12 +346,14 @@ class Sequential(Displayed):
         """
         if self.loss != CROSS_ENTROPY:
             raise TypeError(f"a network with the loss {self.loss!r} has no probabilities: use predict")
-        softmax, result = kernels.load(self.kernel).softmax, np.empty((len(inputs), self.classes), np.float32)
+        softmax = kernels.load(self.kernel).softmax
+        result = np.empty((len(inputs), self.classes), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # Scores that overflow give NaN, which the caller notices.
             for images, logits in self._predicted(parameters, inputs):
                 probabilities = np.empty_like(logits)
                 softmax(logits, probabilities)
-                block, labels = result[images], logits.argmax(axis=0)
+                block = result[images]
+                labels = logits.argmax(axis=0)
                 block[:] = probabilities.T
                 (tied,) = np.nonzero(block.argmax(axis=1) != labels)
                 block[tied, labels[tied]] = np.nextafter(block[tied].max(axis=1), np.float32(2))

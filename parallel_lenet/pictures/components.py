@@ -58,7 +58,9 @@ def _runs(mask: Array) -> tuple[Array, Array, Array]:
 def _touching(rows: Array, starts: Array, ends: Array) -> list[tuple[int, int]]:
     """The pairs of touching runs in neighbouring rows."""
     first = np.searchsorted(rows, np.arange(rows.max(initial=-1) + 3)).tolist()  # Of each row.
-    begins, stops, pairs = starts.tolist(), ends.tolist(), []
+    begins = starts.tolist()
+    stops = ends.tolist()
+    pairs = []
     for row in range(len(first) - 2):
         upper, lower = first[row], first[row + 1]
         while upper < first[row + 1] and lower < first[row + 2]:

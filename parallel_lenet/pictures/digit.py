@@ -55,7 +55,8 @@ def _scaled(ink: Array, box: int) -> Array:
 
 def _overlaps(old: int, new: int) -> Array:
     """How much of each old pixel each new one covers, ``(new, old)``; the unit is a ``new``-th of an old pixel."""
-    starts, pixels = np.arange(new)[:, np.newaxis] * old, np.arange(old) * new
+    starts = np.arange(new)[:, np.newaxis] * old
+    pixels = np.arange(old) * new
     overlaps = np.minimum(starts + old, pixels + new) - np.maximum(starts, pixels)
     return np.asarray(np.maximum(overlaps, 0), np.float64)
 

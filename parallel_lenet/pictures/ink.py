@@ -43,7 +43,8 @@ def ink(picture: Array) -> Array | None:
         return None
     difference: Array = np.average(differences, axis=0, weights=weights)
     smooth = _blurred(difference, 3)
-    contrast, noise = _contrast(smooth), _noise(smooth)
+    contrast = _contrast(smooth)
+    noise = _noise(smooth)
     if contrast < max(LEAST_CONTRAST, LEAST_CLEAR * noise):
         return None
     if noise > GRAINY * contrast:

@@ -51,7 +51,8 @@ def _page(run: Run, with_pad: bool) -> str:
 
 def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any]:
     """The template's values. The notes come last, because reading the files of the run adds notes."""
-    checkpoint, predictions = run.checkpoint, run.predictions
+    checkpoint = run.checkpoint
+    predictions = run.predictions
     last_step = float(np.nanmax(run.steps["time"])) if run.steps is not None and len(run.steps) else None
     header, epochs = summary.epoch_rows(run)
     values: dict[str, Any] = {
@@ -91,7 +92,8 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
 
 def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any]:
     """The filters, the feature maps of one image and the pad, or why there are none."""
-    checkpoint, predictions = run.checkpoint, run.predictions
+    checkpoint = run.checkpoint
+    predictions = run.predictions
     if checkpoint is None:
         return {"why_no_insides": "Without a checkpoint there is nothing to show of the network."}
     if model is None:

@@ -83,7 +83,8 @@ def _step_lines(runs: Sequence[Run], names: Sequence[str], column: str) -> list[
 
 def _lines(runs: Sequence[Run], names: Sequence[str], what: str) -> list[Line]:
     """The training, validation and test curves."""
-    lines, factor = [], 100.0 if what == "accuracy" else 1.0
+    lines = []
+    factor = 100.0 if what == "accuracy" else 1.0
     for label, colour, run, steps in _with_steps(runs, names):
         each = steps["loss"] if what == "loss" else steps["correct"] / steps["images"] * factor
         # For a single run the epochs' curve has the label.
@@ -95,7 +96,8 @@ def _lines(runs: Sequence[Run], names: Sequence[str], what: str) -> list[Line]:
             if not np.isfinite(values).any() or (len(runs) > 1 and part == "train" and run.steps is not None):
                 continue
             if len(runs) > 1:
-                style, colour = {"train": "-", "validation": "--", "test": ":"}[part], SERIES[i % len(SERIES)]
+                style = {"train": "-", "validation": "--", "test": ":"}[part]
+                colour = SERIES[i % len(SERIES)]
                 lines.append(Line(f"{names[i]}, {part}", epochs, values, colour, style, every=True))
             else:
                 lines.append(Line(PARTS[part], epochs, values, SERIES[j], every=True))
@@ -161,7 +163,8 @@ def _said(title: str, drawn: Sequence[tuple[Line, Any]]) -> str:
 
 def _phases(run: Run, steps: Steps) -> list[tuple[str, Html, str]]:
     """Milliseconds of a step by what the coordinator did, and what each worker computed meanwhile."""
-    done, scale = epochs_done(run, steps), 1e3
+    done = epochs_done(run, steps)
+    scale = 1e3
     phases = {
         "waiting for gradients": steps["waiting"],
         "adding": steps["adding"],

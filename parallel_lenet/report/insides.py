@@ -23,7 +23,9 @@ FILTER_WIDTH = 56
 # Positive numbers are orange, negative ones blue, zero is white, in both schemes and on the page of parallel-lenet
 # explain. People with any kind of colour vision can tell the two apart.
 POSITIVE, NEGATIVE = (217, 95, 2), (40, 110, 210)
-_ORANGE, _WHITE, _BLUE = np.array(POSITIVE, float), np.array([247, 247, 247.0]), np.array(NEGATIVE, float)
+_ORANGE = np.array(POSITIVE, float)
+_WHITE = np.array([247, 247, 247.0])
+_BLUE = np.array(NEGATIVE, float)
 
 
 class Maps(NamedTuple):

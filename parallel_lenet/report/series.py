@@ -41,9 +41,11 @@ def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
 
 def epochs_done(run: Run, steps: Steps) -> Numbers:
     """The number of epochs that were done after each step, with a fraction."""
-    epoch, done = steps["epoch"], steps["done"]
+    epoch = steps["epoch"]
+    done = steps["done"]
     images = float(done.max()) if len(done) else 1.0
-    everything, held_out = run.data.get("train"), run.options.get("validation")
+    everything = run.data.get("train")
+    held_out = run.options.get("validation")
     if len(epoch) and epoch.max() <= 1 and isinstance(everything, int):  # Not one epoch may be complete.
         images = max(images, everything * (1 - (held_out if isinstance(held_out, float) else 0.0)))
     return np.asarray(epoch - 1 + done / max(images, 1.0))

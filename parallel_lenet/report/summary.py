@@ -137,7 +137,8 @@ def epoch_rows(run: Run) -> tuple[Row, list[Row]]:
 
 def time_rows(run: Run) -> list[Row]:
     """The parts of the run's time: name, seconds and share."""
-    steps, events = run.steps, run.events
+    steps = run.steps
+    events = run.events
     if steps is None or not len(steps):
         return []
     total = float(np.nansum(steps["seconds"]))
@@ -221,7 +222,8 @@ def _said(value: Any) -> str:
 
 def session_rows(session: Session) -> list[Row]:
     """Versions and machine of one start."""
-    machine, data = session["machine"], session["data"]
+    machine = session["machine"]
+    data = session["data"]
     blas = machine.get("blas")
     memory = machine.get("memory_bytes")
     rows: list[Row] = [

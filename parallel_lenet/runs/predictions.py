@@ -83,7 +83,8 @@ class Predictions:
 def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, seconds: float = math.inf) -> Predictions:
     """Predict the images, or as many as ``seconds`` allow, in this process. Raises ValueError for NaN or infinity."""
     count = len(test)
-    order, end = _spread(count), math.inf
+    order = _spread(count)
+    end = math.inf
     blocks: list[Array] = []
     at_once = max(1, min(AT_ONCE, NUMBERS // sum(map(math.prod, model.shapes))))
     for start in range(0, count, at_once):
@@ -99,10 +100,12 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     scores = np.concatenate(blocks)
     rows = order[: len(scores)]
     sorting = np.argsort(rows)
-    rows, scores = rows[sorting], scores[sorting]
+    rows = rows[sorting]
+    scores = scores[sorting]
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    labels, predicted = test.targets[rows].astype(np.int64), scores.argmax(axis=1)
+    labels = test.targets[rows].astype(np.int64)
+    predicted = scores.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:WORST]
     stored = model.images.stored

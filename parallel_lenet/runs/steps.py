@@ -85,7 +85,8 @@ class StepLog:
         """
         if self._file is None:
             return
-        times, computing = report.times, [0.0] * self._columns
+        times = report.times
+        computing = [0.0] * self._columns
         for name, seconds in times.computing.items():
             computing[self._slot(name)] += seconds
         rate = math.nan if report.learning_rate is None else report.learning_rate
@@ -157,8 +158,10 @@ def read(folder: Path) -> Steps | None:
     names = header.split(",")
     if names != _header(len(names) - len(COLUMNS)).split(","):
         raise RunError(f"{path}: is damaged, or was not written by a training run: it begins with {quoted(header)}")
-    step, place = names.index("step"), names.index("parameters")
-    rows, digests = [], []
+    step = names.index("step")
+    place = names.index("parameters")
+    rows = []
+    digests = []
     for line in lines:
         cells = line.split(",")
         digest = cells[place] if len(cells) == len(names) else "?"
@@ -196,7 +199,8 @@ def _is_before(line: str, cells: int, epoch: int, done: int) -> bool:
     """Whether a line is complete and belongs to a step up to that position."""
     parts = line.split(",")
     try:
-        of, until = int(parts[1]), int(parts[2])
+        of = int(parts[1])
+        until = int(parts[2])
     except (IndexError, ValueError):
         return False
     return len(parts) == cells and (of <= epoch or (of == epoch + 1 and until <= done))

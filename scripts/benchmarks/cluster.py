@@ -32,7 +32,8 @@ def engines(workers: int) -> dict[str, Engine]:
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Milliseconds per step of each engine, for a model that does nothing and for each kernel and batch size."""
-    workers, data = usable_cores(), sixty_thousand()
+    workers = usable_cores()
+    data = sixty_thousand()
     work: list[tuple[str, Model, int]] = [("nothing", NoOp(), 128)]
     for kernel in kernels.available():
         work += [(kernel, lenet5(kernel=kernel), batch_size) for batch_size in BATCH_SIZES[kernel]]

@@ -135,7 +135,9 @@ def fma_flops() -> float:
             sums = add_products(sums, x, 0, 0, x, 0, 0)
         store(sums, out, 0, 5 * lanes, lanes)
 
-    x, out, times = np.ones(lanes, np.float32), np.empty(10 * lanes, np.float32), 20_000
+    x = np.ones(lanes, np.float32)
+    out = np.empty(10 * lanes, np.float32)
+    times = 20_000
     loop(x, out, times)
     fastest = float("inf")
     for _ in range(50):

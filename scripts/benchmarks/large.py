@@ -19,7 +19,8 @@ from parallel_lenet.cores import usable_cores
 
 Array = NDArray[Any]
 
-BATCH_SIZE, STEPS = 256, 12
+BATCH_SIZE = 256
+STEPS = 12
 
 
 class Perceptron:
@@ -50,13 +51,15 @@ class Perceptron:
 
     def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         """Forward, and layer by layer back."""
-        values, rows = self._forward(parameters, inputs), np.arange(len(inputs))
+        values = self._forward(parameters, inputs)
+        rows = np.arange(len(inputs))
         q = np.exp(values[-1] - values[-1].max(axis=1, keepdims=True))
         q /= q.sum(axis=1, keepdims=True)
         correct = int(np.count_nonzero(q.argmax(axis=1) == targets))
         metrics = Metrics(-np.log(np.maximum(q[rows, targets], 1e-30)).sum(), correct, len(inputs))
         if gradient is not None:
-            p, g = self.layout.views(parameters), self.layout.views(gradient)
+            p = self.layout.views(parameters)
+            g = self.layout.views(gradient)
             q[rows, targets] -= 1
             for n in reversed(range(self.layers)):
                 g[f"weight{n}"][:] = values[n].T @ q
@@ -91,9 +94,11 @@ def with_workers(data: Dataset, workers: int) -> tuple[dict[str, float], int, st
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Medians of the rounds; ratios are taken within a round."""
-    data, workers = sixty_thousand(), counts(usable_cores())
+    data = sixty_thousand()
+    workers = counts(usable_cores())
     found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}
-    memory, hashes = dict[int, int](), set[str]()
+    memory = dict[int, int]()
+    hashes = set[str]()
     for _ in range(arguments.rounds):
         for w, series in found.items():
             each, memory[w], digest = with_workers(data, w)

@@ -30,7 +30,8 @@ HASHED_STEPS = 30
 
 def hashes(arguments: argparse.Namespace) -> Report:
     """Of the parameters after some steps, for each number of workers."""
-    data, found = sixty_thousand(), dict[str, dict[str, str]]()
+    data = sixty_thousand()
+    found = dict[str, dict[str, str]]()
     for batch_size in scaling.BATCH_SIZES:
         found[str(batch_size)] = {}
         for w in HASHED:
@@ -50,7 +51,9 @@ def hashes(arguments: argparse.Namespace) -> Report:
 
 def epochs(arguments: argparse.Namespace) -> Report:
     """Epochs of this package and of PyTorch, in turn; the best of the rounds, since others may use the machine."""
-    data, kernel, cores = sixty_thousand(), kernels.available()[-1], counts(usable_cores())
+    data = sixty_thousand()
+    kernel = kernels.available()[-1]
+    cores = counts(usable_cores())
     seconds: dict[tuple[int, str, int], list[float]] = {}
     note: list[str] = []
     for _ in range(arguments.rounds):
@@ -65,7 +68,8 @@ def epochs(arguments: argparse.Namespace) -> Report:
                 else:
                     seconds.setdefault((batch_size, "PyTorch eager", n), []).append(theirs)
     best = {key: min(values) for key, values in seconds.items()}
-    rows, results = [], []
+    rows = []
+    results = []
     for (batch_size, name, n), value in best.items():
         rivals = [other for (size, who, _), other in best.items() if size == batch_size and who != kernel]
         row: dict[str, Any] = {
@@ -105,7 +109,8 @@ class Nothing(NoOp):
 
 def overhead(arguments: argparse.Namespace) -> Report:
     """Of a step with LeNet-5's 61,706 parameters whose model does nothing, at the default settings."""
-    data, found = sixty_thousand(), dict[str, float]()
+    data = sixty_thousand()
+    found = dict[str, float]()
     for w in counts(usable_cores()):
         with Coordinator(Nothing(), Adam(1e-3), n_workers=w) as coordinator:
             found[str(w)] = step_seconds(coordinator, data, 300) * 1e3

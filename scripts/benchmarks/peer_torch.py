@@ -81,7 +81,9 @@ def ddp_rank(rank: int, world: int, batch_size: int, port: str) -> None:
 
 
 def main() -> None:
-    mode, threads, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    mode = sys.argv[1]
+    threads = int(sys.argv[2])
+    batch_size = int(sys.argv[3])
     if mode == "ddp":
         port = str(20_000 + os.getpid() % 20_000)
         torch.multiprocessing.spawn(ddp_rank, (threads, batch_size, port), nprocs=threads)

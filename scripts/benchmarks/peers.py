@@ -57,7 +57,8 @@ def theirs(cores: int, batch_size: int) -> dict[str, Callable[[], float]]:
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Medians of the rounds, and per round the ratio of this package to the fastest of PyTorch's ways."""
-    data, cores = sixty_thousand(), usable_cores()
+    data = sixty_thousand()
+    cores = usable_cores()
     work = ours(data, cores, arguments.batch_size) | theirs(cores, arguments.batch_size)
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(arguments.rounds):

@@ -87,7 +87,8 @@ def program(batch_size: int) -> None:
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Turn after turn; medians, and ratios within a turn."""
-    data, workers = sixty_thousand(), counts(usable_cores())
+    data = sixty_thousand()
+    workers = counts(usable_cores())
     results: dict[str, list[dict[str, Any]]] = {}
     for batch_size in BATCH_SIZES:
         found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}

@@ -42,7 +42,8 @@ def _memory(data: Dataset, kernel: str, workers: int) -> float:
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Medians of whole commands, timed from outside."""
-    python, script = sys.executable, str(Path(__file__).parents[1] / "train.py")
+    python = sys.executable
+    script = str(Path(__file__).parents[1] / "train.py")
     kernel = kernels.available()[-1]
     with tempfile.TemporaryDirectory() as folder:
         runs = (str(Path(folder) / f"run{i}") for i in range(1000))
@@ -51,7 +52,9 @@ def measure(arguments: argparse.Namespace) -> Report:
             return [python, script, "--kernel", kernel, "--max-steps", "1", "--quiet", "--out", next(runs)]
 
         cold = _wall(command(), NUMBA_CACHE_DIR=str(Path(folder) / "cache"))
-        imports, bare, first = [], [], []
+        imports = []
+        bare = []
+        first = []
         for _ in range(arguments.rounds):
             bare.append(_wall([python, "-c", "pass"]))
             imports.append(_wall([python, "-c", "import parallel_lenet"]))

@@ -11,7 +11,8 @@ from parallel_lenet.network.layers import AvgPool2d
 
 def error(lesson: Lesson) -> Figure:
     """The error of the last layer: probabilities minus the right answer."""
-    numbers, scores = lesson.numbers, lesson.trace.steps[-1].name
+    numbers = lesson.numbers
+    scores = lesson.trace.steps[-1].name
     xs = (24, 104, 166, 226, 300)
     words = ("class", "probability", "", "wanted", "error")
     shapes: list[Shape] = [Text(x, 8, word, "label") for x, word in zip(xs, words, strict=True)]
@@ -99,7 +100,8 @@ def _strongest(values: Array) -> list[int]:
 
 def activation_backward(lesson: Lesson, step: Step) -> Figure:
     """One error through the activation."""
-    at, before = lesson.roles.activation_at, name_of_input(lesson, step)
+    at = lesson.roles.activation_at
+    before = name_of_input(lesson, step)
     parts: list[Panel | str] = []
     for sign, words, number, style in (
         ("", "error of y", lesson.numbers(f"{step.name}.error", *at), "cell"),

@@ -177,7 +177,8 @@ def dense(lesson: Lesson, step: Step) -> Figure:
 
 def softmax(lesson: Lesson) -> Figure:
     """From scores to probabilities, class by class."""
-    numbers, scores = lesson.numbers, lesson.trace.steps[-1].name
+    numbers = lesson.numbers
+    scores = lesson.trace.steps[-1].name
     probabilities = numbers["probabilities"]
     xs = (22, 82, 150, 222, 292)
     words = ("class", "score", "− largest", "exp", "probability")

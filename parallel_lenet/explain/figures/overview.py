@@ -16,7 +16,8 @@ def architecture(lesson: Lesson) -> Figure:
     parts: list[Panel | str] = [_outputs(steps[0].x, "input")]
     i = 0
     while i < len(steps):
-        words, y = [kind(steps[i])], steps[i].y
+        words = [kind(steps[i])]
+        y = steps[i].y
         while i + 1 < len(steps) and isinstance(steps[i + 1].layer, Tanh | ReLU):
             i += 1
             words.append(kind(steps[i]))
@@ -55,7 +56,8 @@ def _outputs(y: Array, title: str) -> Panel:
 
 def image(lesson: Lesson) -> Figure:
     """The stored pixels, and what the network makes of them before its first layer."""
-    pixels, prepared = lesson.trace.pixels, lesson.trace.steps[0].x
+    pixels = lesson.trace.pixels
+    prepared = lesson.trace.steps[0].x
     colours = pixels if len(pixels) == 3 else pixels[0]
     return Figure(
         "image",
@@ -77,7 +79,8 @@ def output_shape(lesson: Lesson) -> Figure:
     parts: list[Panel | str] = []
     for stride, padding, title in cases:
         rows = Conv2d(1, 3, stride, padding).output_shape((1, 7, 7))[1]
-        side, total = 20.0, 7 + 2 * padding
+        side = 20.0
+        total = 7 + 2 * padding
         shapes: list[Shape] = []
         for i, j in np.ndindex(total, total):
             border = not (padding <= i < padding + 7 and padding <= j < padding + 7)

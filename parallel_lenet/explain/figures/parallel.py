@@ -48,7 +48,8 @@ def batch(lesson: Lesson) -> Figure:
 
 def tree(lesson: Lesson) -> Figure:
     """The additions of one weight's gradients, level by level."""
-    numbers, n = lesson.numbers, len(lesson.images)
+    numbers = lesson.numbers
+    n = len(lesson.images)
     levels: list[Array] = []
     while f"tree{len(levels)}" in numbers.arrays:
         levels.append(numbers[f"tree{len(levels)}"])
@@ -102,7 +103,9 @@ def tree(lesson: Lesson) -> Figure:
 
 def unequal(lesson: Lesson) -> Figure:
     """The mean of means of two shards of different sizes, beside the mean of all images."""
-    numbers, n, first = lesson.numbers, len(lesson.images), cut(lesson)
+    numbers = lesson.numbers
+    n = len(lesson.images)
+    first = cut(lesson)
     shapes: list[Shape] = []
     for k, (start, stop) in enumerate(((0, first), (first, n))):
         left, right = 2 + start * PITCH, stop * PITCH - 2

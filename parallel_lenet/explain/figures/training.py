@@ -55,7 +55,9 @@ def _errors(lesson: Lesson) -> tuple[list[Shape], list[Shape]]:
     """The distance of each measured slope to the gradient, on logarithmic axes."""
     numbers = lesson.numbers
     gradient = float(numbers["difference64.gradient"])
-    width, height, lowest = 300.0, 180.0, -12.0
+    width = 300.0
+    height = 180.0
+    lowest = -12.0
     lines: list[Shape] = [
         Line(((34, height - 20), (width, height - 20)), "axis"),
         Line(((34, 0), (34, height - 20)), "axis"),
