@@ -27,7 +27,7 @@ FAST = ("--engine", "serial", "--kernel", "im2col", "--batch-size", "8", "--quie
 
 
 def report(step: int, loss: float = 0.5, epoch: int = 1, **more: Any) -> StepReport:
-    times = StepTimes(0.1, 0.2, 0.3, {"worker 0 (pid 7)": 0.25, "worker 1 (pid 8)": 0.5})
+    times = StepTimes(0.1, 0.2, 0.3, computing={"worker 0 (pid 7)": 0.25, "worker 1 (pid 8)": 0.5})
     return StepReport(epoch, step, loss, 0.75, 8, 1.5, 0.7, **{"learning_rate": 0.1, "times": times, **more})
 
 
@@ -88,8 +88,8 @@ def test_workers_without_numbers_take_the_columns_in_turn_and_no_second_is_lost(
     log = steps.StepLog(tmp_path, 2)
     log.begin(0, 0)
     for step, computing in enumerate(({"worker a": 1.0, "worker b": 2.0}, {"worker b": 3.0, "worker c": 4.0}), 1):
-        log.append(report(step, times=StepTimes(0, 0, 0, computing)), 8 * step, PARAMETERS, last=False)
-    log.append(report(3, times=StepTimes(0, 0, 0, dict.fromkeys("xyz", 1.0))), 24, PARAMETERS, last=False)
+        log.append(report(step, times=StepTimes(computing=computing)), 8 * step, PARAMETERS, last=False)
+    log.append(report(3, times=StepTimes(computing=dict.fromkeys("xyz", 1.0))), 24, PARAMETERS, last=False)
     log.close()
     found = steps.read(tmp_path)
     assert found is not None
