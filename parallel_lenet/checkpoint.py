@@ -84,12 +84,12 @@ class Checkpoint:
         The file is not trusted, and nothing in it is executed.
         """
         path = checked_path(path)
-        arrays, described = archive.load(path)
-        _require_format(path, described)
+        arrays, content = archive.load(path)
+        _require_format(path, content)
         parameters = arrays.get("parameters", np.empty(0, np.uint8))
         slots = {name.removeprefix(SLOT): array for name, array in arrays.items() if name.startswith(SLOT)}
         try:
-            layout = Layout(tuple((name, tuple(shape)) for name, shape in described["layout"]))
+            layout = Layout(tuple((name, tuple(shape)) for name, shape in content["layout"]))
             if parameters.shape != (layout.size,) or parameters.dtype not in (np.float32, np.float64):
                 raise CheckpointError(
                     f"{path}: holds {parameters.size:,} parameters of {parameters.dtype}; its network has "
@@ -99,11 +99,11 @@ class Checkpoint:
                 if slot.shape != parameters.shape or slot.dtype != parameters.dtype:
                     raise CheckpointError(f"{path}: optimizer state is damaged: the shape or dtype of {name} is wrong")
             return cls(
-                _state(described, parameters, slots),
+                _state(content, parameters, slots),
                 layout,
-                described.get("model"),
-                _object(described, "settings"),
-                _object(described, "user"),
+                content.get("model"),
+                _object(content, "settings"),
+                _object(content, "user"),
                 path,
             )
         except CheckpointError:
@@ -116,7 +116,7 @@ class Checkpoint:
         state = self.state
         arrays = {"parameters": state.parameters}
         arrays |= {f"{SLOT}{name}": slot for name, slot in state.optimizer.slots.items()}
-        described = {
+        content = {
             "format": FORMAT,
             "layout": self.layout.entries,
             "model": self.description,
@@ -130,7 +130,7 @@ class Checkpoint:
             "data": None if state.data is None else state.data.fingerprint(),
             "user": self.metadata,
         }
-        archive.save(path, arrays, described)
+        archive.save(path, arrays, content)
 
     def require_model(self, model: Model) -> None:
         """Raise CheckpointError if the parameters are not this model's."""
@@ -163,8 +163,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: optimizer state is incomplete: {name} {what}")
 
 
-def _require_format(path: str, described: dict[str, Any]) -> None:
-    found = described.get("format")
+def _require_format(path: str, content: dict[str, Any]) -> None:
+    found = content.get("format")
     if found == 1:
         raise CheckpointError(
             f"{path}: was written by an older version, which did not describe the model: its parameters are "
@@ -174,30 +174,30 @@ def _require_format(path: str, described: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: has format {quoted(found)}; this version reads {FORMAT}")
 
 
-def _state(described: dict[str, Any], parameters: Vector, slots: Arrays) -> TrainingState:
-    loss_sum, correct, count, *weight = described["sums"]  # Versions without weights wrote three numbers.
-    known = described["data"]
+def _state(content: dict[str, Any], parameters: Vector, slots: Arrays) -> TrainingState:
+    loss_sum, correct, count, *weight = content["sums"]  # Versions without weights wrote three numbers.
+    known = content["data"]
     return TrainingState(
         parameters,
-        OptimizerState(_count(described, "step"), slots),
-        epoch=_count(described, "epoch"),
-        cursor=_count(described, "cursor"),
+        OptimizerState(_count(content, "step"), slots),
+        epoch=_count(content, "epoch"),
+        cursor=_count(content, "cursor"),
         sums=Metrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count), *map(_weight, weight)),
-        seconds=_float(described["seconds"]),
-        history=tuple(_report(report) for report in described["history"]),
-        data=EpochData(None, _fingerprint(known)) if described["cursor"] or known else None,
+        seconds=_float(content["seconds"]),
+        history=tuple(_report(report) for report in content["history"]),
+        data=EpochData(None, _fingerprint(known)) if content["cursor"] or known else None,
     )
 
 
-def _object(described: dict[str, Any], name: str) -> dict[str, Any]:
-    value = described.get(name)
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = content.get(name)
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {quoted(value)}")
     return value
 
 
-def _count(described: dict[str, Any], name: str) -> int:
-    return _counted(name, described[name])
+def _count(content: dict[str, Any], name: str) -> int:
+    return _counted(name, content[name])
 
 
 def _counted(name: str, value: object) -> int:

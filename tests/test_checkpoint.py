@@ -1,13 +1,15 @@
 """The Checkpoint object: what a training saved, without its model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from kits.models import Scripted, Softmax
 from numpy.testing import assert_array_equal
 
-from parallel_lenet import SGD, Adam, Checkpoint, CheckpointError, Coordinator, Dataset
+from parallel_lenet import SGD, Adam, Checkpoint, CheckpointError, Coordinator, Dataset, Layout, archive, lenet5
+from parallel_lenet.optimizers import OptimizerState
 
 DATA = Dataset(np.arange(7840, dtype=np.uint8).reshape(10, 28, 28), np.arange(10) % 10)
 
@@ -48,3 +50,107 @@ def test_another_model_or_optimizer_is_refused_by_name(tmp_path: Path) -> None:
         checkpoint.require_model(Scripted())
     with pytest.raises(CheckpointError, match="belongs to another optimizer"):
         checkpoint.require_slots(SGD().init(checkpoint.state.parameters))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Checkpoint:
+    """Of LeNet-5, unfinished in its second epoch, with weights and a report."""
+    coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=4)
+    reports = coordinator.iterate((DATA.inputs, DATA.targets), 2, validation=DATA)
+    for _ in range(5):
+        next(reports)
+    coordinator.save(tmp_path / "c.npz")
+    return Checkpoint.load(tmp_path / "c.npz")
+
+
+def test_a_model_is_compared_by_its_description_and_by_its_layout(saved: Checkpoint) -> None:
+    saved.require_model(lenet5(kernel="im2col"))
+    with pytest.raises(CheckpointError) as caught:
+        saved.require_model(lenet5(kernel="im2col", classes=3))
+    assert str(caught.value) == (
+        f"{saved.path}: belongs to another network: layer 12 is Dense(units=10) in the checkpoint, Dense(units=3) in "
+        "the model. If it has this package's layers, load_model(path).model is the right one"
+    )
+    saved.require_model(WithoutDescription(saved.layout))  # A model without one is compared by its layout alone.
+    for shapes, sentence in (
+        ({"bias": (3,)}, "'bias' is 'missing' in the checkpoint, (3,) in the model"),
+        ({"conv1.weight": (3,)}, "'conv1.weight' is (6, 1, 5, 5) in the checkpoint, (3,) in the model"),
+        ({}, "'conv1.weight' is (6, 1, 5, 5) in the checkpoint, missing in the model"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            saved.require_model(WithoutDescription(Layout.of(shapes)))
+        assert str(caught.value) == f"{saved.path}: belongs to another network: {sentence}"
+
+
+class WithoutDescription(Scripted):
+    def __init__(self, layout: Layout) -> None:
+        object.__setattr__(self, "of_the_test", layout)
+
+    @property
+    def layout(self) -> Layout:
+        return self.of_the_test  # type: ignore[no-any-return, attr-defined]
+
+
+def test_another_dtype_and_other_vectors_of_an_optimizer_are_named(saved: Checkpoint) -> None:
+    saved.require_dtype(np.dtype(np.float32))
+    with pytest.raises(CheckpointError) as caught:
+        saved.require_dtype(np.dtype(np.float64))
+    assert str(caught.value) == f"{saved.path}: holds float32 parameters; this model's are float64"
+    saved.require_slots(Adam().init(saved.state.parameters))
+    first = min(saved.state.optimizer.slots)
+    with pytest.raises(CheckpointError, match=rf"incomplete: {first} belongs to another optimizer$"):
+        saved.require_slots(SGD().init(saved.state.parameters))
+    with pytest.raises(CheckpointError, match=r": optimizer state is incomplete: velocity is missing$"):
+        saved.require_slots(
+            OptimizerState(0, {**saved.state.optimizer.slots, "velocity": np.zeros(1)})  # Besides all the others.
+        )
+
+
+def test_every_field_of_the_state_comes_back(saved: Checkpoint, tmp_path: Path) -> None:
+    state = saved.state
+    assert (state.step, state.epoch, state.cursor, state.sums.count, state.sums.weight) == (4, 1, 4, 4, 4.0)
+    assert state.data is not None
+    saved.save(tmp_path / "again.npz")
+    again = Checkpoint.load(tmp_path / "again.npz").state
+    assert (again.step, again.epoch, again.cursor, again.sums) == (4, 1, 4, state.sums)
+    assert (again.seconds, again.history) == (state.seconds, state.history)
+    assert again.history[0].validation_loss is not None
+    assert again.data is not None
+    assert again.data.fingerprint() == state.data.fingerprint()
+    for name, slot in state.optimizer.slots.items():
+        assert_array_equal(again.optimizer.slots[name], slot)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": 1}, "was written by an older version, which did not describe the model: its parameters are "),
+        ({"format": 3}, "has format 3; this version reads 2"),
+        ({"layout": [["weight", [3]]]}, "holds 61,706 parameters of float32; its network has 3"),
+        ({"step": 2**63}, "its metadata is incomplete: step must be below 2**63"),
+        ({"step": -1}, "its metadata is incomplete: step must be a whole number of at least 0, got -1"),
+        ({"seconds": "many"}, "its metadata is incomplete: 'many' is not a number"),
+        ({"seconds": True}, "its metadata is incomplete: True is not a number"),
+        ({"sums": [1.0, 2, 3, -1.0]}, "its metadata is incomplete: the weight of the sums is -1.0"),
+        ({"sums": [1.0, 2, 3, "inf"]}, "its metadata is incomplete: the weight of the sums is 'inf'"),
+        ({"history": [3]}, "its metadata is incomplete: history holds 3"),
+        ({"data": 3}, "its metadata is incomplete: data is 3"),
+        ({"settings": []}, "its metadata is incomplete: settings is []"),
+        ({"user": None}, "its metadata is incomplete: user is None"),
+    ],
+    ids=str,
+)
+def test_wrong_metadata_is_named(saved: Checkpoint, change: dict[str, Any], sentence: str) -> None:
+    arrays, metadata = archive.load(saved.path)
+    archive.save(saved.path, arrays, {**metadata, **change})
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.load(saved.path)
+    assert str(caught.value).startswith(f"{saved.path}: {sentence}")
+
+
+def test_sums_of_older_files_without_weights_and_what_json_does_not_have_are_read(saved: Checkpoint) -> None:
+    arrays, metadata = archive.load(saved.path)
+    archive.save(saved.path, arrays, {**metadata, "sums": ["nan", 2, 3], "seconds": 7})
+    state = Checkpoint.load(saved.path).state
+    assert np.isnan(state.sums.loss_sum)
+    assert (state.sums.correct, state.sums.count, state.sums.weight, state.seconds) == (2, 3, 3.0, 7.0)

@@ -23,7 +23,7 @@ MODULES = {
     "tree.py": ["test_tree.py"],
     "optimizers.py": ["test_optimizers.py", "test_updates.py"],
     "clipping.py": ["test_optimizers.py", "test_updates.py"],
-    "checkpoint.py": ["test_checkpoint.py", "test_archive.py"],
+    "checkpoint.py": ["test_checkpoint.py"],
     "engines/processes/dispatcher.py": ["test_dispatcher.py"],  # test_engine_states.py takes seconds per change.
     "averaging.py": ["test_coordinator.py", "test_updates.py"],
     "settings.py": ["test_coordinator_arguments.py"],
