@@ -33,6 +33,7 @@ class StepReport:
     """Counted from 1 over the whole training; a skipped step isn't counted, and repeats the number before."""
     loss: float
     accuracy: float
+    """It and the loss are NaN if the batch was skipped because its weights are all 0."""
     count: int
     """Samples in the batch."""
     gradient_norm: float

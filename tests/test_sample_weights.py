@@ -236,6 +236,11 @@ def test_class_weights_on_the_command_line(
         again["parameters_sha256"]
         == call(*few[:4], *few[6:], "--class-weights", "balanced", "--max-steps", "4")["parameters_sha256"]
     )
+    skipping = call(
+        "--data-dir", "data", "--batch-size", "1", "--max-steps", "3", "--class-weights", "0=0,1=0", "--out", "s"
+    )
+    assert skipping["steps"] == 3
+    assert "all weights of the batch are 0" in Path("s/events.jsonl").read_text()
     for wrong in ("even", "0=-1", "0=1,0=2", "a=1", "0=nan", ""):
         assert main(["train", *few, "--class-weights", wrong]) == 2
         assert "--class-weights must be balanced, or a finite weight of at least 0" in capsys.readouterr().err

@@ -90,7 +90,7 @@ class StepLog:
         for name, seconds in times.computing.items():
             computing[self._slot(name)] += seconds
         rate = math.nan if report.learning_rate is None else report.learning_rate
-        correct = round(report.accuracy * report.count)
+        correct = 0 if math.isnan(report.accuracy) else round(report.accuracy * report.count)  # NaN: not computed.
         digest = sha256(parameters)[:HASH_DIGITS] if last or report.step % HASH_EVERY == 0 else ""
         workers = "".join(f",{seconds:.6f}" for seconds in computing)
         self._unwritten += (
