@@ -295,7 +295,7 @@ def test_a_larger_image_only_makes_the_first_dense_layer_larger() -> None:
         ({"pooling": "min"}, "unknown pooling 'min': choose one of avg, max"),
         ({"classes": 1}, "classes must be a whole number of at least 2, got 1"),
         ({"classes": 10.0}, "classes must be a whole number of at least 2, got 10.0"),
-        ({"kernel": "cuda"}, "unknown kernel 'cuda': choose one of auto, naive, im2col, compiled"),
+        ({"kernel": "cuda"}, "unknown kernel 'cuda': choose one of auto, naive, im2col, compiled, or a Python file"),
         ({"dtype": "float16"}, "dtype must be float32 or float64, got 'float16'"),
         ({"channels": 0}, "Images: channels must be a whole number of at least 1, got 0"),
     ],

@@ -68,7 +68,7 @@ def _model(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Rebuild the network as the checkpoint describes it, and evaluate it."""
+    """Make the network that the checkpoint describes, and evaluate it."""
     console = Console(json=arguments.json)
     workers = worker_count(flags(arguments).get("workers"))
     file = _checkpoints.find(arguments.checkpoint, console)
@@ -89,12 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _network.check(model, test)
     except DatasetError as error:
-        raise DatasetError(f"{error} ({assumed})") if dataset is None and data_dir is None else error from None
+        if dataset is not None or data_dir is not None:
+            raise
+        raise DatasetError(f"{error} ({assumed})") from None
     if dataset is None and data_dir is None:
         console.note(f"note: {assumed}")
     _engines.say_unused(asked, asked.get("engine", "processes"), console)
     where, _ = _engines.arguments(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
-    batch_size = max(128, len(test))  # So that no worker is left out: there are no more than a batch has shards.
+    batch_size = max(128, len(test))  # Large enough that every worker gets a shard.
     try:
         coordinator = Coordinator(model, SGD(), batch_size=batch_size, parameters=parameters, **where)
     except ValueError as error:
