@@ -311,7 +311,7 @@ class Strange:
         lambda: object.__new__(Dataset),
         lambda: object.__new__(Metrics),
         lambda: object.__new__(Cluster),
-        lambda: Metrics(None, "a", b""),  # type: ignore[arg-type]
+        lambda: Metrics(None, "a", b"", 1.0),  # type: ignore[arg-type]
         lambda: History((None, 3)),  # type: ignore[arg-type]
         lambda: Coordinator(Softmax(), SGD(Strange()), engine="serial"),
         lambda: SGD(Strange()),
