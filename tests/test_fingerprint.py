@@ -12,7 +12,7 @@ from kits.models import Softmax
 from parallel_lenet import SGD, Coordinator, Dataset, DatasetError
 from parallel_lenet.fingerprint import HASHED_AT_ONCE, arrays_sha256, fingerprint
 
-OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was started with other data: 150 samples of \(28, 28\)"
+OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was started with other data: 150 samples of shape \(28,"
 
 
 def serial(**changes: Any) -> Coordinator:
