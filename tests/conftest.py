@@ -21,13 +21,14 @@ from kits.processes import children, shared_memory, temporary_files
 from kits.programs import Run
 
 import parallel_lenet
-from parallel_lenet import Dataset, load_dataset
+from parallel_lenet import Dataset, ProcessesEngine, load_dataset
 
 # A busy machine takes any time for an example; the programs of test_fuzzing.py and others run more of them.
 settings.register_profile("any machine", deadline=None, max_examples=40)
 settings.load_profile("any machine")
 
-DEADLINE = 120  # Seconds a test may take before it counts as hung: many times what the slowest needs.
+HERE = Path(__file__).parent
+DEADLINE = 300  # Seconds a test may take before it counts as hung: many times what the slowest needs.
 
 # The files that take longest, longest first, but so that not all that begin have a cluster.
 LONG = [
@@ -58,14 +59,30 @@ def pytest_configure(config: pytest.Config) -> None:
     And compile the package once, not in each of the hundreds of programs and workers that the tests start.
     """
     config.option.loadscopereorder = False
-    if not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        share_rewriting(config)
+    else:
         compileall.compile_dir(Path(parallel_lenet.__file__).parent, quiet=2)
+
+
+def share_rewriting(config: pytest.Config) -> None:
+    """Have each of xdist's processes begin with other files, and keep the assertions that pytest has rewritten.
+
+    All of them import all files. Rewriting takes most of that time, and so each file is rewritten by the process that
+    comes to it first.
+    """
+    sys.dont_write_bytecode = False
+    if [Path(argument).resolve() for argument in config.args] == [HERE]:
+        worker = config.workerinput  # type: ignore[attr-defined]
+        files = sorted(map(str, HERE.glob("test_*.py")))
+        begin = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        config.args = files[begin:] + files[:begin]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files, so that at the end no process works on one while the others have nothing to do."""
     order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+    items.sort(key=lambda item: (order.get(item.path.stem, len(LONG)), item.path))
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +112,13 @@ def digits() -> Dataset:
     """A few of the bundled digits: 150, so that neither 32 nor 64 divides their number."""
     train, _ = load_dataset()
     return Dataset(train.inputs[:150], train.targets[:150], "150 digits")
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessesEngine]:
+    """Two worker processes for many tests: a process takes a quarter of a second to start."""
+    with ProcessesEngine(2) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -320,7 +321,10 @@ def name_of(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
-MODULES = {name_of(file): ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax trees of all modules, by their names within the package."""
+    return {name_of(file): ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
 
 
 def imported(node: ast.AST) -> Iterator[str]:
@@ -332,7 +336,7 @@ def imported(node: ast.AST) -> Iterator[str]:
         module = str(node.module)
         for alias in node.names:
             inner = f"{module}.{alias.name}"
-            yield inner if inner.removeprefix("parallel_lenet.") in MODULES and inner != module else module
+            yield inner if inner.removeprefix("parallel_lenet.") in modules() and inner != module else module
     elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
         yield ast.unparse(node.args[0])
     elif isinstance(node, ast.Call) and ast.unparse(node.func) == "optional.load":
@@ -341,7 +345,7 @@ def imported(node: ast.AST) -> Iterator[str]:
 
 
 def edges() -> Iterator[tuple[str, str]]:
-    for name, tree in MODULES.items():
+    for name, tree in modules().items():
         for node in ast.walk(tree):
             for target in imported(node):
                 if target == "parallel_lenet" or target.startswith("parallel_lenet."):
@@ -353,7 +357,7 @@ def place(name: str) -> int:
 
 
 def test_every_module_has_its_place() -> None:
-    assert {name for name in MODULES if not name.startswith("cli.")} <= set(ORDER)
+    assert {name for name in modules() if not name.startswith("cli.")} <= set(ORDER)
 
 
 def test_imports_point_downwards() -> None:
@@ -366,7 +370,7 @@ def test_imports_point_downwards() -> None:
 
 
 def test_imports_make_no_circle() -> None:
-    below: dict[str, set[str]] = {name: set() for name in MODULES}
+    below: dict[str, set[str]] = {name: set() for name in modules()}
     for name, target in edges():
         below[name].add(target)
     while leaves := [name for name, targets in below.items() if not targets]:
@@ -394,7 +398,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
 
 def test_imports_stand_at_the_top_save_the_listed_ones() -> None:
     late = set()
-    for name, tree in MODULES.items():
+    for name, tree in modules().items():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.Lambda):
                 late |= {(name, target) for node in ast.walk(function) for target in imported(node)}
@@ -404,14 +408,14 @@ def test_imports_stand_at_the_top_save_the_listed_ones() -> None:
 
 
 def test_the_library_prints_nothing() -> None:
-    for name, tree in MODULES.items():
+    for name, tree in modules().items():
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         if not name.startswith("cli"):
             assert "print" not in [call.id for call in calls if isinstance(call, ast.Name)], name
 
 
 def test_all_names_every_public_name_once_in_order() -> None:
-    tree = MODULES[""]
+    tree = modules()[""]
     bound = {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
@@ -443,7 +447,7 @@ def has_members_of(public: type, contract: type) -> bool:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert [name for name, tree in MODULES.items() if not ast.get_docstring(tree)] == []
+    assert [name for name, tree in modules().items() if not ast.get_docstring(tree)] == []
 
 
 def test_the_version_stands_in_one_place() -> None:
@@ -523,7 +527,7 @@ print(result[0], *[name for name in {EXTRAS!r} if name in sys.modules])
 def test_every_module_imports_without_any_extra_but_the_kernel_that_is_one(
     run: Run, without_extras: dict[str, str]
 ) -> None:
-    names = [f"parallel_lenet.{name}".rstrip(".") for name in MODULES if name not in NOT_IMPORTED]
+    names = [f"parallel_lenet.{name}".rstrip(".") for name in modules() if name not in NOT_IMPORTED]
     program = f"""
 import importlib
 for name in {names!r}:
@@ -538,7 +542,7 @@ def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
     for extra in project["optional-dependencies"].values():
         named |= {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in extra}
     used = {
-        target.partition(".")[0] for tree in MODULES.values() for node in ast.walk(tree) for target in imported(node)
+        target.partition(".")[0] for tree in modules().values() for node in ast.walk(tree) for target in imported(node)
     }
     outside = {name for name in used if name.isidentifier()} - sys.stdlib_module_names - {"parallel_lenet"}
     brought = {

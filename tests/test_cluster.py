@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -426,12 +425,10 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
             list(opened.metrics(parameters, one_each(data)))
             process.kill()
             process.wait()
-            began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", WorkerWarning)
                 with pytest.raises(WorkerError, match="lost the dask cluster with 7 blocks left to compute"):
                     list(opened.metrics(parameters, one_each(data)))
-            assert time.monotonic() - began < 30
             with pytest.raises(RuntimeError, match="its engine was closed"):
                 engine.start(opened.context)
         with pytest.raises(WorkerError, match=f"no dask cluster with a worker at {address}"):

@@ -61,10 +61,12 @@ def test_nor_do_they_for_the_slow_kernel(digits: Dataset, leaves_nothing: None) 
     assert len(results) == 1
 
 
-def test_a_model_that_returns_numpys_numbers_gives_the_same_reports_everywhere(digits: Dataset, tmp_path: Path) -> None:
+def test_a_model_that_returns_numpys_numbers_gives_the_same_reports_everywhere(
+    digits: Dataset, tmp_path: Path, processes: ProcessesEngine
+) -> None:
     results = []
-    for engine in ("serial", "processes"):
-        with Coordinator(Softmax(), SGD(), engine=engine, n_workers=2, **UNEVEN) as coordinator:
+    for engine in ("serial", processes):
+        with Coordinator(Softmax(), SGD(), engine=engine, **UNEVEN) as coordinator:
             results.append([(r.loss, r.accuracy) for r in coordinator.iterate(digits) if isinstance(r, StepReport)])
             coordinator.save(tmp_path / "checkpoint.npz")
     assert results[0] == results[1]
@@ -72,7 +74,7 @@ def test_a_model_that_returns_numpys_numbers_gives_the_same_reports_everywhere(d
 
 @pytest.mark.parametrize("shard_size", [1, 7, 10, 56, 150])
 def test_a_step_is_the_gradient_of_the_whole_batch_whatever_its_shards(digits: Dataset, shard_size: int) -> None:
-    model = lenet5(dtype="float64")
+    model = lenet5(dtype="float64", kernel="im2col")
     coordinator = serial(model, SGD(0.5), shard_size=shard_size)
     before = coordinator.parameters.copy()
     report = next(coordinator.iterate(digits))
@@ -148,7 +150,7 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
 
 def test_one_to_sixteen_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
     results = set()
-    for first, then in [(1, 1), (3, 3), (7, 7), (16, 5)]:
+    for first, then in [(1, 1), (3, 3), (16, 5)]:
         with Coordinator(ByImage(), Adam(), n_workers=first, batch_size=56, seed=3) as coordinator:
             curve = []
             for report in coordinator.iterate(digits, 2):
@@ -190,7 +192,7 @@ def test_an_exception_names_the_same_samples_for_any_workers(model: Any, text: s
     inputs = digits.inputs.copy()
     inputs[order[56 + np.array([19, 41])], 0, 0] = 99  # In the second batch; the first is in its third shard of 8.
     named = note.format(bad=order[56 + 19], shard=", ".join(map(str, order[56 + 16 : 56 + 24])))
-    places = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 7), ("threading", 3), ("loky", 2)]
+    places = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 5), ("threading", 3), ("loky", 2)]
     for engine, n_workers in places:
         with Coordinator(
             model, SGD(), n_workers=n_workers, batch_size=56, shard_size=8, seed=3, engine=engine

@@ -88,19 +88,19 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
             coordinator.predict(inputs)  # type: ignore[arg-type]
 
 
-def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine() -> None:
+def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine(processes: ProcessesEngine) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.random((9, 5, 60)).astype(np.float32).transpose(2, 0, 1)
     hashes = set()
     for data in (inputs, np.ascontiguousarray(inputs)):
-        for where in ({"engine": "serial"}, {"engine": "threading", "n_workers": 2}, {"n_workers": 2}):
+        for where in ({"engine": "serial"}, {"engine": "threading", "n_workers": 2}, {"engine": processes}):
             with Coordinator(models.Raveled(), SGD(0.1), batch_size=20, shard_size=5, **where) as coordinator:  # type: ignore[arg-type]
                 coordinator.fit((data, np.zeros(60, np.int64)))
                 hashes.add(coordinator.parameters_sha256())
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("engine", ["serial", "processes"])
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
@@ -112,10 +112,10 @@ def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine() -> None:
     ],
 )
 def test_metrics_that_cannot_be_are_refused(
-    returned: Any, error: type[Exception], message: str, workers: int, digits: Dataset
+    returned: Any, error: type[Exception], message: str, engine: str, digits: Dataset, processes: ProcessesEngine
 ) -> None:
-    where: dict[str, Any] = {"n_workers": workers} if workers else {"engine": "serial"}
-    with Coordinator(models.Returning(returned), SGD(), batch_size=20, shard_size=10, **where) as coordinator:
+    where = processes if engine == "processes" else engine
+    with Coordinator(models.Returning(returned), SGD(), batch_size=20, shard_size=10, engine=where) as coordinator:
         with pytest.raises(error, match=re.escape(message)):
             coordinator.fit(digits)
         with pytest.raises(error, match=re.escape(message)):

@@ -22,11 +22,12 @@ from parallel_lenet import (
     lenet5,
     load_model,
 )
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 
 
 @pytest.mark.parametrize("steps", [0, 2, 3, 4, 5], ids=lambda steps: f"after {steps} reports")
 def test_training_goes_on_from_a_checkpoint_with_the_same_bits_and_other_workers(
-    digits: Dataset, tmp_path: Path, steps: int
+    digits: Dataset, tmp_path: Path, steps: int, processes: ProcessesEngine
 ) -> None:
     path = tmp_path / "checkpoint.npz"
     whole, first = serial(), serial()
@@ -34,7 +35,7 @@ def test_training_goes_on_from_a_checkpoint_with_the_same_bits_and_other_workers
     for _ in itertools.islice(first.iterate(digits, 3), steps):
         pass
     first.save(path, {"note": "mine", "numbers": [1, 2.5, None]})
-    with Coordinator(Softmax(), Adam(), n_workers=1 + steps % 2, **UNEVEN) as second:
+    with Coordinator(Softmax(), Adam(), engine=processes, **UNEVEN) as second:
         assert second.load(path) == {"note": "mine", "numbers": [1, 2.5, None]}
         assert second.parameters_sha256() == first.parameters_sha256()
         assert (second.epoch, second.step, second.history) == (first.epoch, first.step, first.history)

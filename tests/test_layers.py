@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.oracle import pytorch
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
@@ -50,7 +51,7 @@ def random_parameters(layer: Layer, shape: Shape, rng: np.random.Generator) -> d
 
 def check_against_torch(layer: Layer, shape: Shape, n: int, seed: int, function: Callable[..., Any]) -> None:
     """``function(x, **parameters)`` is PyTorch's, with the batch first; all results are compared in float64."""
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     rng = np.random.default_rng(seed)
     x, parameters = rng.standard_normal((*shape, n)), random_parameters(layer, shape, rng)
     dy = rng.standard_normal((*layer.output_shape(shape), n))
@@ -89,7 +90,7 @@ seeds = st.integers(0, 2**16)
 )
 @examples
 def test_conv2d_is_torchs(shape: Shape, filters: int, k: int, stride: int, padding: int, n: int, seed: int) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
 
     def function(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.conv2d(x, weight, bias, stride=stride, padding=padding)
@@ -109,7 +110,7 @@ def test_conv2d_is_torchs(shape: Shape, filters: int, k: int, stride: int, paddi
 def test_flipped_conv2d_is_torchs_with_the_filters_turned(
     shape: Shape, k: int, stride: int, padding: int, n: int, seed: int
 ) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
 
     def function(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.conv2d(x, weight.flip((2, 3)), bias, stride=stride, padding=padding)
@@ -142,7 +143,7 @@ def test_flipped_conv2d_is_the_textbooks_convolution(k: int, seed: int) -> None:
 @examples
 def test_pools_are_torchs(shape: Shape, size: int, stride: int | None, n: int, seed: int, kind: str) -> None:
     """Windows side by side (no stride: the size), overlapping (less than the size) and with gaps (more)."""
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     layer, name = {"avg": (AvgPool2d, "avg_pool2d"), "max": (MaxPool2d, "max_pool2d")}[kind]
 
     def function(x: Any) -> Any:
@@ -154,7 +155,7 @@ def test_pools_are_torchs(shape: Shape, size: int, stride: int | None, n: int, s
 @given(shape=st.tuples(channels, sizes, sizes), amplitude=st.floats(0.1, 3), n=batches, seed=seeds)
 @examples
 def test_activations_are_torchs(shape: Shape, amplitude: float, n: int, seed: int) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     check_against_torch(Tanh(amplitude), shape, n, seed, lambda x: amplitude * torch.tanh(x))
     check_against_torch(ReLU(), shape, n, seed, torch.relu)
 
@@ -162,7 +163,7 @@ def test_activations_are_torchs(shape: Shape, amplitude: float, n: int, seed: in
 @given(features=st.integers(1, 20), units=st.integers(1, 20), n=batches, seed=seeds)
 @examples
 def test_dense_is_torchs(features: int, units: int, n: int, seed: int) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
 
     def function(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.linear(x, weight, bias)
@@ -171,7 +172,7 @@ def test_dense_is_torchs(features: int, units: int, n: int, seed: int) -> None:
 
 
 def test_torch_sends_the_error_of_equal_maxima_to_the_first_as_well() -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     x = torch.ones((1, 1, 4, 4), dtype=torch.float64, requires_grad=True)
     torch.nn.functional.max_pool2d(x, 3, 1).sum().backward()
     ours = run(MaxPool2d(3, 1), np.ones((1, 4, 4, 1)), {}, np.ones((1, 2, 2, 1)))["x"]

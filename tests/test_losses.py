@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.oracle import pytorch
 from numpy.typing import NDArray
 
 from parallel_lenet import SGD, Conv2d, Coordinator, Dense, Flatten, Images, Sequential, Tanh, kernels, load_model
@@ -44,7 +45,7 @@ def with_gradient(kernel: Kernels, logits: Array, targets: Array) -> tuple[float
 @given(k=classes, n=images, seed=seeds, scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]))
 @examples
 def test_it_is_torchs(kernel: Kernels, k: int, n: int, seed: int, scale: float) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     logits, targets = draw(k, n, seed, scale)
     theirs = torch.tensor(logits.T.copy(), requires_grad=True)
     loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(targets), reduction="sum")
@@ -147,7 +148,7 @@ def regression(outputs: int, kernel: str = "naive", dtype: str = "float64") -> S
 @given(k=st.integers(1, 40), n=images, seed=seeds)
 @examples
 def test_the_squared_error_is_torchs(kernel: Kernels, k: int, n: int, seed: int) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     rng = np.random.default_rng(seed)
     outputs, targets, weights = rng.standard_normal((k, n)), rng.standard_normal((n, k)), rng.uniform(0, 2, n)
     gradient = np.full_like(outputs, np.nan)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.oracle import pytorch
 from numpy.typing import NDArray
 
 from parallel_lenet import kernels
@@ -544,8 +545,7 @@ def torch_lenet(parameters: dict[str, Array], torch: Any) -> Any:
 
 @pytest.mark.parametrize(("optimizer", "name", "options"), PAIRS, ids=[repr(optimizer) for optimizer, *_ in PAIRS])
 def test_training_follows_torch(optimizer: Optimizer, name: str, options: dict[str, Any], digits: Dataset) -> None:
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)  # Two take longer: they wait in busy loops, and NumPy's are beside them.
+    torch = pytorch()
     model = lenet5(dtype="float64")
     batch_size, epochs = 12, 4  # 150 digits: 12 full batches and one of 6 an epoch.
     with Coordinator(model, optimizer, batch_size=batch_size, engine="serial", seed=3) as coordinator:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from kits.oracle import pytorch
 
 from parallel_lenet import clipping, optimizers, optional
 from parallel_lenet.clipping import clip_by_global_norm
@@ -95,7 +96,7 @@ def torch_run(
     name: str, options: dict[str, Any], parameters: Vector, gradients: list[Vector], schedule: Schedule | None = None
 ) -> Vector:
     """Return the parameters after PyTorch has taken the same steps."""
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     weights = torch.nn.Parameter(torch.tensor(parameters))
     optimizer = getattr(torch.optim, name)([weights], **options)
     for step, gradient in enumerate(gradients):
@@ -385,7 +386,7 @@ def test_clip_by_hand() -> None:
 
 def test_clip_against_torch() -> None:
     """PyTorch's is shorter by its 1e-6 in the denominator."""
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     gradient = vectors(1)[1][0]
     weights = torch.nn.Parameter(torch.zeros(len(gradient), dtype=torch.float64))
     weights.grad = torch.tensor(gradient)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kits.oracle import pytorch
 
 from parallel_lenet.schedules import Cosine, Schedule, StepDecay, Warmup, rate_at
 
@@ -80,7 +81,7 @@ def test_warmup_takes_a_plain_function() -> None:
 
 def test_against_torch() -> None:
     """PyTorch's StepLR and CosineAnnealingLR up to the last step of the wave."""
-    torch = pytest.importorskip("torch")
+    torch = pytorch()
     scheduler = torch.optim.lr_scheduler
     pairs: list[tuple[Schedule, Callable[[Any], Any]]] = [
         (StepDecay(0.3, every=4, factor=0.5), lambda optimizer: scheduler.StepLR(optimizer, 4, 0.5)),

@@ -1,6 +1,7 @@
 """The classifier for scikit-learn: its own checks, the coordinator's numbers, processes, what is kept of a training."""
 
 import pickle
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def bits(classifier: LeNetClassifier) -> bytes:
     return classifier.parameters_.tobytes()
 
 
-FITTED = fitted()
+@cache
+def trained() -> LeNetClassifier:
+    """One for all tests, which train no further."""
+    return fitted()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -60,27 +64,27 @@ def test_they_are_the_coordinators_for_any_number_of_jobs() -> None:
     data = Dataset(IMAGES, LABELS)
     with Coordinator(lenet5_for(data), Adam(0.002), engine="serial", batch_size=50, seed=0) as coordinator:
         history = coordinator.fit(data, epochs=2)
-        assert bits(FITTED) == coordinator.parameters.tobytes()
-        assert FITTED.loss_curve_ == [report.train_loss for report in history]
-        assert np.array_equal(FITTED.predict(DIGITS.images), coordinator.predict(DIGITS.images))
-        assert np.array_equal(FITTED.predict_proba(IMAGES), coordinator.predict_proba(IMAGES))
-    assert bits(fitted(n_jobs=2)) == bits(FITTED)
+        assert bits(trained()) == coordinator.parameters.tobytes()
+        assert trained().loss_curve_ == [report.train_loss for report in history]
+        assert np.array_equal(trained().predict(DIGITS.images), coordinator.predict(DIGITS.images))
+        assert np.array_equal(trained().predict_proba(IMAGES), coordinator.predict_proba(IMAGES))
+    assert bits(fitted(n_jobs=2)) == bits(trained())
 
 
 def test_images_in_any_shape_and_unit_and_labels_of_any_kind() -> None:
     rows = IMAGES.reshape(-1, 64)
     for same in (IMAGES[:, None], IMAGES[..., None], rows, IMAGES.astype(np.uint8), IMAGES.astype(">i2")):
-        assert bits(fitted(same)) == bits(FITTED)
-    assert bits(fitted(rows, image_shape=(8, 8))) == bits(FITTED)
+        assert bits(fitted(same)) == bits(trained())
+    assert bits(fitted(rows, image_shape=(8, 8))) == bits(trained())
     named = fitted(y=NAMES[LABELS])
     assert named.classes_.tolist() == sorted(NAMES)
     assert set(named.predict(IMAGES)) <= set(NAMES)
-    assert FITTED.n_features_in_ == 64
+    assert trained().n_features_in_ == 64
     for scale in (255 / 16, 1 / 16):  # Other units give the same network up to rounding.
         scaled = fitted(IMAGES * scale)
         assert scaled.settings_["pixel_max"] == round(16 * scale)
-        np.testing.assert_allclose(scaled.predict_proba(IMAGES * scale), FITTED.predict_proba(IMAGES), atol=1e-3)
-    assert np.array_equal(FITTED.predict(rows), FITTED.predict(IMAGES))
+        np.testing.assert_allclose(scaled.predict_proba(IMAGES * scale), trained().predict_proba(IMAGES), atol=1e-3)
+    assert np.array_equal(trained().predict(rows), trained().predict(IMAGES))
 
 
 def test_colours_first_last_and_in_rows() -> None:
@@ -111,14 +115,14 @@ def test_training_continues_with_warm_start_and_partial_fit_as_if_it_had_been_on
     assert bits(warm) == bits(part) == bits(whole)
     assert warm.loss_curve_ == part.loss_curve_ == whole.loss_curve_
     assert warm.n_iter_ == part.n_iter_ == 3
-    assert bits(warm.set_params(warm_start=False, max_iter=2).fit(IMAGES, LABELS)) == bits(FITTED)
+    assert bits(warm.set_params(warm_start=False, max_iter=2).fit(IMAGES, LABELS)) == bits(trained())
 
 
 def test_weights_of_classes_and_of_images_are_multiplied() -> None:
     ones = np.ones(len(LABELS))
-    assert bits(fitted(sample_weight=ones)) == bits(FITTED)
+    assert bits(fitted(sample_weight=ones)) == bits(trained())
     of_class = fitted(class_weight={3: 5.0})
-    assert bits(of_class) == bits(fitted(sample_weight=np.where(LABELS == 3, 5.0, 1.0))) != bits(FITTED)
+    assert bits(of_class) == bits(fitted(sample_weight=np.where(LABELS == 3, 5.0, 1.0))) != bits(trained())
     assert bits(fitted(class_weight={3: 2.5}, sample_weight=np.where(LABELS == 3, 2.0, 1.0))) == bits(of_class)
     few = np.r_[np.flatnonzero(LABELS == 1)[:3], np.flatnonzero(LABELS == 0)]
     balanced = fitted(IMAGES[few], LABELS[few], class_weight="balanced")
@@ -134,8 +138,8 @@ def test_early_stopping_keeps_the_best_epoch_of_images_held_out() -> None:
     assert max(scores[-2:]) < max(scores[:-2]) + stopped.tol
     _, held_out = train_test_split(np.arange(400), test_size=0.2, random_state=0, stratify=y)
     assert stopped.score(X[held_out], y[held_out]) == stopped.best_validation_score_ == max(scores)
-    assert FITTED.validation_scores_ is None
-    assert FITTED.best_validation_score_ is None
+    assert trained().validation_scores_ is None
+    assert trained().best_validation_score_ is None
     patient = fitted(max_iter=30, tol=10.0, n_iter_no_change=3)
     assert patient.n_iter_ == 4  # No epoch after the first is better by 10.
     assert _stale([1.0, 0.5, 0.45, 0.6], 0.1) == 2
@@ -143,8 +147,8 @@ def test_early_stopping_keeps_the_best_epoch_of_images_held_out() -> None:
 
 def test_random_states() -> None:
     one, other = (fitted(random_state=np.random.RandomState(5)) for _ in range(2))
-    assert bits(one) == bits(other) != bits(FITTED)
-    assert bits(fitted(random_state=np.int64(0))) == bits(FITTED)
+    assert bits(one) == bits(other) != bits(trained())
+    assert bits(fitted(random_state=np.int64(0))) == bits(trained())
     generator = np.random.RandomState(5)
     assert bits(fitted(random_state=generator)) != bits(fitted(random_state=generator))
     assert bits(fitted(random_state=None)) != bits(fitted(random_state=None))
@@ -154,12 +158,12 @@ def test_random_states() -> None:
 
 
 def test_a_fitted_classifier_is_stored_small_and_whole(tmp_path: Path) -> None:
-    joblib.dump(FITTED, tmp_path / "c.joblib")
-    for again in (pickle.loads(pickle.dumps(FITTED)), joblib.load(tmp_path / "c.joblib")):
-        assert np.array_equal(again.predict_proba(IMAGES), FITTED.predict_proba(IMAGES))
-    assert len(pickle.dumps(FITTED)) < 4 * 3 * FITTED.parameters_.size + 10_000  # Adam has two numbers for each.
-    fresh = clone(FITTED)
-    assert fresh.get_params() == FITTED.get_params()
+    joblib.dump(trained(), tmp_path / "c.joblib")
+    for again in (pickle.loads(pickle.dumps(trained())), joblib.load(tmp_path / "c.joblib")):
+        assert np.array_equal(again.predict_proba(IMAGES), trained().predict_proba(IMAGES))
+    assert len(pickle.dumps(trained())) < 4 * 3 * trained().parameters_.size + 10_000  # Adam has two numbers for each.
+    fresh = clone(trained())
+    assert fresh.get_params() == trained().get_params()
     with pytest.raises(NotFittedError):
         fresh.predict(IMAGES)
 
@@ -304,17 +308,17 @@ def test_an_interrupt_leaves_no_processes_and_the_classifier_as_it_was(run: Run,
         (lambda: fitted(y=np.zeros(200)), "needs at least two classes, got 1 class: \\[0.0\\]"),
         (lambda: fitted(sample_weight=np.zeros(200)), "at least one non-zero number"),
         (lambda: fitted(sample_weight=-np.ones(200)), "weights must be finite numbers of at least 0, got -1"),
-        (lambda: FITTED.predict(np.zeros((2, 9, 9))), "X has 81 features, but LeNetClassifier is expecting 64"),
-        (lambda: FITTED.predict(np.zeros((2, 4, 16))), "this network takes images of shape"),
-        (lambda: FITTED.predict(255 * IMAGES), "trained on pixels from 0 to 16: scale both in the same way"),
-        (lambda: FITTED.predict(IMAGES / 16), "trained on pixels from 0 to 16: scale both in the same way"),
+        (lambda: trained().predict(np.zeros((2, 9, 9))), "X has 81 features, but LeNetClassifier is expecting 64"),
+        (lambda: trained().predict(np.zeros((2, 4, 16))), "this network takes images of shape"),
+        (lambda: trained().predict(255 * IMAGES), "trained on pixels from 0 to 16: scale both in the same way"),
+        (lambda: trained().predict(IMAGES / 16), "trained on pixels from 0 to 16: scale both in the same way"),
         (lambda: LeNetClassifier().partial_fit(IMAGES, LABELS), "the first call of partial_fit needs classes"),
         (
             lambda: LeNetClassifier(**SMALL).partial_fit(IMAGES, LABELS, classes=[0, 1]),
             "label 2 is not one of the classes, \\[0, 1\\]",
         ),
         (lambda: LeNetClassifier(early_stopping=True).partial_fit(IMAGES, LABELS, [0, 1]), "early_stopping=False"),
-        (lambda: clone(FITTED).set_params(pooling="sum").fit(IMAGES, LABELS), "unknown pooling 'sum'"),
+        (lambda: clone(trained()).set_params(pooling="sum").fit(IMAGES, LABELS), "unknown pooling 'sum'"),
     ],
 )
 def test_a_mistake_is_one_sentence(make: Any, sentence: str) -> None:
@@ -327,5 +331,5 @@ def test_an_error_leaves_the_classifier_as_it_was() -> None:
     classifier = fitted()
     with pytest.raises(ValueError, match="classes"):
         classifier.fit(IMAGES[:10], np.zeros(10))
-    assert bits(classifier) == bits(FITTED)
-    assert np.array_equal(classifier.predict(IMAGES), FITTED.predict(IMAGES))
+    assert bits(classifier) == bits(trained())
+    assert np.array_equal(classifier.predict(IMAGES), trained().predict(IMAGES))

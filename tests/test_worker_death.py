@@ -203,10 +203,20 @@ def test_survivors_go_on_while_a_replacement_starts(tmp_path: Path) -> None:
     work = one_each(data)
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
-        start = time.monotonic()
-        with pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing block 0: another"):
+        before = children()
+        replacement = list[int]()
+
+        def stop() -> None:
+            replacement.extend(children() - before)
+            kill(replacement, signal.SIGSTOP)
+
+        with (
+            once(lambda: bool(children() - before), stop),
+            pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing block 0: another"),
+        ):
             results = [result.metrics for result in opened.gradients(at(0), work)]
-        assert time.monotonic() - start < 3
+        assert len(replacement) == 1
+        kill(replacement, signal.SIGCONT)
         assert results == list(opened.metrics(at(0), work))
 
 
@@ -357,11 +367,9 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
             assert next(results).metrics == wanted[0][0]
             kill(frozen, signal.SIGSTOP)
             assert wait_until(lambda: all(map(stopped, frozen)), 10)  # noqa: B023
-            start = time.monotonic()
             rest = [(result.metrics, result.gradient.tobytes()) for result in results]
             assert rest == wanted[1:]
             assert computed(opened, at(1), work) == wanted  # What is left of the step before is still unanswered.
-            assert time.monotonic() - start < 10
             kill(frozen, signal.SIGCONT)
             for _ in range(2):
                 assert computed(opened, at(1), work) == wanted
@@ -445,14 +453,12 @@ def test_a_block_on_which_every_worker_hangs_is_an_error(tmp_path: Path) -> None
     data = scripted((models.NOTHING, 0), (models.SLEEP_NATIVE, 3600), (models.NOTHING, 0))
     with ProcessesEngine(2, step_timeout=0.5, max_tries=2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
-        start = time.monotonic()
         with pytest.raises(
             WorkerError,
             match=r"^block 1 \(sample 1 of dataset 0\) crashed 2 workers; the last one: .* was killed because "
             r"it took longer than the step_timeout of 0.5 s while computing block 1$",
         ):
             list(opened.gradients(at(0), one_each(data)))
-        assert time.monotonic() - start < 20
         work = [Block(np.array([2])), Block(np.array([0]))]
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
@@ -557,10 +563,8 @@ def test_shrinking_does_not_wait_for_a_block_that_nobody_wants(tmp_path: Path) -
         results = opened.gradients(at(0), one_each(data))
         next(results)
         assert wait_until(lambda: len(holding(tmp_path)) == 2, 10)
-        start = time.monotonic()
         engine.resize(1)
         engine.resize(2)
-        assert time.monotonic() - start < 5
         work = [Block(np.array([3])), Block(np.array([0]))]
         assert computed(opened, at(1), work) == expected(Scripted(), [data], at(1), work)
 
@@ -763,7 +767,7 @@ else:
     pids = holding(tmp_path)
     process.kill()
     process.wait()
-    assert wait_until(lambda: not alive(pids), 2)
+    assert wait_until(lambda: not alive(pids), 30)
 
 
 def test_workers_stay_when_the_thread_that_started_them_ends() -> None:
@@ -790,7 +794,5 @@ def test_all_workers_at_once_many_times_over_are_only_a_delay() -> None:
             for result in opened.gradients(at(1), work):
                 got.append((result.metrics, result.gradient.tobytes()))
                 if len(got) == 10:
-                    start = time.monotonic()
                     kill(engine.worker_pids())
             assert got == wanted
-            assert time.monotonic() - start < 5

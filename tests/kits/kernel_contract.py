@@ -4,7 +4,7 @@ A test file runs it over its kernels with ``from kits.kernel_contract import *``
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn, padded: bool = True) -> Case:
     # Whatever a compiled loop has as a constant is compiled for: few kinds of kernels, and float64 with one of them.
-    k, dtype = draw(st.sampled_from([(1, "float32"), (2, "float32"), (3, "float32"), (2, "float64")]))
+    k, dtype = draw(st.sampled_from([(1, "float32"), (3, "float32"), (2, "float64")]))
     padding = draw(st.integers(0, 2)) if padded else 0
     sizes = st.integers(max(1, k - 2 * padding), 6)
     small = st.integers(1, 4)
@@ -324,6 +324,12 @@ def test_the_shapes_of_lenet5(kernel: Any, dtype: str) -> None:
         wanted = call(naive, "conv2d_weight_gradient", (x, dy, 1, 0), weight.shape, bias.shape, dtype=dtype)
         for ours, specified in zip(found, wanted, strict=True):
             np.testing.assert_allclose(ours, specified, rtol=0, atol=np.finfo(dtype).eps * 10_000)
+        pool = replace(case, channels=filters, height=size - 4, width=size - 4, k=2, stride=2)
+        x, dy = pool.few_values(*pool.x_shape), pool.numbers(*pool.pool_shape)
+        for name in ("avg_pool2d", "max_pool2d"):
+            check(kernel, name, pool, (x, 2, 2), pool.pool_shape)
+        check(kernel, "avg_pool2d_gradient", pool, (dy, 2, 2), pool.x_shape)
+        check(kernel, "max_pool2d_gradient", pool, (x, dy, 2, 2), pool.x_shape)
 
 
 __all__ = [name for name in dir() if name.startswith("test_")]
