@@ -32,18 +32,10 @@ DEADLINE = 300  # Seconds a test may take before it counts as hung: many times w
 
 # The files that take longest, longest first, but so that not all that begin have a cluster.
 LONG = [
-    *("test_cluster", "test_worker_death", "test_cli", "test_compiled", "test_cli_cluster", "test_coordinator"),
-    *(
-        "test_cluster_ray",
-        "test_model",
-        "test_engines",
-        "test_cluster_dask",
-        "test_resume",
-        "test_verify",
-        "test_train",
-    ),
-    *("test_readme", "test_interrupts", "test_snapshots", "test_start", "test_published", "test_kernels"),
-    *("test_benchmark", "test_imports", "test_gradcheck"),
+    *("test_cluster", "test_worker_death", "test_compiled", "test_coordinator", "test_notebooks", "test_cli_cluster"),
+    *("test_readme", "test_kernels", "test_cli", "test_model", "test_sklearn", "test_cluster_ray", "test_engines"),
+    *("test_explain", "test_resume", "test_verify", "test_cluster_dask", "test_start", "test_interrupts"),
+    *("test_report", "test_snapshots", "test_pad", "test_gradcheck", "test_train", "test_published", "test_benchmark"),
 ]
 
 
@@ -79,8 +71,15 @@ def share_rewriting(config: pytest.Config) -> None:
         config.args = files[begin:] + files[:begin]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that at the end no process works on one while the others have nothing to do."""
+    """Begin with the long files, so that at the end no process works on one while the others have nothing to do.
+
+    And mark as slow what needs a browser.
+    """
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: (order.get(item.path.stem, len(LONG)), item.path))
 

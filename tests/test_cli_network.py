@@ -84,6 +84,7 @@ def command(*arguments: str) -> int:
         signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 def test_a_run_recognises_the_unit_records_it_and_refuses_data_in_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

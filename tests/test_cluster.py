@@ -150,6 +150,7 @@ def test_a_model_that_cannot_be_made_in_a_worker_raises_its_own_error(engine: Cl
         list(opened.metrics(at(0), one_each(FEW)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_it_can_be_opened_again_resized_and_closed_twice(backend: Any) -> None:
     with Cluster(backend, n_workers=2) as engine:
@@ -334,6 +335,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
         assert len(made) == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
     data = scripted((models.NOTHING, 0), (models.EXIT, 3), (models.NOTHING, 0))
     with Cluster("loky", n_workers=2, step_timeout=SECONDS) as engine:

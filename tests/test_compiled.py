@@ -89,6 +89,7 @@ def draw(rng: np.random.Generator, dtype: str, *shapes: tuple[int, ...]) -> Iter
         yield rng.standard_normal(shape).astype(dtype)
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from([((2, 5), "float32"), ((3, 2), "float64")]),  # Each width is compiled for.
     stride=st.integers(1, 2),

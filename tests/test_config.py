@@ -218,6 +218,7 @@ def fuzz(times: int, seed: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
     return whole
 
 
+@pytest.mark.slow
 def test_mutated_configurations_get_a_run_or_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 20 < fuzz(600, 1, tmp_path, monkeypatch) < 580
 

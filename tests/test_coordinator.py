@@ -148,6 +148,7 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
     assert len(results) == 1
 
 
+@pytest.mark.slow
 def test_one_to_sixteen_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
     results = set()
     for first, then in [(1, 1), (3, 3), (16, 5)]:
@@ -179,6 +180,7 @@ class PickyByShard(Picky):
     leaf = None  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "text", "note"),
     [

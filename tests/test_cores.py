@@ -91,6 +91,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_one_of_several_parallel_jobs_has_its_share_of_the_cores(run: Run, tmp_path: Path) -> None:
     program = tmp_path / "nested.py"
     program.write_text(NESTED)

@@ -96,6 +96,7 @@ def test_a_picture_of_ones_own_is_explained_as_the_class_that_the_network_says_o
     assert result["loss"] == expected
 
 
+@pytest.mark.slow
 def test_pictures_for_slides_are_1600_pixels_wide(
     saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -253,6 +253,7 @@ class Halves:
         return inputs
 
 
+@pytest.mark.slow
 def test_workers_go_on_without_the_cache_and_leave_it_to_the_coordinator_to_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

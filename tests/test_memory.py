@@ -145,6 +145,7 @@ def test_memory_that_runs_out_within_a_step_is_an_error_that_leaves_the_engine_u
         assert computed(opened, at(0, model), work) == expected(model, [FEW], at(0, model), work)
 
 
+@pytest.mark.slow
 def test_a_dropped_engine_leaves_neither_memory_nor_descriptors_without_the_garbage_collector() -> None:
     gc.disable()
     try:

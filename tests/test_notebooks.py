@@ -66,6 +66,7 @@ def shape(cell: Any) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_claim_holds_and_the_stored_outputs_are_those_of_now(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name

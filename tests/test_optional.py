@@ -143,6 +143,7 @@ for arguments in (
 """
 
 
+@pytest.mark.slow
 def test_a_program_and_the_commands_meet_broken_libraries_with_a_sentence(run: Run, broken: Path) -> None:
     path = os.pathsep.join([str(broken), PACKAGE_FOLDER])
     result = run("-W", "error", "-c", PROGRAM, env={"PYTHONPATH": path})

@@ -370,6 +370,7 @@ def trained() -> TrainedModel:
     return TrainedModel(coordinator.model, coordinator.parameters, {})
 
 
+@pytest.mark.slow
 def test_drawings_and_photographs_are_recognised(trained: TrainedModel, tmp_path: Path) -> None:
     """A part of the hundred that the README counts, none larger than 500 pixels."""
     right = 0

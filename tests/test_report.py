@@ -149,6 +149,7 @@ def write_steps(folder: Path, count: int, loss: Any, per_epoch: int = 1000) -> N
             file.write(",".join(values) + "\n")
 
 
+@pytest.mark.slow
 def test_a_very_long_run_makes_a_small_page(tmp_path: Path) -> None:
     write_steps(tmp_path / "long", 100_000, lambda step: 1 / step + (step % 7) / 10)
     text = make([Run(tmp_path / "long")])
@@ -367,6 +368,7 @@ def test_compare_names_what_differs(folder: Path, tmp_path: Path, capsys: pytest
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_file_damaged_still_makes_a_page(folder: Path, tmp_path: Path) -> None:
     run = copied(folder, f"{HOSTILE} $x_1$ run", tmp_path / "r")
     for file in run.iterdir():

@@ -175,6 +175,7 @@ def cut(data: Path, *more: str) -> list[str]:
     return ["train", "--data-dir", str(data), *FAST, "--evaluate-on", "4", *more]
 
 
+@pytest.mark.slow
 def test_after_a_kill_and_a_resume_each_step_stands_there_once(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 100, 10)  # 13 steps per epoch.
     arguments = cut(tmp_path / "data", "--epochs", "9", "--checkpoint-every", "7")
@@ -243,6 +244,7 @@ def test_the_command_that_repeats_a_run_does(
     assert Run(tmp_path / "again").sha256 == Run(example).sha256
 
 
+@pytest.mark.slow
 def test_events_tell_of_lost_and_hung_workers_and_of_what_ended_the_program(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 200, 10)
     arguments = ["train", "--data-dir", "data", "--kernel", "im2col", "--batch-size", "8", "--epochs", "100000"]
