@@ -1,4 +1,7 @@
-"""What is the mistake behind a wrong result? The results of known mistakes are computed, and compared with it."""
+"""What is the mistake behind a wrong result? The results of known mistakes are computed, and compared with it.
+
+The file has more than 300 lines: half of it is the list of known mistakes, with the sentence for each.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
