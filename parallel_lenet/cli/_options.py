@@ -16,6 +16,7 @@ from parallel_lenet.datasets import NAMES
 from parallel_lenet.datasets.local import LARGEST_SIDE, height_and_width
 from parallel_lenet.engines.cluster.engine import STEP_TIMEOUT
 from parallel_lenet.kernels import files
+from parallel_lenet.settings import ON_NAN
 from parallel_lenet.stopping import BEST_BY
 
 ACTIVATIONS = ("tanh", "relu")
@@ -30,7 +31,6 @@ LENGTH = "length and failures"
 OUTPUT = "output"
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
-ON_NAN = ("stop", "skip")
 LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
 MOST = 10**12  # The largest count: products of larger ones would overflow.
 DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
