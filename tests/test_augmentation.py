@@ -214,3 +214,9 @@ def test_a_wrong_text_is_one_sentence(wrong: str, tmp_path: Path) -> None:
         Augment.parse(wrong)
     if wrong in ("shft=2", "rotation=181"):
         assert run(tmp_path, "train", "--augment", wrong, code=2).stderr.startswith("parallel-lenet: --augment")
+
+
+@pytest.mark.parametrize("wrong", ["default", {"shift": 1}, 3, Augment])
+def test_a_network_takes_an_augment_only(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"^augment must be an Augment, or None for no distortions, got "):
+        lenet5(kernel="im2col", augment=wrong)

@@ -146,7 +146,7 @@ def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
         (["half", "--on-nan", "skip"], 2, "--on-nan"),
         (["half", "--out", "other"], 2, "--out other disagrees with --resume, which continues in half"),
         (["half", "--epochs", "0"], 2, "--epochs must be a whole number of at least 1, got 0"),
-        (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has finished, got 2"),
+        (["whole", "--epochs", "2"], 2, "--epochs must be at least 3, which the run in whole has reached, got 2"),
         (["half", "--data-dir", "others"], 1, "205 training and 64 test images with the SHA-256"),
         (["half", "--chaos", "kill:every=0"], 2, "--chaos kill:every=0: kill:every must be at least 1, got 0"),
         (["half", "--chaos", "burn"], 2, "'burn' is not one of kill:every=N, stop:every=N and seed=N"),
@@ -258,3 +258,22 @@ def test_figures_of_a_foreign_file_are_checked(wrong: Any) -> None:
     assert math.isnan(_resume._figures(figures)["test_loss"])
     with pytest.raises((TypeError, ValueError, OverflowError)):
         _resume._figures({**figures, **wrong} if wrong and isinstance(wrong, dict) else wrong)
+
+
+@pytest.mark.slow
+def test_a_run_within_an_epoch_is_not_continued_to_the_epoch_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 40, 10)
+    quick = ("--engine", "serial", "--no-report")
+    new = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--epochs", "3", "--out", "part")
+    assert main(["train", *new, *quick, "--max-steps", "5"]) == 0  # One step of the second epoch.
+    files = {file: file.read_bytes() for file in Path("part").iterdir()}
+    capsys.readouterr()
+    assert main(["train", "--resume", "part", *quick, "--max-steps", "9", "--epochs", "1"]) == 2
+    assert "--epochs must be at least 2, which the run in part has reached, got 1" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in Path("part").iterdir()} == files
+    assert main(["train", "--resume", "part", *quick, "--max-steps", "9", "--epochs", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["finished_epochs"], found["steps"]) == (2, 8)

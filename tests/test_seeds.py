@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kits.browser import sticking_out
 from kits.programs import PYTHON, run, train, write_idx
 
+from parallel_lenet.cli import main
 from parallel_lenet.runs.statistics import statistics
 
 OPTIONS = ("--data-dir", "data", "--kernel", "im2col", "--engine", "serial", "--batch-size", "20", "--epochs", "2")
@@ -86,3 +87,31 @@ def test_wrong_options_are_named(options: tuple[str, ...], message: str, tmp_pat
     (tmp_path / "full" / "file").write_text("mine")
     assert message in run(tmp_path, "train", *options, code=2).stderr
     assert json.dumps([path.name for path in tmp_path.iterdir()]) == '["full"]'
+
+
+@pytest.mark.slow
+def test_a_mistake_that_only_the_first_run_notices_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 20, 10)
+    (tmp_path / "c.toml").write_text("max-time = 60.0\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "checkpoint.npz").write_bytes(b"a run's")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in (
+        (("--data-dir", "none", "--out", "new"), "none does not exist"),
+        (("--data-dir", "none", "--out", "mine"), "none does not exist"),
+        (("--class-weights", "77=2", "--out", "new"), "--class-weights names class 77, which does not occur"),
+        (("--seed", str(2**64 - 1), "--out", "new"), f"--seed must be below 2**64, got {2**64} as the last of 2 seeds"),
+        (("--config", "c.toml", "--out", "new"), "--max-time is about one run: leave out --seeds"),
+        (("--out", "one", "--continue"), "--out one holds a single run: name another folder"),
+        (("--out", "full", "--continue"), "--out full exists already: name a new or empty folder"),
+    ):
+        data = () if "--data-dir" in arguments else ("--data-dir", "data")
+        assert main(["train", "--seeds", "2", *data, *arguments]) == 2
+        assert message in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from kits.programs import run, train, write_idx
 
 from parallel_lenet import SGD, Coordinator, Dataset, lenet5
+from parallel_lenet.cli import main
+from parallel_lenet.cli._training import Training
 from parallel_lenet.stopping import best_epoch, is_enough
 
 VALUES = st.lists(st.none() | st.just(math.nan) | st.sampled_from([0.1, 0.2, 0.3, 0.4, math.inf]), max_size=12)
@@ -117,3 +119,33 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     train(tmp_path, *OPTIONS, "--max-steps", "1", "--out", "run")
     stderr = run(tmp_path, "train", "--resume", "run", "--early-stopping", code=2).stderr
     assert "--early-stopping needs images held out, and the run in run has none" in stderr
+
+
+@pytest.mark.slow
+def test_a_validation_loss_that_is_not_finite_is_not_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 40, 10)
+    measure = Training._measured
+
+    def overflowing(training: Training, name: str, data: Dataset) -> dict[str, Any]:
+        found: dict[str, Any] = measure(training, name, data)
+        return found | ({"validation_loss": None} if name == "validation" else {})
+
+    monkeypatch.setattr(Training, "_measured", overflowing)
+    assert main(["train", *STOPPING, "--no-report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["finished_epochs"] == 2
+
+
+@pytest.mark.slow
+def test_an_option_without_images_held_out_has_no_effect_and_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 20, 10)
+    note = "note: --best-by accuracy has no effect"
+    one = ("train", *OPTIONS[:-2], "--epochs", "1", "--no-report")
+    for arguments, expected in ((("--best-by", "accuracy"), 1), (("--best-by", "accuracy", "--validation", "0.5"), 0)):
+        assert main([*one, *arguments]) == 0
+        assert capsys.readouterr().err.count(note) == expected

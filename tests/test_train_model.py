@@ -58,6 +58,10 @@ def network():
     return Sequential(Images(), (Conv2d(4, 5, stride=2), ReLU(), Flatten(), Dropout(0.2), Dense(10)))
 
 
+def regression():
+    return Sequential(Images(), (Flatten(), Dense(1)), loss="squared_error")
+
+
 def broken():
     return 1 / 0
 """
@@ -137,7 +141,7 @@ def test_a_report_of_a_model_of_ones_own_is_written(call: Any) -> None:
             1,
             "models.py: number is not a model: 3 has no layout, initial_parameters,",
         ),
-        ("models.py:broken", 1, "models.py, line 44: ZeroDivisionError: division by zero (from broken())"),
+        ("models.py:broken", 1, "models.py, line 48: ZeroDivisionError: division by zero (from broken())"),
         ("models.py:Softmx", 1, "models.py defines no Softmx; did you mean Softmax?"),
         (
             "models.py",
@@ -185,3 +189,28 @@ def test_activation_pooling_and_lr(call: Any) -> None:
         "train", "--resume", "r", "--activation", "tanh", code=2
     )
     assert np.isfinite(found["train_loss"])
+
+
+def test_the_configuration_of_a_model_of_ones_own_repeats_its_run(call: Any) -> None:
+    own = ("--model", "models.py:network", "--engine", "serial")
+    first = call("train", *QUICK, *own, "--kernel", "im2col", "--max-steps", "1", "--out", "r")
+    again = call("train", "--config", "r/config.toml", *own, "--no-report")
+    assert again["parameters_sha256"] == first["parameters_sha256"]
+    Path("c.toml").write_text('pooling = "max"\n')
+    assert "--pooling is for LeNet-5" in call("train", *QUICK, *own, "--config", "c.toml", code=2)
+
+
+def test_commands_about_classes_say_that_a_regression_has_none(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ("train", "--data-dir", "data", "--model", "models.py:regression", "--engine", "serial")
+    call(*train, "--kernel", "im2col", "--max-steps", "1", "--report", "--out", "r")
+    assert Path("r/report.html").exists()
+    Path("x.png").write_bytes(b"")
+    assert "its loss is 'squared_error', and the lesson is about classes" in call(
+        "explain", "r", "--out", "page.html", code=1
+    )
+    assert "it has no classes to predict" in call("predict", "x.png", "--checkpoint", "r", code=1)
+    assert not Path("page.html").exists()
+    Path("r/report.html").unlink()
+    assert main(["report", "r"]) == 0
+    assert "predicts numbers, not classes" in capsys.readouterr().err
+    assert Path("r/report.html").exists()

@@ -301,6 +301,8 @@ class TrainOptions:
         left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
         if files.is_file(self.kernel):
             left_out = (*left_out, "kernel")  # Which code runs is said on the command line alone.
+        if self.model is not None:
+            left_out = (*left_out, "activation", "pooling")  # LeNet-5's.
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
         lines = (f"{dashed(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None)
         return "".join(lines)

@@ -219,7 +219,10 @@ def _split(images: Images, options: TrainOptions) -> tuple[Dataset, Dataset | No
     if options.validation is not None:
         train, validation = split(train, options.validation, options.seed)
     if options.class_weights is not None:
-        weights = sample_weights(train.targets, parse_class_weights(options.class_weights))
+        try:
+            weights = sample_weights(train.targets, parse_class_weights(options.class_weights))
+        except ValueError as error:
+            raise UsageError(str(error).replace("class_weights", "--class-weights", 1)) from None
         train = replace(train, weights=weights)
     return train, validation
 
@@ -298,7 +301,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
     reference = _user_model.parse(options.model)
     assert reference is not None
     for name in ("activation", "pooling"):
-        if name in request.given:
+        if name in flags(request.arguments) or request.given.get(name, OPTIONS[name].default) != OPTIONS[name].default:
             raise UsageError(f"--{name} is for LeNet-5: leave it out, or leave out --model")
     model = _user_model.load(reference)
     if isinstance(model, Sequential):

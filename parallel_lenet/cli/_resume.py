@@ -196,10 +196,11 @@ def _require_same_options(folder: Path, before: TrainOptions, given: dict[str, A
 
 def _require_unfinished(folder: Path, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
     """Raises UsageError if fewer epochs or steps are asked for than are done."""
-    for name, done in (("epochs", checkpoint.state.epoch), ("max_steps", checkpoint.state.step)):
+    state = checkpoint.state
+    for name, done in (("epochs", state.epoch + (state.cursor > 0)), ("max_steps", state.step)):
         if name in given and given[name] < done:
             raise UsageError(
-                f"--{dashed(name)} must be at least {done}, which the run in {folder} has finished, got {given[name]}"
+                f"--{dashed(name)} must be at least {done}, which the run in {folder} has reached, got {given[name]}"
             )
 
 

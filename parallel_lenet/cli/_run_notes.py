@@ -46,6 +46,8 @@ def note_limits(training: Training, given: dict[str, Any], test_images: int) -> 
         console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
     if options.evaluate_on is not None and options.evaluate_on > test_images:
         console.note(f"note: --evaluate-on {options.evaluate_on}: all {count(test_images, 'test image')} are used")
+    if "best_by" in given and training.validation is None:
+        console.note(f"note: --best-by {options.best_by} has no effect: no images are held out, as --validation does")
     _engines.say_unused(given, options.engine, console)
 
 

@@ -3,9 +3,12 @@
 import argparse
 import copy
 import math
+import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ from parallel_lenet.cli import _config
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._options import TrainOptions, UsageError, check, dashed, flags
 from parallel_lenet.cli._results import reports, start_command
-from parallel_lenet.cli._run_folder import new_folder
+from parallel_lenet.cli._run_folder import holds_run, new_folder
+from parallel_lenet.cli._run_notes import network_name
 from parallel_lenet.display import count
 from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.statistics import Statistics, over_runs
 
 MOST = 1000
+SEED = re.compile(r"seed-\d+")
 TrainOne = Callable[[argparse.Namespace, Console], tuple[int, dict[str, Any] | None]]
 
 
@@ -29,8 +34,25 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     configured = {} if arguments.config is None else _config.read(arguments.config)
     options = TrainOptions(**_config.merged(configured, flags(arguments)))
     check(options)
+    if options.max_time is not None:
+        raise UsageError("--max-time is about one run: leave out --seeds")
     seeds = range(options.seed, options.seed + arguments.seeds)
+    if seeds[-1] >= 2**64:
+        raise UsageError(f"--seed must be below 2**64, got {seeds[-1]} as the last of {count(len(seeds), 'seed')}")
+    new = options.out is None or not os.path.lexists(options.out)
     folder = _folder(options.out, arguments.continues)
+    try:
+        return _train(arguments, console, folder, seeds, train_one)
+    finally:
+        if new:  # A mistake that only the first run notices leaves nothing.
+            with suppress(OSError):  # There are runs in it.
+                folder.rmdir()
+
+
+def _train(
+    arguments: argparse.Namespace, console: Console, folder: Path, seeds: range, train_one: TrainOne
+) -> int:  # fmt: skip
+    """Train each seed in a folder of its own, and print the statistics. Returns the exit code."""
     found: list[dict[str, Any]] = []
     with console.progress(count(len(seeds), "seed"), len(seeds)) as progress:
         for seed in seeds:
@@ -60,7 +82,7 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.seeds <= MOST:
         raise UsageError(f"--seeds must be from 1 to {MOST:,}, got {arguments.seeds}")
-    for name in ("resume", "trace", "chaos", "max_time"):
+    for name in ("resume", "trace", "chaos"):
         if getattr(arguments, name, None) is not None:
             raise UsageError(f"--{dashed(name)} is about one run: leave out --seeds")
     if arguments.config == "-":
@@ -68,11 +90,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _folder(out: str | None, continues: bool) -> Path:
-    """The folder of all runs. Raises UsageError if there is something else in it."""
+    """The folder of all runs. Raises UsageError if there is something in it, other than seeds to continue."""
     if continues and out is None:
         raise UsageError("--continue needs --out FOLDER: the folder to begin the runs in, or to continue")
     if continues and out and Path(out).is_dir():
-        return Path(out)
+        if holds_run(out):
+            raise UsageError(f"--out {out} holds a single run: name another folder")
+        if any(SEED.fullmatch(name) for name in os.listdir(out)):
+            return Path(out)
     return new_folder(out)
 
 
@@ -102,12 +127,16 @@ def _finish(
             }
         )
     else:
-        _show(console, folder, file, len(seeds), statistics)
+        _show(console, network_name(found[0]["model"]), folder, file, len(seeds), statistics)
 
 
-def _show(console: Console, folder: Path, file: Path | None, seeds: int, statistics: Mapping[str, Statistics]) -> None:
+def _show(
+    console: Console, network: str, folder: Path, file: Path | None, seeds: int, statistics: Mapping[str, Statistics]
+) -> None:  # fmt: skip
     rows = [(name.replace("_", " "), *(_written(name, value) for value in each)) for name, each in statistics.items()]
-    console.table(f"LeNet-5, trained with {count(seeds, 'seed')}", ("", "mean", "std. dev.", "least", "largest"), rows)
+    console.table(
+        f"{network}, trained with {count(seeds, 'seed')}", ("", "mean", "std. dev.", "least", "largest"), rows
+    )
     console.line(f"runs: {folder}" if file is None else f"runs: {folder}; page: {file}")
 
 

@@ -98,7 +98,9 @@ class Training:
     @property
     def _deciding(self) -> list[float | None]:
         """The number that decides which epoch is best, of each finished epoch."""
-        return [each.get(f"validation_{self.options.best_by}") for each in self.figures]
+        name = f"validation_{self.options.best_by}"
+        # A loss that is not finite is recorded as None; it is not better, and counts as an epoch without a better one.
+        return [math.nan if name in each and each[name] is None else each.get(name) for each in self.figures]
 
     def run(self) -> list[dict[str, Any]]:
         """Train to the end. Returns the lines of ``metrics.jsonl``. Raises Interrupted after a signal."""

@@ -19,6 +19,7 @@ from parallel_lenet.cli._sources import load
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.files import write_atomically
 from parallel_lenet.image_files import PictureError
+from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.pictures import read_image
 from parallel_lenet.trained import TrainedModel, from_checkpoint
 
@@ -150,13 +151,18 @@ def _require_place(out: str | None, png: str | None) -> None:
 
 
 def _trained(file: str) -> TrainedModel:
-    """The network. Raises CheckpointError if it is not made of this package's layers."""
+    """The network. Raises CheckpointError if it is not made of this package's layers, or has no classes."""
     checkpoint = Checkpoint.load(file)
     if not isinstance(checkpoint.description, dict) or "layers" not in checkpoint.description:
         raise CheckpointError(
             f"{file}: can't be explained: its model is not made of this package's layers, which the lesson is about"
         )
-    return from_checkpoint(checkpoint, _checkpoints.kernel_of(checkpoint))
+    trained = from_checkpoint(checkpoint, _checkpoints.kernel_of(checkpoint))
+    if trained.model.loss != CROSS_ENTROPY:
+        raise CheckpointError(
+            f"{file}: can't be explained: its loss is {trained.model.loss!r}, and the lesson is about classes"
+        )
+    return trained
 
 
 def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset) -> Chosen:

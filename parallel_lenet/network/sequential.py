@@ -69,6 +69,8 @@ class Sequential(Displayed):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {quoted(self.loss)}")
+        if not isinstance(self.augment, Augment | None):
+            raise ValueError(f"augment must be an Augment, or None for no distortions, got {quoted(self.augment)}")
         if len(self.shapes[-1]) != 1:
             raise ValueError(f"the last layer must give class scores of shape (classes,), got {self.shapes[-1]}")
 

@@ -19,6 +19,7 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import one_blas_thread
+from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.runs import RunError
@@ -81,7 +82,12 @@ class Predictions:
 
 
 def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, seconds: float = math.inf) -> Predictions:
-    """Predict the images, or as many as ``seconds`` allow, in this process. Raises ValueError for NaN or infinity."""
+    """Predict the images, or as many as ``seconds`` allow, in this process. Raises ValueError for NaN or infinity.
+
+    It is raised also for a network that does not tell classes apart.
+    """
+    if model.loss != CROSS_ENTROPY:
+        raise ValueError(f"a network with the loss {model.loss!r} predicts numbers, not classes")
     count = len(test)
     order = _spread(count)
     end = math.inf
