@@ -85,6 +85,7 @@ def html(lesson: Lesson) -> str:
     return page.page(lesson, "a <b>network</b> & more", "parallel-lenet explain 'x y'")
 
 
+@pytest.mark.slow
 def test_every_number_on_the_page_is_the_one_that_the_kernels_compute(
     network: Sequential, parameters: np.ndarray, batch: Dataset, lesson: Lesson, html: str
 ) -> None:

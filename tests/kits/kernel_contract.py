@@ -285,7 +285,7 @@ def summed_over_images(kernel: Any, x: Array, dy: Array, case: Case, images: sli
     return [*results, np.float64(loss)]
 
 
-@pytest.mark.parametrize("name", ["naive", "compiled"])
+@pytest.mark.parametrize("name", ["naive", pytest.param("compiled", marks=pytest.mark.slow)])
 @given(case=cases(), n=st.integers(2, 40), specials=st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_a_block_is_the_sum_of_its_halves_bit_by_bit(name: str, case: Case, n: int, specials: bool) -> None:
