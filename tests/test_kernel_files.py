@@ -170,3 +170,16 @@ def test_workers_compute_with_the_file_that_the_model_was_made_with() -> None:
         with pytest.raises(UserFileError, match=r"own\.py has changed: its SHA-256 begins with"):
             coordinator.fit((images, labels))
     assert lenet5(kernel="own.py").kernel != network.kernel
+
+
+def test_what_a_kernel_file_prints_is_not_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 20, 10)
+    (tmp_path / "mine.py").write_text(OWN + "\nprint('not the result')\n")
+    options = ("--data-dir", "data", "--kernel", "mine.py", "--engine", "serial", "--max-steps", "1", "--no-report")
+    assert main(["train", *options, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == 1
+    assert err.count("not the result") == 1

@@ -115,3 +115,18 @@ def test_a_mistake_that_only_the_first_run_notices_leaves_no_folder(
         assert main(["train", "--seeds", "2", *data, *arguments]) == 2
         assert message in capsys.readouterr().err
         assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_seed_that_fails_is_named_and_an_example_of_a_checkpoint_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 40, 10)
+    train_them = ("train", *OPTIONS, "--optimizer", "sgd", "--learning-rate", "1e30", "--seed", "7", "--seeds", "2")
+    assert main([*train_them, "--schedule", "constant", "--warmup", "0", "--out", "all"]) == 1
+    error = capsys.readouterr().err
+    assert "parallel-lenet: seed 7 failed; 0 of 2 seeds are finished, in all\n" in error
+    assert error.count("holds NaN or infinity") == 1
+    assert main(["evaluate", "all"]) == 2
+    assert capsys.readouterr().err.endswith("name a checkpoint, such as all/seed-7/checkpoint.npz\n")

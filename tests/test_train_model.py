@@ -193,6 +193,8 @@ def test_activation_pooling_and_lr(call: Any) -> None:
 
 def test_the_configuration_of_a_model_of_ones_own_repeats_its_run(call: Any) -> None:
     own = ("--model", "models.py:network", "--engine", "serial")
+    with Path("models.py").open("a") as file:
+        file.write("print('not the result')\n")  # `call` reads standard output as one JSON object.
     first = call("train", *QUICK, *own, "--kernel", "im2col", "--max-steps", "1", "--out", "r")
     again = call("train", "--config", "r/config.toml", *own, "--no-report")
     assert again["parameters_sha256"] == first["parameters_sha256"]

@@ -43,7 +43,8 @@ def find(named: str | None, console: Console) -> str:
 def require(file: str) -> None:
     """Raises UsageError unless the file exists and is not a folder."""
     if os.path.isdir(file):
-        raise UsageError(f"{file} is a folder: name a checkpoint, such as {os.path.join(file, LAST)}")
+        example = min(Path(file).glob(f"*/{LAST}"), default=Path(file) / LAST)  # A folder of runs, or of one.
+        raise UsageError(f"{file} is a folder: name a checkpoint, such as {example}")
     if not os.path.exists(file):
         raise UsageError(f"{file or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
 

@@ -3,7 +3,9 @@
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -401,11 +403,12 @@ def _model_reference(text: str, where: str) -> str:
 
 
 def _kernel_file(name: str, where: str) -> str:
-    """The full name of a kernel that a file defines. Raises UsageError if there is no such file."""
+    """The full name of a kernel that a file defines, which prints to standard error. UsageError without such a file."""
     if "\0" in name or not _encodable(name) or not os.path.isfile(files.path_of(name)):
         raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
-    full = files.resolve(name)
-    kernels.load(full)  # Its mistakes are better known now.
+    with redirect_stdout(sys.stderr):
+        full = files.resolve(name)
+        kernels.load(full)  # Its mistakes are better known now.
     return full
 
 

@@ -19,6 +19,8 @@ from parallel_lenet.cli._results import reports, start_command
 from parallel_lenet.cli._run_folder import holds_run, new_folder
 from parallel_lenet.cli._run_notes import network_name
 from parallel_lenet.display import count
+from parallel_lenet.engines import WorkerError
+from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.statistics import Statistics, over_runs
 
@@ -60,7 +62,12 @@ def _train(
             one.seed = seed
             one.out = str(folder / f"seed-{seed}")
             one.report = bool(arguments.report)
-            code, result = train_one(one, Console(json=arguments.json, quiet=True))
+            try:
+                code, result = train_one(one, Console(json=arguments.json, quiet=True))
+            except (NonFiniteError, WorkerError):
+                finished = f"{len(found)} of {count(len(seeds), 'seed')} are finished"
+                write(sys.stderr, f"parallel-lenet: seed {seed} failed; {finished}, in {folder}")
+                raise
             if code or result is None:
                 again = "" if arguments.continues else " --continue"
                 out = "" if "out" in flags(arguments) else f" --out {shlex.quote(str(folder))}"

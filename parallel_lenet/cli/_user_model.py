@@ -6,6 +6,8 @@ never decides which file is executed.
 
 import os
 import re
+import sys
+from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 from parallel_lenet import user_files
@@ -45,8 +47,14 @@ def parse(text: str) -> Reference | None:
 def load(reference: Reference) -> Model:
     """The model: an object with the members of one, or what a class or function makes without arguments.
 
-    Raises UserFileError, with the line, if the file can't be run, or holds no such model.
+    What the file prints goes to standard error: standard output is for the command's results. Raises UserFileError,
+    with the line, if the file can't be run, or holds no such model.
     """
+    with redirect_stdout(sys.stderr):
+        return _load(reference)
+
+
+def _load(reference: Reference) -> Model:
     source = user_files.read(reference.path)
     module = user_files.run(reference.path, source, f"parallel_lenet_model_{user_files.digest(source)}")
     public = [name for name in vars(module) if not name.startswith("_")]
