@@ -183,6 +183,7 @@ def test_gradcheck_prints_every_layer(tmp_path: Path) -> None:
             1,
             "full/thesis.tex: is a file; allowed are",
         ),
+        (["train", "--data-dir", "table.csv"], 1, "'table.csv' is a table of text, which is not read: save"),
         (["train", "--data-dir", "full", "--dataset", "mnist"], 2, "both name the images: leave one out"),
         (["train", "--bs", "3"], 2, "did you mean --batch-size? (see parallel-lenet train --help)"),
         (["train", "--batch_size=3"], 2, "did you mean --batch-size?"),
@@ -215,6 +216,7 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "table.csv").write_text("3,0,255")
     (tmp_path / "unknown.toml").write_text("colour = 3")
     (tmp_path / "type.toml").write_text('epochs = "many"')
     (tmp_path / "choice.toml").write_text('kernel = "steam"')

@@ -93,8 +93,8 @@ def test_what_was_understood_is_said() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "settings", "sentence"),
     [
-        (X.reshape(6, -1), Y, {}, "rows of 72 pixels need image_shape"),
-        (np.zeros((6, 64)), Y, {}, "such as image_shape=\\(8, 8\\)"),
+        (X.reshape(6, -1), Y, {}, r"rows of 72 pixels need image_shape=\(h, w\) .* reshape\(-1, h, w\)"),
+        (np.zeros((6, 64)), Y, {}, r"need image_shape=\(8, 8\) .* reshape\(-1, 8, 8\)"),
         (
             X.reshape(6, -1),
             Y,
@@ -445,6 +445,10 @@ def test_hostile_folders_get_a_sentence_that_names_the_file(name: str, tmp_path:
         (fifo, "x_train.npy: not a regular file"),
         (lambda f: (f / "train.parquet").write_bytes(b"PAR1xxxxPAR1"), "train.parquet: is damaged, or not a Parquet"),
         (lambda f: None, "holds no data set that is known: four IDX files"),
+        (
+            lambda f: (f / "train.CSV").write_text("1,0,0"),
+            ": 'train.CSV' is a table of text, .*numpy.savez",
+        ),
     ],
 )
 def test_other_files_that_are_refused(spoil: Callable[[Path], object], sentence: str, tmp_path: Path) -> None:

@@ -257,3 +257,9 @@ def test_training_begins_with_the_weights_of_a_file_and_evaluate_measures_them(t
     export(tmp_path / "other.npz", MODEL, PARAMETERS)
     assert main([*evaluate, str(tmp_path / "other.npz")]) == 1
     assert "'dense3.weight' has shape (10, 84); this network's dense3.weight has (4, 84)" in capsys.readouterr().err
+
+
+def test_an_onnx_file_is_refused_with_the_format_to_use(tmp_path: Path) -> None:
+    (tmp_path / "lenet.onnx").write_bytes(b"\x08\x08\x12\x0eparallel_lenet" + bytes(40))
+    with pytest.raises(WeightsError, match=r"lenet\.onnx: ONNX is only written, not read; .* --format safetensors"):
+        load_weights(lenet5(), tmp_path / "lenet.onnx")

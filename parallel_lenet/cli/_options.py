@@ -188,7 +188,7 @@ class TrainOptions:
         NETWORK,
         str,
         None,
-        "train a model of yours instead: a Python file, and the name in it of a model, or of what makes one",
+        "a model of yours instead of LeNet-5: a Python file, and the name in it of a model, or of what makes one",
         metavar="FILE.py:NAME",
     )
     activation: str = _option(NETWORK, str, "tanh", "LeNet-5's activation", choices=tuple(ACTIVATIONS))

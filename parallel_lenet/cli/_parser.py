@@ -111,7 +111,7 @@ def name_of(command: Command) -> str:
 
 
 def _word(action: argparse.Action) -> str:
-    return {"?": "[{}]", "+": "{0} [{0} ...]"}.get(str(action.nargs), "{}").format(action.metavar)
+    return {"?": "[{}]", "*": "[{} ...]", "+": "{0} [{0} ...]"}.get(str(action.nargs), "{}").format(action.metavar)
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str:

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             own = sum(row[1] for row in found.speed)
             other = sum(row[2] for row in found.speed)
             times.append(("all", f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}"))
-            title = "Microseconds per image in a pass of LeNet-5, forward and backward"
+            title = "Microseconds per image, forward and backward: LeNet-5, and what ReLU and max pooling take instead"
             console.table(title, ("function", "here", "im2col", "ratio"), times)
     console.note(f"{count(len(problems), 'problem')} found" if problems else "no problem found")
     return 1 if problems else 0

@@ -162,8 +162,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
     steps = _published.STEPS
     size = TrainOptions().batch_size
-    parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps each way (default: {steps})")
-    parser.add_argument("--batch-size", type=int, default=size, help=f"images per step (default: {size})")
+    parser.add_argument(
+        "--steps", type=int, default=steps, metavar="N", help=f"optimizer steps each way (default: {steps})"
+    )
+    parser.add_argument("--batch-size", type=int, default=size, metavar="N", help=f"images per step (default: {size})")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 

@@ -55,8 +55,11 @@ def arranged(
     hint = ""
     if images.ndim == 2:
         side = math.isqrt(images.shape[1])
-        example = f", such as image_shape=({side}, {side})" if side * side == images.shape[1] else ""
-        hint = f": rows of {images.shape[1]} pixels need image_shape{example}"
+        shape = f"{side}, {side}" if side * side == images.shape[1] else "h, w"
+        hint = (
+            f": rows of {images.shape[1]} pixels need image_shape=({shape}) of Dataset.from_arrays; "
+            f"for a file, give them their shape with reshape(-1, {shape}) before they are saved"
+        )
     raise DatasetError(
         f"{name}: images must have the shape (n, h, w), (n, c, h, w) or (n, h, w, c), got {images.shape}{hint}"
     )

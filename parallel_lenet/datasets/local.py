@@ -17,6 +17,7 @@ FORMS = (
     "each with or without .gz), image files in train/CLASS/ and test/CLASS/, .npz or .npy files with names such as "
     "x_train and y_train, or .parquet files"
 )
+TEXT_TABLES = (".csv", ".tsv")
 LARGEST_SIDE = 10_000  # Pixels, of an image size that is asked for.
 
 
@@ -82,6 +83,7 @@ def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> Found:
     if is_file and path.suffix.lower() == ".parquet":
         return Found(read_parquet([path], name, image_size), True)
     if is_file:
+        _refuse_text_tables(name, [path])
         raise DatasetError(f"{name}: is a file; allowed are a .npz or .parquet file, or a folder with {FORMS}")
     if holds_idx(entries):
         return Found(Parts(*read_folder(name), None), False)
@@ -96,4 +98,15 @@ def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> Found:
     parts = read_image_folder(path, image_size)
     if parts is not None:
         return Found(parts, True)
+    _refuse_text_tables(name, entries)
     raise DatasetError(f"{name}: holds no data set that is known: {FORMS}")
+
+
+def _refuse_text_tables(name: str, files: list[Path]) -> None:
+    """DatasetError, which says how to convert it, if one of the files is a table of text."""
+    for file in files:
+        if file.suffix.lower() in TEXT_TABLES:
+            raise DatasetError(
+                f"{name}: {file.name!r} is a table of text, which is not read: save its pixels and labels as "
+                "arrays, with numpy.savez('digits.npz', x_train=pixels.reshape(-1, 28, 28), y_train=labels)"
+            )

@@ -62,6 +62,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[WeightsFile]:
                 return
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from error
+    if path.lower().endswith(".onnx"):
+        raise WeightsError(f"{path}: ONNX is only written, not read; export the same run with --format safetensors")
     header = int.from_bytes(first, "little")
     if len(first) < 8 or not 2 <= header <= size - 8:
         raise WeightsError(f"{path}: is damaged, or neither a safetensors file nor an .npz file of arrays by name")
