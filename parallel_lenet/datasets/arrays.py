@@ -55,10 +55,10 @@ def arranged(
     hint = ""
     if images.ndim == 2:
         side = math.isqrt(images.shape[1])
-        shape = f"{side}, {side}" if side * side == images.shape[1] else "h, w"
+        sides = f"{side}, {side}" if side * side == images.shape[1] else "h, w"
         hint = (
-            f": rows of {images.shape[1]} pixels need image_shape=({shape}) of Dataset.from_arrays; "
-            f"for a file, give them their shape with reshape(-1, {shape}) before they are saved"
+            f": rows of {images.shape[1]} pixels need image_shape=({sides}) of Dataset.from_arrays; "
+            f"for a file, give them their shape with reshape(-1, {sides}) before they are saved"
         )
     raise DatasetError(
         f"{name}: images must have the shape (n, h, w), (n, c, h, w) or (n, h, w, c), got {images.shape}{hint}"
