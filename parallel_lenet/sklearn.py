@@ -223,7 +223,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
     def _checked(self, X: Any, y: Any = NO_LABELS, *, reset: bool) -> tuple[Array, Array]:
         """The images in the package's order, and the labels ``(n,)``."""
         array = X if hasattr(X, "shape") else np.asarray(X)
-        nested = len(array.shape) > 2
+        nested = len(array.shape) > 2 and not hasattr(array, "toarray")  # Sparse arrays are refused below.
         rows = np.asarray(array).reshape(len(array), -1 if array.size else 0) if nested else X
         labels = np.empty(0)
         if y is NO_LABELS:

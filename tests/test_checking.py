@@ -1,6 +1,7 @@
 """Checks of a user's own layers and kernels: what is right passes, and classic mistakes are named."""
 
 import re
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from parallel_lenet import (
     check_layer,
     kernels,
 )
+from parallel_lenet.checking.isolated import check_file
 from parallel_lenet.checking.kernels import check_function
 from parallel_lenet.kernels.files import FUNCTIONS
 from parallel_lenet.network.gradcheck import LAYERS
+from parallel_lenet.user_files import UserFileError
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -271,3 +274,13 @@ def test_the_page_on_layers_of_ones_own() -> None:
     assert check_kernels(made).ok
     (lines,) = re.findall(r"(class Scale.*?)\n\n\n", source, re.DOTALL)
     assert len([line for line in lines.splitlines() if line]) <= 20
+
+
+def test_a_file_whose_process_would_not_end(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.py"
+    waits = "import atexit, threading, time\natexit.register(time.sleep, 99)\n"
+    file.write_text(waits + "threading.Thread(target=time.sleep, args=(99,)).start()\n1 / 0\n", encoding="utf-8")
+    begun = time.monotonic()
+    with pytest.raises(UserFileError, match=r"line 4: ZeroDivisionError"):
+        check_file(str(file), 50)
+    assert time.monotonic() - begun < 80  # Neither of the two waits, which take 99 s.

@@ -17,6 +17,8 @@ Results = dict[str, Any]
 """By name: the arrays that a function writes and, of `softmax_cross_entropy`, ``loss`` and ``correct``."""
 
 IMAGES = 3
+MANY = 67  # Images: more than a vector or a block holds, and not a multiple of one.
+WIDE = 300  # More than a small integer counts.
 MAPS, FEATURES = ("channel", "row", "column", "image"), ("feature", "image")
 RETURNED = ("loss", "correct")
 
@@ -100,7 +102,10 @@ def _convolutions(function: str, rng: np.random.Generator) -> Iterator[Call]:
         (" with padding 1", (6, 5), (3, 3), 1, 1, IMAGES),
         (" with stride 2 and padding 1", (7, 6), (3, 3), 2, 1, IMAGES),
         (" with filters of 3x2", (6, 5), (3, 2), 1, 0, IMAGES),
+        (" with stride 3 and filters of 2x2", (7, 8), (2, 2), 3, 0, IMAGES),
         (" with one image", (6, 5), (3, 3), 1, 0, 1),
+        (f" with {MANY} images", (4, 3), (3, 3), 1, 0, MANY),
+        (f" with images of {WIDE} columns", (3, WIDE), (3, 3), 1, 0, 1),
     )
     for setting, (h, w), (kh, kw), stride, padding, n in variants:
         x, weight, bias = rng.standard_normal((5, h, w, n)), rng.standard_normal((4, 5, kh, kw)), rng.standard_normal(4)
@@ -125,7 +130,10 @@ def _pools(function: str, rng: np.random.Generator) -> Iterator[Call]:
         ("", (6, 4), 2, 2, IMAGES),
         (" with overlapping windows", (7, 5), 3, 2, IMAGES),
         (" with rows and columns that no window covers", (7, 5), 2, 2, IMAGES),
+        (" with gaps between the windows", (8, 6), 2, 3, IMAGES),
         (" with one image", (6, 4), 2, 2, 1),
+        (f" with {MANY} images", (4, 2), 2, 2, MANY),
+        (f" with images of {WIDE} columns", (2, WIDE), 2, 2, 1),
     )
     for setting, (h, w), size, stride, n in variants:
         x = rng.permutation(np.arange(2.0 * h * w * n)).reshape(2, h, w, n) / 10 - 3
@@ -144,7 +152,7 @@ def _pools(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _activations(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    for setting, n in (("", IMAGES), (" with one image", 1)):
+    for setting, n in (("", IMAGES), (" with one image", 1), (f" with {MANY} images", MANY)):
         shape = (2, 4, 5, n)
         x, dy = rng.standard_normal(shape), rng.standard_normal(shape)
         inputs: dict[str, Any] = {"x": x}
@@ -157,44 +165,58 @@ def _activations(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _dense(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    for setting, n in (("", IMAGES), (" with one image", 1)):
-        x, dy = rng.standard_normal((5, n)), rng.standard_normal((4, n))
-        weight, bias = rng.standard_normal((4, 5)), rng.standard_normal(4)
+    variants = (
+        ("", 5, IMAGES),
+        (" with one image", 5, 1),
+        (f" with {MANY} images", 5, MANY),
+        (f" with {WIDE} inputs", WIDE, IMAGES),
+    )
+    for setting, inputs, n in variants:
+        x, dy = rng.standard_normal((inputs, n)), rng.standard_normal((4, n))
+        weight, bias = rng.standard_normal((4, inputs)), rng.standard_normal(4)
         if function == "dense":
             outputs: dict[str, tuple[int, ...]] = {"out": (4, n)}
             yield Call(function, {"x": x, "weight": weight, "bias": bias}, outputs, {"out": FEATURES}, setting)
         elif function == "dense_input_gradient":
-            yield Call(function, {"dy": dy, "weight": weight}, {"out": (5, n)}, {"out": FEATURES}, setting)
+            yield Call(function, {"dy": dy, "weight": weight}, {"out": (inputs, n)}, {"out": FEATURES}, setting)
         else:
             axes = {"dw": ("output", "input"), "db": ("output",)}
-            yield Call(function, {"x": x, "dy": dy}, {"dw": (4, 5), "db": (4,)}, axes, setting)
+            yield Call(function, {"x": x, "dy": dy}, {"dw": (4, inputs), "db": (4,)}, axes, setting)
 
 
 def _softmax(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    for setting, n in (("", 4), (" with one image", 1), (" with weights other than 1", 4)):
+    weighted = " with weights other than 1"
+    for setting, n in (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (weighted, 4)):
         logits = rng.standard_normal((5, n))
         if function == "softmax":
-            if setting != " with weights other than 1":
+            if setting != weighted:
                 yield Call(function, {"logits": logits}, {"out": (5, n)}, {"out": ("class", "image")}, setting)
             continue
         # Some answers are right, and some wrong.
         targets = logits.argmax(axis=0) + np.arange(n) % 2
         targets[targets == 5] = 0
-        weights = rng.uniform(0.5, 2, n) if setting == " with weights other than 1" else np.ones(n)
+        weights = rng.uniform(0.5, 2, n) if setting == weighted else np.ones(n)
         inputs = {"logits": logits, "targets": targets.astype(np.int64), "weights": weights}
         yield Call(function, inputs, {"d_logits": (5, n)}, {"d_logits": ("class", "image")}, setting)
 
 
 def _images(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    for setting, n in (("", IMAGES), (" with one image", 1)):
-        images = rng.integers(0, 256, (n, 2, 4, 3), np.uint8)
-        inputs = {"images": images, "scale": 1 / 64, "shift": -0.5}
-        yield Call(function, inputs, {"out": (2, 8, 7, n)}, {"out": MAPS}, setting)
-    images = rng.integers(0, 256, (IMAGES, 2, 4, 3), np.uint8)
-    inputs = {"images": images, "scale": np.array([1 / 64, 1 / 50]), "shift": np.array([-0.5, -0.75])}
-    yield Call(
-        function, inputs, {"out": (2, 8, 7, IMAGES)}, {"out": MAPS}, " with a scale and a shift for each channel"
+    one, each = (1 / 64, -0.5), (np.array([1 / 64, 1 / 50]), np.array([-0.5, -0.75]))
+    variants = (
+        ("", IMAGES, (8, 7), one),
+        (" with one image", 1, (8, 7), one),
+        (" with a scale and a shift for each channel", IMAGES, (8, 7), each),
+        (" with no border", IMAGES, (4, 3), one),
+        (" with a border that is wider on one side", IMAGES, (9, 8), one),
+        (f" with {MANY} images", MANY, (8, 7), one),
+        (" with pixels that are floats", IMAGES, (8, 7), one),
     )
+    for setting, n, size, (scale, shift) in variants:
+        images: Array = rng.integers(0, 256, (n, 2, 4, 3), np.uint8)
+        if setting.endswith("floats"):
+            images = images * 1.25 - 40
+        inputs = {"images": images, "scale": scale, "shift": shift}
+        yield Call(function, inputs, {"out": (2, *size, n)}, {"out": MAPS}, setting)
 
 
 _MAKERS = {

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from parallel_lenet import user_files
 from parallel_lenet.checking import kernels, speed
@@ -18,6 +18,12 @@ def main() -> None:
     path, *done = sys.argv[1:]
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # What the file prints is not a result.
+    _check(path, done, output)
+    os._exit(0)  # Do not wait for threads of the file, nor for what it does at exit.
+
+
+def _check(path: str, done: list[str], output: TextIO) -> None:
+    """Write what is found as lines of JSON."""
 
     def say(**message: Any) -> None:
         output.write(json.dumps(message) + "\n")

@@ -128,8 +128,11 @@ def where(wrong: Array, call: Call, output: str) -> str:
             places.append(f"all {name}s but {'the first' if fine == 0 else f'{name} {fine}'}")
         elif bad in ([0], [length - 1]):
             places.append(f"the {'first' if bad == [0] else 'last'} {name}")
+        elif len(bad) > 3 and bad[-1] - bad[0] == len(bad) - 1:
+            places.append(f"{name}s {bad[0]} to {bad[-1]}")
         else:
-            places.append(f"{name}s {', '.join(map(str, bad))}")
+            more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+            places.append(f"{name}s {', '.join(map(str, bad[:8]))}{more}")
     return f" in {' of '.join(places)}" if places else ""
 
 
@@ -164,6 +167,17 @@ def _moved(x: Array, rows: int, columns: int) -> Array:
         :, max(0, -rows) : h - max(0, rows), max(0, -columns) : w - max(0, columns)
     ]
     return result
+
+
+def _padded(x: Array, padding: int, mode: str = "constant") -> Array:
+    """The images with another padding: on one side, or with other numbers."""
+    ends = {"begin": (2 * padding, 0), "end": (0, 2 * padding)}.get(mode)
+    each = ends or (padding, padding)
+    return np.pad(x, ((0, 0), each, each, (0, 0)), mode="constant" if ends else mode)  # type: ignore[call-overload, no-any-return]
+
+
+def _with_padding(mode: str) -> Callable[[Call], Results]:
+    return lambda call: call.right(x=_padded(call.inputs["x"], call.inputs["padding"], mode), padding=0)
 
 
 def _windows(call: Call) -> Iterator[tuple[int, int, slice, slice]]:
@@ -249,11 +263,11 @@ def _losses(call: Call) -> Array:
     return losses
 
 
-def _prepared(call: Call, *, centred: bool = True, border: bool = True) -> Array:
+def _prepared(call: Call, *, centred: bool = True, border: bool = True, up: int = 0) -> Array:
     images = call.inputs["images"]
     scale, shift = (np.reshape(call.inputs[name], (-1, 1, 1, 1)) for name in ("scale", "shift"))
     out = np.full(call.outputs["out"], shift if border else 0.0)
-    top, left = ((out.shape[1 + i] - images.shape[2 + i]) // 2 if centred else 0 for i in (0, 1))
+    top, left = ((out.shape[1 + i] - images.shape[2 + i] + up) // 2 if centred else 0 for i in (0, 1))
     values = np.moveaxis(images, 0, -1) * scale + shift
     out[:, top : top + images.shape[2], left : left + images.shape[3]] = values
     return out
@@ -308,6 +322,13 @@ _FIRST_IMAGE: list[Mistake] = [
     ("leaves out the last image", lambda call: call.part(slice(0, -1)).right()),
 ]
 
+_PADDING: list[Mistake] = [
+    ("has all padding before the first row and column, and none after the last", _with_padding("begin")),
+    ("has all padding after the last row and column, and none before the first", _with_padding("end")),
+    ("repeats the numbers at the border instead of 0", _with_padding("edge")),
+    ("mirrors the images at the border instead of adding 0", _with_padding("reflect")),
+]
+
 _BIAS: list[Mistake] = [
     ("lacks the bias", _inputs(bias=np.zeros_like)),
     ("has the bias subtracted instead of added", _inputs(bias=np.negative)),
@@ -317,6 +338,7 @@ _BIAS: list[Mistake] = [
 _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("prepare_images", "out"): [
         ("has the images at the upper left instead of in the centre", lambda call: _prepared(call, centred=False)),
+        ("has the wider border at the beginning: it belongs at the end", lambda call: _prepared(call, up=1)),
         ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepared(call, border=False)),
         ("has the scale and the shift of the first channel in all channels", lambda call: _first_channel(call)),
         ("lacks the shift", lambda call: call.right(shift=0.0)),
@@ -357,6 +379,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
             _inputs(x=lambda x: _only(x, 0, len(x) - 1)),
         ),
         ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+        *_PADDING,
         ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
         ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
         ("takes windows that begin one row too late", _inputs(x=lambda x: np.roll(x, -1, 1))),
@@ -386,6 +409,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("conv2d_weight_gradient", "dw"): [
         *_FIRST_IMAGE,
         ("ignores the stride", lambda call: call.right(stride=1)),
+        *_PADDING,
         ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
         ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
         ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
@@ -432,6 +456,10 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         (
             "has the amplitude in one place only: it is amplitude - y * y / amplitude",
             lambda call: call.inputs["dy"] * call.inputs["amplitude"] * (1 - call.inputs["y"] ** 2),
+        ),
+        (
+            "is divided by the amplitude: the slope is amplitude - y * y / amplitude",
+            lambda call: call.right()["out"] / call.inputs["amplitude"],
         ),
         ("lacks the factor dy", lambda call: call.right(dy=np.ones_like(call.inputs["dy"]))),
     ],

@@ -108,7 +108,11 @@ def _parts(path: str, done: list[str], time_limit: float) -> Iterator[tuple[str,
                 return
             limit = time_limit
             if not line:
-                code = process.wait()
+                try:
+                    code = process.wait(limit)
+                except subprocess.TimeoutExpired:  # The file closed the stream.
+                    yield part or LOADING, f"did not end within {time_limit:g} s"
+                    return
                 if code != 0 or part != "":
                     yield part or LOADING, _ending(code)
                 return

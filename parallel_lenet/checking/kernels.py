@@ -70,7 +70,7 @@ def finite_differences(module: Any) -> dict[str, float]:
         try:
             for of, error in layer_errors(module, layer, shape, rng):
                 errors[f"{name}, {of}"] = error
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             errors[f"{name}, which raises {type(raised).__name__}{origin(raised)}"] = math.inf
     return errors
 
@@ -105,8 +105,21 @@ class _RaisedError(Exception):
 class _Outcome:
     """What one call did."""
 
-    def __init__(self, function: Callable[..., Any], call: Call, fill: float, dtype: str, place: str = "") -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        call: Call,
+        fill: float,
+        dtype: str,
+        place: str = "",
+        earlier: "_Outcome | None" = None,
+    ) -> None:
         self.arguments = call.arguments(dtype)
+        if earlier is not None:  # The arrays of that call, with other numbers.
+            for name, value in self.arguments.items():
+                if isinstance(value, np.ndarray):
+                    earlier.arguments[name][...] = value
+            self.arguments = earlier.arguments
         self.outputs = {name: np.full(shape, fill, dtype) for name, shape in call.outputs.items()}
         if place:
             self.outputs = {"out": self.arguments[place]}
@@ -119,7 +132,7 @@ class _Outcome:
             with np.errstate(all="ignore"):
                 self.returned = function(*self.arguments.values(), *self.outputs.values())
             self.draws = repr(_random_state()) != repr(state)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _RaisedError(_raised(call, error)) from error
         finally:
             np.random.set_state(saved[0])  # noqa: NPY002
@@ -148,7 +161,7 @@ def _random_state() -> tuple[Any, Any]:
     return (state[0], list(state[1]), *state[2:]), random.getstate()
 
 
-def _raised(call: Call, error: Exception) -> str:
+def _raised(call: Call, error: BaseException) -> str:
     """The exception, and the line of the user's file that raised it."""
     shapes = ", ".join(f"{name} {shape}" for name, shape in call.outputs.items())
     text = " ".join(str(error).split())
@@ -246,6 +259,11 @@ def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iter
         return
     if first.bits() != kept:
         yield f"{call.function}: keeps a reference to the arrays of an earlier call, and writes into them later"
+        return
+    third = _Outcome(function, other, np.nan, "float64", earlier=first).results()
+    if not all(close(third[name], wanted[name]) for name in wanted):
+        same = "a call with the same arrays, which hold other numbers by then, has wrong results"
+        yield f"{call.function}: keeps data of an earlier call: {same}"
         return
     if call.function in IN_PLACE:
         place = IN_PLACE[call.function]

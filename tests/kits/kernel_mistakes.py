@@ -467,7 +467,90 @@ def softmax_cross_entropy(logits, targets, weights, d_logits):
 """,
         "softmax_cross_entropy: the gradient d_logits ignores the weights with weights other than 1",
     ),
+    Mistake(
+        "tanh derivative without amplitude",
+        """
+def tanh_gradient(y, dy, amplitude, out):
+    out[:] = dy * (1 - (y / amplitude) ** 2)
+""",
+        "tanh_gradient: the input gradient out is divided by the amplitude",
+    ),
+    Mistake(
+        "padding on one side",
+        loops().replace("((0, 0), (p, p), (p, p), (0, 0))", "((0, 0), (0, 2 * p), (0, 2 * p), (0, 0))"),
+        "conv2d: the output out has all padding after the last row and column",
+    ),
+    # Right for small numbers of images or features, or for one layout.
+    Mistake(
+        "rest of the images forgotten",
+        """
+def relu(x, out):
+    whole = max(8, x.shape[-1] // 8 * 8)
+    np.maximum(x[..., :whole], 0, out=out[..., :whole])
+""",
+        "relu: the output out is not written in images 64, 65, 66 with 67 images",
+    ),
+    Mistake(
+        "indices in one byte",
+        """
+def dense(x, weight, bias, out):
+    inputs = np.arange(x.shape[0]).astype(np.uint8)
+    out[:] = weight @ x[inputs] + bias[:, None]
+""",
+        "dense: the output out is wrong with 300 inputs",
+    ),
+    Mistake(
+        "filters kept by the address of their array",
+        """
+kept = {}
+
+def dense(x, weight, bias, out):
+    _, mine = kept.setdefault(id(weight), (weight, weight.copy()))
+    out[:] = mine @ x + bias[:, None]
+""",
+        "dense: keeps data of an earlier call: a call with the same arrays",
+    ),
+    Mistake(
+        "ends the program",
+        """
+def relu(x, out):
+    raise SystemExit("no vectors")
+""",
+        "relu: raises SystemExit in user.py",
+    ),
     # Images.
+    Mistake(
+        "border cut off by its width",
+        """
+def prepare_images(images, scale, shift, out):
+    out[:] = np.reshape(shift, (-1, 1, 1, 1))
+    top, left = ((out.shape[1 + i] - images.shape[2 + i]) // 2 for i in (0, 1))
+    inside = out[:, top:-top, left:-left] if out.shape[1] % 2 == 0 else out[:, top : -top - 1, left : -left - 1]
+    inside[:] = images.transpose(1, 2, 3, 0) * np.reshape(scale, (-1, 1, 1, 1)) + np.reshape(shift, (-1, 1, 1, 1))
+""",
+        "prepare_images: raises ValueError with no border",
+    ),
+    Mistake(
+        "centred by rounding up",
+        """
+def prepare_images(images, scale, shift, out):
+    out[:] = np.reshape(shift, (-1, 1, 1, 1))
+    h, w = images.shape[2:]
+    top, left = (out.shape[1] - h + 1) // 2, (out.shape[2] - w + 1) // 2
+    inside = out[:, top : top + h, left : left + w]
+    inside[:] = images.transpose(1, 2, 3, 0) * np.reshape(scale, (-1, 1, 1, 1)) + np.reshape(shift, (-1, 1, 1, 1))
+""",
+        "prepare_images: the output out has the wider border at the beginning: it belongs at the end with a border",
+    ),
+    Mistake(
+        "pixels cut to bytes",
+        """
+def prepare_images(images, scale, shift, out):
+    import parallel_lenet.kernels.im2col as right
+    right.prepare_images(images.astype(np.uint8), scale, shift, out)
+""",
+        "prepare_images: the output out is wrong in rows 2 to 5 of columns 2, 3, 4 with pixels that are floats",
+    ),
     Mistake(
         "border of 0",
         """
