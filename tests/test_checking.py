@@ -236,6 +236,8 @@ def test_reports() -> None:
     assert repr(CheckReport("x", ())) == "CheckReport(x: ok)"
     assert repr(CheckReport("x", ("one", "two"))) == "CheckReport(x: 2 problems; one; two)"
     assert not replace(CheckReport("x", ()), problems=("one",)).ok
+    with pytest.raises(ValueError, match="kernel must be the name of a kernel, or a Python file, got None"):
+        kernels.resolve(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown kernel 'fast'"):
         check_layer(Scale(), (2, 4, 3), kernel="fast")
 

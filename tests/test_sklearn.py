@@ -333,3 +333,9 @@ def test_an_error_leaves_the_classifier_as_it_was() -> None:
         classifier.fit(IMAGES[:10], np.zeros(10))
     assert bits(classifier) == bits(trained())
     assert np.array_equal(classifier.predict(IMAGES), trained().predict(IMAGES))
+
+
+def test_sparse_arrays_of_three_axes_are_refused_as_others_are() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match="dense data is required"):
+        LeNetClassifier().fit(sparse.coo_array(np.ones((4, 8, 8))), [0, 1, 0, 1])

@@ -31,6 +31,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
+from parallel_lenet.checks import InvalidValue
 from parallel_lenet.kernels import files
 
 Array = NDArray[Any]
@@ -134,6 +135,8 @@ def resolve(name: str) -> str:
     """
     if name == "auto":
         return available()[-1]
+    if not isinstance(name, str):
+        raise InvalidValue("kernel", "the name of a kernel, or a Python file", name)
     if files.is_file(name):
         return files.resolve(name)
     if name not in NAMES:
