@@ -69,6 +69,8 @@ Array = NDArray[Any]
 
 _log = logging.getLogger("parallel_lenet")
 
+LARGE_BATCH = 1 << 16  # Samples.
+
 
 class Coordinator(Displayed, Closeable, ReadOnly):
     """Trains ``model`` with ``optimizer`` on ``n_workers`` workers. The result is the same for any number.
@@ -198,7 +200,12 @@ class Coordinator(Displayed, Closeable, ReadOnly):
     @property
     def call_sizes(self) -> tuple[int, ...]:
         """The numbers of samples that the model gets at a time in training, each once, largest first."""
-        return call_sizes(self.batch_size, self._settings.sizes, self.n_workers)
+        return self._call_sizes(self.batch_size)
+
+    def _call_sizes(self, samples: int) -> tuple[int, ...]:
+        """The same for so many samples in all. Cutting a batch of a billion takes minutes, and no batch has more."""
+        most = max(samples, LARGE_BATCH)
+        return call_sizes(min(self.batch_size, most), self._settings.sizes, self.n_workers)
 
     @property
     def parameters(self) -> Vector:
@@ -335,7 +342,8 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         call = self._calls.begin("train")
         try:
             context = self._turns.run(
-                "fit or iterate", lambda: self.engine.open(self.model, data, self.parameters, self.call_sizes)
+                "fit or iterate",
+                lambda: self.engine.open(self.model, data, self.parameters, self._call_sizes(len(data[0]))),
             )
             call.begin(context)
             if epochs:
@@ -358,7 +366,8 @@ class Coordinator(Displayed, Closeable, ReadOnly):
     def _advance(self, call: Call) -> StepReport | EpochReport:
         """Make the next step from the present state, which other calls may have changed, or end the epoch."""
         if self._warming.n_workers != self.n_workers and not call.context.closed:  # If it is, `start` raises.
-            self._warming.run(self.parameters, call.context.datasets[0], self.call_sizes, self.n_workers)
+            train = call.context.datasets[0]
+            self._warming.run(self.parameters, train, self._call_sizes(len(train)), self.n_workers)
         self.engine.start(call.context)
         self._use_data(call)
         order = call.order(self.seed, self.epoch)
@@ -552,7 +561,9 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         dataset = as_dataset(data)
         warm = self._warming.run
         samples = Samples(dataset.inputs, dataset.targets)
-        self._turns.run("warm_up", lambda: warm(self.parameters, samples, self.call_sizes, self.n_workers))
+        self._turns.run(
+            "warm_up", lambda: warm(self.parameters, samples, self._call_sizes(len(samples)), self.n_workers)
+        )
 
     def predict(self, inputs: Array) -> Array:
         """The model's predictions, one per row of ``inputs``: for a classifier the class labels, ``(n,)``.

@@ -753,3 +753,13 @@ def test_every_public_attribute_is_read_only_and_the_error_says_what_to_do_inste
             coordinator.learning_rate = 5  # type: ignore[attr-defined]
         coordinator.model.anything = 1  # type: ignore[attr-defined]
         assert sum(step.count for step in coordinator.iterate(digits) if isinstance(step, StepReport)) == len(digits)
+
+
+def test_a_batch_size_far_above_the_number_of_samples_costs_nothing(digits: Dataset) -> None:
+    few = small(digits, 3)
+    parameters = []
+    for batch_size in (3, 10**12):
+        with Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine="serial", batch_size=batch_size) as coordinator:
+            coordinator.fit(few)
+            parameters.append(coordinator.parameters)
+    np.testing.assert_allclose(*parameters, rtol=1e-5, atol=1e-7)
