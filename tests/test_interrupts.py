@@ -109,9 +109,9 @@ def test_in_the_middle_of_a_long_step_in_this_process(place: Path) -> None:
 
 def test_before_there_is_a_run_nothing_is_written(place: Path) -> None:
     hold = (
-        "import sys, time\nfrom parallel_lenet.cli import main, train\n"
+        "import sys, time\nfrom parallel_lenet.cli import _preparation, main\n"
         "def load(*_):\n    print('loading', flush=True)\n    time.sleep(60)\n"
-        "train.load = load\nsys.exit(main(['train', '--out', 'never', '--quiet']))"
+        "_preparation.load = load\nsys.exit(main(['train', '--out', 'never', '--quiet']))"
     )
     process = start(place, "-c", hold, command=PYTHON)
     assert process.stdout is not None
