@@ -12,7 +12,7 @@ from parallel_lenet.doctor.probe import Outcome, tried
 from parallel_lenet.doctor.requirements import requirements
 
 CHECK = "numba"
-SECONDS = 60.0
+SECONDS = 30.0
 KEPT = "each process compiles for ten seconds, workers too"
 
 _PROGRAM = """

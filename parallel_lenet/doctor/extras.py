@@ -9,7 +9,7 @@ from parallel_lenet.doctor.probe import tried
 from parallel_lenet.doctor.requirements import AGGREGATES, Requirement, modules, requirements
 
 CHECK = "extras"
-SECONDS = 60.0
+SECONDS = 30.0
 
 _PROGRAM = """
 from importlib import import_module

@@ -130,7 +130,9 @@ def _workers(here: Here, kernel: str, rate: float, share: float) -> list[Finding
     train, _ = load()
     batch = 64 * count
     try:
-        with Coordinator(lenet5(kernel=kernel), Adam(), n_workers=count, batch_size=batch) as coordinator:
+        # A numba that hangs is not to be imported here.
+        optimizer = Adam(fused=kernel == "compiled")
+        with Coordinator(lenet5(kernel=kernel), optimizer, n_workers=count, batch_size=batch) as coordinator:
             times: list[float] = []
             for report in coordinator.iterate(train, epochs=1000):
                 if isinstance(report, StepReport):
