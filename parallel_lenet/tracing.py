@@ -36,6 +36,7 @@ from parallel_lenet.reports import EpochReport, StepReport
 
 FLUSH_BYTES = 1 << 16
 FLUSH_SECONDS = 1.0
+FLUSH_STEPS = 500
 COORDINATOR = 1  # The number of its thread; workers follow.
 SHORT = 2000  # Nanoseconds: shorter waits count as adding.
 SERIAL = "this process"  # A worker's name if the coordinator computes itself.
@@ -72,6 +73,8 @@ class Trace(Closeable):
         self._first = True
         self._flushed = time.monotonic()
         self._arrivals: list[_Arrival] = []
+        self._steps: list[tuple[StepReport, float, list[_Arrival]]] = []
+        """Those that have no events yet: the report, when it was made, and the results."""
         self._templates: dict[str, str] = {}
         """Of each worker's events."""
         self._numbered: dict[str, str] = {}
@@ -108,14 +111,25 @@ class Trace(Closeable):
         """What the coordinator has just done."""
         now = time.perf_counter()
         if isinstance(report, EpochReport):
+            self._write_steps()
             self._end_epoch(self._at(now))
-        else:
-            self._step(report, now)
-        if self._size > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+        else:  # The workers wait: the text is made later, for many steps at once.
+            self._steps.append((report, now, self._arrivals))
+            self._arrivals = []
+        if (
+            len(self._steps) >= FLUSH_STEPS
+            or self._size > FLUSH_BYTES
+            or time.monotonic() - self._flushed > FLUSH_SECONDS
+        ):
             self.flush()
 
-    def _step(self, report: StepReport, now: float) -> None:
-        arrivals, self._arrivals = self._arrivals, []
+    def _write_steps(self) -> None:
+        """Make the events of the steps that were only noted."""
+        steps, self._steps = self._steps, []
+        for report, now, arrivals in steps:
+            self._step(report, now, arrivals)
+
+    def _step(self, report: StepReport, now: float, arrivals: list[_Arrival]) -> None:
         # The step ended before this call, and began before it asked for the first result.
         begun = now - report.seconds
         if arrivals:
@@ -247,6 +261,7 @@ class Trace(Closeable):
 
     def flush(self) -> None:
         """Write what there is."""
+        self._write_steps()
         events, self._events, self._size = self._events, [], 0
         self._flushed = time.monotonic()
         if events:
@@ -270,6 +285,7 @@ class Trace(Closeable):
     def close(self) -> None:
         """Write the rest and close the file."""
         if self._file is not None:
+            self._write_steps()
             self._end_epoch(self._at(time.perf_counter()))
             self.flush()
             self._write(b"\n]\n")

@@ -17,7 +17,7 @@ from kits import programs
 
 from parallel_lenet import SGD, Coordinator, Dataset, EpochReport, Metrics, StepReport, StepTimes, Trace, lenet5
 from parallel_lenet.engines import BlockGradient
-from parallel_lenet.tracing import SERIAL
+from parallel_lenet.tracing import FLUSH_STEPS, SERIAL
 
 Event = dict[str, Any]
 PHASES = ("send", "wait", "add", "clip", "update")
@@ -148,7 +148,6 @@ def test_spans_nest_whatever_the_order_of_answers(
                 arrivals.append((asked, now, name, start, took * 1e-6, 3))
                 now += added * 1e-6
             for epoch in (1, 2):
-                trace._arrivals = list(arrivals)
                 end = now + updating * 1e-6
                 report = StepReport(
                     epoch,
@@ -160,7 +159,7 @@ def test_spans_nest_whatever_the_order_of_answers(
                     end - begun,
                     times=StepTimes(updating=updating * 1e-6, clipping=updating * 4e-7),
                 )
-                trace._step(report, end)
+                trace._step(report, end, list(arrivals))
                 begun, now = begun + 1, now + 1
                 arrivals = [(a + 1, g + 1, w, s + 1 if s else 0.0, t, n) for a, g, w, s, t, n in arrivals]
         events = read(Path(folder) / "t.json")
@@ -257,3 +256,17 @@ def test_the_command_traces_epochs_evaluations_and_lost_workers(tmp_path: Path) 
         refused = programs.run(tmp_path, "train", *common, "--trace", file, "--out", "other", code=2)
         assert words in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_a_long_run_is_written_while_it_runs_and_complete_at_its_end(tmp_path: Path) -> None:
+    """The text of steps is made later: none is lost, and no more than `FLUSH_STEPS` wait in memory."""
+    trace = Trace(tmp_path / "t.json")
+    steps_of_trace = range(1, 2 * FLUSH_STEPS + 10)
+    for step in steps_of_trace:
+        trace.report(StepReport(1 + step // 700, step, 1.0, 0.5, 9, 1.0, 1e-7))
+        assert len(trace._steps) < FLUSH_STEPS
+    on_disk = (tmp_path / "t.json").read_text().count('"name":"step"')
+    assert on_disk >= 2 * FLUSH_STEPS - 1
+    trace.close()
+    steps = [event["args"]["step"] for event in read(tmp_path / "t.json") if event.get("name") == "step"]
+    assert steps == list(steps_of_trace)
