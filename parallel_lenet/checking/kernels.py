@@ -1,4 +1,7 @@
-"""The check of a kernel module: each function against `naive`, its manners, and finite differences."""
+"""The check of a kernel module: each function against `naive`, its manners, and finite differences.
+
+The file has a little more than 300 lines: each part of the check is a method with the sentences that it can find.
+"""
 
 import math
 import random

@@ -1,4 +1,7 @@
-"""The options of training: flag, then environment, then configuration file, then default."""
+"""The options of training: flag, then environment, then configuration file, then default.
+
+The file has more than 300 lines: half of them are the list of options with their help.
+"""
 
 import argparse
 import os

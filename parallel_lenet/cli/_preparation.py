@@ -1,4 +1,7 @@
-"""Everything about a training run up to its first step: options, data, network, coordinator, and the run's folder."""
+"""Everything about a training run up to its first step: options, data, network, coordinator, and the run's folder.
+
+The file has more than 300 lines: each part is a function of its own, in the order of `prepare`.
+"""
 
 import argparse
 import time
