@@ -1,7 +1,7 @@
 """The check of a kernel file in another process, which may crash, or never end.
 
 The other process runs `child` and writes a line of JSON before and after each part of the check. A part that takes too
-long, or ends the process, is a problem; another process goes on with the next part.
+long, or ends the process, is a problem; another process continues with the next part.
 """
 
 import json

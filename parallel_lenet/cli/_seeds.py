@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import math
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from parallel_lenet.display import count
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.runs.run import Run
-from parallel_lenet.runs.statistics import Statistics, over_runs
+from parallel_lenet.runs.statistics import Statistics, over_runs, written
 
 MOST = 1000
 SEED = re.compile(r"seed-\d+")
@@ -140,16 +139,8 @@ def _finish(
 def _show(
     console: Console, network: str, folder: Path, file: Path | None, seeds: int, statistics: Mapping[str, Statistics]
 ) -> None:  # fmt: skip
-    rows = [(name.replace("_", " "), *(_written(name, value) for value in each)) for name, each in statistics.items()]
+    rows = [(name.replace("_", " "), *(written(name, value) for value in each)) for name, each in statistics.items()]
     console.table(
         f"{network}, trained with {count(seeds, 'seed')}", ("", "mean", "std. dev.", "least", "largest"), rows
     )
     console.line(f"runs: {folder}" if file is None else f"runs: {folder}; page: {file}")
-
-
-def _written(name: str, value: float) -> str:
-    if not math.isfinite(value):
-        return ""
-    if name == "seconds":
-        return f"{value:.2f}"
-    return f"{value:.3%}" if name.endswith("accuracy") else f"{value:.4f}"

@@ -11,7 +11,7 @@ from parallel_lenet.files import write_atomically
 from parallel_lenet.report import page, summary
 from parallel_lenet.report.page import MUTED, SERIES, Html
 from parallel_lenet.runs.run import Run
-from parallel_lenet.runs.statistics import Statistics, over_runs, results
+from parallel_lenet.runs.statistics import Statistics, over_runs, results, written
 
 FILE = "seeds.html"
 TITLES = {
@@ -36,7 +36,7 @@ def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
     found = over_runs(runs)
     names = [name for name in TITLES if name in found]
     each = [
-        [str(seed), *(written(name, results(run)[name]) for name in names), run.sha256[:16], run.name]
+        [str(seed), *(with_unit(name, results(run)[name]) for name in names), run.sha256[:16], run.name]
         for seed, run in zip(seeds, runs, strict=True)
     ]
     accuracy = next((name for name in ("test_accuracy", "validation_accuracy") if name in found), None)
@@ -44,8 +44,8 @@ def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
         "seeds.html",
         number=count(len(runs), "seed"),
         subtitle=summary.subtitle(runs[0]),
-        cards=[(TITLES[name], written(name, found[name].mean), spread(name, found[name])) for name in names],
-        statistics=[[TITLES[name], *(written(name, value) for value in found[name])] for name in names],
+        cards=[(TITLES[name], with_unit(name, found[name].mean), spread(name, found[name])) for name in names],
+        statistics=[[TITLES[name], *(with_unit(name, value) for value in found[name])] for name in names],
         figures=[] if accuracy is None else [_strip(runs, seeds, accuracy, found[accuracy]), *_curves(runs, accuracy)],
         header=["seed", *(TITLES[name] for name in names), "parameters SHA-256", "folder"],
         each=each,
@@ -55,19 +55,16 @@ def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
     )
 
 
-def written(name: str, value: float) -> str:
+def with_unit(name: str, value: float) -> str:
     """A number of a result, for people."""
-    if not math.isfinite(value):
-        return "unknown"
-    if name == "seconds":
-        return f"{value:.2f} s"
-    return f"{value:.3%}" if name.endswith("accuracy") else f"{value:.4f}"
+    number = written(name, value) or "unknown"
+    return f"{number} s" if name == "seconds" and number != "unknown" else number
 
 
 def spread(name: str, found: Statistics) -> str:
     """Deviation and extremes, for people."""
-    deviation = f"± {written(name, found.deviation)}, " if math.isfinite(found.deviation) else ""
-    return f"{deviation}{written(name, found.least)} to {written(name, found.largest)}"
+    deviation = f"± {with_unit(name, found.deviation)}, " if math.isfinite(found.deviation) else ""
+    return f"{deviation}{with_unit(name, found.least)} to {with_unit(name, found.largest)}"
 
 
 def _strip(runs: Sequence[Run], seeds: Sequence[int], name: str, found: Statistics) -> tuple[str, Html, str]:

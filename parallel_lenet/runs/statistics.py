@@ -48,3 +48,12 @@ def over_runs(runs: Sequence[Run]) -> dict[str, Statistics]:
     all_results = [results(run) for run in runs]
     shared = [name for name in (*MEASURED, "seconds") if all(name in each for each in all_results)]
     return {name: statistics([each[name] for each in all_results]) for name in shared}
+
+
+def written(name: str, value: float) -> str:
+    """A number of a result, for people; without unit, and empty if it is not finite."""
+    if not math.isfinite(value):
+        return ""
+    if name == "seconds":
+        return f"{value:.2f}"
+    return f"{value:.3%}" if name.endswith("accuracy") else f"{value:.4f}"
