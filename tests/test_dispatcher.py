@@ -315,3 +315,32 @@ def test_a_late_answer_to_a_block_that_was_released_is_not_kept() -> None:
     dispatcher.answer(slow, "0 again", 1.2)
     assert list(dispatcher.answers) == [1]
     assert len(slow.free_rows) == ROWS
+
+
+def test_an_answer_of_a_copy_that_was_taken_over_cancels_the_copy_that_took_over() -> None:
+    dispatcher = measured(2, [1, 1, 1], 0.01)
+    assert assigned(dispatcher, 0.0) == [(0, 0), (1, 1), (0, 2)]
+    slow, quick = dispatcher.workers
+    dispatcher.answer(quick, "1", 0.01, 0.01)
+    assert assigned(dispatcher, 0.02) == [(1, 2)]
+    dispatcher.answer(slow, "0", 0.1, 0.01)
+    dispatcher.answer(slow, "2", 0.1, 0.01)  # It had started the block, as only it could know.
+    assert dispatcher.answers[2].worker is slow
+    (copy,) = quick.copies
+    assert quick.stamps[copy.row] == 0
+
+
+def test_a_worker_that_will_skip_a_copy_can_get_the_block_again() -> None:
+    dispatcher = measured(2, [1, 1, 1], 0.01)
+    dispatcher.assign(0.0)
+    slow, quick = dispatcher.workers
+    dispatcher.answer(quick, "1", 0.01, 0.01)
+    assert assigned(dispatcher, 0.02) == [(1, 2)]
+    dispatcher.died(quick, "death")
+    dispatcher.answer(slow, "0", 0.1, 0.01)
+    assert assigned(dispatcher, 0.02) == [(0, 2)]
+    skipped, again = slow.copies
+    assert (slow.stamps[skipped.row], slow.stamps[again.row]) == (0, dispatcher.stamp)
+    dispatcher.answer(slow, None, 0.02)
+    dispatcher.answer(slow, "2", 0.03, 0.01)
+    assert dispatcher.answers[2].row == again.row

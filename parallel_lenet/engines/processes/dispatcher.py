@@ -322,7 +322,7 @@ class Dispatcher(Generic[W]):
         if assignment is None:  # The block waits for another try.
             self.waiting.remove(block)
             heapq.heapify(self.waiting)
-        elif len(assignment.copies) > 1:
+        else:  # Including a copy of another worker, if the answer is from one that was not wanted any more.
             self._cancel(assignment)
         while self._first_unanswered in self.answers:
             self._first_unanswered += 1
