@@ -287,12 +287,13 @@ class Coordinator(Displayed, Closeable, ReadOnly):
 
         Raises DatasetError if an unfinished epoch, also of a loaded checkpoint, was started with other data: continue
         with those, or call `restart_epoch` first. Raises RuntimeError while another thread trains, ValueError for
-        ``keep_best`` or ``patience`` without validation data, and ExtraError, a ModuleNotFoundError, if ``progress``
-        needs rich (extra ``cli``) and it is missing or broken.
+        ``keep_best`` or ``patience`` without validation data and for ``best_by="accuracy"`` with a model that predicts
+        no classes, and ExtraError, a ModuleNotFoundError, if ``progress`` needs rich (extra ``cli``) and it is missing
+        or broken.
         """
         if progress:
             require_rich("fit(progress=True)")
-        check_best_by(best_by)
+        check_best_by(best_by, self.model)
         patience = None if patience is None else whole_number("patience", patience, 1)
         if validation is None and (keep_best or patience is not None):
             name = "keep_best" if keep_best else "patience"

@@ -33,7 +33,7 @@ class Model(Protocol):
       each sample that depend on the seed, the epoch and the sample alone, as for dropout and augmentation. So they are
       the same for any number of workers, and after a resume.
 
-    Six members are optional:
+    Seven members are optional:
 
     - ``check(inputs, targets)`` is called with all data of a ``fit``, ``iterate`` or ``evaluate`` before any worker
       starts, in the coordinator's process. It raises ValueError if the model cannot use such data.
@@ -41,6 +41,7 @@ class Model(Protocol):
       holds it, and `Coordinator.load` refuses a checkpoint with another one. Without it only the layout is compared.
     - ``predict_proba(parameters, inputs)``: for a classifier the probability of each class, ``(n, classes)``. Without
       it `Coordinator.predict_proba` raises TypeError.
+    - ``classifies``: False for a model that predicts no classes. Then ``fit(best_by="accuracy")`` is an error.
     - ``preferred_shard_size``: samples per shard unless the user sets it.
     - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
       ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give. So

@@ -7,16 +7,19 @@ import math
 from collections.abc import Sequence
 
 from parallel_lenet.checks import InvalidValue, quoted
+from parallel_lenet.model import Model
 from parallel_lenet.reports import EpochReport
 
 BEST_BY = ("loss", "accuracy")
 """The lowest validation loss, or the highest validation accuracy."""
 
 
-def check_best_by(name: object) -> None:
-    """Raises InvalidValue unless `name` is one of `BEST_BY`."""
+def check_best_by(name: object, model: Model) -> None:
+    """Raises InvalidValue unless ``name`` is one of `BEST_BY`, and the model has what it names."""
     if name not in BEST_BY:
         raise InvalidValue("best_by", " or ".join(map(quoted, BEST_BY)), name)
+    if name == "accuracy" and not getattr(model, "classifies", True):
+        raise InvalidValue("best_by", "loss for a model that predicts no classes, and so has no accuracy", name)
 
 
 def figures(reports: Sequence[EpochReport], best_by: str) -> list[float | None]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kits.programs import run, train, write_idx
 
-from parallel_lenet import SGD, Coordinator, Dataset, lenet5
+from parallel_lenet import SGD, Coordinator, Dataset, Dense, Flatten, Images, Sequential, lenet5
 from parallel_lenet.cli import main
 from parallel_lenet.cli._training import Training
 from parallel_lenet.stopping import best_epoch, is_enough
@@ -87,6 +87,24 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str, digi
         rising().fit(digits, **{"validation": 0.2, **arguments})
 
 
+def test_a_regression_has_no_accuracy_to_choose_by(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Sequential(Images((28, 28), size=28), (Flatten(), Dense(1)), kernel="im2col", loss="squared_error")
+    coordinator = Coordinator(model, SGD(0.01), engine="serial")
+    with pytest.raises(ValueError, match="best_by must be loss for a model that predicts no classes"):
+        coordinator.fit(digits, 1, 0.2, best_by="accuracy")
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 20, 10)
+    (tmp_path / "mine.py").write_text(
+        "from parallel_lenet import Dense, Flatten, Images, Sequential\n"
+        'model = Sequential(Images((12, 12), size=12), (Flatten(), Dense(1)), kernel="im2col", loss="squared_error")\n'
+    )
+    arguments = ["train", "--data-dir", "data", "--model", "mine.py:model", "--validation", "0.2"]
+    assert main([*arguments, "--best-by", "accuracy"]) == 2
+    assert "--best-by must be loss for a model that predicts no classes" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_stops_early_and_a_resumed_run_where_it_would_have(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 200, 20)  # Random images: what is learned soon makes the validation loss worse.
@@ -104,8 +122,9 @@ def test_the_command_stops_early_and_a_resumed_run_where_it_would_have(tmp_path:
     resumed = train(tmp_path, "--resume", "half", "--max-steps", "1000")
     assert resumed["parameters_sha256"] == whole["parameters_sha256"]
     assert (tmp_path / "half" / "best.npz").exists()
-    again = run(tmp_path, "train", "--resume", "half").stderr
+    again = run(tmp_path, "train", "--resume", "half", "--patience", "1").stderr  # Fewer epochs than have passed.
     assert "is finished: nothing is left to train (to train longer, give a larger --patience)" in again
+    assert f"none of the 2 epochs since epoch {best} has a lower validation loss (--patience 1)" in again
     longer = train(tmp_path, "--resume", "half", "--no-early-stopping", "--epochs", str(best + 3))
     assert longer["finished_epochs"] == best + 3
     repeated = train(tmp_path, "--config", "whole/config.toml", "--out", "repeated")

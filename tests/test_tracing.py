@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kits import programs
 
 from parallel_lenet import SGD, Coordinator, Dataset, EpochReport, Metrics, StepReport, StepTimes, Trace, lenet5
+from parallel_lenet.cli import main
 from parallel_lenet.engines import BlockGradient
 from parallel_lenet.tracing import FLUSH_STEPS, SERIAL
 
@@ -226,7 +227,9 @@ def test_a_full_disk_ends_the_trace_and_not_the_training(
         Coordinator(lenet5(), SGD(), trace="t.json")  # type: ignore[arg-type]
 
 
-def test_the_command_traces_epochs_evaluations_and_lost_workers(tmp_path: Path) -> None:
+def test_the_command_traces_epochs_evaluations_and_lost_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     programs.write_idx(tmp_path / "data", 40, 8)
     common = ["--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--no-report", "--epochs", "2"]
     command = [
@@ -252,6 +255,16 @@ def test_the_command_traces_epochs_evaluations_and_lost_workers(tmp_path: Path) 
     assert "SIGKILL" in lost
     names = Counter(event["name"] for event in events if event["ph"] == "X")
     assert (names["step"], names["evaluating"], names["saving"]) == (8, 2, 2)
+    again = ["--resume", "run", "--trace", "run/trace.json.gz"]
+    traces = tmp_path / "run" / "trace.json.gz", tmp_path / "run" / "trace-1.json.gz"
+    earlier = traces[0].read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *again, "--no-report"]) == 0  # Nothing is left to train: the trace stays as it is.
+    assert traces[0].read_bytes() == earlier
+    assert main(["train", *again, "--epochs", "3", "--no-report", "--engine", "serial"]) == 0
+    assert "the trace of the run so far is kept as run/trace-1.json.gz" in capsys.readouterr().err
+    assert traces[1].read_bytes() == earlier
+    assert sum(event.get("name") == "step" for event in read(traces[0])) == 4
     for file, words in (("", "--trace must name a file, got ''"), ("data", "--trace must name a file, got 'data'")):
         refused = programs.run(tmp_path, "train", *common, "--trace", file, "--out", "other", code=2)
         assert words in refused.stderr

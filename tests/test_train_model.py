@@ -50,6 +50,15 @@ class Failing(Softmax):
         raise KeyError("oops")
 
 
+class Sure(Softmax):
+    def predict(self, parameters, inputs):
+        assert (inputs.shape[1:], inputs.dtype) == ((28, 28), np.uint8)
+        return np.full(len(inputs), 7)
+
+    def predict_proba(self, parameters, inputs):
+        return np.tile(np.where(np.arange(10) == 7, 0.75, 0.25 * (np.arange(10) == 2)), (len(inputs), 1))
+
+
 ready = Softmax()
 number = 3
 
@@ -108,6 +117,19 @@ def test_a_model_is_trained_resumed_evaluated_and_has_the_same_bits_for_any_work
     evaluated = call("evaluate", "r", *own, "--engine", "serial")
     assert evaluated["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
     assert "model =" not in Path("r/config.toml").read_text()
+    image = pytest.importorskip("PIL.Image").new("L", (28, 28), 0)
+    image.paste(255, (12, 4, 15, 24))
+    image.save("one.png")
+    assert "give --model " in call("predict", "one.png", "--checkpoint", "r", code=2)
+    found = call("predict", "one.png", "--checkpoint", "r", *own)["images"][0]
+    assert (found["class"], found["probability"], found["probabilities"]) == (0, None, [])
+    found = call("predict", "one.png", "--checkpoint", "r", "--model", "models.py:Sure")["images"][0]
+    assert (found["class"], found["probability"], found["top"][1]["class"]) == (7, 0.75, 2)
+    assert "--format safetensors" in call("export", "r", code=1)
+    network = ("--model", "models.py:network", "--kernel", "im2col")
+    call("train", *QUICK, *network, "--max-steps", "1", "--engine", "serial", "--out", "layers")
+    same = [call("predict", "one.png", "--checkpoint", "layers", *how)["images"] for how in ((), network)]
+    assert same[0] == same[1]
 
 
 def test_a_changed_file_is_said_and_another_model_refused(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +163,7 @@ def test_a_report_of_a_model_of_ones_own_is_written(call: Any) -> None:
             1,
             "models.py: number is not a model: 3 has no layout, initial_parameters,",
         ),
-        ("models.py:broken", 1, "models.py, line 48: ZeroDivisionError: division by zero (from broken())"),
+        ("models.py:broken", 1, "models.py, line 57: ZeroDivisionError: division by zero (from broken())"),
         ("models.py:Softmx", 1, "models.py defines no Softmx; did you mean Softmax?"),
         (
             "models.py",

@@ -1,6 +1,7 @@
 """Checkpoints as commands read them: which file, with which kernel, and which images its run used."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ from parallel_lenet import kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
-from parallel_lenet.cli._console import Console
+from parallel_lenet.cli import _user_model
+from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError, sides
 from parallel_lenet.cli._resume import local_path
 from parallel_lenet.cli._sources import reading
 from parallel_lenet.model import Model
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
+from parallel_lenet.trained import from_checkpoint
 
 RUNS = "runs"
 
@@ -47,6 +50,39 @@ def require(file: str) -> None:
         raise UsageError(f"{file} is a folder: name a checkpoint, such as {example}")
     if not os.path.exists(file):
         raise UsageError(f"{file or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
+
+
+def model_of(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
+    """The model of ``--model``, or the network that the checkpoint describes, with the kernel that is asked for.
+
+    Raises UsageError if the checkpoint's run trained a model of ``--model`` that only that option can name again.
+    """
+    if "model" not in asked:
+        kernel = kernels.resolve(asked.get("kernel") or kernel_of(checkpoint))
+        try:
+            return from_checkpoint(checkpoint, kernel).model
+        except CheckpointError:
+            words = users_model(checkpoint)
+            if words is None:
+                raise
+            raise UsageError(
+                f"{checkpoint.path}: its run trained {words}, and a checkpoint does not decide which code runs: "
+                f"give --model {words}"
+            ) from None
+    reference = _user_model.parse(asked["model"])
+    assert reference is not None
+    model = _user_model.load(reference)
+    if isinstance(model, Sequential) and "kernel" in asked:
+        model = replace(model, kernel=asked["kernel"])
+    checkpoint.require_model(model)
+    return model
+
+
+def users_model(checkpoint: Checkpoint) -> str | None:
+    """What ``--model`` was in the run that left the checkpoint, as FILE.py:NAME; None if it was not given."""
+    options = checkpoint.metadata.get("options")
+    named = options.get("model") if isinstance(options, dict) else None
+    return printable(_user_model.without_hash(named)) if isinstance(named, str) else None
 
 
 def images_of(

@@ -4,6 +4,8 @@ The file has more than 300 lines: each part is a function of its own, in the ord
 """
 
 import argparse
+import itertools
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -59,6 +61,7 @@ from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.runs import environment
 from parallel_lenet.schedules import rate_at
+from parallel_lenet.stopping import check_best_by
 from parallel_lenet.tracing import Trace
 from parallel_lenet.trained import load_model
 
@@ -115,6 +118,7 @@ def prepare(
         options = replace(options, validation=None)
     trace = None if arguments.trace is None else _trace(arguments.trace)
     try:
+        check_best_by(options.best_by, model)
         train, validation = _split(images, options)
         coordinator = _coordinator(model, parameters, options, len(train), where, trace)
     except ValueError as error:
@@ -126,9 +130,6 @@ def prepare(
     interrupts.check()
     with interrupts.delayed():
         folder = _run_folder(request, stack)
-        if trace is not None:
-            trace.open()
-            stack.callback(trace.close)
         recorder = Recorder(folder.path, coordinator, console, Trackers(arguments.log, folder.path, console), trace)
         stack.callback(recorder.close)
         training = Training(
@@ -146,6 +147,13 @@ def prepare(
             options_in_force=_results.options_in_force(arguments, options, coordinator),
             end=request.end,
         )
+        if request.resumed is not None:
+            _restore(training, request.resumed)
+        if trace is not None and not training.finished:
+            if request.resumed is not None:
+                _keep_trace(trace.path, console)
+            trace.open()
+            stack.callback(trace.close)
         _begin(training, request)
         interrupts.at_once = training.abandon
     _run_notes.note_network(training, model, request.workers.count, origin)
@@ -262,6 +270,17 @@ def _trace(file: str) -> Trace:
     return Trace(file, opens=False)
 
 
+def _keep_trace(file: Path, console: Console) -> None:
+    """Rename the trace that an earlier start of the run left: ``trace.json`` becomes ``trace-1.json``."""
+    if not file.is_file():
+        return
+    stem, dot, ending = file.name.partition(".")
+    names = (file.with_name(f"{stem}-{n}{dot}{ending}") for n in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    file.rename(kept)
+    console.note(f"note: --trace {file}: the trace of the run so far is kept as {kept}")
+
+
 def _run_folder(request: Request, stack: ExitStack) -> RunFolder:
     """The folder of the run, locked. Raises UsageError if another run began there at the same moment."""
     resumed = request.resumed
@@ -280,8 +299,6 @@ def _begin(training: Training, request: Request) -> None:
     """Write the folder's first files: configuration, environment and, for a new run, a checkpoint."""
     options = training.options
     coordinator = training.coordinator
-    if request.resumed is not None:
-        _restore(training, request.resumed)
     training.folder.write_config(replace(options, workers=coordinator.n_workers).toml())
     if not training.finished:
         session = environment.gather(

@@ -139,12 +139,18 @@ class Training:
 
     def _note_early_stop(self) -> str:
         """Say why the run ends before ``--epochs``; empty if it does not."""
-        options = self.options
-        if not self.stopped_early or self.coordinator.epoch >= options.epochs:
+        if not self.stopped_early or self.coordinator.epoch >= self.options.epochs:
             return ""
-        since = f"the {options.patience} epochs since epoch {self.best_epoch}" if self.best_epoch else "all epochs"
-        better = "a lower validation loss" if options.best_by == "loss" else "a higher validation accuracy"
-        text = f"stopped early: none of {since} has {better} (--patience {options.patience})"
+        best = self.best_epoch
+        done = len(self.figures)
+        better = "lower validation loss" if self.options.best_by == "loss" else "higher validation accuracy"
+        if best is None:
+            why = f"no epoch of {done} has a finite validation loss"
+        elif done - best == 1:
+            why = f"epoch {done} has no {better} than epoch {best}"
+        else:  # More than --patience if that is smaller than it was before a resume.
+            why = f"none of the {done - best} epochs since epoch {best} has a {better}"
+        text = f"stopped early: {why} (--patience {self.options.patience})"
         self.console.note(text)
         return text
 

@@ -1,22 +1,16 @@
 """Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
 
 import argparse
-from dataclasses import replace
-from typing import Any
 
-from parallel_lenet import kernels
-from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
-from parallel_lenet.cli import _checkpoints, _engines, _network, _user_model, _weights
+from parallel_lenet.cli import _checkpoints, _engines, _network, _weights
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError, add_train_options, as_usage, flags, worker_count
 from parallel_lenet.cli._sources import load
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import DatasetError
-from parallel_lenet.model import Model
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD
-from parallel_lenet.trained import from_checkpoint
 
 DEFAULT = "mnist-5k"
 HELP = "measure a checkpoint on test images"
@@ -45,28 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
-def _model(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
-    """The model of ``--model``, or the network that the checkpoint describes."""
-    if "model" not in asked:
-        kernel = kernels.resolve(asked.get("kernel") or _checkpoints.kernel_of(checkpoint))
-        try:
-            return from_checkpoint(checkpoint, kernel).model
-        except CheckpointError as error:
-            options = checkpoint.metadata.get("options")
-            named = options.get("model") if isinstance(options, dict) else None
-            if not isinstance(named, str):
-                raise
-            words = _user_model.without_hash(named)
-            raise UsageError(f"{error}; its run trained {words}: give --model {words}") from None
-    reference = _user_model.parse(asked["model"])
-    assert reference is not None
-    model = _user_model.load(reference)
-    if isinstance(model, Sequential) and "kernel" in asked:
-        model = replace(model, kernel=asked["kernel"])
-    checkpoint.require_model(model)
-    return model
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Make the network that the checkpoint describes, and evaluate it."""
     console = Console(json=arguments.json)
@@ -76,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.load(file)
     asked = flags(arguments)
     with console.warnings_as_notes():
-        model = _model(checkpoint, asked)
+        model = _checkpoints.model_of(checkpoint, asked)
     parameters = checkpoint.state.parameters
     if arguments.weights is not None:
         if not isinstance(model, Sequential):

@@ -19,7 +19,6 @@ from parallel_lenet.cli._sources import load
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.files import write_atomically
 from parallel_lenet.image_files import PictureError
-from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.pictures import read_image
 from parallel_lenet.trained import TrainedModel, from_checkpoint
 
@@ -158,7 +157,7 @@ def _trained(file: str) -> TrainedModel:
             f"{file}: can't be explained: its model is not made of this package's layers, which the lesson is about"
         )
     trained = from_checkpoint(checkpoint, _checkpoints.kernel_of(checkpoint))
-    if trained.model.loss != CROSS_ENTROPY:
+    if not trained.model.classifies:
         raise CheckpointError(
             f"{file}: can't be explained: its loss is {trained.model.loss!r}, and the lesson is about classes"
         )

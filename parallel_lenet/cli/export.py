@@ -79,9 +79,15 @@ def _model(checkpoint: Checkpoint, chosen: str) -> Any:
     """The checkpoint's network; for a model of the user's own, of which only weights can be written, its layout."""
     try:
         return from_checkpoint(checkpoint, "naive").model  # It computes nothing.
-    except CheckpointError:
+    except CheckpointError as error:
         if chosen == "onnx":
-            raise
+            words = _checkpoints.users_model(checkpoint)
+            if words is None:
+                raise
+            raise CheckpointError(
+                f"{checkpoint.path}: its run trained {words}; only networks of this package's layers can be written as "
+                "ONNX: --format safetensors and --format npz write its weights"
+            ) from error
         return SimpleNamespace(layout=checkpoint.layout, description=checkpoint.description)
 
 

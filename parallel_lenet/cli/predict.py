@@ -12,18 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from parallel_lenet import kernels
-from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _sources
 from parallel_lenet.cli._blocks import drawn
+from parallel_lenet.cli._classifier import classifier
 from parallel_lenet.cli._console import Console, printable, write
 from parallel_lenet.cli._options import add_train_options, flags
 from parallel_lenet.image_files import PictureError
-from parallel_lenet.network.losses import CROSS_ENTROPY
-from parallel_lenet.pictures.prediction import Prediction, predict_image
+from parallel_lenet.pictures.prediction import Prediction
 from parallel_lenet.pictures.unit import black_and_white
-from parallel_lenet.trained import from_checkpoint
 
 HELP = "recognise digits in image files"
 EXAMPLES = (
@@ -43,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
     )
-    add_train_options(parser, only=("kernel",))
+    add_train_options(parser, only=("kernel", "model"))
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, with the probabilities of all classes"
     )
@@ -54,18 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
+    asked = flags(arguments)
     with console.warnings_as_notes():
-        kernel = kernels.resolve(flags(arguments).get("kernel") or _checkpoints.kernel_of(checkpoint))
-        trained = from_checkpoint(checkpoint, kernel)
-    if trained.model.loss != CROSS_ENTROPY:
-        raise CheckpointError(f"{file}: the loss of its network is {trained.model.loss}: it has no classes to predict")
-    black, white = black_and_white(trained.model.images)
+        model = _checkpoints.model_of(checkpoint, asked)
+    network = classifier(checkpoint, model)
+    black, white = black_and_white(network.images)
     answers = list[dict[str, Any]]()
     code = 0
     for name in arguments.images:
         try:
             with console.warnings_as_notes():
-                answer = predict_image(_sources.file_or_input(name), trained)
+                answer = network.predict(_sources.file_or_input(name))
         except PictureError as error:
             write(sys.stderr, f"parallel-lenet: {printable(str(error))}")
             answers.append({"image": name, "error": str(error)})
@@ -77,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             for line in drawn(((answer.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
                 console.line(line)
     if arguments.json:
-        console.result({"checkpoint": file, "kernel": kernel, "images": answers})
+        kernel = getattr(model, "kernel", None)
+        console.result({"checkpoint": file, "kernel": kernel, "model": asked.get("model"), "images": answers})
     return code
 
 
@@ -96,6 +93,8 @@ def _named(answer: Prediction, label: int) -> dict[str, Any]:
 
 
 def _sentence(name: str, answer: Prediction) -> str:
+    if not len(answer.probabilities):
+        return f"{printable(name)}: {printable(answer.name)}"
     (first, probability), *others = answer.top(SHOWN)
     rest = ", ".join(f"{printable(answer.name_of(label))} {probability:.1%}" for label, probability in others)
     return f"{printable(name)}: {printable(answer.name_of(first))} ({probability:.1%}; {rest})"

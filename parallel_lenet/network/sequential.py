@@ -169,6 +169,11 @@ class Sequential(Displayed):
                 views[part][:] = values
         return parameters
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it predicts classes, so that there are correct predictions. If not, it predicts numbers."""
+        return self.loss == CROSS_ENTROPY
+
     def check(self, inputs: Array, targets: Array) -> None:
         """Raises ValueError unless these are images of the network's size and unit, with targets for its loss."""
         self.check_images(inputs)
@@ -335,7 +340,7 @@ class Sequential(Displayed):
     def predict(self, parameters: Vector, inputs: Array) -> Array:
         """The class labels of images, ``(n,)``; for "squared_error" the outputs, ``(n, k)``, or ``(n,)`` for k = 1."""
         scores = self.scores(parameters, inputs)
-        if self.loss != CROSS_ENTROPY:
+        if not self.classifies:
             return scores[:, 0] if self.classes == 1 else scores
         labels: Array = scores.argmax(axis=1)
         return labels
@@ -346,7 +351,7 @@ class Sequential(Displayed):
         The largest number of a row is at the class that `predict` gives: where rounding to float32 makes it equal to
         one before it, it becomes the next larger float32. Raises TypeError for another loss.
         """
-        if self.loss != CROSS_ENTROPY:
+        if not self.classifies:
             raise TypeError(f"a network with the loss {self.loss!r} has no probabilities: use predict")
         softmax = kernels.load(self.kernel).softmax
         result = np.empty((len(inputs), self.classes), np.float32)
