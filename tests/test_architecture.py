@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,9 @@ LATE = {
     ("explain.slides", "matplotlib.figure"),  # The same.
     ("explain.slides", "matplotlib.patches"),  # The same.
     ("augmentation", "parallel_lenet.augmentation.compiled"),  # An extra.
+    ("", "f'{__name__}.{name}'"),  # Public names, each when it is used: see parallel_lenet/__init__.py.
+    ("", "f'{__name__}.{_MODULES[name]}'"),  # The same.
+    ("datasets.bundled", "importlib.resources"),  # 10 ms that a worker needn't pay.
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
@@ -415,13 +419,37 @@ def test_the_library_prints_nothing() -> None:
 
 
 def test_all_names_every_public_name_once_in_order() -> None:
-    tree = modules()[""]
+    (for_types,) = [node for node in modules()[""].body if ast.unparse(node).startswith("if TYPE_CHECKING")]
     bound = {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.asname or alias.name: (f"{node.module}", alias.name)
+        for node in ast.walk(for_types)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
-    assert set(parallel_lenet.__all__) == bound | {"__version__"}
+    assert set(parallel_lenet.__all__) == bound.keys() | {"__version__"}
     assert len(parallel_lenet.__all__) == len(set(parallel_lenet.__all__))
-    assert all(hasattr(parallel_lenet, name) for name in parallel_lenet.__all__)
+    for name, (module, inner) in bound.items():
+        assert getattr(parallel_lenet, name) is getattr(import_module(module), inner)
+
+
+def test_names_are_imported_when_they_are_used_and_mistakes_are_named(run: Run) -> None:
+    program = """
+import sys
+import parallel_lenet
+assert not [name for name in sys.modules if name.startswith("parallel_lenet.")]
+assert "numpy" not in sys.modules
+assert set(parallel_lenet.__all__) <= set(dir(parallel_lenet))
+assert parallel_lenet.optimizers.SGD is parallel_lenet.SGD
+from parallel_lenet import *
+assert Coordinator.__module__ == "parallel_lenet.coordinator"
+for wrong in ("Coordinatr", "load", "nothing"):
+    assert not hasattr(parallel_lenet, wrong)
+from parallel_lenet import Coordinatr
+"""
+    result = run("-c", program, code=1)
+    assert result.stderr.splitlines()[-1].startswith(
+        "ImportError: cannot import name 'Coordinatr' from 'parallel_lenet'"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in parallel_lenet.__all__ if not name.startswith("__")])
@@ -477,7 +505,7 @@ def state():
 
 before = state()
 sys.addaudithook(watch)
-import parallel_lenet
+from parallel_lenet import *
 assert state() == before
 assert effects == [], effects
 print(sorted(sys.modules.keys() & set({NOT_AT_ONCE!r})))

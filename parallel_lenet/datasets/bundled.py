@@ -1,7 +1,5 @@
 """The digits that come with the package: 5,000 images of MNIST, no network needed."""
 
-from importlib.resources import files
-
 import numpy as np
 
 from parallel_lenet.datasets.dataset import Dataset
@@ -14,6 +12,8 @@ def mnist_5k() -> tuple[Dataset, Dataset]:
     split stands in ``mnist_5k.md`` beside the file. All are from MNIST's training part, so accuracies on these test
     images can't be compared with those on MNIST's own.
     """
+    from importlib.resources import files  # Imported lazily: it takes 10 ms of each worker's start.
+
     with (
         files("parallel_lenet.datasets").joinpath("mnist_5k.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
