@@ -19,7 +19,7 @@ from parallel_lenet.metrics import Metrics
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import ALONE, Threads
 from parallel_lenet.tree import TreeSum
-from parallel_lenet.updates import VectorPool, add, copied, divided
+from parallel_lenet.updates import VectorPool, add, copy_of, quotient
 
 
 class BatchSum(NamedTuple):
@@ -108,7 +108,7 @@ class GradientSum:
         if part.owned:
             return part
         (vector,) = part.vectors
-        return _Sum(part.metrics, (copied(vector, self._memory, ALONE),), True)
+        return _Sum(part.metrics, (copy_of(vector, self._memory, ALONE),), True)
 
 
 def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: VectorPool) -> BatchSum:
@@ -141,11 +141,11 @@ def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: Bloc
 
 def mean(vectors: Sequence[Vector], weight: float, memory: VectorPool, threads: Threads) -> Vector:
     """The sum of the ``vectors`` of a `BatchSum` divided by ``weight``, in memory of the coordinator."""
-    (total,) = reduced(vectors, 1, memory, threads)
-    return divided(total, weight, memory.empty_like(total) if len(vectors) == 1 else total, threads)
+    (total,) = partial_sums(vectors, 1, memory, threads)
+    return quotient(total, weight, memory.empty_like(total) if len(vectors) == 1 else total, threads)
 
 
-def reduced(vectors: Sequence[Vector], most: int, memory: VectorPool, threads: Threads) -> Sequence[Vector]:
+def partial_sums(vectors: Sequence[Vector], most: int, memory: VectorPool, threads: Threads) -> Sequence[Vector]:
     """At most ``most`` vectors with the same sum: the last ones are added."""
     total: Vector | None = None
     while len(vectors) > most:

@@ -67,7 +67,7 @@ class BlockSizes:
         """The sizes for a model with this leaf (None: each shard is one) and preferred shard size, see `Model`."""
         if leaf is None:
             return cls(shard_size, shard_size, MOST_SHARDS * shard_size, shard_size)
-        least = aligned(min(preferred // LEAST_PART, shard_size), leaf)
+        least = largest_block(min(preferred // LEAST_PART, shard_size), leaf)
         return cls(leaf, least, MOST_SHARDS * shard_size, shard_size)
 
     def workers(self, samples: int) -> int:
@@ -160,7 +160,7 @@ def default_shard_size(preferred: int, batch_size: int) -> int:
     return max(1, min(preferred, -(-batch_size // 2)))
 
 
-def aligned(size: int, leaf: int) -> int:
+def largest_block(size: int, leaf: int) -> int:
     """The size of the largest block of leaves within ``size`` samples: ``leaf * 2^k``, and at least ``leaf``."""
     return leaf << (max(1, size // leaf).bit_length() - 1)
 

@@ -138,8 +138,8 @@ class Checkpoint:
         if description is not None and self.description != description:
             wrong = descriptions.differences(self.description, description, "the model")
             raise CheckpointError(
-                f"{self.path}: belongs to another network: {descriptions.joined(wrong)}. If it has this package's "
-                "layers, load_model(path).model is the right one"
+                f"{self.path}: belongs to another network: {descriptions.first_sentences(wrong)}. If it has this "
+                "package's layers, load_model(path).model is the right one"
             )
         found, wanted = dict(self.layout.entries), dict(model.layout.entries)
         for name in [*wanted, *found]:

@@ -6,7 +6,7 @@ batch alone, so neither the workers nor the sizes of blocks change a bit of the 
 
 The file is longer than others because the class is the public interface, and each method is documented here. Neighbours
 have the rest: `settings` and `arguments` check, `workforce` has the engine, `evaluation` evaluates and predicts,
-`calls` and `turns` keep threads apart, `continuing` compares with a checkpoint.
+`calls` and `turns` keep threads apart, `continuation` compares with a checkpoint.
 """
 
 import logging
@@ -39,13 +39,13 @@ from parallel_lenet.calls import Call, Calls
 from parallel_lenet.checkpoint import Checkpoint, TrainingState
 from parallel_lenet.checks import numeric_array, quoted, whole_number
 from parallel_lenet.closing import Closeable
-from parallel_lenet.continuing import Origin, names_that_may_differ, require_same_data
+from parallel_lenet.continuation import Origin, names_that_may_differ, require_same_data
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.descriptions import of_model
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.progress import require_rich, with_bar
 from parallel_lenet.engines import Context, Engine
-from parallel_lenet.evaluation import Evaluator, predicted
+from parallel_lenet.evaluation import Evaluator, predictions
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.jsonable import json_value
 from parallel_lenet.metrics import Metrics
@@ -339,7 +339,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         data = training_data(self.model, train, validation, self.seed)
         if epochs and self._origin is not None:
             needed = self.optimizer.init(self.parameters)
-            self._origin.require_settings(self._described_settings(), self._state.optimizer, needed)
+            self._origin.require_settings(self._settings_description(), self._state.optimizer, needed)
         call = self._calls.begin("train")
         try:
             context = self._turns.run(
@@ -463,7 +463,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         """Hand out the blocks, and add their gradients along the tree, except the sums that need the last block."""
         results = self.engine.gradients(context, self.parameters, work)
         if self.trace is not None:
-            results = self.trace.watched(results)
+            results = self.trace.record_arrivals(results)
         return batch_sum(results, work, self._settings.sizes, self._memory)
 
     def _without_weight(self, call: Call, rows: NDArray[np.int64]) -> StepReport:
@@ -575,7 +575,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         Raises ValueError if images have another size or unit than a `Sequential` needs, TypeError if ``inputs`` is not
         an array of numbers, NonFiniteError if the parameters hold NaN or infinity.
         """
-        return self._predicted(self.model.predict, "predict", inputs)
+        return self._predictions(self.model.predict, "predict", inputs)
 
     def predict_proba(self, inputs: Array) -> Array:
         """The probability of each class, ``(n, classes)``: for a `Sequential` float32 rows that sum to 1.
@@ -592,25 +592,25 @@ class Coordinator(Displayed, Closeable, ReadOnly):
                 f"{type(self.model).__name__} has no probabilities: it lacks the method "
                 "predict_proba(parameters, inputs)"
             )
-        probabilities = self._predicted(method, "predict_proba", inputs)
+        probabilities = self._predictions(method, "predict_proba", inputs)
         finite.require_finite_probabilities(self.step, probabilities)
         return probabilities
 
-    def _predicted(self, method: Callable[[Vector, Array], Array], name: str, inputs: Array) -> Array:
+    def _predictions(self, method: Callable[[Vector, Array], Array], name: str, inputs: Array) -> Array:
         """What a method of the model returns for the inputs."""
         inputs = numeric_array("inputs", inputs)
         if self._random and self.step == 0:
             self._random = False  # Warn once.
             _log.warning(f"{name} before any training: the parameters are the random initial ones")
         state = self._state  # One state, even if another thread trains.
-        return predicted(method, self.model.layout, state.parameters, inputs, state.step)
+        return predictions(method, self.model.layout, state.parameters, inputs, state.step)
 
     def resize(self, n_workers: int) -> None:
         """Continue with another number of workers from the next step on, counted as in the constructor.
 
         The result stays the same. Raises ValueError if the engine cannot have this number.
         """
-        count = self._workforce.limited(n_workers)
+        count = self._workforce.limit(n_workers)
         self._turns.run("resize", lambda: self.engine.resize(count))
 
     def worker_pids(self) -> list[int]:
@@ -629,7 +629,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}")
         user = json_value("metadata", metadata or {}, depth=1)
-        settings = self._described_settings() if self._origin is None else self._origin.settings
+        settings = self._settings_description() if self._origin is None else self._origin.settings
         Checkpoint(self._state, self.model.layout, of_model(self.model), settings, user).save(path)
 
     def load(self, path: str | os.PathLike[str], *, may_differ: Collection[str] = ()) -> dict[str, Any]:
@@ -652,7 +652,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         checkpoint = Checkpoint.load(path)
         checkpoint.require_model(self.model)
         checkpoint.require_dtype(self.parameters.dtype)
-        if checkpoint.settings.get("optimizer") == self._described_settings()["optimizer"]:
+        if checkpoint.settings.get("optimizer") == self._settings_description()["optimizer"]:
             checkpoint.require_slots(self.optimizer.init(checkpoint.state.parameters))
         origin = Origin(checkpoint.path, checkpoint.settings, allowed)
         with self._calls.exclusive("load"):
@@ -660,8 +660,8 @@ class Coordinator(Displayed, Closeable, ReadOnly):
             self._origin = origin
         return checkpoint.metadata
 
-    def _described_settings(self) -> dict[str, Any]:
-        return self._settings.described(self.optimizer, self.model)
+    def _settings_description(self) -> dict[str, Any]:
+        return self._settings.description(self.optimizer, self.model)
 
     def close(self) -> None:
         """End the workers, and the loops over ``iterate`` that have not ended. The state stays.

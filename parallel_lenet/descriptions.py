@@ -41,14 +41,14 @@ def of_model(model: Model) -> Any:
     return json_value("the model's description", getattr(model, "description", None))
 
 
-def written(description: Any) -> str:
+def text_of(description: Any) -> str:
     """A description as an error shows it: ``Tanh(amplitude=1.7159)``."""
-    return text if len(text := _written(description)) <= 200 else f"{text[:197]}..."
+    return text if len(text := _full_text(description)) <= 200 else f"{text[:197]}..."
 
 
-def _written(description: Any) -> str:
+def _full_text(description: Any) -> str:
     if isinstance(description, dict) and isinstance(description.get("class"), str):
-        settings = ", ".join(f"{key}={_written(item)}" for key, item in description.items() if key != "class")
+        settings = ", ".join(f"{key}={_full_text(item)}" for key, item in description.items() if key != "class")
         return f"{_name(description['class'])}({settings})"
     if isinstance(description, dict) and isinstance(description.get("function"), str):
         return _name(description["function"])
@@ -64,7 +64,7 @@ def differences(saved: Any, ours: Any, where: str) -> list[str]:
     """Sentences that say what differs between a checkpoint's description and the present one, which is in ``where``."""
     if saved is None:
         return ["the checkpoint does not describe its model"]
-    theirs, mine = _labelled(saved), _labelled(ours)
+    theirs, mine = _labels(saved), _labels(ours)
     return [
         f"{label} is {_or_missing(theirs, label)} in the checkpoint, {_or_missing(mine, label)} in {where}"
         for label in {**mine, **theirs}
@@ -72,13 +72,13 @@ def differences(saved: Any, ours: Any, where: str) -> list[str]:
     ]
 
 
-def joined(sentences: list[str]) -> str:
+def first_sentences(sentences: list[str]) -> str:
     """The first few sentences, joined into one."""
     more = len(sentences) - SHOWN
     return "; ".join(sentences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _labelled(description: Any) -> dict[str, Any]:
+def _labels(description: Any) -> dict[str, Any]:
     """The parts of a description by the labels that an error shows."""
     if not isinstance(description, dict) or "class" in description:
         return {"the description": description}
@@ -94,7 +94,7 @@ def _labelled(description: Any) -> dict[str, Any]:
 
 
 def _or_missing(parts: dict[str, Any], label: str) -> str:
-    return written(parts[label]) if label in parts else "missing"
+    return text_of(parts[label]) if label in parts else "missing"
 
 
 def build(description: Any, kernel: str = "auto") -> Sequential:

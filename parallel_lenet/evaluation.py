@@ -89,7 +89,7 @@ class Evaluator:
             sums.append(metrics, self._sizes.leaves(block))
 
 
-def predicted(
+def predictions(
     method: Callable[[Vector, Array], Array], layout: Layout, parameters: Vector, inputs: Array, step: int = 0
 ) -> Array:
     """What a model's ``method`` returns for ``(parameters, inputs)``, computed in this thread with one BLAS thread.

@@ -50,7 +50,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
     }
 
 
-def described(found: dict[str, Any] | None) -> str:
+def data_text(found: dict[str, Any] | None) -> str:
     """A fingerprint as an error shows it."""
     if found is None:
         return "unknown data"

@@ -25,7 +25,7 @@ class PictureError(ValueError):
 
 
 @contextmanager
-def opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Any]:
+def open_image(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Any]:
     """The first image of a file, or of a file's bytes, as Pillow's object; ``name`` is what errors call it.
 
     Raises PictureError if it can't be read, also by what the block does with it, and ExtraError if Pillow is missing.

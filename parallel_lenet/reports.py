@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from parallel_lenet.display import Displayed, Html, Summary, Table, count, number, percent, shortened
+from parallel_lenet.display import Displayed, Html, Summary, Table, count, number, percent, shorten
 from parallel_lenet.display.curves import Curve, curves
 
 
@@ -81,7 +81,7 @@ class History(Displayed, tuple[EpochReport, ...]):
             "seconds": [f"{report.seconds:.2f}" for report in self],
         }
         columns = {name: cells for name, cells in columns.items() if any(cells)}
-        table = Table([*columns], shortened([*zip(*columns.values(), strict=True)]), texts=0)
+        table = Table([*columns], shorten([*zip(*columns.values(), strict=True)]), texts=0)
         return Summary(f"History({count(len(self), 'epoch')}; {line})", [self._curves(), table])
 
     def _curves(self) -> Html:

@@ -10,7 +10,7 @@ Array = NDArray[Any]
 AT_ONCE = 1 << 18  # Numbers of images that are resized together.
 
 
-def averaged(values: Array, height: int, width: int) -> Array:
+def area_means(values: Array, height: int, width: int) -> Array:
     """The values ``(h, w, ...)`` on a grid of that size, each the mean of the area that it covers."""
     for axis, new in enumerate((height, width)):
         old = values.shape[axis]
@@ -25,7 +25,7 @@ def averaged(values: Array, height: int, width: int) -> Array:
     return values
 
 
-def resized(images: Array, height: int, width: int) -> Array:
+def resize(images: Array, height: int, width: int) -> Array:
     """Images ``(n, h, w)`` or ``(n, c, h, w)`` in another size; whole numbers are rounded."""
     if images.shape[-2:] == (height, width):
         return images
@@ -33,7 +33,7 @@ def resized(images: Array, height: int, width: int) -> Array:
     together = max(1, AT_ONCE * len(images) // images.size)
     for start in range(0, len(images), together):
         some = images[start : start + together]
-        means = averaged(np.moveaxis(some, (-2, -1), (0, 1)), height, width)
+        means = area_means(np.moveaxis(some, (-2, -1), (0, 1)), height, width)
         if images.dtype.kind in "iu":
             means = np.rint(means)
         result[start : start + together] = np.moveaxis(means, (0, 1), (-2, -1))

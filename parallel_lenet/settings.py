@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from parallel_lenet.batching import BlockSizes, aligned, default_shard_size
+from parallel_lenet.batching import BlockSizes, default_shard_size, largest_block
 from parallel_lenet.checks import ABOVE_ZERO, LEAST, InvalidValue, optional_number, whole_number
 from parallel_lenet.jsonable import describe
 from parallel_lenet.model import Model
@@ -49,7 +49,7 @@ class Settings:
         shard_size = whole_number("shard_size", shard_size, LEAST["shard_size"])
         if leaf is not None:
             leaf = whole_number("the model's leaf", leaf, 1)
-            shard_size = aligned(shard_size, leaf)
+            shard_size = largest_block(shard_size, leaf)
         seed = whole_number("seed", seed, LEAST["seed"])
         if seed >= 2**64:
             raise InvalidValue("seed", "below 2**64", seed)
@@ -65,7 +65,7 @@ class Settings:
             on_nan,
         )
 
-    def described(self, optimizer: Optimizer, model: Model) -> dict[str, Any]:
+    def description(self, optimizer: Optimizer, model: Model) -> dict[str, Any]:
         """What decides how training continues, as JSON."""
         return {
             "optimizer": describe(optimizer),

@@ -22,7 +22,7 @@ from parallel_lenet.checks import FRACTION, NOT_NEGATIVE, POSITIVE, quoted, real
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.cores import count_workers
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.datasets.arrays import arranged, shape_of_one
+from parallel_lenet.datasets.arrays import arrange, shape_of_one
 from parallel_lenet.network import pixels
 from parallel_lenet.network.fitted import settings_for
 from parallel_lenet.network.lenet5 import lenet5
@@ -51,7 +51,7 @@ class _Network(Sequential):
 
     def check_images(self, inputs: Array) -> None:
         """Raises ValueError unless these are images of the network's size."""
-        self.images.stored(inputs)
+        self.images.channels_first(inputs)
 
 
 class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc]
@@ -234,7 +234,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         if reset:
             self._image_shape = array.shape[1:] if nested else self._shape_of_rows(rows.shape[1])
         shape = array.shape[1:] if nested else self._image_shape
-        return arranged(rows.reshape(-1, *shape), name="X", channels=self.channels), labels
+        return arrange(rows.reshape(-1, *shape), name="X", channels=self.channels), labels
 
     def _shape_of_rows(self, count: int) -> tuple[int, ...]:
         """The shape of images that come as rows of ``count`` pixels."""

@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from parallel_lenet.averaging import mean, reduced
+from parallel_lenet.averaging import mean, partial_sums
 from parallel_lenet.clipping import clip_by_global_norm, global_norm, norm_of_squares
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.optimizers import Adam, MeanUpdate, Optimizer, OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
-from parallel_lenet.updates import VectorPool, next_state, state_slice, updated
+from parallel_lenet.updates import VectorPool, next_state, state_slice, update
 
 
 class StepEnd(NamedTuple):
@@ -60,7 +60,7 @@ def finish(
     if clip_norm is not None:
         gradient, _ = clip_by_global_norm(gradient, clip_norm, threads)
         clipped = time.perf_counter()
-    parameters, state, finite = updated(optimizer, before[0], gradient, before[1], memory, threads)
+    parameters, state, finite = update(optimizer, before[0], gradient, before[1], memory, threads)
     return StepEnd(norm, parameters, state, finite=finite, clipped=clipped)
 
 
@@ -79,7 +79,7 @@ def _in_one_pass(
 ) -> StepEnd | None:
     """The step, slice by slice if vectors are long; None if the squares of the gradient overflow or become 0."""
     parameters, state = before
-    sums = reduced(sums, 2, memory, threads)
+    sums = partial_sums(sums, 2, memory, threads)
     if parameters.size <= LONG:
         result, after, squares, finite = optimizer.update_by_mean(parameters, sums, weight, state)
     else:

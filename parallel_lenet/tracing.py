@@ -93,7 +93,7 @@ class Trace(Closeable):
         """Create the file, or empty one that is there. Raises OSError if that is not possible."""
         self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115, `close` closes it.
 
-    def watched(self, results: Iterable[BlockGradient]) -> Iterator[BlockGradient]:
+    def record_arrivals(self, results: Iterable[BlockGradient]) -> Iterator[BlockGradient]:
         """The same results; notes when each was asked for and when it came."""
         clock = time.perf_counter
         self._arrivals.clear()  # Those of an interrupted step.

@@ -11,8 +11,8 @@ from parallel_lenet import descriptions, finite, kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import numeric_array, quoted
-from parallel_lenet.display import Displayed, Summary, Table, shortened
-from parallel_lenet.evaluation import predicted
+from parallel_lenet.display import Displayed, Summary, Table, shorten
+from parallel_lenet.evaluation import predictions
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 
@@ -48,7 +48,7 @@ class TrainedModel(Displayed):
 
     def _summary(self) -> Summary:
         rows = [(quoted(name), quoted(value)) for name, value in self.metadata.items()]
-        parts = [*self.model._summary().parts, Table(("metadata", ""), shortened(rows), texts=2)]
+        parts = [*self.model._summary().parts, Table(("metadata", ""), shorten(rows), texts=2)]
         return Summary(f"TrainedModel({self.model!r})", parts)
 
     def scores(self, images: Array) -> Array:
@@ -57,23 +57,23 @@ class TrainedModel(Displayed):
         ValueError if the images have another size or unit than the network's, TypeError if they are not an array of
         numbers, NonFiniteError if the parameters hold NaN or infinity.
         """
-        return self._predicted(self.model.scores, images)
+        return self._predictions(self.model.scores, images)
 
     def predict(self, images: Array) -> Array:
         """The class labels of images, ``(n,)``. Raises as `scores` does."""
-        return self._predicted(self.model.predict, images)
+        return self._predictions(self.model.predict, images)
 
     def predict_proba(self, images: Array) -> Array:
         """The probability of each class, float32 ``(n, classes)``: rows that sum to 1, largest at `predict`'s label.
 
         Raises as `scores` does, and NonFiniteError if scores overflow.
         """
-        probabilities = self._predicted(self.model.predict_proba, images)
+        probabilities = self._predictions(self.model.predict_proba, images)
         finite.require_finite_probabilities(0, probabilities)
         return probabilities
 
-    def _predicted(self, method: Callable[[Vector, Array], Array], images: Array) -> Array:
-        return predicted(method, self.model.layout, self.parameters, numeric_array("images", images))
+    def _predictions(self, method: Callable[[Vector, Array], Array], images: Array) -> Array:
+        return predictions(method, self.model.layout, self.parameters, numeric_array("images", images))
 
 
 def load_model(path: str | os.PathLike[str], kernel: str = "auto") -> TrainedModel:

@@ -43,7 +43,7 @@ class VectorPool:
         self._free = []
 
 
-def copied(vector: Vector, memory: VectorPool, threads: Threads) -> Vector:
+def copy_of(vector: Vector, memory: VectorPool, threads: Threads) -> Vector:
     """A copy of the vector."""
     copy = memory.empty_like(vector)
     if threads.number == 1:
@@ -70,7 +70,7 @@ def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
     threads.map(one, total.size)
 
 
-def divided(total: Vector, weight: float, result: Vector, threads: Threads) -> Vector:
+def quotient(total: Vector, weight: float, result: Vector, threads: Threads) -> Vector:
     """Write the quotient into ``result``, which may be ``total``, and return it."""
 
     def one(part: slice) -> None:
@@ -80,7 +80,7 @@ def divided(total: Vector, weight: float, result: Vector, threads: Threads) -> V
     return result
 
 
-def updated(
+def update(
     optimizer: Optimizer,
     parameters: Vector,
     gradient: Vector,
@@ -127,12 +127,12 @@ def update_into(
     parameters = old[0][part]
     gradient = old[1][part]
     state = state_slice(old[2], part)
-    updated = new[0][part]
+    update = new[0][part]
     slots = state_slice(new[1], part).slots
     if isinstance(optimizer, Adam) and type(optimizer).update is Adam.update:
-        optimizer.update(parameters, gradient, state, out=(updated, slots["first_moment"], slots["second_moment"]))
+        optimizer.update(parameters, gradient, state, out=(update, slots["first_moment"], slots["second_moment"]))
     else:
-        updated[:], after = optimizer.update(parameters, gradient, state)
+        update[:], after = optimizer.update(parameters, gradient, state)
         for name, slot in slots.items():
             slot[:] = after.slots[name]
 

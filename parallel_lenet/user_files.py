@@ -50,11 +50,11 @@ def run(path: str, source: bytes, name: str) -> ModuleType:
         raise
     except BaseException as error:
         del sys.modules[name]
-        raise UserFileError(described(path, error)) from error
+        raise UserFileError(error_text(path, error)) from error
     return module
 
 
-def described(path: str, error: BaseException) -> str:
+def error_text(path: str, error: BaseException) -> str:
     """An exception that code of the file raised, with its line: ``FILE, line N: ValueError: ...``."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}, line {error.lineno}: {type(error).__name__}: {error.msg}"

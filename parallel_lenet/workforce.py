@@ -46,7 +46,7 @@ class Workforce:
                 max_tries=max_tries,
             )
             self.engine = engine
-            self._limited(engine.n_workers)
+            self._limit(engine.n_workers)
 
     def _make(
         self,
@@ -60,16 +60,16 @@ class Workforce:
         all_of_cluster = cluster_address is not None and requested.all
         engine = make(
             name,
-            None if all_of_cluster else self._limited(requested.count),
+            None if all_of_cluster else self._limit(requested.count),
             cluster_address=cluster_address,
             step_timeout=optional_number("step_timeout", step_timeout, ABOVE_ZERO),
             max_tries=MAX_TRIES if max_tries is None else whole_number("max_tries", max_tries, LEAST["max_tries"]),
         )
         if all_of_cluster:
-            self._limited(engine.n_workers)
+            self._limit(engine.n_workers)
         return engine
 
-    def _limited(self, requested: int) -> int:
+    def _limit(self, requested: int) -> int:
         """How many of the ``requested`` workers to start. Sets `note` if they are fewer, or if some have no work."""
         settings = self._settings
         with_work = settings.sizes.workers(settings.batch_size)
@@ -88,9 +88,9 @@ class Workforce:
             _log.info(self.note)
         return min(requested, with_work) if self._starts_workers else requested
 
-    def limited(self, n_workers: int) -> int:
+    def limit(self, n_workers: int) -> int:
         """The number of workers for `Coordinator.resize`, which counts as the constructor does. Sets `note`."""
-        return self._limited(count_workers(n_workers).count)
+        return self._limit(count_workers(n_workers).count)
 
     def close(self) -> None:
         """Close the engine if it was made from a name. Any other is closed by the caller who created it."""

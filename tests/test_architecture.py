@@ -96,7 +96,7 @@ ORDER = (
     "tracing",
     "averaging",
     "calls",
-    "continuing",
+    "continuation",
     "warming",
     "workforce",
     "settings",

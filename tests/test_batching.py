@@ -13,12 +13,12 @@ from parallel_lenet.batching import (
     Block,
     BlockSizes,
     Rows,
-    aligned,
     batches,
     blocks,
     call_sizes,
     default_shard_size,
     epoch_order,
+    largest_block,
     shards,
     split,
 )
@@ -91,7 +91,7 @@ def models(leaf: int | None) -> st.SearchStrategy[BlockSizes]:
     size = st.integers(1, 70)
     if leaf is None:
         return st.builds(BlockSizes.of, st.none(), size, size)
-    return st.builds(BlockSizes.of, st.just(leaf), size, size.map(lambda n: aligned(n, leaf)))
+    return st.builds(BlockSizes.of, st.just(leaf), size, size.map(lambda n: largest_block(n, leaf)))
 
 
 ALL = st.sampled_from([None, 1, 2, 3, 16]).flatmap(models)
@@ -199,7 +199,7 @@ def test_the_default_is_what_the_model_prefers_but_gives_two_workers_something_t
 
 @given(SIZES, SIZES)
 def test_aligned_sizes_are_blocks_of_the_tree(shard_size: int, leaf: int) -> None:
-    size = aligned(shard_size, leaf)
+    size = largest_block(shard_size, leaf)
     leaves = size // leaf
     assert size % leaf == 0
     assert leaves & (leaves - 1) == 0

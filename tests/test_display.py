@@ -34,7 +34,7 @@ from parallel_lenet import (
     lenet5,
     load_model,
 )
-from parallel_lenet.display import Displayed, Table, call, shortened
+from parallel_lenet.display import Displayed, Table, call, shorten
 from parallel_lenet.display.curves import LARGEST, MOST_POINTS, curves
 from parallel_lenet.display.thumbnails import thumbnails
 
@@ -354,8 +354,8 @@ def test_optimizers_show_what_is_not_their_default() -> None:
 def test_calls_and_long_tables() -> None:
     assert call(lenet5(kernel="im2col").layers[0]) == "Conv2d(filters=6, kernel_size=5)"
     rows = [(str(i), "x") for i in range(1000)]
-    short = shortened(rows)
+    short = shorten(rows)
     assert (len(short), short[0], short[10], short[-1]) == (21, ("0", "x"), ["...", "..."], ("999", "x"))
-    assert shortened(rows[:20]) == rows[:20]
+    assert shorten(rows[:20]) == rows[:20]
     assert Table(("a", "bb"), [("x", "1"), ("yy", "22")]).text() == "a   bb\n--  --\nx    1\nyy  22"
     assert Table((), []).text() == ""

@@ -34,7 +34,7 @@ from parallel_lenet.doctor import (
 )
 from parallel_lenet.doctor import python as interpreter
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.doctor.redaction import redacted
+from parallel_lenet.doctor.redaction import redact
 from parallel_lenet.doctor.requirements import Requirement, older
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.runs import folder as run_folder
@@ -301,7 +301,7 @@ def test_a_library_that_fails_crashes_or_hangs_does_not_hide_the_others(
     modules("raises.py", "raise ValueError('built for another NumPy')")
     modules("crashes.py", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)")
     modules("hangs.py", "import time; time.sleep(99)")
-    found = extras.failing(["json", "raises", "crashes", "csv", "hangs", "this_is_not_there"])
+    found = extras.import_failures(["json", "raises", "crashes", "csv", "hangs", "this_is_not_there"])
     assert found == {
         "raises": "ValueError: built for another NumPy",
         "crashes": "crashed: SIGABRT",
@@ -338,7 +338,7 @@ def test_files_that_hide_modules_are_named(here: Here) -> None:
     (here.folder / "joblib" / "__init__.py").write_text("")
     (here.folder / "threadpoolctl").mkdir()  # An empty folder hides nothing.
     (here.folder / "digits.py").write_text("")
-    found = interpreter.hidden(here.folder)
+    found = interpreter.hiding_files(here.folder)
     assert {each.text.split()[0] for each in found} == {"numpy.py", "random.py", "joblib"}
     the_fault(found, "broken", "numpy.py in the current folder hides the module numpy", "rename numpy.py")
 
@@ -383,7 +383,7 @@ def test_names_and_home_folders_are_replaced(text: str, expected: str, monkeypat
         monkeypatch.setenv(name, "alice")
     monkeypatch.setenv("HOME", "/home/alice")
     monkeypatch.setattr("socket.gethostname", lambda: "box.example.org")
-    assert redacted(text) == expected
+    assert redact(text) == expected
 
 
 def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: Here) -> None:
@@ -450,7 +450,7 @@ def test_a_worker_that_outlived_its_coordinator_is_ended_and_a_living_one_is_not
     with start(tmp_path, "train", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         pids = sorted(wait_for_workers(process, 2))
         assert wait_until(lambda: all(leftovers.PROGRAM in cmdline(pid) for pid in pids), 20)
-        assert [each for each in leftovers.everything(Here(folder=tmp_path)) if str(pids[0]) in each.what] == []
+        assert [each for each in leftovers.all_leftovers(Here(folder=tmp_path)) if str(pids[0]) in each.what] == []
         os.kill(pids[0], signal.SIGSTOP)
         process.kill()
         process.wait()

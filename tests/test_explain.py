@@ -192,7 +192,7 @@ def test_other_networks_are_explained_with_their_own_numbers(name: str, dtype: s
     inputs, targets = rng.integers(0, 256, (4, *shape)).astype(np.uint8), rng.integers(0, network.classes, 4)
     parameters = rng.normal(0, 0.2, network.layout.size).astype(dtype)
     lesson = explain(network, parameters, inputs[0], None, inputs[1:], targets[1:])
-    assert lesson.label == lesson.predicted == network.predict(parameters, inputs[:1])[0]
+    assert lesson.label == lesson.prediction == network.predict(parameters, inputs[:1])[0]
     html = page.page(lesson)
     found = Page(html)
     same_numbers(found, lesson.numbers.arrays)  # The registry; what is in it is compared with the model below.

@@ -23,7 +23,7 @@ from parallel_lenet.datasets import npy
 from parallel_lenet.datasets.array_files import Role, role_of
 from parallel_lenet.datasets.local import read_local
 from parallel_lenet.datasets.npy import read_npy
-from parallel_lenet.resizing import resized
+from parallel_lenet.resizing import resize
 
 Array = Any
 
@@ -122,11 +122,11 @@ def test_arrays_that_are_no_images_or_labels(images: Array, labels: Array, setti
 @given(size=st.tuples(st.integers(1, 12), st.integers(1, 12)), to=st.tuples(st.integers(1, 12), st.integers(1, 12)))
 def test_resizing_keeps_the_mean_and_means_areas(size: tuple[int, int], to: tuple[int, int]) -> None:
     images = np.random.default_rng(1).random((3, 2, *size))
-    found = resized(images, *to)
+    found = resize(images, *to)
     assert found.shape == (3, 2, *to)
     np.testing.assert_allclose(found.mean(axis=(2, 3)), images.mean(axis=(2, 3)))
     blocks = np.kron(images, np.ones((2, 3)))  # Twice as high, three times as wide: each mean is one of the pixels.
-    np.testing.assert_allclose(resized(blocks, *size), images)
+    np.testing.assert_allclose(resize(blocks, *size), images)
 
 
 # Files.
@@ -213,7 +213,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     assert np.array_equal(test.inputs, COLOURS[:1])
     assert (test.targets.tolist(), validation.targets.tolist()) == ([1], [0, 1])
     small = load_folder(tmp_path, image_size=(4, 3)).train
-    np.testing.assert_allclose(small.inputs.astype(float), resized(train.inputs, 4, 3), atol=1)
+    np.testing.assert_allclose(small.inputs.astype(float), resize(train.inputs, 4, 3), atol=1)
     flat = load_folder(tmp_path / "train")
     assert np.array_equal(flat.train.inputs, grey)
     assert flat.test is None

@@ -31,7 +31,7 @@ from parallel_lenet import (
 from parallel_lenet.pictures import read_image
 from parallel_lenet.pictures.components import components
 from parallel_lenet.pictures.digit import digit
-from parallel_lenet.resizing import averaged
+from parallel_lenet.resizing import area_means
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -183,7 +183,7 @@ def test_a_digit_that_is_prepared_already_stays_as_it_is(tmp_path: Path) -> None
 def test_the_field_may_have_another_size(expected: Array) -> None:
     large = read_digit(grey(drawing()), (56, 56))
     assert np.ptp(np.flatnonzero(large.any(axis=1))) + 1 == 40
-    smaller = [averaged(np.roll(large, (y, x), (0, 1)).astype(float), 28, 28) for y in (0, 1) for x in (0, 1)]
+    smaller = [area_means(np.roll(large, (y, x), (0, 1)).astype(float), 28, 28) for y in (0, 1) for x in (0, 1)]
     assert max(alike(each, expected) for each in smaller) > 0.97
     assert read_digit(grey(drawing()), (20, 32)).shape == (20, 32)
 

@@ -13,7 +13,7 @@ from kits.programs import COMMAND, environment, run
 
 from parallel_lenet import Adam, Coordinator, lenet5, load_dataset, load_model
 from parallel_lenet.cli import main
-from parallel_lenet.cli._blocks import drawn
+from parallel_lenet.cli._blocks import image_lines
 
 Image = pytest.importorskip("PIL.Image")
 pytestmark = pytest.mark.slow
@@ -170,15 +170,15 @@ def test_blocks_show_the_image(monkeypatch: pytest.MonkeyPatch, size: tuple[int,
     image = np.zeros(size)
     image[: size[0] // 2] = 1
     stream: Any = Terminal("utf-8")
-    lines = drawn(image, stream)
+    lines = image_lines(image, stream)
     assert max(map(len, lines)) <= min(60, size[1])
     if size == (28, 28):
         assert lines == ["█" * 28] * 7 + [""] * 7
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "xterm-256color")
-    for line in drawn(image, stream):
+    for line in image_lines(image, stream):
         assert len(re.sub(r"\x1b\[[0-9;]*m", "", line)) == min(60, size[1])
         assert line.endswith("\x1b[0m")
     ascii_stream: Any = Terminal("ascii")
-    assert all(line.isascii() for line in drawn(image, ascii_stream))
-    assert drawn(image, None) == []
+    assert all(line.isascii() for line in image_lines(image, ascii_stream))
+    assert image_lines(image, None) == []

@@ -195,7 +195,7 @@ def test_the_filters_before_training_are_those_that_the_seed_gives(folder: Path)
     shown = insides.filters(run.model, None, run.checkpoint.state.parameters)
     assert shown is not None
     assert (len(shown.before), len(shown.after), shown.more) == (0, 6, 0)
-    colours = insides.coloured(np.array([[-2.0, 0, 2.0, np.nan]]), 2.0)
+    colours = insides.colours(np.array([[-2.0, 0, 2.0, np.nan]]), 2.0)
     assert colours[0, 1].tolist() == [247, 247, 247] == colours[0, 3].tolist()
     assert colours[0, 0, 2] > colours[0, 0, 0]
     assert colours[0, 2, 0] > colours[0, 2, 2]

@@ -173,7 +173,7 @@ def test_a_worker_that_was_replaced_is_told_of_and_bad_numbers_are_words(tmp_pat
     for pid in (5, 5, 9):
         time.sleep(0.01)  # More than a step takes, as reported below.
         result = BlockGradient(Metrics(1.0, 1, 4), np.zeros(1), f"worker 0 (pid {pid})", 1e-4)
-        assert list(trace.watched([result])) == [result]
+        assert list(trace.record_arrivals([result])) == [result]
         trace.report(StepReport(1, 1, float("nan"), 0.5, 4, float("inf"), 0.001))
     trace.report(EpochReport(1, 3, 1.0, 1.0, 1.0, 1.0))
     trace.instant('quo"ted', "text")

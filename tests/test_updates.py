@@ -17,7 +17,7 @@ from parallel_lenet.engines.serial import SerialEngine
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.slices import LONG, SLICE, Threads
 from parallel_lenet.step_end import StepEnd, finish
-from parallel_lenet.updates import VectorPool, copied, is_elementwise, updated
+from parallel_lenet.updates import VectorPool, copy_of, is_elementwise, update
 
 SIZE = LONG + 4_321
 PARAMETERS = np.ones(3000, np.float32)
@@ -79,7 +79,7 @@ def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, thread
     for _ in range(2):
         gradient = rng.standard_normal(SIZE).astype(dtype)
         before = gradient.copy()
-        ours, state, finite = updated(optimizer, ours, gradient, state, memory, Threads(threads))
+        ours, state, finite = update(optimizer, ours, gradient, state, memory, Threads(threads))
         theirs, their_state = optimizer.update(theirs, gradient, their_state)
         assert finite
         assert_array_equal(gradient, before)
@@ -95,7 +95,7 @@ def test_a_number_that_is_not_finite_is_noticed_wherever_it_is(where: int) -> No
     parameters, gradient = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     gradient[where] = 3e38
     sgd, memory, threads = SGD(1e30), VectorPool(), Threads(2)
-    assert not updated(sgd, parameters, gradient, sgd.init(parameters), memory, threads)[2]
+    assert not update(sgd, parameters, gradient, sgd.init(parameters), memory, threads)[2]
     assert global_norm(gradient, threads) == pytest.approx(3e38)  # Its square is not a float32.
     gradient[where] = np.nan
     assert np.isnan(global_norm(gradient, threads))
@@ -107,7 +107,7 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
     found = []
     for number in (1, 2, 7):
         threads, memory = Threads(number), VectorPool()
-        sums = [copied(left, memory, threads), right, left]
+        sums = [copy_of(left, memory, threads), right, left]
         total = mean(sums, 3.0, memory, threads)
         assert_array_equal(total, (left + (right + left)) / np.float32(3))
         assert_array_equal(sums, [left, right, left])

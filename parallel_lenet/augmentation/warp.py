@@ -47,7 +47,7 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
         bend = displacements(keys, height, width, window)
         rows = rows + alpha * bend[:, 0]
         columns = columns + alpha * bend[:, 1]
-    return interpolated(images, rows, columns, background)
+    return interpolate(images, rows, columns, background)
 
 
 def sine_and_cosine(angle: Array) -> tuple[Array, Array]:
@@ -72,11 +72,11 @@ def displacements(keys: SampleKeys, height: int, width: int, window: Singles) ->
     values = values.reshape(-1, len(keys))[:size].T.reshape(-1, 2, height, width)
     field = values.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
     for axis in (3, 2):
-        field = smoothed(field, window, axis)
+        field = smooth(field, window, axis)
     return field
 
 
-def smoothed(field: Singles, window: Singles, axis: int) -> Singles:
+def smooth(field: Singles, window: Singles, axis: int) -> Singles:
     """The field's weighted sums over a window along an axis; it is 0 outside. Weights are added in order."""
     reach = len(window) // 2
     size = field.shape[axis]
@@ -91,7 +91,7 @@ def smoothed(field: Singles, window: Singles, axis: int) -> Singles:
     return total
 
 
-def interpolated(images: Array, rows: Singles, columns: Singles, background: float) -> Array:
+def interpolate(images: Array, rows: Singles, columns: Singles, background: float) -> Array:
     """The images ``(n, c, h, w)`` at the positions ``(n, h, w)``, by the four pixels around each."""
     n, channels, height, width = images.shape
     padded = np.full((n, channels, height + 3, width + 3), background, np.float32)

@@ -53,7 +53,7 @@ class Call:
             for name, value in self.inputs.items()
         }
 
-    def right(self, **changed: Any) -> Results:
+    def reference(self, **changed: Any) -> Results:
         """What `naive` computes, in float64; or would compute from inputs of which some are others."""
         outputs = {name: np.zeros(shape) for name, shape in self.outputs.items()}
         inputs = {

@@ -154,7 +154,9 @@ def _cropped(call: Call, output: str, **changed: Any) -> Array:
         (size + 2 * padding - k) // settings["stride"] + 1
         for size, k in zip(settings["x"].shape[1:3], window, strict=True)
     )
-    whole = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).right(**changed)
+    whole = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).reference(
+        **changed
+    )
     result: Array = whole[output][:, : shape[1], : shape[2]]
     return result
 
@@ -177,7 +179,7 @@ def _padded(x: Array, padding: int, mode: str = "constant") -> Array:
 
 
 def _with_padding(mode: str) -> Callable[[Call], Results]:
-    return lambda call: call.right(x=_padded(call.inputs["x"], call.inputs["padding"], mode), padding=0)
+    return lambda call: call.reference(x=_padded(call.inputs["x"], call.inputs["padding"], mode), padding=0)
 
 
 def _windows(call: Call) -> Iterator[tuple[int, int, slice, slice]]:
@@ -209,7 +211,7 @@ def _not_cropped(call: Call) -> Array:
     c, h, w, n = call.outputs["out"]
     padding = call.inputs["padding"]
     shape = (c, h + 2 * padding, w + 2 * padding, n)
-    whole = Call(call.function, call.inputs | {"padding": 0}, {"out": shape}, call.axes).right()["out"]
+    whole = Call(call.function, call.inputs | {"padding": 0}, {"out": shape}, call.axes).reference()["out"]
     result: Array = whole[:, :h, :w]
     return result
 
@@ -257,7 +259,7 @@ def _onehot(call: Call) -> Array:
 
 
 def _losses(call: Call) -> Array:
-    one = call.right(weights=np.ones(call.images))
+    one = call.reference(weights=np.ones(call.images))
     p = one["d_logits"] + _onehot(call)
     losses: Array = -np.log((p * _onehot(call)).sum(axis=0))
     return losses
@@ -275,7 +277,7 @@ def _prepared(call: Call, *, centred: bool = True, border: bool = True, up: int 
 
 def _first_channel(call: Call) -> Any:
     scale, shift = (float(np.ravel(call.inputs[name])[0]) for name in ("scale", "shift"))
-    return call.right(scale=scale, shift=shift)
+    return call.reference(scale=scale, shift=shift)
 
 
 Axes = tuple[str, ...]
@@ -313,13 +315,13 @@ _GENERAL: list[tuple[str, Callable[[Array, Axes], Array]]] = [
 
 def _inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
     """What comes out of other inputs."""
-    return lambda call: call.right(**{name: change(call.inputs[name]) for name, change in changed.items()})
+    return lambda call: call.reference(**{name: change(call.inputs[name]) for name, change in changed.items()})
 
 
 _FIRST_IMAGE: list[Mistake] = [
-    ("counts only the first image", lambda call: call.part(slice(0, 1)).right()),
-    ("counts only the last image", lambda call: call.part(slice(-1, None)).right()),
-    ("leaves out the last image", lambda call: call.part(slice(0, -1)).right()),
+    ("counts only the first image", lambda call: call.part(slice(0, 1)).reference()),
+    ("counts only the last image", lambda call: call.part(slice(-1, None)).reference()),
+    ("leaves out the last image", lambda call: call.part(slice(0, -1)).reference()),
 ]
 
 _PADDING: list[Mistake] = [
@@ -341,9 +343,12 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ("has the wider border at the beginning: it belongs at the end", lambda call: _prepared(call, up=1)),
         ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepared(call, border=False)),
         ("has the scale and the shift of the first channel in all channels", lambda call: _first_channel(call)),
-        ("lacks the shift", lambda call: call.right(shift=0.0)),
-        ("lacks the scale", lambda call: call.right(scale=1.0)),
-        ("is shifted before it is scaled", lambda call: call.right(shift=call.inputs["shift"] * call.inputs["scale"])),
+        ("lacks the shift", lambda call: call.reference(shift=0.0)),
+        ("lacks the scale", lambda call: call.reference(scale=1.0)),
+        (
+            "is shifted before it is scaled",
+            lambda call: call.reference(shift=call.inputs["shift"] * call.inputs["scale"]),
+        ),
     ],
     ("conv2d", "out"): [
         (
@@ -359,19 +364,19 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         *_BIAS,
         (
             "has the bias added once per channel",
-            lambda call: call.right(bias=call.inputs["bias"] * len(call.inputs["x"])),
+            lambda call: call.reference(bias=call.inputs["bias"] * len(call.inputs["x"])),
         ),
         (
             "has the bias added once per product",
-            lambda call: call.right(bias=call.inputs["bias"] * call.inputs["weight"][0].size),
+            lambda call: call.reference(bias=call.inputs["bias"] * call.inputs["weight"][0].size),
         ),
         (
             "is the mean of the products instead of their sum",
-            lambda call: call.right(weight=call.inputs["weight"] / call.inputs["weight"][0].size),
+            lambda call: call.reference(weight=call.inputs["weight"] / call.inputs["weight"][0].size),
         ),
         (
             "is divided as a whole by the number of products: it must be their sum",
-            lambda call: call.right()["out"] / call.inputs["weight"][0].size,
+            lambda call: call.reference()["out"] / call.inputs["weight"][0].size,
         ),
         ("counts only the first channel", _inputs(x=lambda x: _only(x, 0, 0))),
         (
@@ -403,12 +408,12 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
             "counts only the last filter: the filters overwrite each other",
             _inputs(dy=lambda dy: _only(dy, 0, len(dy) - 1)),
         ),
-        ("ignores the stride", lambda call: call.right(stride=1)),
+        ("ignores the stride", lambda call: call.reference(stride=1)),
         ("ignores the padding", _not_cropped),
     ],
     ("conv2d_weight_gradient", "dw"): [
         *_FIRST_IMAGE,
-        ("ignores the stride", lambda call: call.right(stride=1)),
+        ("ignores the stride", lambda call: call.reference(stride=1)),
         *_PADDING,
         ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
         ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
@@ -423,12 +428,12 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ],
     ("avg_pool2d_gradient", "out"): [
         ("has overlapping windows that overwrite each other instead of being added", _overwritten),
-        ("ignores the stride", lambda call: call.right(stride=1)),
+        ("ignores the stride", lambda call: call.reference(stride=1)),
     ],
     ("max_pool2d", "out"): [
         ("is the mean of each window instead of the largest number", lambda call: _of_windows(call, np.mean)),
         ("is the smallest number of each window instead of the largest", lambda call: _of_windows(call, np.min)),
-        ("begins with 0: it is 0 where all numbers are negative", lambda call: np.maximum(call.right()["out"], 0)),
+        ("begins with 0: it is 0 where all numbers are negative", lambda call: np.maximum(call.reference()["out"], 0)),
         ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
     ],
     ("max_pool2d_gradient", "out"): [
@@ -440,7 +445,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ("is spread over the window, as for average pooling", lambda call: _max_gradient(call, "mean")),
     ],
     ("tanh", "out"): [
-        ("lacks the amplitude", lambda call: call.right(amplitude=1.0)),
+        ("lacks the amplitude", lambda call: call.reference(amplitude=1.0)),
         ("has the amplitude inside of tanh", lambda call: np.tanh(call.inputs["amplitude"] * call.inputs["x"])),
     ],
     ("tanh_gradient", "out"): [
@@ -459,9 +464,9 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ),
         (
             "is divided by the amplitude: the slope is amplitude - y * y / amplitude",
-            lambda call: call.right()["out"] / call.inputs["amplitude"],
+            lambda call: call.reference()["out"] / call.inputs["amplitude"],
         ),
-        ("lacks the factor dy", lambda call: call.right(dy=np.ones_like(call.inputs["dy"]))),
+        ("lacks the factor dy", lambda call: call.reference(dy=np.ones_like(call.inputs["dy"]))),
     ],
     ("relu", "out"): [
         ("is x itself: negative numbers must become 0", lambda call: call.inputs["x"]),
@@ -498,30 +503,33 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
             lambda call: np.exp(call.inputs["logits"]) / np.exp(call.inputs["logits"]).sum(),
         ),
         ("is the exponential alone: it must be divided by the sum", lambda call: np.exp(call.inputs["logits"])),
-        ("is the logarithm of the softmax", lambda call: np.log(call.right()["out"])),
+        ("is the logarithm of the softmax", lambda call: np.log(call.reference()["out"])),
     ],
     ("softmax_cross_entropy", "d_logits"): [
-        ("is the softmax alone: 1 must be subtracted at the target", lambda c: c.right()["d_logits"] + _onehot(c)),
-        ("ignores the weights", lambda call: call.right(weights=np.ones(call.images))),
-        ("has 1 added at the target instead of subtracted", lambda call: call.right()["d_logits"] + 2 * _onehot(call)),
+        ("is the softmax alone: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _onehot(c)),
+        ("ignores the weights", lambda call: call.reference(weights=np.ones(call.images))),
+        (
+            "has 1 added at the target instead of subtracted",
+            lambda call: call.reference()["d_logits"] + 2 * _onehot(call),
+        ),
         (
             "is the mean over the images, but must be that of the sum",
-            lambda call: call.right(weights=call.inputs["weights"] / call.images),
+            lambda call: call.reference(weights=call.inputs["weights"] / call.images),
         ),
     ],
     ("softmax_cross_entropy", "loss"): [
         ("ignores the weights", lambda call: _losses(call).sum()),
-        ("is the mean over the images, but must be their sum", lambda call: call.right()["loss"] / call.images),
+        ("is the mean over the images, but must be their sum", lambda call: call.reference()["loss"] / call.images),
         ("is the loss of the first image only", lambda call: _losses(call)[0]),
-        ("is computed with the logarithm to base 2", lambda call: call.right()["loss"] / np.log(2)),
+        ("is computed with the logarithm to base 2", lambda call: call.reference()["loss"] / np.log(2)),
         (
             "is the sum of the probabilities of the targets, not of their logarithms",
             lambda c: np.exp(-_losses(c)).sum(),
         ),
-        ("is divided by the sum of the weights", lambda c: c.right()["loss"] / c.inputs["weights"].sum()),
+        ("is divided by the sum of the weights", lambda c: c.reference()["loss"] / c.inputs["weights"].sum()),
     ],
     ("softmax_cross_entropy", "correct"): [
-        ("is the number of wrong answers", lambda call: call.images - call.right()["correct"]),
-        ("is the share of correct answers, but must be their number", lambda c: c.right()["correct"] / c.images),
+        ("is the number of wrong answers", lambda call: call.images - call.reference()["correct"]),
+        ("is the share of correct answers, but must be their number", lambda c: c.reference()["correct"] / c.images),
     ],
 }

@@ -176,7 +176,7 @@ def _raised(call: Call, error: BaseException) -> str:
 
 def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:
     """Whether the results of a call are right, in float64 and then in float32."""
-    wanted = call.right()
+    wanted = call.reference()
     for dtype in ("float64", "float32"):
         outcome = _Outcome(function, call, np.nan, dtype)
         found = outcome.results()
@@ -256,7 +256,7 @@ def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iter
         call.outputs,
         call.axes,
     )
-    second, wanted = _Outcome(function, other, np.nan, "float64").results(), other.right()
+    second, wanted = _Outcome(function, other, np.nan, "float64").results(), other.reference()
     if not all(close(second[name], wanted[name]) for name in wanted):
         yield f"{call.function}: keeps data of an earlier call: a call with other arguments has wrong results"
         return
@@ -270,7 +270,7 @@ def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iter
         return
     if call.function in IN_PLACE:
         place = IN_PLACE[call.function]
-        if not close(_Outcome(function, call, np.nan, "float64", place).outputs["out"], call.right()["out"]):
+        if not close(_Outcome(function, call, np.nan, "float64", place).outputs["out"], call.reference()["out"]):
             yield f"{call.function}: is wrong if out is {place}, which a network makes use of"
     if leaf is not None:
         yield from _law(function, call, leaf)
@@ -298,7 +298,7 @@ def _law(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
 def _large(function: Callable[..., Any], call: Call) -> list[str]:
     """Whether large numbers overflow."""
     problems = []
-    wanted = call.right()
+    wanted = call.reference()
     for name, value in _Outcome(function, call, np.nan, "float64").results().items():
         if not close(value, wanted[name]):
             remedy = ": take the largest logit off before exp" if call.function.startswith("softmax") else ""

@@ -42,7 +42,7 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.optional import ExtraError
-from parallel_lenet.user_files import UserFileError, described
+from parallel_lenet.user_files import UserFileError, error_text
 from parallel_lenet.weights import WeightsError
 
 BROKEN_PIPE = 141
@@ -100,7 +100,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             file = _user_model.file_behind(options, error)
             if file is None or isinstance(error, OSError | UserFileError | CheckpointError | NonFiniteError):
                 raise
-            return _failed(described(file, error))
+            return _failed(error_text(file, error))
         return code
     except UsageError as error:
         return _failed(str(error), 2)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.display.progress import is_terminal
-from parallel_lenet.resizing import averaged
+from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
@@ -17,7 +17,7 @@ RAMP = " .:-=+*#%@"  # From dark to light, if a terminal has no such blocks.
 GREYS = 24  # Of the 256 colours, from 232 on.
 
 
-def drawn(image: Array, stream: TextIO | None) -> list[str]:
+def image_lines(image: Array, stream: TextIO | None) -> list[str]:
     """Lines that show an image of floats ``(h, w)``, from 0, black, to 1; none if the stream is not a terminal.
 
     In greys if the terminal has colours and NO_COLOR is not set. A terminal that is too narrow gets a smaller image.
@@ -27,7 +27,7 @@ def drawn(image: Array, stream: TextIO | None) -> list[str]:
     height, width = image.shape
     columns = min(width, shutil.get_terminal_size().columns)
     rows = max(1, round(height * columns / width / 2))
-    image = averaged(image, 2 * rows, columns)
+    image = area_means(image, 2 * rows, columns)
     upper, lower = image[::2], image[1::2]
     encoding = (getattr(stream, "encoding", None) or "").lower()
     if not encoding.startswith("utf"):

@@ -13,7 +13,7 @@ from parallel_lenet.cli import _user_model
 from parallel_lenet.cli._console import Console, printable
 from parallel_lenet.cli._options import UsageError, sides
 from parallel_lenet.cli._resume import local_path
-from parallel_lenet.cli._sources import reading
+from parallel_lenet.cli._sources import reading_note
 from parallel_lenet.model import Model
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
@@ -100,7 +100,7 @@ def images_of(
     if data_dir is not None:
         if not isinstance(data_dir, str):
             raise CheckpointError(f"{file}: names the data {quoted(data_dir)}, which is not a path: give --data-dir")
-        console.note(reading(local_path(file, data_dir)))
+        console.note(reading_note(local_path(file, data_dir)))
     if not isinstance(dataset, str | None):
         raise CheckpointError(f"{file}: names the dataset {quoted(dataset)}, which is not a name: give --dataset")
     return dataset, data_dir

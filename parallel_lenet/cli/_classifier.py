@@ -9,7 +9,7 @@ import numpy as np
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
-from parallel_lenet.evaluation import predicted
+from parallel_lenet.evaluation import predictions
 from parallel_lenet.finite import require_finite_probabilities
 from parallel_lenet.model import Model
 from parallel_lenet.network.images import Images
@@ -61,12 +61,12 @@ def _predict(
     seen = read_image(picture, images, whole=checkpoint.metadata.get("pictures") is True)
     inputs = seen.reshape(1, *shape)
     state = checkpoint.state
-    labels = np.asarray(predicted(model.predict, model.layout, state.parameters, inputs, state.step))
+    labels = np.asarray(predictions(model.predict, model.layout, state.parameters, inputs, state.step))
     if labels.shape != (1,) or labels.dtype.kind not in "iu":
         raise CheckpointError(f"{checkpoint.path}: its model predicts {quoted(labels)} for an image, not a class")
     probabilities = np.empty(0)
     if callable(getattr(model, "predict_proba", None)):
-        (probabilities,) = predicted(model.predict_proba, model.layout, state.parameters, inputs, state.step)
+        (probabilities,) = predictions(model.predict_proba, model.layout, state.parameters, inputs, state.step)
         require_finite_probabilities(state.step, probabilities)
     label = int(labels[0])
     names: Any = checkpoint.metadata.get("class_names")

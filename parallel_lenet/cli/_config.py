@@ -11,7 +11,7 @@ from typing import Any
 
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli import _sources
-from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, dashed, stored
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, stored, with_dashes
 from parallel_lenet.cli._suggestions import did_you_mean
 from parallel_lenet.kernels import files
 
@@ -63,25 +63,25 @@ def read(file: str) -> dict[str, Any]:
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in OPTIONS:
-            allowed = ", ".join(map(dashed, OPTIONS))
-            hint = did_you_mean(key, map(dashed, OPTIONS))
+            allowed = ", ".join(map(with_dashes, OPTIONS))
+            hint = did_you_mean(key, map(with_dashes, OPTIONS))
             raise UsageError(f"--config {path}: unknown option {quoted(key)}{hint}; allowed are {allowed}")
         if name in values:
-            raise UsageError(f"--config {path}: names {dashed(name)} twice")
-        where = f"--config {path}: {dashed(name)}"
+            raise UsageError(f"--config {path}: names {with_dashes(name)} twice")
+        where = f"--config {path}: {with_dashes(name)}"
         if name == "cluster_address":  # The program at that address can run code here.
             raise UsageError(f"{where} is not taken from a file: give --cluster-address on the command line")
         if name == "model":  # It is code.
             raise UsageError(f"{where} is not taken from a file: give --model on the command line")
         if name == "kernel" and isinstance(value, str) and files.is_file(value):  # It is code.
             raise UsageError(f"{where} can't be a Python file: give --kernel on the command line")
-        values[name] = stored(name, _checked(where, value, OPTIONS[name]), where)
+        values[name] = stored(name, _check(where, value, OPTIONS[name]), where)
     if "data_dir" in values and values.pop("dataset", TrainOptions.dataset) != TrainOptions.dataset:
         raise UsageError(f"--config {path}: dataset and data-dir both name the images: leave one out")
     return values
 
 
-def merged(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def merge(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of a file and of the command line, which takes precedence, also for the source of the images."""
     sources = {"dataset", "data_dir"}
     left_out = sources if sources & given.keys() else set()
@@ -92,7 +92,7 @@ def _sentence(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _checked(where: str, value: Any, option: Field[Any]) -> Any:
+def _check(where: str, value: Any, option: Field[Any]) -> Any:
     kind, parse, choices = (option.metadata[name] for name in ("kind", "parse", "choices"))
     try:
         if kind is float and type(value) is int:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError, dashed
+from parallel_lenet.cli._options import UsageError, with_dashes
 from parallel_lenet.cores import WorkerCount
 
 
@@ -26,7 +26,9 @@ def arguments(engine: str, address: str | None, workers: WorkerCount) -> tuple[d
 
 def say_unused(given: dict[str, Any], engine: str, console: Console) -> None:
     """Note the given flags about workers that have no effect because the engine has no worker processes."""
-    unused = [f"--{dashed(name)} {given[name]}" for name in ("workers", "step_timeout", "max_tries") if name in given]
+    unused = [
+        f"--{with_dashes(name)} {given[name]}" for name in ("workers", "step_timeout", "max_tries") if name in given
+    ]
     if engine == "serial" and unused and unused != ["--workers 1"]:
         verb = "has" if len(unused) == 1 else "have"
         console.note(f"note: {' and '.join(unused)} {verb} no effect: --engine serial computes in this process")

@@ -137,7 +137,7 @@ class Interrupts:
         self._set_timer(0)
 
     @contextmanager
-    def delayed(self) -> Iterator[None]:
+    def delay(self) -> Iterator[None]:
         """Raise nothing within the block, which writes a file and has to be short."""
         before = self._delayed
         self._delayed = True

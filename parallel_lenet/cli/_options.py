@@ -309,14 +309,16 @@ class TrainOptions:
         if self.model is not None:
             left_out = (*left_out, "activation", "pooling")  # LeNet-5's.
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}
-        lines = (f"{dashed(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None)
+        lines = (
+            f"{with_dashes(name)} = {_toml.literal(value)}\n" for name, value in values.items() if value is not None
+        )
         return "".join(lines)
 
 
 OPTIONS: dict[str, Field[Any]] = {option.name: option for option in fields(TrainOptions)}
 
 
-def dashed(name: str) -> str:
+def with_dashes(name: str) -> str:
     """An option's name with dashes, as in flags and files."""
     return name.replace("_", "-")
 
@@ -325,7 +327,7 @@ def as_usage(error: ValueError) -> UsageError:
     """The library's error about a value, as one about the option that gave the value."""
     if isinstance(error, InvalidValue) and error.name in OPTIONS:
         # Without "or None": on the command line an option is None if it is left out.
-        return UsageError(str(InvalidValue(f"--{dashed(error.name)}", error.allowed, error.value)))
+        return UsageError(str(InvalidValue(f"--{with_dashes(error.name)}", error.allowed, error.value)))
     if isinstance(error, InvalidValue) and error.name.endswith(" of augment"):
         return UsageError(f"--augment: {error}")
     return UsageError(str(error))
@@ -334,12 +336,12 @@ def as_usage(error: ValueError) -> UsageError:
 def require_count(name: str, value: int, least: int) -> None:
     """UsageError, which names the flag, unless the value of a flag of its own command is in its range."""
     try:
-        whole_number(f"--{dashed(name)}", value, least, MOST)
+        whole_number(f"--{with_dashes(name)}", value, least, MOST)
     except InvalidValue as error:
         raise UsageError(str(error)) from None
 
 
-def titled(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+def option_group(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     """The group of options with this title in ``--help``."""
     found = [group for group in parser._action_groups if group.title == title]
     return found[0] if found else parser.add_argument_group(title)
@@ -349,8 +351,8 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
     """Add a flag for each option, or for those named in ``only``."""
     for option in OPTIONS.values():
         if only is None or option.name in only:
-            group = titled(parser, option.metadata["group"])
-            flag = f"--{dashed(option.name)}"
+            group = option_group(parser, option.metadata["group"])
+            flag = f"--{with_dashes(option.name)}"
             if option.metadata["kind"] is bool:
                 group.add_argument(
                     flag,
@@ -378,7 +380,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(
             f"--dataset {given['dataset']} and --data-dir {given['data_dir']} both name the images: leave one out"
         )
-    return {name: stored(name, value, f"--{dashed(name)}") for name, value in given.items()}
+    return {name: stored(name, value, f"--{with_dashes(name)}") for name, value in given.items()}
 
 
 def stored(name: str, value: Any, where: str) -> Any:

@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         """One sentence, not the whole usage."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
-    def unknown(self, words: Sequence[str]) -> NoReturn:
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         """Say that these arguments are not known, and which option the first may be."""
         names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         first = words[0].partition("=")[0]
@@ -152,5 +152,5 @@ def read(whole: Parser, words: Sequence[str]) -> argparse.Namespace:
         whole.error(f"the command comes first, and options such as {first} after it")
     options, unknown = whole.parse_known_args(words)
     if unknown:
-        options.parser.unknown(unknown)
+        options.parser.refuse_unknown(unknown)
     return options

@@ -40,10 +40,10 @@ from parallel_lenet.cli._options import (
     UsageError,
     as_usage,
     check,
-    dashed,
     flags,
     parse_class_weights,
     sides,
+    with_dashes,
     worker_count,
 )
 from parallel_lenet.cli._recorder import Recorder
@@ -128,7 +128,7 @@ def prepare(
     options = replace(options, shard_size=coordinator.shard_size)
     metadata = _resume.describe(options, images)
     interrupts.check()
-    with interrupts.delayed():
+    with interrupts.delay():
         folder = _run_folder(request, stack)
         recorder = Recorder(folder.path, coordinator, console, Trackers(arguments.log, folder.path, console), trace)
         stack.callback(recorder.close)
@@ -136,7 +136,7 @@ def prepare(
             coordinator=coordinator,
             train=train,
             validation=validation,
-            test=_evaluated(images.test, options.evaluate_on),
+            test=_evaluation_data(images.test, options.evaluate_on),
             options=options,
             folder=folder,
             metadata=metadata,
@@ -149,7 +149,7 @@ def prepare(
         )
         if request.resumed is not None:
             _restore(training, request.resumed)
-        if trace is not None and not training.finished:
+        if trace is not None and not training.is_finished:
             if request.resumed is not None:
                 _keep_trace(trace.path, console)
             trace.open()
@@ -165,10 +165,10 @@ def prepare(
 def _request(arguments: argparse.Namespace, start: float) -> Request:
     """The options and the run to continue. Raises UsageError if they are not allowed or disagree."""
     configured = {} if arguments.config is None else _config.read(arguments.config)
-    given = _config.merged(configured, flags(arguments))
+    given = _config.merge(configured, flags(arguments))
     options = TrainOptions(**given)
     check(options)
-    resumed = _resumed(arguments, given)
+    resumed = _find_resumed(arguments, given)
     if resumed is not None:
         options = resumed.options
     if "patience" in flags(arguments) and not options.early_stopping:
@@ -189,7 +189,7 @@ def _load(request: Request, console: Console) -> Images:
     options = request.options
     named = request.resumed is None or "data_dir" in request.given
     if options.data_dir is not None and not named:
-        console.note(_sources.reading(options.data_dir))
+        console.note(_sources.reading_note(options.data_dir))
     images = load(options.dataset, options.data_dir, named, sides(options.image_size))
     if options.validation is not None and images.validation is not None:
         raise UsageError(
@@ -300,7 +300,7 @@ def _begin(training: Training, request: Request) -> None:
     options = training.options
     coordinator = training.coordinator
     training.folder.write_config(replace(options, workers=coordinator.n_workers).toml())
-    if not training.finished:
+    if not training.is_finished:
         session = environment.gather(
             _results.start_command(request.arguments),
             _results.repeat_command(options),
@@ -335,7 +335,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
     for name in ("kernel", "augment", "initial_weights"):
         if name in request.given and request.given[name] != OPTIONS[name].default:
             raise UsageError(
-                f"--{dashed(name)} is for networks made of layers: {reference.words} is a {type(model).__name__}"
+                f"--{with_dashes(name)} is for networks made of layers: {reference.words} is a {type(model).__name__}"
             )
     return model, None
 
@@ -348,7 +348,7 @@ def _build(data: Dataset, options: TrainOptions) -> Sequential:
         raise DatasetError(f"{data.name}: {error}") from error
 
 
-def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
+def _find_resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
     """The run to continue; None for a new one. Raises UsageError if the options about it disagree."""
     if arguments.continues:
         if arguments.resume is not None:
@@ -359,7 +359,7 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | 
     return None if arguments.resume is None else _resume.find(arguments.resume, given)
 
 
-def _evaluated(test: Dataset, number: int | None) -> Dataset | None:
+def _evaluation_data(test: Dataset, number: int | None) -> Dataset | None:
     """The test images to evaluate on: all of them, or ``number``, spread evenly; None for 0."""
     if number == 0:
         return None
@@ -377,12 +377,12 @@ def _restore(training: Training, resumed: Resumed) -> None:
     before = resumed.before
     coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
     # Figures of an unfinished epoch are dropped if it continues.
-    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.finished else None}
+    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.is_finished else None}
     training.folder.make_last(resumed.file)
     training.folder.write_metrics(training.lines())
     for note in resumed.notes:
         console.note(note)
-    if training.finished:
+    if training.is_finished:
         console.note(
             f"the run in {resumed.folder} is finished: nothing is left to train "
             f"(to train longer, give a larger {' and a larger '.join(training.limits)})"

@@ -102,7 +102,7 @@ class Recorder:
 
 
 @contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+def stopwatch(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Write the seconds that the block takes into ``seconds[name]``."""
     start = time.perf_counter()
     yield

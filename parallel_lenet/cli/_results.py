@@ -9,7 +9,7 @@ from typing import Any
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.cli import _run_notes, _user_model
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, with_dashes
 from parallel_lenet.cli._training import Training, command_prefix, decimals
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.display import count
@@ -34,7 +34,7 @@ def repeat_command(options: TrainOptions) -> str:
         value = getattr(options, name)
         if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
             text = {"kernel": files.path_of, "model": _user_model.without_hash}.get(name, str)(value)
-            words += [f"--{dashed(name)}"] if value is True else [f"--{dashed(name)}", text]
+            words += [f"--{with_dashes(name)}"] if value is True else [f"--{with_dashes(name)}", text]
     return shlex.join(words)
 
 

@@ -16,7 +16,7 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli import _user_model
-from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, dashed, is_of_kind
+from parallel_lenet.cli._options import MOST, OPTIONS, TrainOptions, UsageError, check, is_of_kind, with_dashes
 from parallel_lenet.cli._sources import Images
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.fingerprint import arrays_sha256
@@ -187,7 +187,7 @@ def _require_same_options(folder: Path, before: TrainOptions, given: dict[str, A
         old = getattr(before, name)
         if name not in free and value != old and (name, value) != ("kernel", "auto"):
             raise UsageError(
-                f"--{dashed(name)} {value} disagrees with the run in {folder}, "
+                f"--{with_dashes(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"
             )
     if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
@@ -200,7 +200,8 @@ def _require_unfinished(folder: Path, checkpoint: Checkpoint, given: dict[str, A
     for name, done in (("epochs", state.epoch + (state.cursor > 0)), ("max_steps", state.step)):
         if name in given and given[name] < done:
             raise UsageError(
-                f"--{dashed(name)} must be at least {done}, which the run in {folder} has reached, got {given[name]}"
+                f"--{with_dashes(name)} must be at least {done}, which the run in {folder} has reached, "
+                f"got {given[name]}"
             )
 
 

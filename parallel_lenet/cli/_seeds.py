@@ -13,7 +13,7 @@ from typing import Any
 
 from parallel_lenet.cli import _config
 from parallel_lenet.cli._console import Console, write
-from parallel_lenet.cli._options import TrainOptions, UsageError, check, dashed, flags
+from parallel_lenet.cli._options import TrainOptions, UsageError, check, flags, with_dashes
 from parallel_lenet.cli._results import reports, start_command
 from parallel_lenet.cli._run_folder import holds_run, new_folder
 from parallel_lenet.cli._run_notes import network_name
@@ -21,7 +21,7 @@ from parallel_lenet.display import count
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.finite import NonFiniteError
 from parallel_lenet.runs.run import Run
-from parallel_lenet.runs.statistics import Statistics, over_runs, written
+from parallel_lenet.runs.statistics import Statistics, number_text, over_runs
 
 MOST = 1000
 SEED = re.compile(r"seed-\d+")
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     _check(arguments)
     console = Console(json=arguments.json, quiet=arguments.quiet)
     configured = {} if arguments.config is None else _config.read(arguments.config)
-    options = TrainOptions(**_config.merged(configured, flags(arguments)))
+    options = TrainOptions(**_config.merge(configured, flags(arguments)))
     check(options)
     if options.max_time is not None:
         raise UsageError("--max-time is about one run: leave out --seeds")
@@ -90,7 +90,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--seeds must be from 1 to {MOST:,}, got {arguments.seeds}")
     for name in ("resume", "trace", "chaos"):
         if getattr(arguments, name, None) is not None:
-            raise UsageError(f"--{dashed(name)} is about one run: leave out --seeds")
+            raise UsageError(f"--{with_dashes(name)} is about one run: leave out --seeds")
     if arguments.config == "-":
         raise UsageError("--config - can be read once only, and --seeds needs it for each seed: give a file")
 
@@ -139,7 +139,9 @@ def _finish(
 def _show(
     console: Console, network: str, folder: Path, file: Path | None, seeds: int, statistics: Mapping[str, Statistics]
 ) -> None:  # fmt: skip
-    rows = [(name.replace("_", " "), *(written(name, value) for value in each)) for name, each in statistics.items()]
+    rows = [
+        (name.replace("_", " "), *(number_text(name, value) for value in each)) for name, each in statistics.items()
+    ]
     console.table(
         f"{network}, trained with {count(seeds, 'seed')}", ("", "mean", "std. dev.", "least", "largest"), rows
     )

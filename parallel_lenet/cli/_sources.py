@@ -74,6 +74,6 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def reading(data_dir: str) -> str:
+def reading_note(data_dir: str) -> str:
     """The note that names a folder before it is read, if only a checkpoint names it."""
     return f"reading {data_dir}, which the checkpoint names (to read another folder, give --data-dir)"

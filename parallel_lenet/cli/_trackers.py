@@ -35,10 +35,10 @@ class Trackers:
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
         """Open them, after ``step`` finished steps."""
         for name in self._names:
-            with self._surviving(name):
-                self._live[name] = self._opened(name, settings, step)
+            with self._dropping_if_broken(name):
+                self._live[name] = self._open(name, settings, step)
 
-    def _opened(self, name: str, settings: Mapping[str, Any], step: int) -> Tracker:
+    def _open(self, name: str, settings: Mapping[str, Any], step: int) -> Tracker:
         if name == "tensorboard":
             folder = self._folder / tensorboard.FOLDER
             self._console.note(f"TensorBoard: tensorboard --logdir {folder}")
@@ -67,11 +67,11 @@ class Trackers:
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in [*self._live.items()]:
-            with self._surviving(name):
+            with self._dropping_if_broken(name):
                 call(tracker)
 
     @contextmanager
-    def _surviving(self, name: str) -> Iterator[None]:
+    def _dropping_if_broken(self, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # A library's own, for a full disk, a server that is away, and so on.

@@ -18,8 +18,8 @@ from parallel_lenet.cli import _user_model
 from parallel_lenet.cli._chaos import Chaos
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupts, OutOfTime
-from parallel_lenet.cli._options import OPTIONS, TrainOptions, dashed
-from parallel_lenet.cli._recorder import Recorder, timed
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, with_dashes
+from parallel_lenet.cli._recorder import Recorder, stopwatch
 from parallel_lenet.cli._resume import Figures
 from parallel_lenet.cli._run_folder import RunFolder
 from parallel_lenet.coordinator import Coordinator
@@ -70,7 +70,7 @@ class Training:
         return figures
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all epochs are done or enough, or ``--max-steps`` ends the run within one or at its end."""
         if "--max-steps" in self.limits and self.coordinator.cursor < len(self.train):
             return True
@@ -108,13 +108,13 @@ class Training:
     def run(self) -> list[dict[str, Any]]:
         """Train to the end. Returns the lines of ``metrics.jsonl``. Raises Interrupted after a signal."""
         coordinator = self.coordinator
-        if not self.finished:
+        if not self.is_finished:
             coordinator.warm_up(self.train)
         reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
         if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
             self._finish_epoch()
         noted = False
-        while not self.finished:
+        while not self.is_finished:
             title = f"epoch {coordinator.epoch + 1}/{self.options.epochs}"
             with self.console.progress(title, len(self.train)) as progress:
                 for report in reports:
@@ -124,14 +124,14 @@ class Training:
                         self._note_processes()
                         noted = True
                     self._after_step(report, progress)
-                    if self.finished:
+                    if self.is_finished:
                         break
             if isinstance(report, EpochReport):
                 self._finish_epoch()
             self.interrupts.check()
         if coordinator.cursor and self.metadata["partial"] is None:
             measured = self._measure()
-            with self.interrupts.delayed():
+            with self.interrupts.delay():
                 self.metadata["partial"] = measured
                 self._record()
         self.recorder.event("finished", self._note_early_stop())
@@ -186,10 +186,10 @@ class Training:
     def _finish_epoch(self) -> None:
         self.interrupts.check()
         seconds: dict[str, float] = {}
-        with timed(seconds, "evaluating"):
+        with stopwatch(seconds, "evaluating"):
             measured = self._measure()
-        with self.interrupts.delayed():
-            with timed(seconds, "saving"):
+        with self.interrupts.delay():
+            with stopwatch(seconds, "saving"):
                 self.figures.append(measured)
                 if self.best_epoch == len(self.figures):
                     self.folder.save_best(self.coordinator, self.metadata)
@@ -220,7 +220,7 @@ class Training:
         self.console.line(_sentence(line, self.options.epochs))
 
     def save(self) -> None:
-        with self.interrupts.delayed():
+        with self.interrupts.delay():
             self.recorder.flush()
             self.folder.save(self.coordinator, self.metadata)
 
@@ -273,7 +273,7 @@ class Training:
         for name in ("engine", "cluster_address", "workers"):
             value = getattr(options, name)
             if value != OPTIONS[name].default:
-                words += [f"--{dashed(name)}", str(value)]
+                words += [f"--{with_dashes(name)}", str(value)]
         if options.model is not None:
             words += ["--model", _user_model.without_hash(options.model)]
         if files.is_file(options.kernel):

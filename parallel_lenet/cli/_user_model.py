@@ -68,7 +68,7 @@ def _load(reference: Reference) -> Model:
         try:
             made = made()
         except Exception as error:
-            raise UserFileError(f"{user_files.described(reference.path, error)} (from {reference.name}())") from error
+            raise UserFileError(f"{user_files.error_text(reference.path, error)} (from {reference.name}())") from error
         if isinstance(made, type) or not _is_model(made):
             raise UserFileError(f"{reference.path}: {_lacks(f'{reference.name}()', made)}")
     model: Model = made

@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the findings as they come."""
     from parallel_lenet.doctor import diagnose, leftovers
     from parallel_lenet.doctor.finding import Finding, Here
-    from parallel_lenet.doctor.redaction import redacted
+    from parallel_lenet.doctor.redaction import redact
 
     console = Console(json=arguments.json)
     removed = []
     if arguments.clean:
         for sentence in leftovers.clean(Here()):
-            removed.append(printable(redacted(sentence)))
+            removed.append(printable(redact(sentence)))
             console.note(removed[-1])
     found: list[dict[str, Any]] = []
     console.line(f"parallel-lenet {parallel_lenet.__version__}")
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     def told(value: Any) -> Any:
         """The same without names of users and machines."""
         if isinstance(value, str):
-            return printable(redacted(value))
+            return printable(redact(value))
         if isinstance(value, dict):
             return {key: told(each) for key, each in value.items()}
         return [told(each) for each in value] if isinstance(value, list) else value

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         pictures = slides.draw(lesson) if arguments.png is not None else {}
     write_atomically(out, html.encode())
     written = slides.write(pictures, arguments.png) if arguments.png is not None else []
-    probability = float(lesson.numbers["probabilities"][lesson.predicted])
+    probability = float(lesson.numbers["probabilities"][lesson.prediction])
     if arguments.json:
         console.result(
             {
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "image": chosen.source,
                 "label": lesson.label,
                 "label_known": lesson.known,
-                "predicted": lesson.predicted,
+                "predicted": lesson.prediction,
                 "probability": probability,
                 "loss": lesson.trace.loss,
                 "kernel": lesson.model.kernel,
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        console.line(f"{printable(chosen.source)}: class {lesson.predicted} with probability {probability:.2f}")
+        console.line(f"{printable(chosen.source)}: class {lesson.prediction} with probability {probability:.2f}")
         console.line(f"wrote {out} ({len(html.encode()) / 1000:,.0f} kB)")
         if written:
             console.line(f"wrote {len(written)} pictures to {arguments.png}")

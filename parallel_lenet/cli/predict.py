@@ -14,7 +14,7 @@ import numpy as np
 
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _sources
-from parallel_lenet.cli._blocks import drawn
+from parallel_lenet.cli._blocks import image_lines
 from parallel_lenet.cli._classifier import classifier
 from parallel_lenet.cli._console import Console, printable, write
 from parallel_lenet.cli._options import add_train_options, flags
@@ -67,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
             answers.append({"image": name, "error": str(error)})
             code = max(code, 1 if name == "-" or os.path.lexists(name) else 2)
             continue
-        answers.append({"image": name, **_described(answer)})
+        answers.append({"image": name, **_result(answer)})
         if not arguments.json:
             console.line(_sentence(name, answer))
-            for line in drawn(((answer.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
+            for line in image_lines(((answer.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
                 console.line(line)
     if arguments.json:
         kernel = getattr(model, "kernel", None)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _described(answer: Prediction) -> dict[str, Any]:
+def _result(answer: Prediction) -> dict[str, Any]:
     return {
         **_named(answer, answer.label),
         "probability": answer.probability,

@@ -14,7 +14,7 @@ from typing import Any
 from parallel_lenet.cli import _chaos, _seeds, _trackers
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
-from parallel_lenet.cli._options import LENGTH, OUTPUT, add_train_options, titled
+from parallel_lenet.cli._options import LENGTH, OUTPUT, add_train_options, option_group
 from parallel_lenet.cli._preparation import prepare
 from parallel_lenet.cli._results import REPORT_VARIABLE, results, show
 from parallel_lenet.cli._training import TIMED_OUT, Training, reason
@@ -37,8 +37,8 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_train_options(parser)
-    length = titled(parser, LENGTH)
-    output = titled(parser, OUTPUT)
+    length = option_group(parser, LENGTH)
+    output = option_group(parser, OUTPUT)
     length.add_argument(
         "--resume", metavar="FOLDER", help="continue the run in this folder, or from one of its checkpoints"
     )

@@ -99,7 +99,7 @@ class Proof:
             _train(coordinator, self.train, self.steps - coordinator.step, each)
             return coordinator.parameters_sha256()
 
-    def killed(self) -> str:
+    def kill_workers(self) -> str:
         """Kill a worker a third of the way, and another after two thirds."""
         at = {max(1, self.steps // 3), max(1, 2 * self.steps // 3)}
 
@@ -109,7 +109,7 @@ class Proof:
 
         return self.run(self.coordinator(n_workers=self.workers), kill)
 
-    def resized(self) -> str:
+    def resize(self) -> str:
         """One worker for the first half, then three."""
 
         def resize(coordinator: Coordinator) -> None:
@@ -118,7 +118,7 @@ class Proof:
 
         return self.run(self.coordinator(n_workers=1), resize)
 
-    def resumed(self) -> str:
+    def resume(self) -> str:
         """The first half and the second half by two coordinators, with a file in between."""
         with tempfile.TemporaryDirectory(prefix="parallel-lenet-") as folder:
             file = Path(folder, "checkpoint.npz")
@@ -140,10 +140,10 @@ class Proof:
             "3 workers that answer in random order": lambda: self.run(
                 self.coordinator(SlowModel(self.model), n_workers=3)
             ),
-            f"{count(self.workers, 'worker')}, killed twice": self.killed,
-            "1 worker, then 3": self.resized,
+            f"{count(self.workers, 'worker')}, killed twice": self.kill_workers,
+            "1 worker, then 3": self.resize,
             **(cluster if self.name not in ("processes", "serial") else {}),
-            "stopped half way, resumed from the file": self.resumed,
+            "stopped half way, resumed from the file": self.resume,
         }
 
 

@@ -66,7 +66,7 @@ def read_array_files(files: Iterable[Path], where: str) -> Parts | None:
 
     Raises DatasetError if images have no labels or the reverse, if two arrays are the same part, or as `read_npy`.
     """
-    arrays = [named for file in files for named in _named(file)]
+    arrays = [named for file in files for named in _named_arrays(file)]
     found: dict[str, dict[str, Named]] = {}
     for named in arrays:
         if named.role.what is None:
@@ -112,7 +112,7 @@ def _datasets(found: dict[str, dict[str, Named]], where: str) -> Iterator[tuple[
         yield part, data
 
 
-def _named(file: Path) -> Iterator[Named]:
+def _named_arrays(file: Path) -> Iterator[Named]:
     """The arrays of a file. What a member's name does not say, the file's says, and then that of its folder."""
     outer = role_of(file.stem)
     folder = Role(PART_OF.get(file.parent.name.lower()), None)

@@ -22,7 +22,7 @@ MAX_CLASSES = 1_000_000
 ORDERS = ("first", "last")
 
 
-def arranged(
+def arrange(
     images: Array,
     *,
     name: str = "images",
@@ -100,7 +100,7 @@ def class_labels(
         one_hot = ": if a row has a 1 at its class, pass labels.argmax(axis=1)" if labels.ndim == 2 else ""
         raise DatasetError(f"{name}: labels must have the shape (n,), one per image, got {labels.shape}{one_hot}")
     if labels.dtype.kind in "US":
-        return _numbered(labels, name, known)
+        return _numbers(labels, name, known)
     if labels.dtype.kind not in "buif":
         raise DatasetError(f"{name}: labels must be whole numbers or text, got an array of {labels.dtype}")
     for part in parts(labels, PART):
@@ -117,7 +117,7 @@ def class_labels(
     return labels.astype(np.int64), None if known is None else tuple(known)
 
 
-def _numbered(labels: Array, name: str, known: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _numbers(labels: Array, name: str, known: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     try:
         found, rows = np.unique(labels if labels.dtype.kind == "U" else np.char.decode(labels), return_inverse=True)
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.checks import quoted
-from parallel_lenet.datasets.arrays import arranged, class_labels
+from parallel_lenet.datasets.arrays import arrange, class_labels
 from parallel_lenet.datasets.values import DatasetError, is_finite
 from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.display.thumbnails import thumbnails
@@ -113,7 +113,7 @@ class Dataset(Displayed):
                 f"{name}: {len(marks)} labels for images of shape {pictures.shape}: the images must be along the first "
                 "axis, as np.moveaxis(images, -1, 0) makes them"
             )
-        pictures = arranged(pictures, name=name, channels=channels, image_shape=image_shape)
+        pictures = arrange(pictures, name=name, channels=channels, image_shape=image_shape)
         targets, names = class_labels(marks, name, class_names)
         return cls(pictures, targets, name, None if weights is None else np.asarray(weights), names)
 

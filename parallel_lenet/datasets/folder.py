@@ -158,13 +158,13 @@ def _read_images(path: Path, upright: bool) -> NDArray[Any]:
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     if images.ndim == 3:
-        return images if upright else _rearranged(images, (0, 2, 1))
+        return images if upright else _rearrange(images, (0, 2, 1))
     if images.ndim == 4 and images.shape[3] == 3:
-        return _rearranged(images, (0, 3, 1, 2) if upright else (0, 3, 2, 1))
+        return _rearrange(images, (0, 3, 1, 2) if upright else (0, 3, 2, 1))
     raise DatasetError(f"{path}: images are {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3)")
 
 
-def _rearranged(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+def _rearrange(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     """The images with other axes, contiguous, in the same memory: a copy would double it. Of a mapped file a view."""
     if isinstance(images, np.memmap):
         return images.transpose(axes)

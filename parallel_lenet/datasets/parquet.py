@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.checks import quoted
-from parallel_lenet.datasets.arrays import MAX_CLASSES, arranged, class_labels
+from parallel_lenet.datasets.arrays import MAX_CLASSES, arrange, class_labels
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.idx import ALWAYS_UNPACKED, MAX_RATIO
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
@@ -74,10 +74,10 @@ def _read(
     library = optional.load("parquet", "pyarrow", PURPOSE, "pyarrow.parquet")
     with ExitStack() as closing:
         opened = [closing.enter_context(_opened(library, file)) for file in files]
-        return _gathered(opened, files, name, image_size)
+        return _gather(opened, files, name, image_size)
 
 
-def _gathered(
+def _gather(
     opened: list[Any], files: list[Path], name: str, image_size: tuple[int, int] | None
 ) -> tuple[Array, Array, tuple[str, ...] | None]:
     rows = sum(file.metadata.num_rows for file in opened)
@@ -111,7 +111,7 @@ def _gathered(
         raise DatasetError(f"{name}: some images are files and some are lists of numbers")
     if len({type(mark) for mark in marks}) > 1:
         raise DatasetError(f"{name}: some labels are numbers and some are text")
-    images = arranged(np.stack(arrays), name=name) if arrays else stack.images()
+    images = arrange(np.stack(arrays), name=name) if arrays else stack.images()
     return images, np.array(marks), _class_names(opened[0].schema_arrow, _columns(opened[0].schema_arrow, files[0])[1])
 
 

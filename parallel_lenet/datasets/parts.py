@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.values import DatasetError
-from parallel_lenet.resizing import resized
+from parallel_lenet.resizing import resize
 
 Array = NDArray[Any]
 
@@ -58,4 +58,4 @@ def resized_data(data: Dataset, image_size: tuple[int, int]) -> Dataset:
     """The data with all images in another size, ``(height, width)``; the same data if they have it."""
     if data.inputs.shape[-2:] == tuple(image_size):
         return data
-    return replace(data, inputs=resized(data.inputs, *image_size))
+    return replace(data, inputs=resize(data.inputs, *image_size))

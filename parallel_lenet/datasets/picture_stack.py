@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.datasets.values import DatasetError, require_memory
-from parallel_lenet.image_files import PURPOSE, PictureError, opened
+from parallel_lenet.image_files import PURPOSE, PictureError, open_image
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ class Stack:
     def add(self, source: Any, name: str) -> None:
         """Read the next image, a file or its bytes. DatasetError if it can't be read or has another size."""
         try:
-            with opened(source, name) as image:
+            with open_image(source, name) as image:
                 pixels = self._pixels(image)
         except PictureError as error:
             raise DatasetError(str(error)) from error

@@ -22,7 +22,7 @@ MOST_ROWS = 20
 LINE = "rgba(128,128,128,.4)"  # Of a table's rules and a curve's grid: visible on white and on black.
 
 
-def shortened(rows: Sequence[Row]) -> Sequence[Row]:
+def shorten(rows: Sequence[Row]) -> Sequence[Row]:
     """All rows, or the first and the last of many, with dots between."""
     if len(rows) <= MOST_ROWS:
         return rows

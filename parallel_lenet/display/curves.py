@@ -83,10 +83,10 @@ def _runs(values: Sequence[float | None]) -> list[list[Point]]:
         elif runs[-1]:
             runs.append([])
     size = -(-2 * len(values) // MOST_POINTS)  # Each group leaves two points.
-    return [_thinned(run, size) if len(run) > MOST_POINTS else run for run in runs if run]
+    return [_thin(run, size) if len(run) > MOST_POINTS else run for run in runs if run]
 
 
-def _thinned(run: list[Point], size: int) -> list[Point]:
+def _thin(run: list[Point], size: int) -> list[Point]:
     kept: list[Point] = []
     for start in range(0, len(run), size):
         group = run[start : start + size]

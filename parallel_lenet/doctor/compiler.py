@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.doctor.probe import Outcome, tried
+from parallel_lenet.doctor.probe import Outcome, outcome_of
 from parallel_lenet.doctor.requirements import requirements
 
 CHECK = "numba"
@@ -44,7 +44,7 @@ print(json.dumps({
 def check(here: Here) -> list[Finding]:
     """Whether numba works, in a process of its own, and keeps what it compiles."""
     lines = " ".join(each.line for each in requirements() if each.extra == "fast") or "numba"
-    outcome = _tried(tuple(sys.path), tuple(sorted(os.environ.items())))
+    outcome = _outcome_of(tuple(sys.path), tuple(sorted(os.environ.items())))
     last = outcome.output.strip().splitlines()[-1:]
     facts = json.loads(last[0]) if last else {}
     if outcome.failure:
@@ -64,9 +64,9 @@ def check(here: Here) -> list[Finding]:
 
 
 @cache
-def _tried(path: tuple[str, ...], variables: tuple[tuple[str, str], ...]) -> Outcome:
+def _outcome_of(path: tuple[str, ...], variables: tuple[tuple[str, str], ...]) -> Outcome:
     """What the program says with this path and environment: two checks ask for it."""
-    return tried(_PROGRAM, seconds=SECONDS)
+    return outcome_of(_PROGRAM, seconds=SECONDS)
 
 
 def _state(facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.doctor.probe import tried
+from parallel_lenet.doctor.probe import outcome_of
 from parallel_lenet.doctor.requirements import AGGREGATES, Requirement, modules, requirements
 
 CHECK = "extras"
@@ -37,7 +37,7 @@ def check(here: Here) -> list[Finding]:
     wanted = {extra: [(each, modules(each.name)) for each in group] for extra, group in needed.items()}
     present = {extra: [name for _, names in group for name in names] for extra, group in wanted.items()}
     with ThreadPoolExecutor(max(1, min(usable_cores(), 8))) as pool:
-        failures = dict(zip(present, pool.map(failing, present.values()), strict=True))
+        failures = dict(zip(present, pool.map(import_failures, present.values()), strict=True))
     for extra, group in wanted.items():
         absent = [each for each, names in group if not names]
         broken = [(each, failures[extra][name]) for each, names in group for name in names if name in failures[extra]]
@@ -57,12 +57,12 @@ def check(here: Here) -> list[Finding]:
     return [Finding(CHECK, "note" if missing else "ok", text, remedy, facts), *found]
 
 
-def failing(names: Sequence[str]) -> dict[str, str]:
+def import_failures(names: Sequence[str]) -> dict[str, str]:
     """The modules of these that can't be imported, with the reason. A crash or a hang costs a process of its own."""
     found: dict[str, str] = {}
     left = list(names)
     while left:
-        outcome = tried(_PROGRAM, *left, seconds=SECONDS)
+        outcome = outcome_of(_PROGRAM, *left, seconds=SECONDS)
         for line in outcome.output.splitlines():
             verdict, _, rest = line.partition("\t")
             name, _, reason = rest.partition("\t")

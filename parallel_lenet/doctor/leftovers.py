@@ -43,7 +43,7 @@ class Leftover:
 
 def check(here: Here) -> list[Finding]:
     """One finding for all of them."""
-    found = [each.what for each in everything(here)]
+    found = [each.what for each in all_leftovers(here)]
     if not found:
         return [Finding(CHECK, "ok", "nothing of dead runs is left")]
     shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
@@ -51,7 +51,7 @@ def check(here: Here) -> list[Finding]:
     return [Finding(CHECK, "slow", text, "parallel-lenet doctor --clean removes them", {"leftovers": found})]
 
 
-def everything(here: Here) -> Iterator[Leftover]:
+def all_leftovers(here: Here) -> Iterator[Leftover]:
     """All that is found: of workers, of the runs in the folder ``runs``, and in the folder for temporary files."""
     yield from _workers(here)
     yield from _runs(here.folder / RUNS)
@@ -60,7 +60,7 @@ def everything(here: Here) -> Iterator[Leftover]:
 
 def clean(here: Here) -> Iterator[str]:
     """Remove them; a sentence for each."""
-    for each in everything(here):
+    for each in all_leftovers(here):
         try:
             each.remove()
         except OSError as error:

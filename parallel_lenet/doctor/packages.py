@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from parallel_lenet.doctor.finding import Finding, Here
-from parallel_lenet.doctor.probe import tried
+from parallel_lenet.doctor.probe import outcome_of
 from parallel_lenet.doctor.requirements import older, requirements
 
 CHECK = "packages"
@@ -22,7 +22,7 @@ def check(here: Here) -> list[Finding]:
         return [Finding(CHECK, "note", "parallel-lenet is not installed: it runs from a folder", "pip install -e .")]
     found, versions = [], {}
     names = [each.name for each in core]
-    outcome = tried(_PROGRAM, *names, seconds=60)
+    outcome = outcome_of(_PROGRAM, *names, seconds=60)
     imported = dict(line.split("\t", 1) for line in outcome.output.splitlines() if "\t" in line)
     for each in core:
         upgrade = f"pip install --upgrade {each.line}"

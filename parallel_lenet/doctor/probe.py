@@ -20,7 +20,7 @@ class Outcome:
     """Empty if it succeeded; else what went wrong, in a few words."""
 
 
-def tried(program: str, *arguments: str, seconds: float) -> Outcome:
+def outcome_of(program: str, *arguments: str, seconds: float) -> Outcome:
     """The outcome of a Python program that finds modules where this one does, and has so much time."""
     path = json.dumps([entry for entry in sys.path if entry])
     # -P: the path is that of this process, and is not to begin with another folder.

@@ -19,7 +19,7 @@ def check(here: Here) -> list[Finding]:
     flags = features(here)
     shown = [name for name in SHOWN if name in flags]
     name = environment.processor()
-    fused_here = fused(here)
+    fused_here = has_fused_multiply_add(here)
     suited = "compiled, im2col and naive" if fused_here is not False else "im2col and naive; compiled works, but slowly"
     known = ", ".join(shown) or "features unknown"
     facts = {"name": name, "features": shown, "fused_multiply_add": fused_here}
@@ -46,7 +46,7 @@ def features(here: Here) -> set[str]:
     return set()
 
 
-def fused(here: Here) -> bool | None:
+def has_fused_multiply_add(here: Here) -> bool | None:
     """Whether it has fused multiply-adds; None if that is not known."""
     flags = features(here)
     return bool(flags & {"fma", "fma4", "asimd"}) if flags else None

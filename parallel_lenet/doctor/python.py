@@ -27,7 +27,7 @@ def check(here: Here) -> list[Finding]:
         f"{facts['implementation']} {facts['python']} on {facts['system']}; workers are programs of their own "
         f"(multiprocessing's start method {method} is not used)"
     )
-    return [Finding(CHECK, "ok", text, facts=facts), *_flags(), *_encoding(), *hidden(here.folder)]
+    return [Finding(CHECK, "ok", text, facts=facts), *_flags(), *_encoding(), *hiding_files(here.folder)]
 
 
 def _flags() -> list[Finding]:
@@ -53,7 +53,7 @@ def _encoding() -> list[Finding]:
     return [Finding(CHECK, "note", text, remedy)]
 
 
-def hidden(folder: Path) -> list[Finding]:
+def hiding_files(folder: Path) -> list[Finding]:
     """Files and folders that programs in this folder import in the place of a library or a standard module."""
     libraries = {module for each in requirements() for module in modules(each.name)} | {*CORE}
     wanted = libraries | {name for name in sys.modules.keys() & sys.stdlib_module_names if name not in _NEVER}

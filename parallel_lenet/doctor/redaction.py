@@ -11,7 +11,7 @@ _COMMON = {"root", "user", "users", "home", "localhost", "admin"}  # They tell n
 _SHORTEST = 3  # Letters of a name that is replaced: shorter ones are parts of too much.
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """``text`` with ``~`` for the home folder, USER for the user's name and HOST for the machine's."""
     for home in sorted(_homes(), key=len, reverse=True):
         text = re.sub(rf"{re.escape(home)}(?![\w-]|\.\w)", "~", text)

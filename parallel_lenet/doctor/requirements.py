@@ -28,10 +28,10 @@ def requirements() -> list[Requirement]:
         lines = requires(PACKAGE) or []
     except PackageNotFoundError:
         return []
-    return list(_parsed(lines))
+    return list(_parse(lines))
 
 
-def _parsed(lines: list[str]) -> Iterator[Requirement]:
+def _parse(lines: list[str]) -> Iterator[Requirement]:
     for line in lines:
         found = re.match(r"\s*([A-Za-z0-9._-]+)[^;]*", line)
         if not found or found[1].lower() == PACKAGE:

@@ -46,7 +46,7 @@ def check(here: Here) -> list[Finding]:
         found = [Finding(CHECK, "slow", text, "pip install --force-reinstall numpy", facts)]
     for library in libraries:
         architecture = str(getattr(library, "architecture", "") or "")
-        if architecture.lower() in OLD and processor.fused(here):
+        if architecture.lower() in OLD and processor.has_fused_multiply_add(here):
             text = f"{library.internal_api} uses its code for {architecture}, which has no fused multiply-adds"
             remedy = "unset OPENBLAS_CORETYPE" if "OPENBLAS_CORETYPE" in os.environ else "pip install --upgrade numpy"
             found.append(Finding(CHECK, "slow", text, remedy))

@@ -50,7 +50,7 @@ def explain(
         raise ValueError(f"the lesson needs at least 2 more images for a batch, got {len(others)}")
     others = others[: BATCH - 1]
     labels = np.asarray(labels)[: BATCH - 1]
-    images = np.concatenate([model.images.stored(image[np.newaxis]), model.images.stored(others)])
+    images = np.concatenate([model.images.channels_first(image[np.newaxis]), model.images.channels_first(others)])
     with one_blas_thread():
         scores = model.scores(parameters, images)
         if not np.isfinite(scores).all():

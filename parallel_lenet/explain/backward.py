@@ -91,7 +91,7 @@ def _layer_gradient(lesson: Lesson, step: Step) -> None:
             "correlated": turned,
             "correlated.difference": np.abs(turned - step.dx).max(),
             "deep.place": np.array(place),
-            "scattered": scattered(step, lesson.roles.deep_at),
+            "scattered": scatter(step, lesson.roles.deep_at),
             "deep.filter": filters_of(step)[lesson.roles.deep_at[0]],
             "deep.turned": filters[lesson.roles.deep_at[0]].copy(),
             "gather.window": window.copy(),
@@ -100,7 +100,7 @@ def _layer_gradient(lesson: Lesson, step: Step) -> None:
     )
 
 
-def scattered(step: Step, place: tuple[int, ...]) -> Array:
+def scatter(step: Step, place: tuple[int, ...]) -> Array:
     """What one output's error adds to its window: its filter, weighted by the error; ``(c, k, k)``."""
     product: Array = step.dy[place] * filters_of(step)[place[0]]
     return product

@@ -64,7 +64,7 @@ class Text:
         return self.text if isinstance(self.text, Number) else None
 
     @property
-    def shown(self) -> str:
+    def drawn_text(self) -> str:
         """The text as it is drawn."""
         return self.text.text if isinstance(self.text, Number) else self.text
 

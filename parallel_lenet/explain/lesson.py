@@ -77,7 +77,7 @@ class Lesson:
         return sorted(best if self.label in best else [*best[:9], self.label])
 
     @property
-    def predicted(self) -> int:
+    def prediction(self) -> int:
         """The class with the largest score."""
         return int(self.trace.steps[-1].y.argmax())
 

@@ -80,7 +80,7 @@ def picture(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrap(text: str, width: int) -> list[str]:
     return re.findall(rf"(?:\S.{{0,{width - 2}}}\S|\S)(?=\s|$)", text)
 
 
@@ -112,7 +112,7 @@ def _layout(figure: Figure, room: float) -> _Layout:
         sign = ""
         widest = max(widest, used)
     zoom = WIDTH / (max(widest, ROOMS[0]) + 2 * MARGIN)  # A single small panel is not enlarged further.
-    caption = _wrapped(figure.caption, int(WIDTH / zoom / 8))
+    caption = _wrap(figure.caption, int(WIDTH / zoom / 8))
     height = TITLE + sum(_height(row) for row in rows) + GAP * len(rows) + 17 * len(caption) + MARGIN + 6
     return _Layout(rows, zoom, caption, height)
 
@@ -173,7 +173,7 @@ def _shape(axes: Any, shape: Shape, left: float, top: float, scale: float) -> No
         axes.text(
             left + shape.x,
             top + shape.y,
-            shape.shown,
+            shape.drawn_text,
             size=SIZES.get(shape.style, 12.0) * scale,
             color=MUTED if shape.style in ("label", "tick", "sign", "code") else INK,
             weight="bold" if shape.style == "strong" else "normal",

@@ -75,4 +75,4 @@ def trace(model: Sequential, parameters: Vector, image: Array, label: int) -> Tr
             )
         )
         error = dx
-    return Trace(tuple(reversed(steps)), model.images.stored(image[np.newaxis])[0], loss)
+    return Trace(tuple(reversed(steps)), model.images.channels_first(image[np.newaxis])[0], loss)

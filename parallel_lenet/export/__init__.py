@@ -45,7 +45,9 @@ def to_onnx(model: Sequential, parameters: Vector, metadata: Metadata | None = N
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"only a Sequential can be exported to ONNX, got {type(model).__name__}")
-    return onnx_model(model, named_weights(model, parameters), _version(), _described(model, parameters, metadata))
+    return onnx_model(
+        model, named_weights(model, parameters), _version(), _layer_descriptions(model, parameters, metadata)
+    )
 
 
 def to_safetensors(model: Model, parameters: Vector, metadata: Metadata | None = None) -> bytes:
@@ -56,7 +58,7 @@ def to_safetensors(model: Model, parameters: Vector, metadata: Metadata | None =
     library = optional.load("export", "safetensors", "writing safetensors files", "safetensors.numpy")
     arrays = {name: np.ascontiguousarray(array) for name, array in named_weights(model, parameters).items()}
     # Under one key: the library writes several in any order, and equal networks would give different files.
-    text = json.dumps(_described(model, parameters, metadata), sort_keys=True)
+    text = json.dumps(_layer_descriptions(model, parameters, metadata), sort_keys=True)
     content: bytes = library.save(arrays, metadata={"parallel_lenet": text})
     return content
 
@@ -118,7 +120,7 @@ def _version() -> str:
     return version
 
 
-def _described(model: Model, parameters: Vector, metadata: Metadata | None) -> dict[str, Any]:
+def _layer_descriptions(model: Model, parameters: Vector, metadata: Metadata | None) -> dict[str, Any]:
     """What a file says about its network, beside its weights."""
     return {
         **json_value("metadata", metadata or {}),

@@ -28,7 +28,7 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
     middle += border
 
 
-def _padded(x: Array, padding: int) -> Array:
+def _pad(x: Array, padding: int) -> Array:
     """The batch with ``padding`` zeros around each image; the batch itself if there is no padding."""
     if padding == 0:
         return x
@@ -66,7 +66,7 @@ def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out:
     """Forward: filters times columns, plus the bias of each filter."""
     filters, rows, columns, n = out.shape
     kh, kw = weight.shape[2:]
-    matrix = im2col(_padded(x, padding), kh, kw, rows, columns, stride)
+    matrix = im2col(_pad(x, padding), kh, kw, rows, columns, stride)
     result = out.reshape(filters, rows * columns * n)
     np.matmul(weight.reshape(filters, -1), matrix, out=result)
     result += bias[:, None]
@@ -90,7 +90,7 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
     """The kernel gradient: error times columns transposed; the bias adds the errors."""
     filters, rows, columns, _ = dy.shape
     kh, kw = dw.shape[2:]
-    matrix = im2col(_padded(x, padding), kh, kw, rows, columns, stride)
+    matrix = im2col(_pad(x, padding), kh, kw, rows, columns, stride)
     error = dy.reshape(filters, -1)
     np.matmul(error, matrix.T, out=dw.reshape(filters, -1))
     np.sum(error, axis=1, out=db)

@@ -32,7 +32,7 @@ class Buffers:
 
     def __init__(self, layers: Sequence[Layer], shapes: Sequence[Shape], n: int, dtype: np.dtype[Any]) -> None:
         """``shapes`` are those of the layers' inputs, then that of the scores."""
-        images = _aligned((*shapes[0], n), dtype)
+        images = _aligned_array((*shapes[0], n), dtype)
         self.outputs = [images]
         self.errors = [np.empty_like(images)]  # Nothing needs the images' gradient. Never written, it takes no memory.
         after_activation = False
@@ -41,12 +41,12 @@ class Buffers:
                 output = self.outputs[-1].reshape(*shape, n)
                 error = self.errors[-1].reshape(*shape, n)
             elif isinstance(layer, Activation):
-                output = _aligned((*shape, n), dtype) if after_activation else self.outputs[-1]
+                output = _aligned_array((*shape, n), dtype) if after_activation else self.outputs[-1]
                 error = self.errors[-1]
                 after_activation = True
             else:
-                output = _aligned((*shape, n), dtype)
-                error = _aligned((*shape, n), dtype)
+                output = _aligned_array((*shape, n), dtype)
+                error = _aligned_array((*shape, n), dtype)
                 after_activation = False
             self.outputs.append(output)
             self.errors.append(error)
@@ -56,7 +56,7 @@ class Buffers:
         """The recorded passes by shapes and dtypes of the arrays from outside; None for one that can't be recorded."""
 
 
-def _aligned(shape: Shape, dtype: np.dtype[Any]) -> Array:
+def _aligned_array(shape: Shape, dtype: np.dtype[Any]) -> Array:
     """An array that starts on a cache line: vector loads that straddle two are up to a fifth slower."""
     size = math.prod(shape) * dtype.itemsize
     block = np.empty(size + CACHE_LINE, np.uint8)

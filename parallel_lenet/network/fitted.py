@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.arithmetic import sum_of
 from parallel_lenet.datasets import Dataset, DatasetError
-from parallel_lenet.datasets.arrays import CHANNELS, arranged
+from parallel_lenet.datasets.arrays import CHANNELS, arrange
 from parallel_lenet.datasets.values import parts
 from parallel_lenet.network import pixels
 from parallel_lenet.network.lenet5 import lenet5
@@ -46,7 +46,7 @@ def settings_for(data: Dataset) -> dict[str, Any]:
             "Dataset.from_arrays(..., image_shape=(h, w)) arranges rows of pixels"
         )
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in CHANNELS:
-        images = arranged(images, channels="last")
+        images = arrange(images, channels="last")
     unit = pixels.recognise(images)
     low, high = pixels.extremes(images)
     black, span = (0.0, 1.0) if unit.white is None else (unit.black, unit.white - unit.black)

@@ -19,7 +19,7 @@ class Loss(Protocol):
     def check(self, targets: Array, k: int, n: int) -> None:
         """Raises ValueError unless these can be targets."""
 
-    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+    def prepare(self, targets: Array, dtype: np.dtype[Any]) -> Array:
         """The targets, C-contiguous, as `compute` takes them."""
 
     def compute(
@@ -34,7 +34,7 @@ class SoftmaxCrossEntropy:
     def check(self, targets: Array, k: int, n: int) -> None:
         check_labels(targets, k, n)
 
-    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+    def prepare(self, targets: Array, dtype: np.dtype[Any]) -> Array:
         return np.ascontiguousarray(targets, np.int64)
 
     def compute(
@@ -59,7 +59,7 @@ class SquaredError:
                 f"targets must have shape {shapes}, the outputs of each sample, got {targets.shape}{labels}"
             )
 
-    def prepared(self, targets: Array, dtype: np.dtype[Any]) -> Array:
+    def prepare(self, targets: Array, dtype: np.dtype[Any]) -> Array:
         return np.ascontiguousarray(targets, dtype).reshape(len(targets), -1)
 
     def compute(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parallel_lenet import kernels
 from parallel_lenet.augmentation import Augment
 from parallel_lenet.checks import quoted
-from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shortened
+from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shorten
 from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
 from parallel_lenet.metrics import Metrics
@@ -92,7 +92,7 @@ class Sequential(Displayed):
             own = sum(sizes[name] for name in names.values())
             label = next((name.partition(".")[0] for name in names.values()), "")
             rows.append((label, call(layer), str(shape), f"{own:,}" if own else ""))
-        rows = [*shortened(rows), ("", "in all", "", f"{self.layout.size:,}")]
+        rows = [*shorten(rows), ("", "in all", "", f"{self.layout.size:,}")]
         return Summary(line, [Table(("name", "layer", "output shape", "parameters"), rows, texts=3)])
 
     @cached_property
@@ -205,7 +205,7 @@ class Sequential(Displayed):
         return kept[n, dtype]
 
     @cached_property
-    def _drawing(self) -> frozenset[tuple[int, str]]:
+    def _methods_with_keys(self) -> frozenset[tuple[int, str]]:
         """The methods that take keys: number of the layer and name of the method."""
         names = ("forward", "input_gradient", "parameter_gradient")
         methods = ((i, name) for i in range(len(self.layers)) for name in names)
@@ -213,7 +213,7 @@ class Sequential(Displayed):
 
     def _keys(self, layer: int, method: str, keys: SampleKeys | None) -> dict[str, SampleKeys | None]:
         """The layer's own keys, if the method takes keys."""
-        if (layer, method) not in self._drawing:
+        if (layer, method) not in self._methods_with_keys:
             return {}
         return {"keys": None if keys is None else keys.stream(layer + 1)}
 
@@ -284,12 +284,12 @@ class Sequential(Displayed):
         loss = LOSSES[self.loss]
         loss.check(targets, self.classes, len(inputs))
         if keys is not None and self.augment is not None:
-            inputs = self._augmented(self.augment, inputs, keys)
+            inputs = self._augment(self.augment, inputs, keys)
         pixels = self.images.pixels(inputs, parameters.dtype)
         weights = buffers.ones if weights is None else np.ascontiguousarray(weights, parameters.dtype)
         if weights.shape != (len(inputs),):
             raise ValueError(f"weights must have shape ({len(inputs)},), one per image, got {weights.shape}")
-        arrays = [np.ascontiguousarray(parameters), pixels, loss.prepared(targets, parameters.dtype), weights]
+        arrays = [np.ascontiguousarray(parameters), pixels, loss.prepare(targets, parameters.dtype), weights]
         if gradient is not None:
             if gradient.dtype != parameters.dtype:
                 raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, got {gradient.dtype}")
@@ -301,9 +301,9 @@ class Sequential(Displayed):
         loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays, keys=keys)
         return Metrics(loss_sum, correct, len(inputs))
 
-    def _augmented(self, augment: Augment, inputs: Array, keys: SampleKeys) -> Array:
+    def _augment(self, augment: Augment, inputs: Array, keys: SampleKeys) -> Array:
         """The images, distorted, for this epoch."""
-        images = self.images.stored(inputs)
+        images = self.images.channels_first(inputs)
         return augment(images, keys, background=self.images.pixel_min, compiled=self.kernel == "compiled")
 
     def _record(self, kernel: Kernels, buffers: Buffers, arrays: list[Array]) -> Any:
@@ -333,7 +333,7 @@ class Sequential(Displayed):
     def scores(self, parameters: Vector, inputs: Array) -> Array:
         """The class scores (logits) of images, ``(n, classes)``. Raises ValueError if their size or unit is another."""
         scores = np.empty((len(inputs), self.classes), parameters.dtype)
-        for images, logits in self._predicted(parameters, inputs):
+        for images, logits in self._score_blocks(parameters, inputs):
             scores[images] = logits.T
         return scores
 
@@ -356,7 +356,7 @@ class Sequential(Displayed):
         softmax = kernels.load(self.kernel).softmax
         result = np.empty((len(inputs), self.classes), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # Scores that overflow give NaN, which the caller notices.
-            for images, logits in self._predicted(parameters, inputs):
+            for images, logits in self._score_blocks(parameters, inputs):
                 probabilities = np.empty_like(logits)
                 softmax(logits, probabilities)
                 block = result[images]
@@ -366,7 +366,7 @@ class Sequential(Displayed):
                 block[tied, labels[tied]] = np.nextafter(block[tied].max(axis=1), np.float32(2))
         return result
 
-    def _predicted(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
+    def _score_blocks(self, parameters: Vector, inputs: Array) -> Iterator[tuple[slice, Array]]:
         """For each block: which images, and their scores ``(classes, n)``, which the next block overwrites."""
         self.check_images(inputs)
         views = self.layer_views(np.ascontiguousarray(parameters))

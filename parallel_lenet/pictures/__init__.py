@@ -17,7 +17,7 @@ from parallel_lenet.pictures import files
 from parallel_lenet.pictures.digit import FIELD, digit
 from parallel_lenet.pictures.ink import ink
 from parallel_lenet.pictures.unit import in_unit
-from parallel_lenet.resizing import averaged
+from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
@@ -39,7 +39,7 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
     file is read. To read files takes Pillow: ``pip install 'parallel-lenet[pictures]'``.
     """
     values = files.load(picture, LONGEST)
-    prepared = _already_prepared(values, image_size)
+    prepared = _prepared_ink(values, image_size)
     if prepared is not None:
         return prepared
     amount = ink(values)
@@ -62,14 +62,14 @@ def read_image(picture: object, images: Images, whole: bool = False) -> Array:
     values = files.load(picture, 4 * max(height, width))
     if images.channels == 1:
         grey = values @ LUMA if values.shape[2] == 3 else values[..., 0]
-        return in_unit(np.rint(255 * averaged(grey, height, width)).astype(np.uint8), images)
+        return in_unit(np.rint(255 * area_means(grey, height, width)).astype(np.uint8), images)
     if images.channels != 3:
         raise PictureError(f"images of files have 1 or 3 channels, but this network takes {images.channels}")
-    resized = averaged(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
+    resized = area_means(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
     return in_unit(np.rint(255 * np.moveaxis(resized, 2, 0)).astype(np.uint8), images)
 
 
-def _already_prepared(values: Array, image_size: tuple[int, int]) -> Array | None:
+def _prepared_ink(values: Array, image_size: tuple[int, int]) -> Array | None:
     """The pixels of a picture that is prepared already, light on black; None for any other picture."""
     if values.shape[:2] != image_size:
         return None

@@ -29,7 +29,7 @@ def components(mask: Array) -> Components:
             run = parents[run]
         return run
 
-    for upper, lower in _touching(rows, starts, ends):
+    for upper, lower in _touching_pairs(rows, starts, ends):
         one = root(upper)
         other = root(lower)
         parents[max(one, other)] = min(one, other)
@@ -55,7 +55,7 @@ def _runs(mask: Array) -> tuple[Array, Array, Array]:
     return rows, starts, np.nonzero(steps == -1)[1]
 
 
-def _touching(rows: Array, starts: Array, ends: Array) -> list[tuple[int, int]]:
+def _touching_pairs(rows: Array, starts: Array, ends: Array) -> list[tuple[int, int]]:
     """The pairs of touching runs in neighbouring rows."""
     first = np.searchsorted(rows, np.arange(rows.max(initial=-1) + 3)).tolist()  # Of each row.
     begins = starts.tolist()

@@ -25,26 +25,26 @@ def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | N
     if not rows.size:
         return None
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    box = max(1, _rounded(BOX * min(image_size), FIELD))
-    scaled = _scaled(cropped, box)
+    box = max(1, _rounded_quotient(BOX * min(image_size), FIELD))
+    scaled = _scale(cropped, box)
     if not scaled.any():
         return None
-    scaled = _stretched(scaled)
+    scaled = _stretch(scaled)
     result = np.zeros(image_size, np.uint8)
     top, left = (_start(scaled.sum(axis=1 - axis, dtype=np.int64), image_size[axis]) for axis in (0, 1))
     result[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
     return result
 
 
-def _rounded(numerator: int, denominator: int) -> int:
+def _rounded_quotient(numerator: int, denominator: int) -> int:
     """The quotient of whole numbers, rounded half up."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def _scaled(ink: Array, box: int) -> Array:
+def _scale(ink: Array, box: int) -> Array:
     """The ink with its longer side ``box``: each pixel is the mean of the area that it covers."""
     longer = max(ink.shape)
-    height, width = (max(1, _rounded(side * box, longer)) for side in ink.shape)
+    height, width = (max(1, _rounded_quotient(side * box, longer)) for side in ink.shape)
     down, across = _overlaps(ink.shape[0], height), _overlaps(ink.shape[1], width)
     # Whole numbers below 2^53, so no order of additions changes them.
     sums = (down @ ink.astype(np.float64) @ across.T).astype(np.int64)
@@ -61,7 +61,7 @@ def _overlaps(old: int, new: int) -> Array:
     return np.asarray(np.maximum(overlaps, 0), np.float64)
 
 
-def _stretched(ink: Array) -> Array:
+def _stretch(ink: Array) -> Array:
     """The ink scaled so that its darkest pixel is 255: thin strokes become lighter when they are made smaller."""
     darkest = int(ink.max())
     return (2 * 255 * ink + darkest) // (2 * darkest)
@@ -73,4 +73,4 @@ def _start(sums: Array, field: int) -> int:
     The middle is pixel 14 of 0 to 27, as in MNIST.
     """
     mass, moment = int(sums.sum()), int((sums * np.arange(len(sums))).sum())
-    return min(max(_rounded(field // 2 * mass - moment, mass), 0), field - len(sums))
+    return min(max(_rounded_quotient(field // 2 * mass - moment, mass), 0), field - len(sums))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from parallel_lenet import optional
 from parallel_lenet.checks import quoted
-from parallel_lenet.image_files import MOST_SIDE, PURPOSE, PictureError, opened
+from parallel_lenet.image_files import MOST_SIDE, PURPOSE, PictureError, open_image
 from parallel_lenet.network import pixels
-from parallel_lenet.resizing import averaged
+from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
@@ -47,7 +47,7 @@ def name_of(picture: object) -> str:
 def shrunk(values: Array, longest: int) -> Array:
     """The image with its longer side at most that long: each pixel is the mean of the area that it covers."""
     scale = min(1.0, longest / max(values.shape[:2]))
-    return averaged(values, *(max(1, round(side * scale)) for side in values.shape[:2]))
+    return area_means(values, *(max(1, round(side * scale)) for side in values.shape[:2]))
 
 
 def _of_array(array: Array) -> Array:
@@ -58,10 +58,10 @@ def _of_array(array: Array) -> Array:
         raise PictureError(f"an image must have sides of at most {MOST_SIDE:,} pixels, got {array.shape}")
     if array.dtype.kind not in "buif":
         raise PictureError(f"an image must hold numbers, got {array.dtype}")
-    return _scaled(array.reshape(*array.shape[:2], channels))
+    return _scale(array.reshape(*array.shape[:2], channels))
 
 
-def _scaled(values: Array, prefix: str = "") -> Array:
+def _scale(values: Array, prefix: str = "") -> Array:
     """The values from 0 to 1, by the unit that they are probably in. ``prefix`` begins the error for NaN."""
     if values.dtype == np.uint8:
         return values / 255
@@ -83,7 +83,7 @@ def _opaque(values: Array) -> Array:
 def _of_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
-    with opened(path, name_of(path)) as image:
+    with open_image(path, name_of(path)) as image:
         return _of_image(image, longest, name_of(path))
 
 
@@ -98,7 +98,7 @@ def _of_stream(stream: Any, longest: int) -> Array:
         raise TypeError(f"an image must be read from a binary stream, got one of {type(content).__name__}")
     if len(content) > MOST_BYTES:
         raise PictureError(f"{name}: is too large: at most {MOST_BYTES:,} bytes are read")
-    with opened(content, name) as image:
+    with open_image(content, name) as image:
         return _of_image(image, longest, name)
 
 
@@ -126,4 +126,4 @@ def _of_image(image: Any, longest: int, name: str) -> Array:
     with suppress(Exception):  # Damaged metadata: as it lies.
         image = operations.exif_transpose(image)
     values = np.asarray(image)
-    return _scaled(values.reshape(*values.shape[:2], -1), f"{name}: ")
+    return _scale(values.reshape(*values.shape[:2], -1), f"{name}: ")

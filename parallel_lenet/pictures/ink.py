@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.pictures.components import components
 from parallel_lenet.pictures.files import shrunk
-from parallel_lenet.resizing import averaged
+from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
@@ -42,7 +42,7 @@ def ink(picture: Array) -> Array | None:
     if not any(weights):
         return None
     difference: Array = np.average(differences, axis=0, weights=weights)
-    smooth = _blurred(difference, 3)
+    smooth = _blur(difference, 3)
     contrast = _contrast(smooth)
     noise = _noise(smooth)
     if contrast < max(LEAST_CONTRAST, LEAST_CLEAR * noise):
@@ -57,7 +57,7 @@ def ink(picture: Array) -> Array | None:
     amount[amount < FAINT] = 0
     if not amount.any():
         return None
-    result: Array = np.rint(_widened(_cropped(amount)) * 255).astype(np.uint8)
+    result: Array = np.rint(_widen(_crop(amount)) * 255).astype(np.uint8)
     return result
 
 
@@ -67,7 +67,7 @@ def _difference(channel: Array) -> Array:
     sign = 1.0 if _is_dark_on_light(coarse) else -1.0
     radius = max(1, round(STROKE / 2 * min(2 * min(coarse.shape), max(coarse.shape))))
     paper = -_largest_near(-_largest_near(sign * coarse, radius), radius)
-    paper = sign * _stretched(_blurred(paper, 3), channel.shape)
+    paper = sign * _stretch(_blur(paper, 3), channel.shape)
     # Dark ink takes away the same part of the light everywhere.
     difference = 1 - channel / np.maximum(paper, 0.05) if sign > 0 else channel - paper
     return np.asarray(difference - np.median(_paper(difference)))
@@ -116,16 +116,16 @@ def _digit(mask: Array) -> Array:
     return np.append(False, kept)[pieces.labels]
 
 
-def _cropped(amount: Array) -> Array:
+def _crop(amount: Array) -> Array:
     """The digit alone, its longer side `SIDE` pixels, with a margin."""
     rows, columns = (np.flatnonzero(amount.any(axis=axis)) for axis in (1, 0))
     digit = amount[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = tuple(max(1, round(side * SIDE / max(digit.shape))) for side in digit.shape)
-    resized = averaged(digit, *shape) if max(digit.shape) > SIDE else _stretched(digit, shape)
+    resized = area_means(digit, *shape) if max(digit.shape) > SIDE else _stretch(digit, shape)
     return np.pad(resized, SIDE // 10)
 
 
-def _widened(amount: Array) -> Array:
+def _widen(amount: Array) -> Array:
     """The ink, its strokes at least as wide as MNIST's usually are."""
     mask = amount > 0.5
     inner = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:] & mask[1:-1, 1:-1]
@@ -158,7 +158,7 @@ def _largest_near(values: Array, radius: int) -> Array:
     return result
 
 
-def _blurred(values: Array, size: int) -> Array:
+def _blur(values: Array, size: int) -> Array:
     """For each pixel the mean of the square around it; its side ``size`` is odd."""
     for axis in (0, 1):
         ends = [(0, 0), (0, 0)]
@@ -168,7 +168,7 @@ def _blurred(values: Array, size: int) -> Array:
     return values
 
 
-def _stretched(values: Array, shape: tuple[int, ...]) -> Array:
+def _stretch(values: Array, shape: tuple[int, ...]) -> Array:
     """The values on a finer grid, interpolated linearly."""
     for axis in (0, 1):
         old, new = values.shape[axis], shape[axis]

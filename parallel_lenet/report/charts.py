@@ -30,7 +30,7 @@ class Line(NamedTuple):
     """Whether the smallest and the largest numbers are shown, too."""
 
 
-def learning(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
+def learning_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
     """Title, picture and caption: loss, accuracy, learning rate and norm of the gradient, as far as they are known.
 
     ``names`` are those of several runs.
@@ -53,7 +53,7 @@ NORM = "The length of the mean gradient of each batch, before any clipping."
 SPEED = "Images of a step, divided by its seconds; evaluation and checkpoints do not count."
 
 
-def speed(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
+def speed_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
     """Images per second, and for a single run the parts of the time of its steps."""
     lines = [
         Line(label, epochs_done(run, steps), rate(steps), colour, band=len(runs) == 1)

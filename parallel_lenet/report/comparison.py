@@ -33,7 +33,7 @@ def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
     found = run.predictions
     return [
         Wrong(
-            _shown(each.picture, f"Test image {each.row}: a {each.label}, taken for a {each.predicted}"),
+            _picture(each.picture, f"Test image {each.row}: a {each.label}, taken for a {each.predicted}"),
             each.label,
             each.predicted,
             _probabilities(each.probabilities, each.label),
@@ -43,7 +43,7 @@ def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
     ]
 
 
-def _shown(pixels: Any, alt: str) -> Html:
+def _picture(pixels: Any, alt: str) -> Html:
     return page.image(pixels, alt, max(1, WIDTH // pixels.shape[1]))
 
 
@@ -54,8 +54,8 @@ def _probabilities(all_of_them: Any, label: int) -> list[tuple[int, float]]:
 
 def example(predictions: Predictions, model: Sequential) -> Html | None:
     """The image whose feature maps are shown."""
-    pixels = picture(model.images.stored(predictions.example)[0], model)
-    return _shown(pixels, f"Test image of class {predictions.example_label}") if is_picture(pixels) else None
+    pixels = picture(model.images.channels_first(predictions.example)[0], model)
+    return _picture(pixels, f"Test image of class {predictions.example_label}") if is_picture(pixels) else None
 
 
 def page_of(runs: Sequence[Run]) -> str:
@@ -66,7 +66,7 @@ def page_of(runs: Sequence[Run]) -> str:
             {
                 "name": name,
                 "subtitle": summary.subtitle(run),
-                "when": summary.when(run),
+                "when": summary.period(run),
                 "mistakes": mistakes(run, FEW),
                 "confusion": summary.confusion(run),
                 "timeline": timeline(run.events),
@@ -76,9 +76,9 @@ def page_of(runs: Sequence[Run]) -> str:
         ],
         "names": names,
         "results": _results(runs),
-        "differing": _differing(runs),
-        "learning": charts.learning(runs, names),
-        "speed": charts.speed(runs, names),
+        "differing": _difference_rows(runs),
+        "learning": charts.learning_curves(runs, names),
+        "speed": charts.speed_curves(runs, names),
     }
     notes = [f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in dict.fromkeys(run.notes)]
     return page.render("comparison.html", notes=notes, **values)
@@ -99,7 +99,7 @@ def _results(runs: Sequence[Run]) -> list[list[str]]:
     return [*rows, ["Parameters SHA-256", *(run.sha256[:16] for run in runs)]]
 
 
-def _differing(runs: Sequence[Run]) -> list[list[str]]:
+def _difference_rows(runs: Sequence[Run]) -> list[list[str]]:
     """The options, versions and parts of the machine that are not the same in all runs."""
     columns = []
     for run in runs:

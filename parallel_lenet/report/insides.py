@@ -74,7 +74,7 @@ def _filter(weights: Array, largest: float, alt: str) -> Html:
     if len(weights) == 3:
         pixels = np.rint(127.5 + 127.5 * (weights / largest).clip(-1, 1)).astype(np.uint8).transpose(1, 2, 0)
     else:
-        pixels = coloured(weights.mean(axis=0), largest)
+        pixels = colours(weights.mean(axis=0), largest)
     return page.image(pixels, alt, max(1, FILTER_WIDTH // pixels.shape[1]))
 
 
@@ -98,14 +98,14 @@ def _pictures(output: Array) -> list[Array]:
     step = -(-max(output.shape[1:]) // SIDE)
     some = output[:MOST, ::step, ::step].astype(np.float64)
     largest = _largest(some)
-    return [coloured(each, largest) for each in some]
+    return [colours(each, largest) for each in some]
 
 
 def _largest(values: Array) -> float:
     return float(np.nan_to_num(np.abs(values), posinf=0.0).max()) or 1.0
 
 
-def coloured(values: Array, largest: float) -> Array:
+def colours(values: Array, largest: float) -> Array:
     """Numbers ``(h, w)`` as colours ``(h, w, 3)``: white is 0, orange ``largest``, blue its negative."""
     part = np.nan_to_num(values / largest).clip(-1, 1)[..., np.newaxis]
     colours = np.where(part >= 0, _WHITE + part * (_ORANGE - _WHITE), _WHITE - part * (_BLUE - _WHITE))

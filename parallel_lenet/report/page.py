@@ -172,7 +172,7 @@ def svg(figure: Any, alt: str) -> Html:
     text = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r" font-family: [^;\"]*;?", "", text)
-    text = re.sub(r'(?<=\s)(d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), text)
+    text = re.sub(r'(?<=\s)(d|x|y|transform)="[^"]*"', lambda found: _round(found[0]), text)
     text = re.sub(
         "#0[0-9a-f]{5}", lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], text
     )
@@ -185,7 +185,7 @@ def svg(figure: Any, alt: str) -> Html:
     )
 
 
-def _rounded(attribute: str) -> str:
+def _round(attribute: str) -> str:
     """A hundredth of a pixel is enough for a place."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute)
 

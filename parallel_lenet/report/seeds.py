@@ -11,7 +11,7 @@ from parallel_lenet.files import write_atomically
 from parallel_lenet.report import page, summary
 from parallel_lenet.report.page import MUTED, SERIES, Html
 from parallel_lenet.runs.run import Run
-from parallel_lenet.runs.statistics import Statistics, over_runs, results, written
+from parallel_lenet.runs.statistics import Statistics, number_text, over_runs, results
 
 FILE = "seeds.html"
 TITLES = {
@@ -57,7 +57,7 @@ def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
 
 def with_unit(name: str, value: float) -> str:
     """A number of a result, for people."""
-    number = written(name, value) or "unknown"
+    number = number_text(name, value) or "unknown"
     return f"{number} s" if name == "seconds" and number != "unknown" else number
 
 

@@ -81,7 +81,7 @@ def subtitle(run: Run) -> str:
     return ", ".join(parts) + "." if parts else ""
 
 
-def when(run: Run) -> str:
+def period(run: Run) -> str:
     """The time of the run, from its first to its last event or step, in UTC."""
     times = [event.time for event in run.events]
     if run.steps is not None and len(run.steps):
@@ -95,7 +95,7 @@ def when(run: Run) -> str:
     return f"{begin} to {end[11:] if same_day else end} UTC"
 
 
-def ended(run: Run) -> str:
+def ending(run: Run) -> str:
     """Why the program ended before the training was done; empty if it was done, or if it is not known."""
     last = next((event for event in reversed(run.events) if event.kind != "epoch"), None)
     if last is not None and last.kind == "failed":
@@ -197,7 +197,7 @@ def confusion(run: Run) -> list[list[tuple[int, float]]] | None:
     return [[(int(n), float(n) / max(1, int(row.sum()))) for n in row] for row in table]
 
 
-def confused(run: Run) -> list[Row]:
+def confusions(run: Run) -> list[Row]:
     """The ten pairs of classes that were confused most: what, taken for what, how often."""
     predictions = run.predictions
     if predictions is None or predictions.classes > 10 * MOST_CONFUSED:

@@ -31,21 +31,21 @@ class Comparison(NamedTuple):
 
 def compare(left: Run, right: Run) -> Comparison:
     """Find what differs between two runs, and how many steps are equal."""
-    found = _differing("settings", _settings(left), _settings(right))
+    found = _setting_differences("settings", _settings(left), _settings(right))
     sessions = [run.sessions[-1] if run.sessions else None for run in (left, right)]
     for part in ("versions", "machine", "variables"):
-        found += _differing(part, *(_part(session, part) for session in sessions))
-    found += _differing("data", left.data, right.data)
+        found += _setting_differences(part, *(_part(session, part) for session in sessions))
+    found += _setting_differences("data", left.data, right.data)
     equal_steps = 0
     if left.steps is not None and right.steps is not None:
         rows = (_by_step(left.steps), _by_step(right.steps))
         found += _differing_steps(*rows)
         equal_steps = _equal_steps(*rows)
-    found += _differing("results", _results(left), _results(right))
+    found += _setting_differences("results", _results(left), _results(right))
     return Comparison(found, equal_steps)
 
 
-def _differing(part: str, left: dict[str, Any], right: dict[str, Any]) -> list[Difference]:
+def _setting_differences(part: str, left: dict[str, Any], right: dict[str, Any]) -> list[Difference]:
     return [
         Difference(part, name, left.get(name), right.get(name))
         for name in dict.fromkeys([*left, *right])

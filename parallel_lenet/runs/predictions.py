@@ -114,7 +114,7 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     predicted = scores.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:WORST]
-    stored = model.images.stored
+    stored = model.images.channels_first
     mistakes = tuple(
         Mistake(
             *(int(rows[i]), int(labels[i]), int(predicted[i]), probabilities[i].astype(np.float32)),
@@ -215,10 +215,10 @@ def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictio
     predicted = _labels(arrays["predicted"], classes)
     if len(labels) != len(predicted):
         raise ValueError(f"it has {len(labels):,} labels and {len(predicted):,} predictions")
-    probabilities = _shaped("probabilities", arrays, (len(mistakes), classes))
+    probabilities = _reshape("probabilities", arrays, (len(mistakes), classes))
     pictures: list[Array] = []
     if mistakes:
-        pictures = list(_shaped("pictures", arrays, (len(mistakes), *_shape("picture_shape", said))))
+        pictures = list(_reshape("pictures", arrays, (len(mistakes), *_shape("picture_shape", said))))
     if not np.isfinite(probabilities).all() or not all(map(is_picture, pictures)):
         raise ValueError("its pictures or probabilities are of the wrong kind")
     return Predictions(
@@ -232,7 +232,7 @@ def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictio
             Mistake(int(row), int(label), int(taken), *both)
             for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
         ),
-        example=_shaped("example", arrays, _shape("example_shape", said)),
+        example=_reshape("example", arrays, _shape("example_shape", said)),
         example_label=whole_number("example_label", said["example_label"], 0),
     )
 
@@ -250,7 +250,7 @@ def _shape(name: str, said: dict[str, Any]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _shaped(name: str, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+def _reshape(name: str, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
     array = arrays[name]
     if array.size != math.prod(shape):
         raise ValueError(f"{name} holds {array.size:,} numbers, which do not have the shape {shape}")

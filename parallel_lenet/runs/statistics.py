@@ -50,7 +50,7 @@ def over_runs(runs: Sequence[Run]) -> dict[str, Statistics]:
     return {name: statistics([each[name] for each in all_results]) for name in shared}
 
 
-def written(name: str, value: float) -> str:
+def number_text(name: str, value: float) -> str:
     """A number of a result, for people; without unit, and empty if it is not finite."""
     if not math.isfinite(value):
         return ""

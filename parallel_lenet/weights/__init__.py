@@ -8,7 +8,7 @@ from parallel_lenet.checks import quoted
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.weights.convention import named_weights
-from parallel_lenet.weights.files import WeightsError, opened
+from parallel_lenet.weights.files import WeightsError, open_weights
 from parallel_lenet.weights.matching import match
 
 __all__ = ["WeightsError", "load_weights", "named_weights"]
@@ -37,7 +37,7 @@ def load_weights(model: Model, path: str | os.PathLike[str]) -> Vector:
     True
     """
     vector = np.empty(model.layout.size, getattr(model, "dtype", "float32"))
-    with opened(path) as file:
+    with open_weights(path) as file:
         places = match(file.path, model.layout.entries, file.shapes)
         for name, view in named_weights(model, vector).items():
             with np.errstate(over="ignore"):  # What overflows becomes infinity, which is refused.

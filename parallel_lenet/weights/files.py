@@ -47,7 +47,7 @@ class WeightsFile:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[WeightsFile]:
+def open_weights(path: str | os.PathLike[str]) -> Iterator[WeightsFile]:
     """The file's arrays; WeightsError if it is missing, damaged, or neither safetensors nor ``.npz``."""
     path = checked_path(path)
     try:

@@ -243,7 +243,7 @@ class Cluster(Displayed, Engine):
         start = time.perf_counter()
         collected = _Collected(task)
         blob: Blob | None = None
-        while missing := collected.missing():
+        while missing := collected.missing_blocks():
             if self._backend.is_gone():
                 self._raise_lost(missing)
             groups = self._groups(task, missing)
@@ -252,7 +252,7 @@ class Cluster(Displayed, Engine):
             if collected.lacks_setup:
                 blob = pack(setup)
         self._warn_of_lost_workers()
-        if collected.undisturbed and task.gradients:
+        if collected.is_usual and task.gradients:
             self._warn_if_slow(time.perf_counter() - start, max(collected.seconds.values()))
         return collected.results, Traffic(collected.sent, collected.received)
 
@@ -261,7 +261,7 @@ class Cluster(Displayed, Engine):
         sizes = [len(block.rows) for _, block in missing]
         return [
             GroupTask(task.version, task.key, task.context, task.parameters, group, task.gradients)
-            for group in grouped(missing, sizes, self._sample_seconds, self.n_workers)
+            for group in groups_of_work(missing, sizes, self._sample_seconds, self.n_workers)
         ]
 
     def _try(self, groups: Sequence[GroupTask], blob: Blob | None, collected: "_Collected") -> None:
@@ -270,7 +270,7 @@ class Cluster(Displayed, Engine):
         Raises WorkerError if the answers are wrong, or if too many calls have failed.
         """
         collected.lacks_setup = False
-        before = len(collected.missing())
+        before = len(collected.missing_blocks())
         try:
             with one_blas_thread():  # For tasks in this process. Worker processes have one thread anyway.
                 for returned in self._call(groups, blob):
@@ -278,7 +278,7 @@ class Cluster(Displayed, Engine):
                     collected.add(answer)
                     if answer.results:
                         self._sample_seconds = _sample_seconds(answer)
-            if not collected.lacks_setup and len(collected.missing()) == before:
+            if not collected.lacks_setup and len(collected.missing_blocks()) == before:
                 raise RuntimeError("no results")
         except WorkerError:
             self.close()
@@ -287,7 +287,7 @@ class Cluster(Displayed, Engine):
             self._abandoned = True
             self._discard_parallel()
             collected.failures += 1
-            self._retry(error, collected.failures, collected.missing())
+            self._retry(error, collected.failures, collected.missing_blocks())
         except BaseException:  # An interrupt.
             self._abandoned = True
             self._discard_parallel()
@@ -394,7 +394,7 @@ class Cluster(Displayed, Engine):
         self._backend.stop()
 
 
-def grouped(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_workers: int) -> list[Sequence[Work]]:
+def groups_of_work(work: Sequence[Work], sizes: Sequence[int], seconds: float, n_workers: int) -> list[Sequence[Work]]:
     """The pieces of work in groups of about equal size, each in the order of the work.
 
     A piece of size 1 takes ``seconds``. The number of groups follows from `TASK_SECONDS` and `TASKS_PER_WORKER`.
@@ -429,11 +429,11 @@ class _Collected:
         self._lacked_setup = False
 
     @property
-    def undisturbed(self) -> bool:
+    def is_usual(self) -> bool:
         """Whether no call failed, and no setup had to be sent: the time is that of a usual step."""
         return not self.failures and not self._lacked_setup
 
-    def missing(self) -> Numbered:
+    def missing_blocks(self) -> Numbered:
         """The blocks without a result, up to the first one that has failed: its exception ends the step."""
         missing = []
         for number, block in self._task.blocks:

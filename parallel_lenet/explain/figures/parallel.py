@@ -11,7 +11,7 @@ PITCH = 56.0  # From one image to the next.
 
 
 def _pixels(lesson: Lesson, i: int) -> Array:
-    stored = lesson.model.images.stored(lesson.images[i : i + 1])[0]
+    stored = lesson.model.images.channels_first(lesson.images[i : i + 1])[0]
     pixels: Array = stored if len(stored) == 3 else stored[0]
     return pixels
 

@@ -8,8 +8,8 @@ from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import TrainingState
 from parallel_lenet.checks import quoted
 from parallel_lenet.datasets import DatasetError
-from parallel_lenet.descriptions import differences, joined
-from parallel_lenet.fingerprint import EpochData, described
+from parallel_lenet.descriptions import differences, first_sentences
+from parallel_lenet.fingerprint import EpochData, data_text
 from parallel_lenet.optimizers import OptimizerState
 
 SETTINGS = (
@@ -68,8 +68,8 @@ class Origin:
         if refused:
             sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]
             raise CheckpointError(
-                f"{self.path}: training can't continue: {joined(sentences)}. {remedy}. To begin a new training with "
-                "the parameters that this coordinator has loaded: Coordinator(model, optimizer, "
+                f"{self.path}: training can't continue: {first_sentences(sentences)}. {remedy}. To begin a new "
+                "training with the parameters that this coordinator has loaded: Coordinator(model, optimizer, "
                 "parameters=coordinator.parameters)"
             )
 
@@ -77,8 +77,8 @@ class Origin:
         """Raises CheckpointError if training would continue with other data."""
         if DATA not in self.may_differ and not before.same(now):
             raise CheckpointError(
-                f"{self.path}: training can't continue: it was trained on {described(before.fingerprint())}, not on "
-                f"{described(now.fingerprint())}. To continue with other data: "
+                f"{self.path}: training can't continue: it was trained on {data_text(before.fingerprint())}, not on "
+                f"{data_text(now.fingerprint())}. To continue with other data: "
                 f"{_load_call(self.may_differ | {DATA})}"
             )
 
@@ -94,7 +94,7 @@ def require_same_data(state: TrainingState, before: EpochData, now: EpochData, o
     if state.cursor > 0 and not before.same(now):
         raise DatasetError(
             f"epoch {state.epoch + 1} is unfinished, with {state.cursor:,} samples done, and was started with other "
-            f"data: {described(before.fingerprint())}, not {described(now.fingerprint())}; continue with those, or "
+            f"data: {data_text(before.fingerprint())}, not {data_text(now.fingerprint())}; continue with those, or "
             "call restart_epoch() to start it again with these"
         )
 
