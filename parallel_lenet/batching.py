@@ -19,7 +19,7 @@ from parallel_lenet.random import permutation
 
 Rows = NDArray[np.int64]
 
-SPLIT = 2**64 - 1  # The number of an epoch whose order decides a split. No training has so many epochs.
+SPLIT = 2**64 - 1  # The number of an epoch whose order decides a split. No training has this number of epochs.
 LEAST_PART = 4  # A block has at least a quarter of the shard that the model prefers, if the model has a leaf,
 MOST_SHARDS = 8  # and at most this number of shards.
 SAMPLES_NAMED = 8  # Samples that an error names.

@@ -71,7 +71,7 @@ def real_number(name: str, value: object, allowed: Range, or_none: bool = False)
     """The value as a float. Raises InvalidValue unless it is a real number, not a bool, in the range.
 
     A NumPy scalar is converted because `np.float64(0.9) * float32_array` is a float64 array, while a Python float
-    leaves the array's dtype alone.
+    keeps the array's dtype.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]

@@ -53,7 +53,7 @@ def clip_by_global_norm(gradient: Vector, max_norm: float, threads: Threads = AL
 
     Source: Pascanu et al. 2013, algorithm 1. PyTorch's `clip_grad_norm_` divides by `|g| + 1e-6`, so it stays slightly
     below; TensorFlow's `clip_by_global_norm` and Keras's `global_clipnorm` agree with the paper. Keras's `clipnorm` is
-    something else, a limit for each variable alone.
+    something else, a limit for each variable separately.
     """
     max_norm = real_number("max_norm", max_norm, ABOVE_ZERO)
     # In float64 the squares of float32 numbers neither overflow nor vanish; those of float64 numbers may overflow, and

@@ -203,7 +203,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         return self._call_sizes(self.batch_size)
 
     def _call_sizes(self, samples: int) -> tuple[int, ...]:
-        """The same for so many samples in all. Cutting a batch of a billion takes minutes, and no batch has more."""
+        """The same for ``samples`` in all. No batch has more, and to cut a batch of a billion takes minutes."""
         most = max(samples, LARGE_BATCH)
         return call_sizes(min(self.batch_size, most), self._settings.sizes, self.n_workers)
 

@@ -30,7 +30,7 @@ class Model(Protocol):
       then sums of ``weight * loss``; how many are correct is counted without weights. A model without the parameter
       cannot be trained or evaluated on a `Dataset` with weights.
     - ``keys``: a `SampleKeys` in training, None in an evaluation; its default must be None. It gives random numbers for
-      each sample that depend on the seed, the epoch and the sample alone, as for dropout and augmentation. So they are
+      each sample that depend only on the seed, the epoch and the sample, as for dropout and augmentation. So they are
       the same for any number of workers, and after a resume.
 
     Seven members are optional:

@@ -16,7 +16,7 @@ ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
 KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # The golden ratio and sqrt(3) - 1, times 2^64.
 
-INITIAL = 2**64 - 2  # Used like the number of an epoch. No training has so many epochs.
+INITIAL = 2**64 - 2  # Used like the number of an epoch. No training has this number of epochs.
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

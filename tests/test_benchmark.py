@@ -1,4 +1,4 @@
-"""The benchmark runs and reports what it names; what it finds is for people to judge."""
+"""The benchmark runs and reports what it names; no test judges what it finds."""
 
 import json
 import os

@@ -86,12 +86,12 @@ def test_a_quiet_machine_without_limits_has_no_fault(here: Here) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "state", "text"),
     [
-        ("LOKY_MAX_CPU_COUNT", "1", "slow", "LOKY_MAX_CPU_COUNT=1 leaves that many of"),
+        ("LOKY_MAX_CPU_COUNT", "1", "slow", "LOKY_MAX_CPU_COUNT=1 leaves only 1 of"),
         ("LOKY_MAX_CPU_COUNT", "all", "broken", "must be a positive whole number, got 'all'"),
         ("PARALLEL_LENET_WORKERS", "many", "broken", "must be a whole number such as 4 or -1, got 'many'"),
         ("PARALLEL_LENET_WORKERS", "77", "slow", "PARALLEL_LENET_WORKERS=77: 77 workers by default"),
         ("OMP_NUM_THREADS", "64", "slow", "OMP_NUM_THREADS=64: NumPy outside of training starts more threads"),
-        ("OPENBLAS_NUM_THREADS", "1", "note", "OPENBLAS_NUM_THREADS=1: NumPy outside of training uses that many"),
+        ("OPENBLAS_NUM_THREADS", "1", "note", "OPENBLAS_NUM_THREADS=1: NumPy outside of training uses 1 of"),
         ("MKL_NUM_THREADS", "x", "broken", "MKL_NUM_THREADS must be a positive whole number, got 'x'"),
         ("NUMBA_CPU_NAME", "nehalem", "slow", "NUMBA_CPU_NAME is set: kernels are compiled for another processor"),
     ],
@@ -498,7 +498,9 @@ def test_the_speed_is_measured_and_what_is_far_below_the_usual_is_named(
     monkeypatch.setattr(speed, "_images", lambda kernel: 500.0)
     monkeypatch.setattr(speed, "_workers", lambda *arguments: [])
     found = speed.check(here)
-    the_fault(found, "slow", "NumPy's matrix product reaches 20 GFLOP/s, of 64 that the processor should do", "power")
+    the_fault(
+        found, "slow", "NumPy's matrix product reaches 20 GFLOP/s, of 64 that the processor should reach", "power"
+    )
     the_fault(found, "slow", "kernel im2col reaches 0.06 of the matrix product; 0.24 is usual", "numba, blas and")
     monkeypatch.setattr(speed, "_product", lambda: (60.0, 0.55))
     the_fault(speed.check(here), "slow", "other programs use this core: the measurement got 55% of it", "top")

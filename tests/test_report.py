@@ -174,7 +174,7 @@ def test_a_model_of_the_users_own_has_a_page_without_what_cannot_be_shown(tmp_pa
         coordinator.fit(digits, 2)
         coordinator.save(tmp_path / "own" / "checkpoint.npz")
     text = make([Run(tmp_path / "own")])
-    assert "A model of its own, with 7,850 parameters" in text
+    assert "A model of your own, with 7,850 parameters" in text
     assert text.count("The model is not made of this package&#39;s layers") == 2
     assert "Training loss" in text
 

@@ -151,7 +151,7 @@ def test_a_changed_file_is_said_and_another_model_refused(call: Any, capsys: pyt
 def test_a_report_of_a_model_of_ones_own_is_written(call: Any) -> None:
     short = ("--data-dir", "data", "--max-steps", "1", "--engine", "serial", "--report")
     found = call("train", *short, "--model", "models.py:Softmax")
-    assert "A model of its own, with 7,850 parameters" in Path(found["report_file"]).read_text()
+    assert "A model of your own, with 7,850 parameters" in Path(found["report_file"]).read_text()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ SMOOTHNESS = Range("from 0.5 to 100", lambda value: 0.5 <= value <= 100)
 
 @dataclass(frozen=True, repr=False)
 class Augment(Settings):
-    """Random distortions of images. Each number is the largest one; every image draws from minus that to that.
+    """Random distortions of images. Each number is a limit: an image draws its own number from minus it to it.
 
     - ``shift``: pixels up or down, and pixels left or right.
     - ``rotation``: degrees.
@@ -89,7 +89,7 @@ class Augment(Settings):
     def __call__(self, images: Array, keys: SampleKeys, *, background: float = 0.0, compiled: bool = False) -> Array:
         """Distorted copies of ``images (n, c, h, w)``, in their dtype; all channels of an image alike.
 
-        ``background`` is the pixel outside of images. ``compiled`` uses Numba, which gives the same bits sooner.
+        ``background`` is the pixel outside of images. ``compiled`` uses Numba, which gives the same bits faster.
         """
         if len(keys) != len(images):
             raise ValueError(f"there must be a key for each of the {len(images)} images, got {len(keys)}")
@@ -103,7 +103,7 @@ class Augment(Settings):
         return bool(_compiled().is_kept())
 
     def _window(self) -> NDArray[np.float32]:
-        """The weights of the Gaussian, up to three deviations away, which sum to 1; none without elastic distortion."""
+        """The weights of the Gaussian up to three deviations from its centre, which sum to 1; empty if not elastic."""
         if not self.elastic:
             return np.empty(0, np.float32)
         reach = math.ceil(3 * self.smoothness)

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 Singles = NDArray[np.float32]
 
 DRAWN = 8  # Words of each image before those of the elastic distortion. The last three are not used.
-TERMS = 22  # Of the series of sine and cosine: up to pi they are right to 1e-11.
+TERMS = 22  # Of the Taylor series of sine and cosine: their errors up to pi are below 1e-11.
 
 
 def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: Singles) -> Array:
@@ -51,7 +51,7 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
 
 
 def sine_and_cosine(angle: Array) -> tuple[Array, Array]:
-    """Of angles from -pi to pi: their Taylor series, from the last term to the first."""
+    """Sine and cosine of angles from -pi to pi: the Taylor series, added from the last term to the first."""
     square = angle * angle
     sine = cosine = np.ones_like(angle)
     for k in range(TERMS, 0, -2):

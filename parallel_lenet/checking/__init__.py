@@ -1,6 +1,6 @@
 """Checks of a user's own kernels and layers: are they right, and if not, what is the mistake?
 
 `kernels` and `layers` call the code and compare what comes out with `naive` and with finite differences. `diagnosis`
-finds the mistake by trying: it computes what known mistakes would give, and looks which of them is the result at hand.
+finds the mistake by trying: it computes what known mistakes would give, and compares these with the actual result.
 `isolated` does all this in another process, which may crash or never end.
 """

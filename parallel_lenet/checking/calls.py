@@ -1,6 +1,6 @@
 """Calls of kernel functions to check them with: small arguments of unequal sizes, and the right results.
 
-The sizes differ from each other, so that a mixed-up axis shows, and a wrong factor tells where it comes from.
+All sizes differ, so that an exchanged axis gives other results, and a wrong factor shows its cause.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from parallel_lenet.kernels import naive
 
 Array = NDArray[Any]
 Results = dict[str, Any]
-"""By name: the arrays that a function writes and, of `softmax_cross_entropy`, ``loss`` and ``correct``."""
+"""Results by name: the arrays that a function writes and, for `softmax_cross_entropy`, ``loss`` and ``correct``."""
 
 IMAGES = 3
 MANY = 67  # Images: more than a vector or a block holds, and not a multiple of one.
@@ -35,7 +35,7 @@ class Call:
     axes: dict[str, tuple[str, ...]]
     """What the axes of each output are."""
     setting: str = ""
-    """What is special, as the end of a sentence: `` with stride 2``."""
+    """What is special about the call, as the end of a sentence: `` with stride 2``."""
 
     @property
     def images(self) -> int:
@@ -54,7 +54,7 @@ class Call:
         }
 
     def reference(self, **changed: Any) -> Results:
-        """What `naive` computes, in float64; or would compute from inputs of which some are others."""
+        """What `naive` computes in float64, from these inputs or with the ``changed`` ones in their place."""
         outputs = {name: np.zeros(shape) for name, shape in self.outputs.items()}
         inputs = {
             name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value

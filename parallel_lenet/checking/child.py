@@ -14,12 +14,12 @@ CONSTANTS, LOADING, DIFFERENCES, SPEED = "constants", "loading", "finite differe
 
 
 def main() -> None:
-    """In the other process: check the file that is named first, all but the parts that are named after it."""
+    """The other process's program: check the file that is named first, except the parts that are named after it."""
     path, *done = sys.argv[1:]
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # What the file prints is not a result.
     _check(path, done, output)
-    os._exit(0)  # Do not wait for threads of the file, nor for what it does at exit.
+    os._exit(0)  # Do not wait for the file's threads or for its exit handlers.
 
 
 def _check(path: str, done: list[str], output: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""What is the mistake behind a wrong result? The results of known mistakes are computed, and compared with it.
+"""What mistake gives a wrong result? The results of known mistakes are computed, and compared with it.
 
 The file has more than 300 lines: half of it is the list of known mistakes, with the sentence for each.
 """
@@ -14,7 +14,7 @@ from parallel_lenet.checking.calls import Call, Results
 
 Array = NDArray[Any]
 Mistake = tuple[str, Callable[[Call], Any]]
-"""The end of a sentence about an output, and what the output would be."""
+"""A mistake: the end of a sentence about an output, and a function that computes what the output would be."""
 
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # Of the largest number. Sums here have some dozen terms.
 
@@ -30,13 +30,13 @@ WHAT = {
 
 
 def what(function: str, output: str) -> str:
-    """The output, for people."""
+    """The output, in words."""
     plain = "the input gradient out" if function.endswith("_gradient") else "the output out"
     return WHAT.get((function, output), plain)
 
 
 def close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
-    """Whether these are the same numbers but for rounding."""
+    """Whether the numbers are the same except for rounding."""
     wanted = np.asarray(wanted, np.float64)
     if np.shape(found) != wanted.shape:
         return False
@@ -46,7 +46,7 @@ def close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
 
 
 def diagnose(call: Call, output: str, found: Any, wanted: Results, dtype: str) -> str:
-    """A sentence that says what is wrong with an output: the mistake if it is a known one, else where and how much."""
+    """A sentence about a wrong output: the mistake if it is a known one, else where it is wrong and by how much."""
     subject = f"{call.function}: {what(call.function, output)}"
     right = np.asarray(wanted[output], np.float64)
     if np.isnan(np.asarray(found, np.float64)).any() and np.isfinite(right).all():
@@ -86,7 +86,7 @@ def _supposed(result: Callable[[], Any], output: str) -> Any:
 
 
 def _factor(call: Call, output: str, found: Array, right: Array, dtype: str) -> str | None:
-    """If the result is a multiple of what it must be: which, and why."""
+    """If the result is a multiple of the right one: the factor, and why."""
     norm = float((right * right).sum())
     if norm == 0:
         return None
@@ -145,7 +145,7 @@ def _only(array: Array, axis: int, index: int) -> Array:
 
 
 def _cropped(call: Call, output: str, **changed: Any) -> Array:
-    """What other settings give, with their larger output cut to the size of this one."""
+    """The output for other settings, cut to the size of the right one."""
     shape = call.outputs[output]
     settings = call.inputs | changed
     window = settings["weight"].shape[2:] if "weight" in settings else (settings["size"],) * 2
@@ -217,7 +217,7 @@ def _not_cropped(call: Call) -> Array:
 
 
 def _max_gradient(call: Call, which: str) -> Array:
-    """The gradient of max pooling with another idea of where the maximum is."""
+    """The gradient of max pooling if the maximum is taken elsewhere."""
     x, dy = call.inputs["x"], call.inputs["dy"]
     dx = np.zeros(call.outputs["out"])
     for row, column, rows, columns in _windows(call):
@@ -310,11 +310,11 @@ _GENERAL: list[tuple[str, Callable[[Array, Axes], Array]]] = [
     ("is moved by one row and one column", _shifted(1)),
     ("is moved by one row and one column", _shifted(-1)),
 ]
-"""Of the right result and the names of its axes."""
+"""Mistakes that are computed from the right result and the names of its axes."""
 
 
 def _inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
-    """What comes out of other inputs."""
+    """The results for changed inputs."""
     return lambda call: call.reference(**{name: change(call.inputs[name]) for name, change in changed.items()})
 
 
@@ -483,7 +483,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("relu_gradient", "out"): [
         ("is not masked: dy must pass only where y is positive", lambda call: call.inputs["dy"]),
         ("is masked by dy instead of y", lambda call: np.maximum(call.inputs["dy"], 0)),
-        ("is the mask alone: the factor dy is missing", lambda call: (call.inputs["y"] > 0).astype(float)),
+        ("is only the mask: the factor dy is missing", lambda call: (call.inputs["y"] > 0).astype(float)),
         (
             "passes where y is 0 instead of where it is positive",
             lambda c: np.where(c.inputs["y"] > 0, 0, c.inputs["dy"]),
@@ -502,11 +502,11 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
             "is divided by the sum over everything instead of the classes of each image",
             lambda call: np.exp(call.inputs["logits"]) / np.exp(call.inputs["logits"]).sum(),
         ),
-        ("is the exponential alone: it must be divided by the sum", lambda call: np.exp(call.inputs["logits"])),
+        ("is only the exponential: it must be divided by the sum", lambda call: np.exp(call.inputs["logits"])),
         ("is the logarithm of the softmax", lambda call: np.log(call.reference()["out"])),
     ],
     ("softmax_cross_entropy", "d_logits"): [
-        ("is the softmax alone: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _onehot(c)),
+        ("is only the softmax: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _onehot(c)),
         ("ignores the weights", lambda call: call.reference(weights=np.ones(call.images))),
         (
             "has 1 added at the target instead of subtracted",

@@ -1,4 +1,4 @@
-"""The check of a kernel file in another process, which may crash, or never end.
+"""The check of a kernel file in another process, since the file's code may crash or never end.
 
 The other process runs `child` and writes a line of JSON before and after each part of the check. A part that takes too
 long, or ends the process, is a problem; another process continues with the next part.
@@ -31,11 +31,11 @@ class FileCheck:
     file: str
     sha256: str
     problems: dict[str, list[str]] = field(default_factory=dict)
-    """Sentences by function, or by another part of the check."""
+    """Problems by function, or by another part of the check: one sentence for each."""
     errors: dict[str, float] = field(default_factory=dict)
     """Of the gradients against finite differences."""
     speed: list[tuple[str, float, float]] = field(default_factory=list)
-    """Function, its microseconds per image in LeNet-5, and those of im2col."""
+    """The function, its microseconds per image in LeNet-5, and those of im2col's."""
 
     @property
     def sentences(self) -> list[str]:
@@ -46,7 +46,7 @@ class FileCheck:
 def check_file(path: str, time_limit: float) -> FileCheck:
     """Check the kernel in a file. ``time_limit`` are the seconds for each function.
 
-    Raises UserFileError if the file can't be read, or can't be run: then with the line.
+    Raises UserFileError if the file cannot be read or run, with the line that failed.
     """
     path = os.path.abspath(path)
     found = FileCheck(path, user_files.digest(user_files.read(path)))
@@ -77,7 +77,7 @@ def check_file(path: str, time_limit: float) -> FileCheck:
 
 
 def _parts(path: str, done: list[str], time_limit: float) -> Iterator[tuple[str, Any]]:
-    """The parts that are not done yet, with their results; a sentence for one that did not end well, the last."""
+    """The parts that another process checked, with their results; a sentence for a last one that failed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_package(), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, path, *done],

@@ -1,4 +1,4 @@
-"""The check of a kernel module: each function against `naive`, its manners, and finite differences.
+"""The check of a kernel module: its results against `naive`, its side effects, and finite differences.
 
 The file has a little more than 300 lines: each part of the check is a method with the sentences that it can find.
 """
@@ -26,7 +26,7 @@ RETURNS = "softmax_cross_entropy"
 
 
 def check_kernels(module: Any) -> CheckReport:
-    """Check a kernel module of one's own: all functions of the contract in `parallel_lenet.kernels`.
+    """Check a kernel module of your own: all functions of the contract in `parallel_lenet.kernels`.
 
     Each function is called with small arrays of both dtypes, and compared with the loops of `naive`. It must not write
     to its inputs, must write its outputs whole, and must not depend on earlier calls or on chance. The gradients are
@@ -106,7 +106,7 @@ class _RaisedError(Exception):
 
 
 class _Outcome:
-    """What one call did."""
+    """The outcome of one call."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ def _unwritten(
 
 
 def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iterator[str]:
-    """What a function must not do although its results are right."""
+    """Side effects that a function must not have, even if its results are right."""
     first = _Outcome(function, call, np.nan, "float64")
     if first.draws:
         yield f"{call.function}: changes the global state of random numbers"

@@ -1,4 +1,4 @@
-"""The check of a layer of one's own: its shapes, its manners, and its gradients against finite differences.
+"""The check of a user's layer: its shapes, what it reads and writes, and its gradients against finite differences.
 
 The file has a little more than 300 lines: each part of the check is a method with the sentences that it can find.
 """
@@ -31,12 +31,12 @@ MOST = 400  # Numbers of an array that are compared one by one: the others take 
 
 
 def check_layer(layer: Layer, shape: Shape, *, kernel: str = "auto") -> CheckReport:
-    """Check a layer of one's own for inputs of ``shape``, without the batch: ``(channels, height, width)``.
+    """Check a layer of your own for inputs of ``shape``, without the batch: ``(channels, height, width)``.
 
-    The layer must write whole arrays, leave its inputs as they are, treat each image alone, and sum the gradients of
-    its parameters over the images. The gradients must agree with finite differences of its own `forward`. Each problem
-    of the report is a sentence that names the mistake, if it is a known one. Nothing is raised for mistakes of the
-    layer. Raises ValueError if there is no such kernel.
+    The layer must write whole arrays, leave its inputs as they are, treat each image separately, and sum the gradients
+    of its parameters over the images. The gradients must agree with finite differences of its own `forward`. Each
+    problem of the report is a sentence, which names the mistake if it is a known one. Nothing is raised for mistakes of
+    the layer. Raises ValueError if there is no such kernel.
 
     >>> from parallel_lenet import Conv2d, check_layer
     >>> check_layer(Conv2d(2, 3), (1, 6, 5)).ok
@@ -56,7 +56,7 @@ def check_layer(layer: Layer, shape: Shape, *, kernel: str = "auto") -> CheckRep
 
 
 class _StopError(Exception):
-    """The rest can't be checked; the text is the problem."""
+    """The rest cannot be checked; the text is the problem."""
 
 
 class _Checking:
@@ -127,7 +127,7 @@ class _Checking:
             elif not np.isfinite(first[name]).all():
                 yield f"{self.name}.initial: {name} holds NaN or infinity"
             elif not np.array_equal(first[name], again[name]):
-                yield f"{self.name}.initial: {name} does not depend on rng alone: draw from rng"
+                yield f"{self.name}.initial: {name} depends on more than rng: draw from rng"
         if self.in_place and math.prod(self.output) != math.prod(self.shape):
             yield f"{self.name} is an Activation, but its output has another shape than its input: {self.output}"
         self.parameters = {name: np.asarray(self.rng.standard_normal(wanted)) for name, wanted in shapes.items()}
@@ -135,7 +135,7 @@ class _Checking:
     def run(
         self, x: Array, dtype: str = "float64", fill: float = np.nan, samples: Array = SAMPLES
     ) -> tuple[Array, list[str]]:
-        """The output for ``x``, and what is wrong with how it came about."""
+        """The output for ``x``, and the problems of the call."""
         parameters = {name: array.astype(dtype) for name, array in self.parameters.items()}
         x = x.astype(dtype)
         before, kept = x.copy(), copy.deepcopy(parameters)
@@ -157,7 +157,7 @@ class _Checking:
         return y, problems
 
     def forward(self) -> Iterator[str]:
-        """Whether `forward` writes its whole output, from its arguments alone, image by image."""
+        """Whether `forward` writes its whole output, only from its arguments, image by image."""
         state = np.random.get_state(legacy=False)  # noqa: NPY002
         y, problems = self.run(self.x)
         if repr(np.random.get_state(legacy=False)) != repr(state):  # noqa: NPY002
@@ -294,7 +294,7 @@ class _Checking:
         )
 
     def travel(self) -> Iterator[str]:
-        """Whether workers can get the layer, and a checkpoint can describe it."""
+        """Whether the layer can be sent to workers, and described in a checkpoint."""
         try:
             unpickle_model(pickle_model(self.layer))  # type: ignore[arg-type]
         except Exception as error:

@@ -20,7 +20,7 @@ SECONDS = 0.15  # Of passes, for each network and kernel; one pass at least.
 
 
 class Speed(NamedTuple):
-    """What a function takes in a forward and backward pass of LeNet-5 over one image, in microseconds."""
+    """The time of a function in a forward and backward pass of LeNet-5 over one image, in microseconds."""
 
     function: str
     microseconds: float
@@ -45,7 +45,7 @@ class _Timed:
 
 
 def speeds(module: Any) -> list[Speed]:
-    """Of LeNet-5 with tanh and average pooling, then what its variant with ReLU and max pooling adds."""
+    """The times for LeNet-5 with tanh and average pooling, then for what only ReLU and max pooling use."""
     found: dict[str, Speed] = {}
     networks = lenet5(kernel="im2col"), lenet5(activation="relu", pooling="max", kernel="im2col")
     for network in networks:

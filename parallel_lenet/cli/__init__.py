@@ -54,7 +54,7 @@ FAILURES = (
     NonFiniteError,
     ExtraError,
     UserFileError,
-)  # Sentences for people.
+)  # Their text is a sentence for the user.
 COMMANDS: Commands = {
     "train": (train,),
     "use a trained network": (predict, evaluate, explain, export),

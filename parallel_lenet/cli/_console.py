@@ -86,7 +86,7 @@ class Console:
     """The output of a command.
 
     With ``json`` standard output gets one JSON object and everything else goes to standard error. With ``quiet`` there
-    are no notes, no intermediate results and no bars.
+    are no notes, intermediate results or bars.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:

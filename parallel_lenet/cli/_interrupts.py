@@ -150,7 +150,7 @@ class Interrupts:
     def time_limit(self, end: float | None) -> Iterator[None]:
         """Raises OutOfTime within the block after ``end``, in seconds of `time.monotonic`; never if that is None.
 
-        For a program that is ending. Where there are no alarms, time is looked at only when the block begins.
+        For a program that is ending. On systems without alarms, the time is checked only when the block begins.
         """
         if end is None:
             yield

@@ -305,7 +305,7 @@ class TrainOptions:
         """A configuration file that gives the same result. It leaves out `NOT_WRITTEN`: where to run and to write."""
         left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
         if files.is_file(self.kernel):
-            left_out = (*left_out, "kernel")  # Which code runs is said on the command line alone.
+            left_out = (*left_out, "kernel")  # Only the command line says which code runs.
         if self.model is not None:
             left_out = (*left_out, "activation", "pooling")  # LeNet-5's.
         values = {name: getattr(self, name) for name in OPTIONS if name not in left_out}

@@ -23,7 +23,7 @@ from parallel_lenet.files import append_line, keep_as, write_atomically
 from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS
 from parallel_lenet.runs.folder import NAMES, TEMPORARY, lock
 
-# What file systems, desktops and version control put into folders that people call empty.
+# What file systems, desktops and version control put into folders that look empty.
 _IGNORED = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.Trash.*|\.nfs.*|\.DS_Store|\._.*|\.localized|\.Spotlight-V100|\.fseventsd|"
     r"Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|\.git(keep|ignore)|\.keep|\.placeholder"

@@ -11,7 +11,7 @@ from parallel_lenet.model import Model
 
 
 def network_name(model: str | None) -> str:
-    """What is trained, for people; ``model`` is the option of that name."""
+    """What is trained, in words; ``model`` is the option of that name."""
     reference = None if model is None else _user_model.parse(model)
     return "LeNet-5" if reference is None else f"{reference.name} of {os.path.basename(reference.path)}"
 

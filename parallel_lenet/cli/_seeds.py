@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     options = TrainOptions(**_config.merge(configured, flags(arguments)))
     check(options)
     if options.max_time is not None:
-        raise UsageError("--max-time is about one run: leave out --seeds")
+        raise UsageError("--max-time limits a single run: leave it out, or leave out --seeds")
     seeds = range(options.seed, options.seed + arguments.seeds)
     if seeds[-1] >= 2**64:
         raise UsageError(f"--seed must be below 2**64, got {seeds[-1]} as the last of {count(len(seeds), 'seed')}")
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     try:
         return _train(arguments, console, folder, seeds, train_one)
     finally:
-        if new:  # A mistake that only the first run notices leaves nothing.
-            with suppress(OSError):  # There are runs in it.
+        if new:  # If the first run finds a mistake, no folder is left.
+            with suppress(OSError):  # The folder has runs in it.
                 folder.rmdir()
 
 
@@ -90,7 +90,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--seeds must be from 1 to {MOST:,}, got {arguments.seeds}")
     for name in ("resume", "trace", "chaos"):
         if getattr(arguments, name, None) is not None:
-            raise UsageError(f"--{with_dashes(name)} is about one run: leave out --seeds")
+            raise UsageError(f"--{with_dashes(name)} is for a single run: leave it out, or leave out --seeds")
     if arguments.config == "-":
         raise UsageError("--config - can be read once only, and --seeds needs it for each seed: give a file")
 

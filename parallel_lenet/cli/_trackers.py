@@ -1,4 +1,4 @@
-"""The trackers that ``--log`` names. One that fails is noted once and left alone: training continues without it."""
+"""The trackers that ``--log`` names. If one fails, a note says so once, and training continues without it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

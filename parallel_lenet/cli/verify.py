@@ -143,7 +143,7 @@ class Proof:
             f"{count(self.workers, 'worker')}, killed twice": self.kill_workers,
             "1 worker, then 3": self.resize,
             **(cluster if self.name not in ("processes", "serial") else {}),
-            "stopped half way, resumed from the file": self.resume,
+            "stopped after half of the steps, resumed from the file": self.resume,
         }
 
 

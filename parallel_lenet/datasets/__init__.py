@@ -1,4 +1,4 @@
-"""What to train on: the bundled digits, images of one's own in files, or a download."""
+"""Data to train on: the bundled digits, the user's images in files, or a download."""
 
 import os
 

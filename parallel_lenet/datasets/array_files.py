@@ -30,7 +30,7 @@ SHOWN = 12  # Names in an error.
 
 
 class Role(NamedTuple):
-    """What an array is, as its name says; None for what the name doesn't say."""
+    """What an array is, as its name says. A field is None if the name does not say it."""
 
     part: str | None
     what: str | None
@@ -45,7 +45,7 @@ class Named(NamedTuple):
 
 
 def role_of(name: str) -> Role:
-    """What a name says."""
+    """The part and the kind of array that a name says."""
     parts, whats = list[str](), list[str]()
     for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])", name):
         match = FUSED.fullmatch(word.lower())
@@ -62,7 +62,7 @@ def is_array_file(path: Path) -> bool:
 
 
 def read_array_files(files: Iterable[Path], where: str) -> Parts | None:
-    """The parts that these files hold; None if no name says anything of images or labels.
+    """The parts that these files hold; None if no name mentions images or labels.
 
     Raises DatasetError if images have no labels or the reverse, if two arrays are the same part, or as `read_npy`.
     """
@@ -113,7 +113,7 @@ def _datasets(found: dict[str, dict[str, Named]], where: str) -> Iterator[tuple[
 
 
 def _named_arrays(file: Path) -> Iterator[Named]:
-    """The arrays of a file. What a member's name does not say, the file's says, and then that of its folder."""
+    """The arrays of a file. If a member's name says nothing, the file's name decides, then that of its folder."""
     outer = role_of(file.stem)
     folder = Role(PART_OF.get(file.parent.name.lower()), None)
     if file.suffix.lower() == ".npy":

@@ -1,7 +1,7 @@
 """What arrays of images and labels mean: the order of their axes, and their classes.
 
 The package's order is ``(n, h, w)`` for grey images and ``(n, c, h, w)``, channels first, for others. Channels last are
-accepted too. If it can't be told which is meant, the error names the argument that decides.
+accepted too. If the order is not clear, the error names the argument that decides.
 """
 
 import math

@@ -8,9 +8,9 @@ from parallel_lenet.datasets.dataset import Dataset
 def mnist_5k() -> tuple[Dataset, Dataset]:
     """Return 4,000 training and 1,000 test images of MNIST, each class equally often in both.
 
-    Inputs are uint8 ``(n, 28, 28)``, targets int64 ``(n,)``. Where they come from, their licence and how they were
-    split stands in ``mnist_5k.md`` beside the file. All are from MNIST's training part, so accuracies on these test
-    images can't be compared with those on MNIST's own.
+    Inputs are uint8 ``(n, 28, 28)``, targets int64 ``(n,)``. ``mnist_5k.md`` beside the file has their source, their
+    licence and how they were split. All are from MNIST's training part, so accuracies on these test images can't be
+    compared with those on MNIST's own.
     """
     from importlib.resources import files  # Imported lazily: it takes 10 ms of each worker's start.
 

@@ -19,9 +19,9 @@ from parallel_lenet.network import pixels
 class Dataset(Displayed):
     """Inputs and their targets, sample by sample.
 
-    ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, best left as the uint8 they are stored in.
-    For channels last, and for other pixels than 0 to 255, see `Images`. ``targets`` is ``(n,)``: for classes the
-    integers 0 to k - 1, which ``class_names``, if given, names. Neither is ever written to. `from_arrays` takes arrays
+    ``inputs`` is ``(n, ...)``: for images ``(n, h, w)`` or ``(n, c, h, w)``, preferably as the uint8 numbers that files
+    hold. For channels last, and for other pixels than 0 to 255, see `Images`. ``targets`` is ``(n,)``: for classes the
+    integers 0 to k - 1, which ``class_names``, if given, names. Nothing writes to them. `from_arrays` takes arrays
     in other orders, and labels that are text.
 
     ``weights`` says how much each sample counts: ``(n,)`` finite numbers of at least 0, not all 0, kept as float32. The

@@ -189,13 +189,13 @@ def _quiet(logger: Logger) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words why a mirror failed: what requests and pooch say fills lines."""
+    """Why a mirror failed, in a few words: the messages of requests and pooch fill lines."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code}"
     if isinstance(error, ValueError) and str(error).startswith("larger than"):
         return str(error)
-    # A connection that goes silent half way is a ConnectionError whose text says so.
+    # A connection that becomes silent during the download is a ConnectionError whose text says so.
     if "timed out" in str(error).lower():
         return "timed out"
     if isinstance(error, ValueError) and "hash" in str(error):

@@ -1,4 +1,4 @@
-"""A folder of four IDX files: finds them under the names that they come with, and checks that they fit each other."""
+"""A folder of four IDX files: finds them under their usual names, and checks that they fit each other."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 
 
 def holds_idx(paths: list[Path]) -> bool:
-    """Whether one of these is called as a file of an IDX data set is."""
+    """Whether one of these names is that of a file of an IDX data set."""
     return any(NAME.fullmatch(path.name) for path in paths)
 
 

@@ -22,7 +22,7 @@ MAX_DIMENSIONS = 4
 # What a gzipped file may unpack to: MNIST's have 4 times their size, but deflate can pack 1,032 bytes in one.
 MAX_RATIO = 100
 ALWAYS_UNPACKED = 100_000_000  # Bytes.
-# Files of bytes from here on are not read but mapped: their pages need no memory that cannot be had back.
+# Files from this size on are not read but mapped, since the system can drop their pages when it needs memory.
 MAPPED_FROM = 1 << 30
 CHUNK = 1 << 16
 
@@ -110,9 +110,9 @@ class _Plain:
 
 
 class _Gunzip:
-    """Unpacks a gzip file to the byte asked for, holding no more of it than a chunk.
+    """Unpacks a gzip file up to the requested byte, and holds at most a chunk of it.
 
-    Unlike ``gzip.GzipFile`` it doesn't let bytes pass that follow the stream, not even zeros. Further gzip members,
+    Unlike ``gzip.GzipFile`` it does not ignore bytes that follow the stream, not even zeros. Further gzip members,
     which the format allows, are unpacked as part of the stream. zlib checks each member's checksum at its end.
     """
 

@@ -1,4 +1,4 @@
-"""Images of one's own: finds out in which of the known forms a folder or a file holds them."""
+"""The user's images: finds out in which of the known forms a folder or a file holds them."""
 
 import os
 from pathlib import Path
@@ -18,11 +18,11 @@ FORMS = (
     "x_train and y_train, or .parquet files"
 )
 TEXT_TABLES = (".csv", ".tsv")
-LARGEST_SIDE = 10_000  # Pixels, of an image size that is asked for.
+LARGEST_SIDE = 10_000  # Pixels: the largest side that ``image_size`` may ask for.
 
 
 class Found(NamedTuple):
-    """Data, and what they were found as."""
+    """Data, and the form in which they were found."""
 
     parts: Parts
     pictures: bool
@@ -51,7 +51,7 @@ def load_folder(path: str | os.PathLike[str], image_size: tuple[int, int] | int 
 
 
 def read_local(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> Found:
-    """As `load_folder`, and what the data were found as."""
+    """Reads as `load_folder` does, and also returns the form of the data."""
     size = None if image_size is None else height_and_width(image_size)
     name = os.fsdecode(path)
     parts, pictures = _read(Path(name), name, size)

@@ -51,9 +51,8 @@ def read_npy(path: str | os.PathLike[str]) -> Array:
 
 
 def npz_members(path: str | os.PathLike[str]) -> dict[str, Callable[[], Array]]:
-    """By name, functions that read the arrays of a ``.npz`` file. They and this raise DatasetError as `read_npy` does.
-
-    And if an array would be unpacked to more than 100 MB and a hundred times its compressed size.
+    """By name, functions that read the arrays of a ``.npz`` file. These functions and this one raise DatasetError as
+    `read_npy` does, and if an array would be unpacked to more than 100 MB and a hundred times its compressed size.
     """
     name = os.fsdecode(path)
 

@@ -33,8 +33,8 @@ PURPOSE = "reading Parquet files"
 def read_parquet(files: Sequence[Path], where: str, image_size: tuple[int, int] | None = None) -> Parts:
     """The parts that these files hold: each file's name, or its folder's, begins with its part, else it is ``train``.
 
-    The images are bytes of image files, alone or in a record ``{bytes, path}``, or lists of numbers; the labels whole
-    numbers or text. Raises DatasetError if a file is damaged or has no such columns, and ExtraError, a
+    The images are bytes of image files, as they are or in a record ``{bytes, path}``, or lists of numbers. The labels
+    are whole numbers or text. Raises DatasetError if a file is damaged or has no such columns, and ExtraError, a
     ModuleNotFoundError, if pyarrow (extra ``parquet``) is missing or does not work.
     """
     found: dict[str, list[Path]] = {}
@@ -186,7 +186,7 @@ def _numbers(picture: list[Any], where: str) -> Array:
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """Those that Hugging Face writes into the file's metadata; None without them."""
+    """The names that Hugging Face writes into the file's metadata; None if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

@@ -1,4 +1,4 @@
-"""The training, test and validation part of a data set, which fit each other."""
+"""The training, test and validation parts of a data set, with images and classes that fit each other."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ PART_OF = {spelling: part for part, spellings in SPELLINGS.items() for spelling 
 
 
 class Parts(NamedTuple):
-    """A data set in parts. Only the first is always there."""
+    """A data set in parts. Only the training part is always there."""
 
     train: Dataset
     test: Dataset | None
@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(found: Mapping[str, Dataset], where: str) -> Parts:
-    """The parts by their names; DatasetError if images differ in size or type, or a class is not trained."""
+    """The parts by name. Raises DatasetError if images differ in size or type, or training lacks a class."""
     if "train" not in found:
         raise DatasetError(f"{where}: has no part to train on, only {', '.join(found)}; it is called train")
     train = found["train"]

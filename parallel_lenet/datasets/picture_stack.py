@@ -1,4 +1,4 @@
-"""Images from files, put together one by one: all of one size, grey if all are, else in colour."""
+"""Images from files in one array, added one by one: all of one size, grey if all are grey, else in colour."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What all data are checked for: numbers that are finite, and memory that there is."""
+"""Checks of all data: numbers are finite, and there is enough memory."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PART = 2**20  # Numbers that are looked at together: a few megabytes of temporar
 
 
 class DatasetError(ValueError):
-    """Data that can't be trained on: the message names the file or array and what is wrong with it."""
+    """Data that cannot be trained on. The message names the file or array, and what is wrong with it."""
 
 
 def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
@@ -32,7 +32,7 @@ def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
 
 
 def is_finite(array: NDArray[Any]) -> bool:
-    """Whether there is no NaN and no infinity: both show in the extremes, which take no memory to find."""
+    """Whether no number is NaN or infinite. Both show in the extremes, which are found without extra memory."""
     with np.errstate(invalid="ignore"):
         return array.size == 0 or (math.isfinite(array.min()) and math.isfinite(array.max()))
 

@@ -144,7 +144,7 @@ def _bars(progress: Any, console: Any, transient: bool) -> Any:
         progress.TimeRemainingColumn(elapsed_when_finished=True),
         progress.TextColumn("{task.fields[text]}", markup=False),
     )
-    # Lines of other threads, and warnings, are put above the bars; standard output may be a file, and is left alone.
+    # Lines of other threads, and warnings, are put above the bars; standard output may be a file, and is not used.
     return progress.Progress(
         *columns, console=console, transient=transient, auto_refresh=False, redirect_stdout=False, redirect_stderr=True
     )

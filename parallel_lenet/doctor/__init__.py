@@ -1,7 +1,7 @@
 """What is broken or slow in this installation and on this machine, and what to do about it.
 
-A module per subject, each with ``check(here)``, which returns findings. A check reads and tries; only
-`leftovers.clean` removes something. What might crash or hang is tried in a process of its own: see `probe`.
+A module per subject, each with ``check(here)``, which returns findings. Checks read and try; only `leftovers.clean`
+removes anything. Code that might crash or hang runs in a separate process: see `probe`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +28,11 @@ CHECKS: dict[str, Callable[[Here], list[Finding]]] = {
 
 
 def diagnose(names: Sequence[str] = (), here: Here | None = None) -> Iterator[Finding]:
-    """The findings of all checks, or of those named. A check that fails itself is a finding, too."""
+    """The findings of all checks, or of the named ones. A check that raises an exception is a finding too."""
     for name, check in CHECKS.items():
         if not names or name in names:
             try:
                 yield from check(here or Here())
             except Exception as error:
                 text = f"the check itself failed ({reason(error)})"
-                yield Finding(name, "broken", text, "if nothing else that doctor says explains it, report it")
+                yield Finding(name, "broken", text, "report it, unless another finding explains it")

@@ -42,7 +42,7 @@ print(json.dumps({
 
 
 def check(here: Here) -> list[Finding]:
-    """Whether numba works, in a process of its own, and keeps what it compiles."""
+    """Whether numba works, tried in a separate process, and keeps the code that it compiles."""
     lines = " ".join(each.line for each in requirements() if each.extra == "fast") or "numba"
     outcome = _outcome_of(tuple(sys.path), tuple(sorted(os.environ.items())))
     last = outcome.output.strip().splitlines()[-1:]
@@ -65,7 +65,7 @@ def check(here: Here) -> list[Finding]:
 
 @cache
 def _outcome_of(path: tuple[str, ...], variables: tuple[tuple[str, str], ...]) -> Outcome:
-    """What the program says with this path and environment: two checks ask for it."""
+    """What the program prints with this path and environment. It is kept, since two checks need it."""
     return outcome_of(_PROGRAM, seconds=SECONDS)
 
 
@@ -83,7 +83,7 @@ def _state(facts: dict[str, Any]) -> str:
 def _of_cache(said: str) -> Finding:
     """A finding for what the cache logged."""
     if "is compiled anew" in said:
-        return Finding(CHECK, "slow", f"{said}, once", "nothing: what was damaged has been removed")
+        return Finding(CHECK, "slow", f"{said}, once", "nothing: the damaged files have been removed")
     if os.environ.get("NUMBA_CACHE_DIR"):
         remedy = "unset NUMBA_CACHE_DIR, or set it to a folder that can be written"
     else:

@@ -1,4 +1,4 @@
-"""How many cores there are to compute on, and what takes some away."""
+"""The number of cores to compute on, and the limits that reduce it."""
 
 import math
 import os
@@ -45,7 +45,7 @@ def _variables(machine: int) -> list[Finding]:
         found.append(Finding(CHECK, "broken", text, f"unset {LOKY}"))
     elif limit is not None and int(limit) < machine:
         found.append(
-            Finding(CHECK, "slow", f"{LOKY}={int(limit)} leaves that many of {machine} cores", f"unset {LOKY}")
+            Finding(CHECK, "slow", f"{LOKY}={int(limit)} leaves only {int(limit)} of {machine} cores", f"unset {LOKY}")
         )
     asked = os.environ.get(WORKERS_VARIABLE)
     if asked:

@@ -58,7 +58,7 @@ def check(here: Here) -> list[Finding]:
 
 
 def import_failures(names: Sequence[str]) -> dict[str, str]:
-    """The modules of these that can't be imported, with the reason. A crash or a hang costs a process of its own."""
+    """The modules that cannot be imported, with the reason. After a crash or a hang another process continues."""
     found: dict[str, str] = {}
     left = list(names)
     while left:
@@ -72,6 +72,6 @@ def import_failures(names: Sequence[str]) -> dict[str, str]:
                     found[name] = reason
         if not outcome.failure:
             break
-        if left:  # The one that it was at.
+        if left:  # The module whose import crashed or hung.
             found[left.pop(0)] = outcome.failure
     return found

@@ -20,7 +20,7 @@ class Finding:
     remedy: str = ""
     """What to do; empty if there is nothing to do."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """The same for programs."""
+    """The facts, for programs that read the JSON."""
 
 
 @dataclass(frozen=True)

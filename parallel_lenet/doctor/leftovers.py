@@ -1,6 +1,6 @@
-"""What runs left that died: processes, temporary files, folders without a result. `clean` removes it.
+"""What dead runs left: processes, temporary files, folders without a result. `clean` removes it.
 
-Only what is surely of this package, of this user, and of a program that has ended.
+It finds only what certainly belongs to this package, to this user, and to a program that has ended.
 """
 
 import os
@@ -28,7 +28,7 @@ MINUTE = 60.0  # Seconds in which a new run has locked its folder, and a file is
 KEPT = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
 """Files that are a run's results: a folder with one of them is never removed."""
 STARTED = (environment.FILE, events.FILE)
-"""What a start of a run writes. A folder with a configuration alone may be a person's own."""
+"""What a start of a run writes. A folder that holds only a configuration may be the user's."""
 _STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # How a run without --out names its folder.
 
 
@@ -52,7 +52,7 @@ def check(here: Here) -> list[Finding]:
 
 
 def all_leftovers(here: Here) -> Iterator[Leftover]:
-    """All that is found: of workers, of the runs in the folder ``runs``, and in the folder for temporary files."""
+    """All leftovers: workers, those in the folder ``runs``, and those in the folder for temporary files."""
     yield from _workers(here)
     yield from _runs(here.folder / RUNS)
     yield from _temporary_folders()
@@ -85,17 +85,17 @@ def _is_orphan(root: Path, pid: int) -> bool:
         if words[words.index("-c") + 1] != PROGRAM or os.stat(process).st_uid != os.getuid():
             return False
         coordinator = int(words[words.index(PROGRAM) + 2])
-        # In another namespace the coordinator's number is another one to us.
+        # In another namespace this process sees the coordinator under another number.
         if os.readlink(process / "ns/pid") != os.readlink(root / "proc/self/ns/pid"):
             return False
         parent = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):  # It has ended, or is another user's.
+    except (OSError, ValueError, IndexError):  # The process has ended, or belongs to another user.
         return False
     return parent != coordinator
 
 
 def _kill(root: Path, pid: int) -> None:
-    """Through a descriptor: the number may be another process's by now."""
+    """Kill it through a descriptor, since its number may belong to another process by now."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -116,7 +116,7 @@ def _runs(folder: Path) -> Iterator[Leftover]:
     except OSError:
         return
     for run in runs:
-        with suppress(OSError):  # It can't be read.
+        with suppress(OSError):  # The folder cannot be read.
             yield from _of_run(run)
 
 
@@ -125,7 +125,7 @@ def _of_run(run: Path) -> Iterator[Leftover]:
     temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
     ours = names <= {*run_folder.NAMES, *temporary} and not names & {*KEPT}
     empty = ours and bool(names & {*STARTED} or _STAMP.fullmatch(run.name))
-    # A file that was made lately may be one that another machine writes, whose lock this one does not see.
+    # A recent file may be one that another machine writes: its lock is not visible on this one.
     old = time.time() - run.stat().st_mtime > MINUTE
     if not old or not (temporary or empty) or not _is_free(run):
         return
@@ -161,7 +161,7 @@ def _remove_run(run: Path) -> None:
     names = [file.name for file in run.iterdir()]
     if not set(names) & set(KEPT):
         _remove(run, [name for name in names if not (run / name).is_dir()])
-        run.rmdir()  # Fails if something else has come.
+        run.rmdir()  # Fails if another file has been added.
 
 
 def _temporary_folders() -> Iterator[Leftover]:

@@ -23,7 +23,7 @@ MB = 2**20
 
 
 def check(here: Here) -> list[Finding]:
-    """What is left for how many workers, and whether memory can be shared."""
+    """How much memory is left, for how many workers it suffices, and whether memory can be shared."""
     count = cores.usable(here)
     room = available_memory(here.root)
     needed = COORDINATOR + count * WORKER
@@ -40,7 +40,7 @@ def check(here: Here) -> list[Finding]:
 
 
 def _sharing() -> Iterator[Finding]:
-    """Try what the engine does, so that what fails is named here."""
+    """Share memory as the engine does, so that a failure is named here."""
     try:
         block = shared_bytes(SHARED)
         block.arrays[0][:] = 1

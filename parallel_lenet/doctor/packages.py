@@ -16,7 +16,7 @@ for name in sys.argv[2:]:
 
 
 def check(here: Here) -> list[Finding]:
-    """A finding per fault; one if there is none."""
+    """A finding for each fault, or one that says that there is none."""
     core = [each for each in requirements() if not each.extra]
     if not core:
         return [Finding(CHECK, "note", "parallel-lenet is not installed: it runs from a folder", "pip install -e .")]

@@ -1,4 +1,4 @@
-"""Programs that try something in a process of their own: what crashes or hangs there harms nobody here."""
+"""Programs that try something in a separate process, so that a crash or a hang does not reach this one."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ class Outcome:
 
 
 def outcome_of(program: str, *arguments: str, seconds: float) -> Outcome:
-    """The outcome of a Python program that finds modules where this one does, and has so much time."""
+    """The outcome of a Python program that finds modules where this one does, and may take ``seconds``."""
     path = json.dumps([entry for entry in sys.path if entry])
     # -P: the path is that of this process, and is not to begin with another folder.
     command = [interpreter(), "-P", "-c", _PATH + program, path, *arguments]

@@ -1,4 +1,4 @@
-"""The processor: its instructions, its clock, and who else uses it."""
+"""The processor: its instructions, its clock, and its load by other programs."""
 
 import os
 import re
@@ -11,11 +11,11 @@ CHECK = "processor"
 SHOWN = ("fma", "avx2", "avx512f", "asimd", "sve")
 # What drivers with a governor of their own call the usual setting, which raises the clock under load.
 OWN_GOVERNORS = ("intel_pstate", "amd-pstate-epp")
-CROWDED = 1.25  # Programs per core that want to run, above which each gets noticeably less.
+CROWDED = 1.25  # Runnable programs per core above which each becomes noticeably slower.
 
 
 def check(here: Here) -> list[Finding]:
-    """What the processor is, which kernels fit it, and what slows it down."""
+    """The processor's model, the kernels that suit it, and what makes it slow."""
     flags = features(here)
     shown = [name for name in SHOWN if name in flags]
     name = environment.processor()
@@ -76,5 +76,5 @@ def _load(here: Here) -> list[Finding]:
     cores = os.cpu_count() or 1
     if load <= CROWDED * cores:
         return []
-    text = f"the machine is busy: {load:.1f} programs want to run on {cores} cores, on average over a minute"
+    text = f"the machine is busy: {load:.1f} programs are ready to run on {cores} cores, on average over a minute"
     return [Finding(CHECK, "slow", text, "wait for them to end, or look for them with top", {"load": load})]

@@ -14,7 +14,7 @@ CORE = ("numpy", "joblib", "threadpoolctl")
 
 
 def check(here: Here) -> list[Finding]:
-    """What the interpreter is, and findings about how it was started."""
+    """The interpreter's version, and findings about how it was started."""
     method = multiprocessing.get_all_start_methods()[0]
     facts = {
         "python": platform.python_version(),
@@ -24,7 +24,7 @@ def check(here: Here) -> list[Finding]:
         "encoding": sys.getfilesystemencoding(),
     }
     text = (
-        f"{facts['implementation']} {facts['python']} on {facts['system']}; workers are programs of their own "
+        f"{facts['implementation']} {facts['python']} on {facts['system']}; workers are separate programs "
         f"(multiprocessing's start method {method} is not used)"
     )
     return [Finding(CHECK, "ok", text, facts=facts), *_flags(), *_encoding(), *hiding_files(here.folder)]
@@ -49,7 +49,9 @@ def _encoding() -> list[Finding]:
     if not others:
         return []
     text = "the encoding is not UTF-8 (" + ", ".join(f"{what}: {name}" for what, name in others.items()) + ")"
-    remedy = "export PYTHONUTF8=1, or LC_ALL=C.UTF-8: else tables have no lines, and some file names cannot be used"
+    remedy = (
+        "export PYTHONUTF8=1, or LC_ALL=C.UTF-8: otherwise tables have no lines, and some file names cannot be used"
+    )
     return [Finding(CHECK, "note", text, remedy)]
 
 
@@ -81,7 +83,7 @@ _NEVER = frozenset(sys.builtin_module_names) | {"__main__"}
 
 
 def _is_library(entry: Path) -> bool:
-    """Whether it is the module itself: someone works inside the folder that it is installed in."""
+    """Whether the file is the module itself: the current folder is the one that the library is installed in."""
     loaded = getattr(sys.modules.get(entry.stem), "__file__", None)
     path = entry if entry.suffix == ".py" else entry / "__init__.py"
     return loaded is not None and Path(loaded).resolve() == path.resolve()

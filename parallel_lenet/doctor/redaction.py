@@ -1,4 +1,4 @@
-"""Text without names of users, machines and home folders, to be shown to others."""
+"""Removes names of users, machines and home folders from text that others will see."""
 
 import getpass
 import os
@@ -7,8 +7,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-_COMMON = {"root", "user", "users", "home", "localhost", "admin"}  # They tell nothing, and are words of sentences.
-_SHORTEST = 3  # Letters of a name that is replaced: shorter ones are parts of too much.
+_COMMON = {"root", "user", "users", "home", "localhost", "admin"}  # They identify nobody, and occur in sentences.
+_SHORTEST = 3  # Letters of a name that is replaced: shorter ones occur within other words.
 
 
 def redact(text: str) -> str:

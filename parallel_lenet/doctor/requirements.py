@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import NamedTuple
 
 PACKAGE = "parallel-lenet"
-AGGREGATES = ("full", "test", "dev")  # Extras that are made of others, or are for developers.
+AGGREGATES = ("full", "test", "dev")  # Extras that combine others, or are for developers.
 
 
 class Requirement(NamedTuple):
@@ -18,12 +18,12 @@ class Requirement(NamedTuple):
 
     @property
     def line(self) -> str:
-        """As pip takes it."""
+        """The requirement as pip reads it, such as ``numpy>=2.0``."""
         return f"'{self.name}>={self.least}'" if self.least else self.name
 
 
 def requirements() -> list[Requirement]:
-    """All of them; none if the package runs from a folder and is not installed."""
+    """All requirements; none if the package runs from a folder and is not installed."""
     try:
         lines = requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -51,7 +51,7 @@ def older(version: str, least: str) -> bool:
 
 
 def modules(name: str) -> list[str]:
-    """The modules of an installed distribution: the one of its own name if it has that; none if it is not installed."""
+    """The modules of a distribution: only the one with its name if it has that; none if it is not installed."""
     try:
         files = distribution(name).files or []
     except PackageNotFoundError:

@@ -25,11 +25,11 @@ IMAGES = 32  # Per call.
 SECONDS = 0.3  # For each figure.
 # GFLOP/s of a kernel over those of NumPy's matrix product, by scripts/benchmark.py kernels: 98, 26 and 0.06 over 108.
 USUAL = {"compiled": 0.9, "im2col": 0.24, "naive": 0.0005}
-LOW = 0.5  # Of what is usual, below which a figure is named.
+LOW = 0.5  # A finding names a figure that is below this part of what is usual.
 # float32 operations per clock with the widest vectors: two multiply-adds, of 8 or 4 numbers. Processors with AVX-512
 # do at least as many.
 PER_CLOCK = {"avx2": 32, "asimd": 16}
-SHARE = 0.8  # Of a core, below which other programs have taken the rest.
+SHARE = 0.8  # Share of a core below which a finding says that other programs use the rest.
 
 
 def check(here: Here) -> list[Finding]:
@@ -51,7 +51,7 @@ def check(here: Here) -> list[Finding]:
         text = f"other programs use this core: the measurement got {share:.0%} of it"
         found.append(Finding(CHECK, "slow", text, "wait for them to end, or look for them with top"))
     elif peak and product < LOW * peak:
-        text = f"NumPy's matrix product reaches {product:.0f} GFLOP/s, of {peak:.0f} that the processor should do"
+        text = f"NumPy's matrix product reaches {product:.0f} GFLOP/s, of {peak:.0f} that the processor should reach"
         remedy = "look for other programs, a low clock (power saving, heat), or a NumPy built without OpenBLAS"
         found.append(Finding(CHECK, "slow", text, remedy))
     if gflops < LOW * USUAL[kernel] * product:
@@ -64,12 +64,12 @@ def check(here: Here) -> list[Finding]:
 
 
 def _kernel() -> tuple[str, str]:
-    """The kernel that training uses, unless it would have to compile each time; and why it is another."""
+    """The kernel to measure: that of training, unless it would be compiled each time. And why it is another one."""
     found = compiler.check(Here())
     facts = found[0].facts
     if found[0].state != "ok" or facts.get("disabled"):
         return "im2col", ""
-    if not facts.get("compiled") and len(found) > 1:  # It can't be kept.
+    if not facts.get("compiled") and len(found) > 1:  # Its code cannot be kept.
         return "im2col", " (compiled would have to be compiled first)"
     return kernels.resolve("auto"), ""
 
@@ -99,7 +99,7 @@ def _images(kernel: str) -> float:
 
 
 def _best(function: Callable[[], object]) -> float:
-    """The least seconds of a call: what it takes when nothing else runs."""
+    """The least seconds of several calls, since other programs only add to it."""
     function()
     times: list[float] = []
     end = time.perf_counter() + SECONDS
@@ -130,7 +130,7 @@ def _workers(here: Here, kernel: str, rate: float, share: float) -> list[Finding
     train, _ = load()
     batch = 64 * count
     try:
-        # A numba that hangs is not to be imported here.
+        # Do not import a numba that hangs.
         optimizer = Adam(fused=kernel == "compiled")
         with Coordinator(lenet5(kernel=kernel), optimizer, n_workers=count, batch_size=batch) as coordinator:
             times: list[float] = []

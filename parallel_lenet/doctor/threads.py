@@ -66,6 +66,6 @@ def _variables(usable: int) -> list[Finding]:
             text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {usable} usable cores"
             found.append(Finding(CHECK, "slow", f"{text}; {WORKERS}", f"unset {name}"))
         elif int(value) < usable:
-            text = f"{name}={int(value)}: NumPy outside of training uses that many of {usable} cores; {WORKERS}"
+            text = f"{name}={int(value)}: NumPy outside of training uses {int(value)} of {usable} cores; {WORKERS}"
             found.append(Finding(CHECK, "note", text, f"unset {name}, if programs of your own are to use all cores"))
     return found

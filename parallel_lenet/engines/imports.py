@@ -26,7 +26,7 @@ LARGEST = 1 << 20  # Bytes that the code of the user's modules, with the globals
 
 
 def _absolute(entry: str) -> str:
-    """The absolute path of an entry of ``sys.path``; the entry itself if it is no folder or file (an import hook)."""
+    """The absolute path of an entry of ``sys.path``; the entry itself if it is neither a folder nor a file."""
     try:
         absolute = os.path.abspath(entry)
     except OSError:  # The working directory has been removed.

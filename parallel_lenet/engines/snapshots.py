@@ -59,7 +59,7 @@ class ArrayMemory(Storage, Protocol):
 
 
 class PrivateMemory:
-    """Memory of this process alone."""
+    """Memory of this process, which no other one shares."""
 
     handle = -1
 

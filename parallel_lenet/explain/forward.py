@@ -40,7 +40,7 @@ def _convolution(lesson: Lesson) -> None:
 
 
 def _channels(lesson: Lesson) -> None:
-    """What each channel adds to one number of the deep convolution: the same convolution with that channel alone."""
+    """What each channel adds to one number of the deep convolution: the same convolution with only that channel."""
     step = lesson.roles.deep
     if step is None:
         return

@@ -55,7 +55,7 @@ def bits(value: Any) -> str:
 def short(value: Any, digits: int = 3, places: int | None = None) -> str:
     """A number with a true minus sign and this many significant digits: ``0.420``, ``−0.0123``, ``1.20e−5``.
 
-    With ``places``, that many digits after the point instead.
+    With ``places``, this number of digits after the point instead.
     """
     if np.issubdtype(np.asarray(value).dtype, np.integer):
         return f"{int(value):,}".replace("-", "−")

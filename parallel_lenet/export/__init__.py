@@ -45,9 +45,7 @@ def to_onnx(model: Sequential, parameters: Vector, metadata: Metadata | None = N
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"only a Sequential can be exported to ONNX, got {type(model).__name__}")
-    return onnx_model(
-        model, named_weights(model, parameters), _version(), _layer_descriptions(model, parameters, metadata)
-    )
+    return onnx_model(model, named_weights(model, parameters), _version(), _file_metadata(model, parameters, metadata))
 
 
 def to_safetensors(model: Model, parameters: Vector, metadata: Metadata | None = None) -> bytes:
@@ -58,7 +56,7 @@ def to_safetensors(model: Model, parameters: Vector, metadata: Metadata | None =
     library = optional.load("export", "safetensors", "writing safetensors files", "safetensors.numpy")
     arrays = {name: np.ascontiguousarray(array) for name, array in named_weights(model, parameters).items()}
     # Under one key: the library writes several in any order, and equal networks would give different files.
-    text = json.dumps(_layer_descriptions(model, parameters, metadata), sort_keys=True)
+    text = json.dumps(_file_metadata(model, parameters, metadata), sort_keys=True)
     content: bytes = library.save(arrays, metadata={"parallel_lenet": text})
     return content
 
@@ -115,13 +113,13 @@ def file_sha256(content: bytes) -> str:
 
 
 def _version() -> str:
-    """Of this package."""
+    """The version of this package."""
     version: str = sys.modules["parallel_lenet"].__version__
     return version
 
 
-def _layer_descriptions(model: Model, parameters: Vector, metadata: Metadata | None) -> dict[str, Any]:
-    """What a file says about its network, beside its weights."""
+def _file_metadata(model: Model, parameters: Vector, metadata: Metadata | None) -> dict[str, Any]:
+    """The metadata of a file, as JSON: the network's description, its parameters' hash, and the user's metadata."""
     return {
         **json_value("metadata", metadata or {}),
         "version": _version(),

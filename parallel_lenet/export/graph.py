@@ -124,7 +124,7 @@ def _tanh(graph: _Graph, layer: layers.Tanh, name: str, weights: Mapping[str, Ar
 
 
 def _dropout(graph: _Graph, layer: layers.Dropout, name: str, weights: Mapping[str, Array]) -> None:
-    """Changes nothing outside training, as ONNX has it too."""
+    """Dropout changes nothing outside of training, in ONNX too: no node is needed."""
     graph.node("Dropout", name, [graph.last, graph.scalar(f"{name}.rate", layer.rate)])
 
 

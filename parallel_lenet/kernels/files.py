@@ -1,4 +1,4 @@
-"""Kernels of one's own: a Python file with the functions of the contract, named by its path.
+"""The user's kernels: a Python file with the functions of the contract, named by its path.
 
 The name of such a kernel is ``PATH@HASH``: the absolute path, and the beginning of the file's SHA-256. It goes wherever
 a kernel's name goes. So each worker makes sure that it computes with the same file, and a checkpoint tells it.

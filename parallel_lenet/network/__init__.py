@@ -1,1 +1,1 @@
-"""Networks of our layers: layers, losses, LeNet-5, and the check of all gradients."""
+"""Networks of this package's layers: layers, losses, LeNet-5, and the check of all gradients."""

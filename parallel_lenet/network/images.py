@@ -35,7 +35,7 @@ class Images:
     - ``image_size``: ``(height, width)`` of the stored images, or one number for both.
     - ``pixel_max``: the value of white. 255 for 8-bit images, 1 for floats from 0 to 1 and for booleans, 16 for
       scikit-learn's digits, 65535 for 16 bits. None takes the pixels as they are, for images that are standardised:
-      ``(pixel - mean) / std``, with the mean and deviation of the pixels themselves (0 and 1 leave them alone).
+      ``(pixel - mean) / std``, with the mean and deviation of the pixels themselves (0 and 1 do not change them).
     - ``pixel_min``: the value of black: 0, or -1 for images from -1 to 1. With ``pixel_max=None`` it only decides the
       background around smaller images.
 

@@ -39,7 +39,7 @@ class Layer(ABC):
     """
 
     leaf: ClassVar[int | None] = None
-    """For a layer of one's own: 1 if no bit of its results for an image depends on the images beside it, and its sums
+    """For a layer of your own: 1 if no bit of its results for an image depends on the images beside it, and its sums
     over images follow the tree (see `tree`). None otherwise: then the network's sums follow the tree from the shard on,
     and the shard size decides the last bits. A subclass does not inherit it."""
 
@@ -193,7 +193,7 @@ class MaxPool2d(_Pool2d):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """A layer that works number by number. ``y`` may be ``x``, and ``dx`` may be ``dy``: it needs ``y`` alone."""
+    """A layer that works number by number. ``y`` may be ``x``, and ``dx`` may be ``dy``: it needs only ``y``."""
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape

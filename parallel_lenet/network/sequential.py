@@ -122,7 +122,7 @@ class Sequential(Displayed):
     def leaf(self) -> int | None:
         """The smallest number of images that the tree of sums holds for: the kernel's leaf; None for the shard.
 
-        It is the shard also if a layer of one's own does not say that its own leaf is 1.
+        It is also the shard if a layer of the user's does not say that its leaf is 1.
         """
         return kernels.load(self.kernel).LEAF if all(leaf_of(layer) == 1 for layer in self.layers) else None
 

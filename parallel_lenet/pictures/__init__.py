@@ -32,7 +32,7 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
     ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM), a binary stream of
     one, or an array ``(h, w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or
     in colour, dark on light or light on dark, with uneven light, noise and specks. The digit is cut out; its longer
-    side is made 20 pixels long and its centre of mass put in the middle of 28 x 28, or of ``image_size`` in proportion.
+    side is made 20 pixels long and its centre of mass put at the centre of 28 x 28, or of ``image_size`` in proportion.
     Thin strokes are made as wide as MNIST's. An image that is so prepared already is returned as it is.
 
     Raises PictureError if the picture can't be read or nothing is drawn on it. Only the first of several images in a

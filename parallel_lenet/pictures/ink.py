@@ -117,7 +117,7 @@ def _digit(mask: Array) -> Array:
 
 
 def _crop(amount: Array) -> Array:
-    """The digit alone, its longer side `SIDE` pixels, with a margin."""
+    """Only the digit, its longer side `SIDE` pixels, with a margin."""
     rows, columns = (np.flatnonzero(amount.any(axis=axis)) for axis in (1, 0))
     digit = amount[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = tuple(max(1, round(side * SIDE / max(digit.shape))) for side in digit.shape)

@@ -56,13 +56,13 @@ def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
 
 
 def with_unit(name: str, value: float) -> str:
-    """A number of a result, for people."""
+    """A number of a result as text, with its unit."""
     number = number_text(name, value) or "unknown"
     return f"{number} s" if name == "seconds" and number != "unknown" else number
 
 
 def spread(name: str, found: Statistics) -> str:
-    """Deviation and extremes, for people."""
+    """Deviation and extremes as text."""
     deviation = f"± {with_unit(name, found.deviation)}, " if math.isfinite(found.deviation) else ""
     return f"{deviation}{with_unit(name, found.least)} to {with_unit(name, found.largest)}"
 

@@ -70,7 +70,7 @@ def subtitle(run: Run) -> str:
     if checkpoint is not None and run.model is not None:
         parts.append(f"A network of {count(len(checkpoint.state.parameters), 'parameter')}")
     elif checkpoint is not None:
-        parts.append(f"A model of its own, with {count(len(checkpoint.state.parameters), 'parameter')}")
+        parts.append(f"A model of your own, with {count(len(checkpoint.state.parameters), 'parameter')}")
     data = run.options.get("data_dir") or run.options.get("dataset")
     if data is not None:
         images = run.data.get("train")

@@ -1,8 +1,8 @@
-"""Trackers: programs that show the curves of many runs, told about a training while it is computed.
+"""Trackers: programs that show the curves of many runs. They are sent the numbers of a training while it runs.
 
-A tracker gets the reports of `Coordinator.iterate`. Reports of steps wait for a second, so that telling costs a step
-little; `flush` and `close` tell all that wait. Any of a tracker's methods may raise whatever its library raises: for a
-full disk, or a server that is away.
+A tracker gets the reports of `Coordinator.iterate`. Reports of steps wait for a second, so that a step takes little
+longer; `flush` and `close` send all that wait. Each method may raise the exceptions of the tracker's library, such as
+those for a full disk or a server that does not answer.
 """
 
 import math
@@ -16,7 +16,7 @@ from parallel_lenet.closing import Closeable
 from parallel_lenet.reports import EpochReport, StepReport
 
 Figures = Mapping[str, float | int | None]
-Scalars = tuple[int, float, dict[str, float]]  # After which step, when, and the numbers by name.
+Scalars = tuple[int, float, dict[str, float]]  # A step, the time after it, and its numbers by name.
 
 FLUSH_EVERY = 1.0  # Seconds.
 OF_STEPS = ("loss", "accuracy", "learning_rate", "gradient_norm", "seconds")
@@ -32,7 +32,7 @@ class Tracker(Closeable):
         self._told = time.monotonic()
 
     def log(self, report: StepReport | EpochReport) -> None:
-        """Tell about a step or an epoch. A skipped step is left out: it has no number of its own."""
+        """Send the numbers of a step or an epoch. A skipped step is left out, since it has no number."""
         if isinstance(report, EpochReport):
             self.log_epoch(vars(report))
         elif report.skipped is None:
@@ -41,7 +41,7 @@ class Tracker(Closeable):
                 self.flush()
 
     def log_epoch(self, figures: Figures) -> None:
-        """Tell about an epoch: ``figures`` by name, among them the ``step`` after which it ended. Then `flush`."""
+        """Send an epoch's numbers, ``figures`` by name, among them the ``step`` after which it ended. Then `flush`."""
         step = figures["step"]
         assert step is not None
         self._log("epoch", int(step), {name: each for name, each in figures.items() if name not in NOT_LOGGED})
@@ -52,7 +52,7 @@ class Tracker(Closeable):
         self._waiting.append((step, time.time(), numbers))
 
     def flush(self) -> None:
-        """Tell all that waits."""
+        """Send all reports that wait."""
         waiting, self._waiting = self._waiting, []
         self._told = time.monotonic()
         if waiting:
@@ -64,16 +64,16 @@ class Tracker(Closeable):
 
     @abstractmethod
     def end(self, state: str) -> None:
-        """`flush`, and say how the training ended: finished, interrupted or failed. The tracker is closed then."""
+        """Send the rest and how the training ended: finished, interrupted or failed. Then close the tracker."""
 
     def close(self) -> None:
-        """End, as finished unless `end` was called before."""
+        """End the tracker as finished, unless `end` was called before."""
         self.end("finished")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End as finished, as interrupted after Ctrl-C, or as failed after another exception."""
+        """End the tracker: interrupted after Ctrl-C, failed after another exception, else finished."""
         self.end("finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted")
 
 

@@ -14,7 +14,7 @@ from parallel_lenet.files import write_atomically
 from parallel_lenet.runs import RunError, content
 from parallel_lenet.trackers import Scalars, Tracker, plain
 
-FILE = "mlflow.json"  # In the folder: which run of MLflow it is.
+FILE = "mlflow.json"  # In the run's folder: the id of the run of MLflow.
 FOLDER = "mlruns"
 EXPERIMENT = "parallel_lenet"
 AT_ONCE = 1000  # Numbers, and
@@ -22,7 +22,7 @@ MOST_PARAMETERS = 100  # parameters, that MLflow takes in one call.
 LONGEST = 6000  # Characters of a parameter.
 STATES = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 # Read by MLflow, unless the user has set them. Without the first it sends usage statistics, without the second it
-# refuses to write to a folder, and without the others a server that is away holds up training for minutes.
+# refuses to write to a folder, and without the others training waits for minutes for a server that does not answer.
 VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -39,7 +39,7 @@ def require() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """With the variables above, which MLflow reads from the environment of the process; without its warnings."""
+    """Set the variables above in this process's environment, from which MLflow reads them, and hide its warnings."""
     added = {name: value for name, value in VARIABLES.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -90,7 +90,7 @@ class MLflow(Tracker):
             self.run_id: str = known or self._begin(parameters, Path(folder).absolute().name)
 
     def _known(self, decide: Mapping[str, str]) -> str | None:
-        """The run that this folder's is, if it can be continued; sets what it has."""
+        """The id of the folder's run, if it can be continued. Sets the last steps that MLflow has of it."""
         try:
             known = json.loads(content(self._file, 2**16) or b"{}")
             run_id = known.get("run_id")

@@ -1,8 +1,8 @@
-"""Between this package's parameter vectors and weights as other programs have them.
+"""Converts between this package's parameter vectors and weights as other programs store them.
 
 Others follow PyTorch: convolutions are cross-correlations with weights ``(out, in, height, width)``, and dense layers
-have weights ``(out, in)``. So has this package, save for layers with ``flip=True``, which compute the true convolution:
-their filters are turned by 180 degrees on the way out and on the way in.
+have weights ``(out, in)``. This package does the same, except in layers with
+``flip=True``. These compute the true convolution, and their filters are turned by 180 degrees in files.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 def named_weights(model: Model, parameters: Vector) -> dict[str, Array]:
-    """Views of a parameter vector by name, ``conv1.weight`` and so on, as others have them.
+    """Views of a parameter vector by name, ``conv1.weight`` and so on, as other programs store them.
 
     Writing to them writes to the vector. Raises ValueError if the vector has another size.
     """

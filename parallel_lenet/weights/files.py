@@ -26,24 +26,24 @@ from parallel_lenet.weights.convention import named_weights
 Array = NDArray[Any]
 
 MOST_ARRAYS = 10_000
-MOST_HEADER = 2**24  # Bytes of a safetensors header: a thousand for each of so many arrays.
+MOST_HEADER = 2**24  # Bytes of a safetensors header: a thousand for each of `MOST_ARRAYS` arrays.
 FLOATS = ("F16", "F32", "F64")  # As safetensors names them.
 ZIP = b"PK\x03\x04"
 
 
 class WeightsError(ValueError):
-    """A file of weights that can't be used: the message names the file, and the array that doesn't fit."""
+    """A file of weights that cannot be used. The message names the file, and the array that does not fit."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file that is open."""
+    """An open file of weights."""
 
     path: str
     shapes: dict[str, tuple[int, ...]]
-    """Of its arrays, by name."""
+    """The shape of each array, by name."""
     read: Callable[[str], Array]
-    """An array by name. Its size is what `shapes` says."""
+    """Returns an array by name, of the shape in `shapes`."""
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array
 
 
 def _checkpoint(path: str) -> WeightsFile:
-    """The weights in a checkpoint of this package, as others have them if its network can be built."""
+    """The weights in a checkpoint of this package, as other programs store them if its network can be built."""
     checkpoint = Checkpoint.load(path)
     parameters = checkpoint.state.parameters
     try:

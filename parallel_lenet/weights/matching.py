@@ -1,4 +1,4 @@
-"""Which array of a file is which parameter: by name, or else by shapes and the numbers in names."""
+"""Finds the array of a file for each parameter: by its name, or else by shapes and the numbers in names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ Unit = tuple[str, ...]  # Names that belong together: those of one layer.
 
 
 def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict[str, str]:
-    """The file's name of each parameter; WeightsError, which names the first disagreement, if they don't fit."""
+    """The name in the file of each parameter. Raises WeightsError, which names the first disagreement."""
     ours = dict(wanted)
     if ours.keys() == found.keys():
         for name, shape in ours.items():
@@ -48,7 +48,7 @@ def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict
 
 
 def _units(names: Sequence[str]) -> list[Unit]:
-    """Names grouped by what stands before their last dot."""
+    """The names in groups: those with the same text before their last dot."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -60,7 +60,7 @@ def _signature(unit: Unit, shapes: Shapes) -> tuple[Shape, ...]:
 
 
 def _order(name: str, shapes: Shapes) -> tuple[int, Shape, bool]:
-    """Within a layer: weights before biases, also if their shapes are the same."""
+    """A key that sorts the arrays of a layer: weights before biases, also if their shapes are the same."""
     return -len(shapes[name]), shapes[name], "bias" in name
 
 
@@ -85,7 +85,7 @@ def _require_order(path: str, same: Sequence[Unit]) -> None:
 
 
 def _first_disagreement(path: str, ours: Shapes, found: Shapes, theirs: Sequence[str]) -> WeightsError:
-    """Of two lists of arrays in order, the first two that differ: by name if some are the same, else by order."""
+    """The error for the first two arrays that differ: compared by name if half of the names agree, else in order."""
     common = ours.keys() & found.keys()
     if len(common) * 2 >= len(ours):
         for name, shape in ours.items():

@@ -436,7 +436,7 @@ def softmax_cross_entropy(logits, targets, weights, d_logits):
     each = np.arange(len(targets))
     return float((weights * -np.log(p[targets, each])).sum()), int((p.argmax(0) == targets).sum())
 """,
-        "softmax_cross_entropy: the gradient d_logits is the softmax alone: 1 must be subtracted at the target",
+        "softmax_cross_entropy: the gradient d_logits is only the softmax: 1 must be subtracted at the target",
     ),
     Mistake(
         "mean loss",

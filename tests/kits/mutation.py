@@ -3,7 +3,7 @@
 Changes operators, numbers and names of one module at a time, in a temporary copy of the project, and counts the changes
 that the module's fast tests notice. Prints the score and the changes that no test noticed. It takes minutes per module,
 with one process at a low priority; ``--minutes`` ends each module after that time, and counts what was tried until
-then. ``pip install mutmut`` first.
+then; ``--tenths`` tries only some of the changes, always the same ones. ``pip install mutmut`` first.
 """
 
 import argparse
@@ -26,33 +26,38 @@ MODULES = {
     "checkpoint.py": ["test_checkpoint.py"],
     "engines/processes/dispatcher.py": ["test_dispatcher.py"],  # test_engine_states.py takes seconds per change.
     "averaging.py": ["test_coordinator.py", "test_updates.py"],
-    "settings.py": ["test_coordinator_arguments.py"],
+    "settings.py": ["test_settings.py"],
     "coordinator.py": ["test_coordinator.py", "test_coordinator_arguments.py", "test_coordinator_checkpoints.py"],
 }
+# Tests of seconds, each of which would be repeated for every change that no test notices.
+LONG = "against_torch or number_of_workers or changes_a_bit or closed or users_own or slow_kernel or processes"
+DIGITS = "3705819264"  # Last digits of a change's number: the first of them are the first tenth, and so on.
 TIMED_OUT = 124  # The exit code of timeout(1).
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["parallel_lenet"]
 only_mutate = ["parallel_lenet/{module}"]
-pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not against_torch"]
+pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not ({long})"]
 pytest_add_cli_args_test_selection = {tests}
 also_copy = ["tests", "scripts", "docs", "README.md", "pyproject.toml"]
 """
 
 
-def run(module: str, minutes: float | None) -> None:
-    """Print what mutmut finds out about a module, within so many minutes if they are given."""
+def run(module: str, minutes: float | None, tenths: int) -> None:
+    """Print what mutmut finds out about some tenths of a module's changes, within this number of minutes, if given."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         for name in COPIED:
             source, copy = ROOT / name, Path(folder, name)
             shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
         with open(Path(folder, "pyproject.toml"), "a", encoding="utf-8") as file:
-            file.write(SETTINGS.format(module=module, tests=[f"tests/{test}" for test in MODULES[module]]))
+            tests = [f"tests/{test}" for test in MODULES[module]]
+            file.write(SETTINGS.format(module=module, long=LONG, tests=tests))
         mutmut = ["nice", "-n", "10", sys.executable, "-m", "mutmut"]
         Path(folder, "mutants").mkdir()  # Python forgets a folder of its path that is not there when it starts.
         environment = {**os.environ, "PYTHONPATH": str(Path(folder, "mutants"))}
         limit = [] if minutes is None else ["timeout", "--signal=INT", f"{minutes}m"]
-        command = [*limit, *mutmut, "run", "--max-children", "1"]
+        chosen = [] if tenths == len(DIGITS) else [f"*{digit}" for digit in DIGITS[:tenths]]
+        command = [*limit, *mutmut, "run", "--max-children", "1", *chosen]
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if result.returncode not in (0, TIMED_OUT):
             raise SystemExit(result.stdout[-3000:] + result.stderr[-3000:])
@@ -72,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"any of {', '.join(MODULES)}")
     parser.add_argument("--minutes", type=float, help="end each module after this time (default: when all are tried)")
+    parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="the part to try (default: all)")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.modules) - set(MODULES):
         parser.error(f"unknown module {sorted(unknown)[0]!r}: choose from {', '.join(MODULES)}")
     for module in arguments.modules or MODULES:
-        run(module, arguments.minutes)
+        run(module, arguments.minutes, arguments.tenths)
 
 
 if __name__ == "__main__":

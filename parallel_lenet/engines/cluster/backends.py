@@ -10,13 +10,13 @@ from parallel_lenet.engines import WorkerError
 
 
 class Backend(ABC):
-    """One of joblib's backends, and the cluster behind it."""
+    """One of joblib's backends, and its cluster."""
 
     name: str
     module = ""
     """The library that an extra installs."""
     returns = "generator_unordered"
-    """What ``joblib.Parallel`` shall return: a generator gives the results that came before a failure."""
+    """What ``joblib.Parallel`` is asked to return: a generator gives the results that came before a failure."""
     remote = False
     """Whether a call may hang, since the cluster may have ended or stopped."""
     addresses = re.compile("(?!)")

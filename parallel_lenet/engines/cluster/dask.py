@@ -65,7 +65,7 @@ class Dask(Backend):
         return n_workers or self.count()
 
     def _local(self, n_workers: int | None) -> None:
-        """Start a cluster of this machine: on the loopback interface, with TLS certificates made for it alone."""
+        """Start a cluster of this machine: on the loopback interface, with TLS certificates made only for it."""
         from dask import config  # Imported lazily: an extra.
         from dask.distributed import LocalCluster, Security
 

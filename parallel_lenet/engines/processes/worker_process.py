@@ -69,7 +69,7 @@ class WorkerProcess(Worker):
         finally:
             stamps.close()
         self.name = f"worker {number} (pid {self.process.pid})"
-        """The worker's name in messages to people."""
+        """The worker's name in messages."""
         self.dismissed = False
         self._kill_reason = ""
         self._arrays: set[int] = set()  # The numbers of the arrays that it has.

@@ -41,7 +41,7 @@ def batch(lesson: Lesson) -> Figure:
         f"A batch of {n} images, the lesson's own first, cut into blocks of two. Each block goes to one of {WORKERS} "
         "workers. Under each image stands its gradient of the followed weight.",
         [Panel(n * PITCH + 4, 138, shapes, zoom=1.4)],
-        "Each frame is a block, which one worker computes alone. The workers share nothing but the weights, which none "
+        "Each frame is a block, which one worker computes. The workers share only the weights, which none "
         "of them changes during the step.",
     )
 
@@ -219,7 +219,7 @@ def death(lesson: Lesson) -> Figure:
         Text(275, y, f"images {names[lost]}", "small", step=len(boxes) + 2),
     ]
     bits: list[Shape] = []
-    for i, (name, words) in enumerate((("death.before", "if nobody had died"), ("death.after", "computed again"))):
+    for i, (name, words) in enumerate((("death.before", "if no worker had died"), ("death.after", "computed again"))):
         number = lesson.numbers(name)
         bits += [
             Text(110, 10 + i * 64, words, "label"),

@@ -1,4 +1,4 @@
-"""Computations on each number alone: pixels to inputs, activations and their gradients.
+"""Computations number by number: pixels to inputs, activations and their gradients.
 
 Most loops are plain: they contain no sum, so the compiler may use vectors as it likes without changing a bit.
 """
@@ -41,7 +41,7 @@ def prepare_images_call(images: Array, scale: float | Array, shift: float | Arra
 def _prepare_images(lanes: int) -> Callable[..., None]:
     """A tile holds neighbouring pixels of a row of some images, and is transposed; the last overlaps the one before.
 
-    If the images are fewer or narrower than a tile, each number is computed alone.
+    If the images are fewer or narrower than a tile, each number is computed by itself.
     """
 
     @sized(lanes)

@@ -1,4 +1,4 @@
-"""exp, log and tanh of this package: the same bits on every machine, which C libraries do not promise.
+"""exp, log and tanh of this package: the same bits on every machine, unlike those of C libraries.
 
 Fixed polynomials, Horner's rule, fused multiply-adds, no branch: loops over them become vector instructions.
 """
