@@ -20,6 +20,7 @@ SETTINGS = (
     "clip_norm",
     "kernel",
     "augment",
+    "label_smoothing",
 )  # They decide how training continues.
 DATA = "data"  # What else may differ.
 

@@ -636,11 +636,12 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         """Continue from a checkpoint: load everything that ``save`` wrote, and return its ``metadata``.
 
         The model must be the one that was saved: its layout and its description are compared. Settings of the training
-        (optimizer, batch_size, shard_size, seed, clip_norm, kernel and augment) are compared when training continues,
-        so that ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or ``iterate`` after ``load``
-        raises CheckpointError if one of them differs, unless ``may_differ`` names it. The optimizer may then have other
-        settings, such as another learning rate, but must keep the same vectors. ``shard_size`` may differ if it
-        decides no bit. An unfinished epoch continues only with the data that it started with.
+        (optimizer, batch_size, shard_size, seed, clip_norm, kernel, augment and label_smoothing) are compared when
+        training continues, so that ``predict``, ``evaluate`` and ``save`` work with any. The first ``fit`` or
+        ``iterate`` after ``load`` raises CheckpointError if one of them differs, unless ``may_differ`` names it. The
+        optimizer may then have other settings, such as another learning rate, but must keep the same vectors.
+        ``shard_size`` may differ if it decides no bit. An unfinished epoch continues only with the data that it started
+        with.
 
         To train the parameters in any other way, start a new training with them, after ``load``:
         ``Coordinator(model, optimizer, parameters=coordinator.parameters)``.

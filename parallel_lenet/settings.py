@@ -75,4 +75,6 @@ class Settings:
             "clip_norm": describe(self.clip_norm),
             "kernel": describe(getattr(model, "kernel", None)),
             "augment": describe(getattr(model, "augment", None)),
+            # None for 0, as in a checkpoint from before there was such a setting.
+            "label_smoothing": describe(getattr(model, "label_smoothing", None)) or None,
         }

@@ -83,7 +83,7 @@ def test_the_description_has_all_that_decides_how_training_continues() -> None:
     plain = checked(seed=7, clip_norm=2.5).description(SGD(0.5), SimpleNamespace())  # type: ignore[arg-type]
     optimizer = plain.pop("optimizer")
     assert (optimizer["class"], optimizer["learning_rate"]) == ("SGD", 0.5)
-    others = {"kernel": None, "augment": None}
+    others = {"kernel": None, "augment": None, "label_smoothing": None}
     assert plain == {"batch_size": 128, "shard_size": 32, "seed": 7, "clip_norm": 2.5, **others}
     model: Any = SimpleNamespace(leaf=1, kernel="naive", augment="none")
     with_leaf = checked(model).description(SGD(), model)

@@ -4,7 +4,7 @@ All sizes differ, so that an exchanged axis gives other results, and a wrong fac
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Call:
     """What the axes of each output are."""
     setting: str = ""
     """What is special about the call, as the end of a sentence: `` with stride 2``."""
+    options: dict[str, float] = field(default_factory=dict)
+    """Arguments that are given by name, to functions that have such a parameter."""
 
     @property
     def images(self) -> int:
@@ -61,7 +63,7 @@ class Call:
             for name, value in (self.inputs | changed).items()
         }
         with np.errstate(all="ignore"):
-            returned = getattr(naive, self.function)(*inputs.values(), *outputs.values())
+            returned = getattr(naive, self.function)(*inputs.values(), *outputs.values(), **self.options)
         return outputs if returned is None else outputs | dict(zip(RETURNED, returned, strict=True))
 
     def part(self, images: slice) -> "Call":
@@ -185,19 +187,21 @@ def _dense(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _softmax(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    weighted = " with weights other than 1"
-    for setting, n in (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (weighted, 4)):
+    weighted, smoothed = " with weights other than 1", " with a smoothing of 0.2"
+    variants = (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (weighted, 4), (smoothed, 4))
+    for setting, n in variants:
         logits = rng.standard_normal((5, n))
         if function == "softmax":
-            if setting != weighted:
+            if setting not in (weighted, smoothed):
                 yield Call(function, {"logits": logits}, {"out": (5, n)}, {"out": ("class", "image")}, setting)
             continue
         # Some answers are right, and some wrong.
         targets = logits.argmax(axis=0) + np.arange(n) % 2
         targets[targets == 5] = 0
-        weights = rng.uniform(0.5, 2, n) if setting == weighted else np.ones(n)
+        weights = rng.uniform(0.5, 2, n) if setting in (weighted, smoothed) else np.ones(n)
         inputs = {"logits": logits, "targets": targets.astype(np.int64), "weights": weights}
-        yield Call(function, inputs, {"d_logits": (5, n)}, {"d_logits": ("class", "image")}, setting)
+        options = {"smoothing": 0.2} if setting == smoothed else {}
+        yield Call(function, inputs, {"d_logits": (5, n)}, {"d_logits": ("class", "image")}, setting, options)
 
 
 def _images(function: str, rng: np.random.Generator) -> Iterator[Call]:

@@ -4,6 +4,7 @@ The file has more than 300 lines: half of it is the list of known mistakes, with
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -258,8 +259,12 @@ def _onehot(call: Call) -> Array:
     return onehot
 
 
+def _unsmoothed(call: Call) -> Call:
+    return replace(call, options={})
+
+
 def _losses(call: Call) -> Array:
-    one = call.reference(weights=np.ones(call.images))
+    one = _unsmoothed(call).reference(weights=np.ones(call.images))
     p = one["d_logits"] + _onehot(call)
     losses: Array = -np.log((p * _onehot(call)).sum(axis=0))
     return losses
@@ -507,6 +512,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ],
     ("softmax_cross_entropy", "d_logits"): [
         ("is only the softmax: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _onehot(c)),
+        ("ignores the smoothing", lambda call: _unsmoothed(call).reference()),
         ("ignores the weights", lambda call: call.reference(weights=np.ones(call.images))),
         (
             "has 1 added at the target instead of subtracted",
@@ -518,6 +524,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ),
     ],
     ("softmax_cross_entropy", "loss"): [
+        ("ignores the smoothing", lambda call: _unsmoothed(call).reference()),
         ("ignores the weights", lambda call: _losses(call).sum()),
         ("is the mean over the images, but must be their sum", lambda call: call.reference()["loss"] / call.images),
         ("is the loss of the first image only", lambda call: _losses(call)[0]),

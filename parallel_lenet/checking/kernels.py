@@ -16,6 +16,7 @@ from parallel_lenet.checking.diagnosis import close, diagnose, what, where
 from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.kernels.files import FUNCTIONS
+from parallel_lenet.model import takes
 from parallel_lenet.network.gradcheck import LAYERS, TOLERANCE, layer_errors
 from parallel_lenet.user_files import origin
 
@@ -86,7 +87,7 @@ def check_function(module: Any, name: str) -> list[str]:
             f"{name} is missing: define it, or take another kernel's with "
             f"`from parallel_lenet.kernels.im2col import {name}`"
         ]
-    tried = calls(name)
+    tried = [call for call in calls(name) if all(takes(function, option) for option in call.options)]
     try:
         for call in tried:
             problems = list(dict.fromkeys(_results(function, call)))
@@ -133,7 +134,7 @@ class _Outcome:
             random.seed(1234567)
             state = _random_state()
             with np.errstate(all="ignore"):
-                self.returned = function(*self.arguments.values(), *self.outputs.values())
+                self.returned = function(*self.arguments.values(), *self.outputs.values(), **call.options)
             self.draws = repr(_random_state()) != repr(state)
         except (Exception, SystemExit) as error:
             raise _RaisedError(_raised(call, error)) from error

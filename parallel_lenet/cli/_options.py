@@ -14,7 +14,17 @@ from typing import Any
 
 from parallel_lenet import kernels
 from parallel_lenet.augmentation import Augment
-from parallel_lenet.checks import FRACTION, LEAST, NOT_NEGATIVE, InvalidValue, Range, quoted, real_number, whole_number
+from parallel_lenet.checks import (
+    BELOW_ONE,
+    FRACTION,
+    LEAST,
+    NOT_NEGATIVE,
+    InvalidValue,
+    Range,
+    quoted,
+    real_number,
+    whole_number,
+)
 from parallel_lenet.cli import _toml, _user_model
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
@@ -244,6 +254,14 @@ class TrainOptions:
     clip_norm: float | None = _option(
         TRAINING, float, None, "largest norm of the gradient; larger ones are scaled down to it"
     )
+    label_smoothing: float = _option(
+        TRAINING,
+        float,
+        0.0,
+        "share of each label that is spread evenly over all classes in training, from 0 to below 1, such as 0.1; the "
+        "training loss is then the smoothed one",
+        metavar="X",
+    )
     initial_weights: str | None = _option(
         NETWORK,
         str,
@@ -443,6 +461,7 @@ def check(options: TrainOptions) -> None:
             real_number("max_time", options.max_time, DURATION)
         if options.augment is not None:
             Augment.parse(options.augment)
+        real_number("label_smoothing", options.label_smoothing, BELOW_ONE)
     except InvalidValue as error:
         raise as_usage(error) from None
     except argparse.ArgumentTypeError as error:

@@ -16,7 +16,7 @@ import numpy as np
 
 from parallel_lenet.augmentation import Augment
 from parallel_lenet.batching import split
-from parallel_lenet.checks import quoted
+from parallel_lenet.checks import InvalidValue, quoted
 from parallel_lenet.cli import (
     _config,
     _engines,
@@ -214,10 +214,11 @@ def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
         return _users_model(request)
     how = request.options.augment
     augment = None if how is None else Augment.parse(how)
+    smoothing = request.options.label_smoothing
     if request.resumed is not None:
         trained = load_model(request.resumed.file, request.options.kernel)
-        return replace(trained.model, augment=augment), trained.parameters
-    model = replace(_build(data, request.options), augment=augment)
+        return _changed(trained.model, augment=augment, label_smoothing=smoothing), trained.parameters
+    model = _changed(_build(data, request.options), augment=augment, label_smoothing=smoothing)
     if request.options.initial_weights is None:
         return model, None
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)
@@ -315,7 +316,7 @@ def _begin(training: Training, request: Request) -> None:
 
 
 def _users_model(request: Request) -> tuple[Model, Vector | None]:
-    """The model of ``--model``, with the kernel and the augmentation of the options if it is made of layers."""
+    """The model of ``--model``, with the options for networks made of layers if it is one."""
     options = request.options
     assert options.model is not None
     reference = _user_model.parse(options.model)
@@ -325,19 +326,31 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
             raise UsageError(f"--{name} is for LeNet-5: leave it out, or leave out --model")
     model = _user_model.load(reference)
     if isinstance(model, Sequential):
+        changes: dict[str, Any] = {}
         if options.kernel != "auto":
-            model = replace(model, kernel=options.kernel)
+            changes["kernel"] = options.kernel
         if options.augment is not None:
-            model = replace(model, augment=Augment.parse(options.augment))
+            changes["augment"] = Augment.parse(options.augment)
+        if options.label_smoothing > 0:
+            changes["label_smoothing"] = options.label_smoothing
+        model = _changed(model, **changes)
         if options.initial_weights is not None and request.resumed is None:
             return model, _weights.load("--initial-weights", options.initial_weights, model)
         return model, None
-    for name in ("kernel", "augment", "initial_weights"):
+    for name in ("kernel", "augment", "label_smoothing", "initial_weights"):
         if name in request.given and request.given[name] != OPTIONS[name].default:
             raise UsageError(
                 f"--{with_dashes(name)} is for networks made of layers: {reference.words} is a {type(model).__name__}"
             )
     return model, None
+
+
+def _changed(model: Sequential, **changes: Any) -> Sequential:
+    """The network with other settings. Raises UsageError if its loss or kernel can't smooth labels."""
+    try:
+        return replace(model, **changes)
+    except InvalidValue as error:
+        raise as_usage(error) from None
 
 
 def _build(data: Dataset, options: TrainOptions) -> Sequential:

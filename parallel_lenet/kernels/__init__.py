@@ -102,12 +102,15 @@ class Kernels(Protocol):
         """The probability of each class: ``exp(logits (k, n))``, divided by their sum -> ``out (k, n)``."""
 
     def softmax_cross_entropy(
-        self, logits: Array, targets: Array, weights: Array, d_logits: Array
+        self, logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
     ) -> tuple[float, int]:
         """The loss of ``logits (k, n)`` for ``targets (n,)``, int64 from 0 to k - 1, and how many were right.
 
         Each image's loss counts ``weights (n,)`` times, and so does its gradient, which goes to ``d_logits (k, n)``.
         The loss is summed in float64. Weights of 1 change no bit.
+
+        ``smoothing`` is that of the labels, from 0 to below 1: see `Sequential`. It is given by name, and only if it is
+        above 0. A kernel of your own may leave the parameter out; then it can't train with label smoothing.
         """
 
 

@@ -186,15 +186,21 @@ def softmax(logits: Array, out: Array) -> None:
     out /= out.sum(axis=0)
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(
+    logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
+) -> tuple[float, int]:
     """All images at once: log(sum(exp(z))) - z[target], with the largest logit of each taken off."""
     each = np.arange(logits.shape[1])
     correct = int(np.count_nonzero(logits.argmax(axis=0) == targets))
     shifted = logits - logits.max(axis=0)
     np.exp(shifted, out=d_logits)
     sums = d_logits.sum(axis=0)
-    losses = weights * (np.log(sums) - shifted[targets, each])
+    losses = np.log(sums) - shifted[targets, each]
     d_logits /= sums
-    d_logits[targets, each] -= 1
+    d_logits[targets, each] -= 1 - smoothing
+    if smoothing > 0:
+        losses = (1 - smoothing) * losses + smoothing * (np.log(sums) - shifted.mean(axis=0))
+        d_logits -= smoothing / len(logits)
+    losses *= weights
     d_logits *= weights
     return float(losses.sum(dtype=np.float64)), correct

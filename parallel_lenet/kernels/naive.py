@@ -327,11 +327,19 @@ def softmax(logits: Array, out: Array) -> None:
         out[:, i] = exponentials / exponentials.sum()
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(
+    logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
+) -> tuple[float, int]:
     """Loss, and the error of the last layer: the loss is small if the right class has a high probability p (`softmax`).
 
         loss        = -log(p[target])
         d_logits[k] = p[k] - 1 if k is the target, else p[k]
+
+    With label smoothing s the loss of the target counts 1 - s, and the mean of the losses that each class would have
+    as the target counts s. So the network learns not to be certain. Without smoothing, s is 0::
+
+        loss        = -(1 - s) * log(p[target]) - s * mean(log(p))
+        d_logits[k] = p[k] - s / classes, and less 1 - s if k is the target
 
     Loss and error of an image are multiplied by its weight, which is 1 unless the user gives another one.
     ``logits (k, n)``, ``targets (n,)``, ``weights (n,)`` -> ``d_logits (k, n)``. Returns the loss, added up over the
@@ -342,9 +350,13 @@ def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logit
     for i, target in enumerate(targets):
         shifted = logits[:, i] - logits[:, i].max()
         exponentials = np.exp(shifted)
-        losses.append(float(weights[i] * (np.log(exponentials.sum()) - shifted[target])))
+        class_losses = np.log(exponentials.sum()) - shifted  # -log(p)
+        loss = class_losses[target]
+        if smoothing > 0:
+            loss = (1 - smoothing) * loss + smoothing * class_losses.mean()
+        losses.append(float(weights[i] * loss))
         correct += int(logits[:, i].argmax() == target)
-        d_logits[:, i] = exponentials / exponentials.sum()
-        d_logits[target, i] -= 1
+        d_logits[:, i] = exponentials / exponentials.sum() - smoothing / len(logits)
+        d_logits[target, i] -= 1 - smoothing
         d_logits[:, i] *= weights[i]
     return _tree_sum(losses), correct

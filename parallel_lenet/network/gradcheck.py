@@ -89,7 +89,10 @@ def check_gradients(kernel: str, seed: int = 0) -> Iterator[Check]:
     for what, layer, shape in LAYERS:
         for of, error in layer_errors(kernels.load(kernel), layer, shape, rng):
             yield Check(kernel, what, of, error)
-    yield Check(kernel, "softmax cross-entropy", "logits", _loss_error(kernels.load(kernel), rng))
+    module = kernels.load(kernel)
+    yield Check(kernel, "softmax cross-entropy", "logits", _loss_error(module, 0.0, rng))
+    if takes(module.softmax_cross_entropy, "smoothing"):
+        yield Check(kernel, "softmax cross-entropy, smoothed", "logits", _loss_error(module, 0.1, rng))
     model = lenet5(kernel=kernel, dtype="float64")
     inputs = rng.integers(0, 256, (IMAGES, 28, 28), np.uint8)
     for of, error in model_errors(model, inputs, rng.integers(0, model.classes, IMAGES), rng):
@@ -138,14 +141,14 @@ def model_errors(model: Model, inputs: Array, targets: Array, rng: np.random.Gen
         yield name, _error(directions @ gradient[place], np.array(numeric))
 
 
-def _loss_error(kernel: Kernels, rng: np.random.Generator) -> float:
+def _loss_error(kernel: Kernels, smoothing: float, rng: np.random.Generator) -> float:
     logits = rng.standard_normal((5, IMAGES))
     targets = rng.integers(0, 5, IMAGES)
     gradient = np.full_like(logits, np.nan)
-    softmax_cross_entropy(kernel, logits, targets, gradient)
+    softmax_cross_entropy(kernel, logits, targets, gradient, smoothing=smoothing)
 
     def loss() -> Array:
-        return np.array([softmax_cross_entropy(kernel, logits, targets, np.empty_like(logits))[0]])
+        return np.array([softmax_cross_entropy(kernel, logits, targets, np.empty_like(logits), smoothing=smoothing)[0]])
 
     return _error(gradient, _numeric_gradient(loss, logits, np.ones(1)))
 

@@ -24,6 +24,7 @@ def lenet5(
     kernel: str = "auto",
     dtype: str = "float32",
     augment: Augment | None = None,
+    label_smoothing: float = 0.0,
 ) -> Sequential:
     """LeNet-5: 32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> dense 84 -> dense classes.
 
@@ -39,8 +40,8 @@ def lenet5(
     ``pixel_max=None`` the pixels themselves, by default 0 and 1. Each is a number, or one number for each channel.
 
     ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ``augment`` distorts the images in
-    training: see `Augment`. Raises ValueError if a value is not
-    allowed.
+    training: see `Augment`. ``label_smoothing`` smooths the targets in training: see `Sequential`. Raises ValueError if
+    a value is not allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.B,
     with the tutorial's simplifications: pooling has no parameters, the second convolution sees all six maps, and the
     output is a dense layer under softmax.
@@ -74,4 +75,5 @@ def lenet5(
         kernel=kernel,
         dtype=dtype,
         augment=augment,
+        label_smoothing=label_smoothing,
     )

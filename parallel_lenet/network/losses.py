@@ -1,5 +1,6 @@
 """Losses: the functions that training makes small, and their gradients."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +29,11 @@ class Loss(Protocol):
         """The weighted loss of ``outputs (k, n)``, summed, and how many are correct; its gradient to ``d_outputs``."""
 
 
+@dataclass(frozen=True)
 class SoftmaxCrossEntropy:
     """The loss of a classifier, whose targets are labels: see `softmax_cross_entropy`."""
+
+    smoothing: float = 0.0
 
     def check(self, targets: Array, k: int, n: int) -> None:
         check_labels(targets, k, n)
@@ -40,7 +44,7 @@ class SoftmaxCrossEntropy:
     def compute(
         self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
     ) -> tuple[float, int]:
-        return kernels.softmax_cross_entropy(outputs, targets, weights, d_outputs)
+        return _call(kernels, outputs, targets, weights, d_outputs, self.smoothing)
 
 
 class SquaredError:
@@ -79,7 +83,12 @@ LOSSES: dict[str, Loss] = {CROSS_ENTROPY: SoftmaxCrossEntropy(), "squared_error"
 
 
 def softmax_cross_entropy(
-    kernels: Kernels, logits: Array, targets: Array, d_logits: Array, weights: Array | None = None
+    kernels: Kernels,
+    logits: Array,
+    targets: Array,
+    d_logits: Array,
+    weights: Array | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[float, int]:
     """Returns the loss, summed over the images, and the number of images that were classified correctly.
 
@@ -87,13 +96,27 @@ def softmax_cross_entropy(
     so that no exponential overflows. The gradient is ``softmax(z) - onehot(t)``.
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4, equations 4.108 and 4.109.
 
+    With label ``smoothing`` s the target is the distribution ``q = (1 - s) * onehot(t) + s / k`` instead: the loss is
+    ``-sum_j q_j log(softmax(z)_j)`` and the gradient ``softmax(z) - q``. That is ``torch.nn.CrossEntropyLoss`` with
+    ``label_smoothing=s``. Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for
+    Computer Vision" (2016), section 7.
+
     ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
     ``weights (n,)``, by default all 1, multiply loss and gradient of each image. The prediction is the first largest
     logit. Raises ValueError for a target that is not a class.
     """
     check_labels(targets, *logits.shape)
     weights = np.ones(len(targets), logits.dtype) if weights is None else weights.astype(logits.dtype, copy=False)
-    return kernels.softmax_cross_entropy(logits, targets.astype(np.int64, copy=False), weights, d_logits)
+    return _call(kernels, logits, targets.astype(np.int64, copy=False), weights, d_logits, smoothing)
+
+
+def _call(
+    kernels: Kernels, logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float
+) -> tuple[float, int]:
+    """The kernel's loss. A kernel of the user's may have no parameter ``smoothing``."""
+    if smoothing > 0:
+        return kernels.softmax_cross_entropy(logits, targets, weights, d_logits, smoothing=smoothing)
+    return kernels.softmax_cross_entropy(logits, targets, weights, d_logits)
 
 
 def check_labels(targets: Array, classes: int, n: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet import kernels
 from parallel_lenet.augmentation import Augment
-from parallel_lenet.checks import quoted
+from parallel_lenet.checks import BELOW_ONE, InvalidValue, quoted, real_number
 from parallel_lenet.display import Displayed, Row, Summary, Table, call, count, shorten
 from parallel_lenet.jsonable import describe
 from parallel_lenet.kernels import Kernels
@@ -25,7 +25,7 @@ from parallel_lenet.model import takes
 from parallel_lenet.network.buffers import Buffers
 from parallel_lenet.network.images import Images
 from parallel_lenet.network.layers import Layer, Shape, leaf_of, only_calls_kernels
-from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES
+from parallel_lenet.network.losses import CROSS_ENTROPY, LOSSES, Loss, SoftmaxCrossEntropy
 from parallel_lenet.parameters import Layout, Vector
 from parallel_lenet.sample_keys import SampleKeys
 
@@ -44,6 +44,14 @@ class Sequential(Displayed):
     with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs; then `predict` gives
     the outputs. ``augment`` distorts the images in training: see `Augment`.
 
+    ``label_smoothing`` s, from 0 to below 1, is for "softmax_cross_entropy". In training the target t of an image is
+    then not certain, but a distribution over the k classes, ``q = (1 - s) * onehot(t) + s / k``. The loss is
+    ``-sum_j q_j log(p_j)`` for the probabilities p, and the gradient of the scores is ``p - q``; the image's weight
+    multiplies both. As with `Augment`, `loss_and_gradient` computes them if it gets ``keys``, with or without a buffer
+    for the gradient. Without keys, as in an evaluation, loss and gradient are those of the plain cross-entropy.
+    Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision"
+    (2016), section 7.
+
     Raises ValueError if the layers don't fit each other or a value is not allowed, and ExtraError if the kernel needs
     Numba and that is missing or does not work.
 
@@ -61,6 +69,7 @@ class Sequential(Displayed):
     dtype: str = "float32"
     loss: str = CROSS_ENTROPY
     augment: Augment | None = None
+    label_smoothing: float = 0.0
     _local: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,10 +82,23 @@ class Sequential(Displayed):
             raise ValueError(f"augment must be an Augment, or None for no distortions, got {quoted(self.augment)}")
         if len(self.shapes[-1]) != 1:
             raise ValueError(f"the last layer must give class scores of shape (classes,), got {self.shapes[-1]}")
+        object.__setattr__(self, "label_smoothing", real_number("label_smoothing", self.label_smoothing, BELOW_ONE))
+        if self.label_smoothing > 0:
+            self._require_smoothing()
+
+    def _require_smoothing(self) -> None:
+        """Raises InvalidValue unless the loss and the kernel can smooth labels."""
+        if self.loss != CROSS_ENTROPY:
+            raise InvalidValue("label_smoothing", f"0 with the loss {self.loss!r}", self.label_smoothing)
+        if not takes(kernels.load(self.kernel).softmax_cross_entropy, "smoothing"):
+            name = kernels.files.path_of(self.kernel)
+            allowed = f"0 with the kernel {name}, whose softmax_cross_entropy has no parameter smoothing"
+            raise InvalidValue("label_smoothing", allowed, self.label_smoothing)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its buffers."""
-        return (Sequential, (self.images, self.layers, self.kernel, self.dtype, self.loss, self.augment))
+        settings = (self.kernel, self.dtype, self.loss, self.augment, self.label_smoothing)
+        return (Sequential, (self.images, self.layers, *settings))
 
     def _summary(self) -> Summary:
         height, width = self.images.height_and_width
@@ -85,7 +107,9 @@ class Sequential(Displayed):
         dtype = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
         loss = "" if self.loss == CROSS_ENTROPY else f", loss={self.loss!r}"
         augment = "" if self.augment is None else f", augment={self.augment!r}"
-        line = f"Sequential({network}, {self.layout.size:,} parameters, kernel={self.kernel!r}{dtype}{loss}{augment})"
+        smoothing = f", label_smoothing={self.label_smoothing!r}" if self.label_smoothing else ""
+        settings = f"kernel={self.kernel!r}{dtype}{loss}{augment}{smoothing}"
+        line = f"Sequential({network}, {self.layout.size:,} parameters, {settings})"
         sizes = {name: math.prod(shape) for name, shape in self.layout.entries}
         rows: list[Row] = [("", call(self.images), str(self.images.shape), "")]
         for layer, shape, names in zip(self.layers, self.shapes[1:], self._names, strict=True):
@@ -236,6 +260,7 @@ class Sequential(Displayed):
         self,
         kernel: Kernels,
         buffers: Buffers,
+        loss: Loss,
         parameters: Vector,
         pixels: Array,
         targets: Array,
@@ -249,7 +274,7 @@ class Sequential(Displayed):
         scores = self._forward(kernel, buffers, views, pixels, keys)
         outputs = buffers.outputs
         errors = buffers.errors
-        sums = LOSSES[self.loss].compute(kernel, scores, targets, weights, errors[-1])
+        sums = loss.compute(kernel, scores, targets, weights, errors[-1])
         if gradient is not None:
             gradients = self.layer_views(gradient)
             # No layer before the first one with parameters needs an error.
@@ -281,7 +306,7 @@ class Sequential(Displayed):
             return metrics
         kernel = kernels.load(self.kernel)
         buffers = self._buffers(len(inputs), parameters.dtype)
-        loss = LOSSES[self.loss]
+        loss = LOSSES[self.loss] if keys is None else self._training_loss
         loss.check(targets, self.classes, len(inputs))
         if keys is not None and self.augment is not None:
             inputs = self._augment(self.augment, inputs, keys)
@@ -294,19 +319,27 @@ class Sequential(Displayed):
             if gradient.dtype != parameters.dtype:
                 raise ValueError(f"gradient must have the parameters' dtype, {parameters.dtype}, got {gradient.dtype}")
             arrays.append(gradient)
-        kind = tuple((array.shape, array.dtype) for array in arrays)
+        kind = (loss, *((array.shape, array.dtype) for array in arrays))
         if kind not in buffers.programs:
-            buffers.programs[kind] = self._record(kernel, buffers, arrays)
+            buffers.programs[kind] = self._record(kernel, buffers, loss, arrays)
         program = buffers.programs[kind]
-        loss_sum, correct = program(*arrays) if program is not None else self._pass(kernel, buffers, *arrays, keys=keys)
+        if program is not None:
+            loss_sum, correct = program(*arrays)
+        else:
+            loss_sum, correct = self._pass(kernel, buffers, loss, *arrays, keys=keys)
         return Metrics(loss_sum, correct, len(inputs))
+
+    @cached_property
+    def _training_loss(self) -> Loss:
+        """The loss of a pass that gets keys."""
+        return SoftmaxCrossEntropy(self.label_smoothing) if self.label_smoothing else LOSSES[self.loss]
 
     def _augment(self, augment: Augment, inputs: Array, keys: SampleKeys) -> Array:
         """The images, distorted, for this epoch."""
         images = self.images.channels_first(inputs)
         return augment(images, keys, background=self.images.pixel_min, compiled=self.kernel == "compiled")
 
-    def _record(self, kernel: Kernels, buffers: Buffers, arrays: list[Array]) -> Any:
+    def _record(self, kernel: Kernels, buffers: Buffers, loss: Loss, arrays: list[Array]) -> Any:
         """A function that runs a pass over such arrays with fewer calls; None if the kernel can't record the pass."""
         record = getattr(kernel, "record", None)
         if (
@@ -315,7 +348,7 @@ class Sequential(Displayed):
             or not all(map(only_calls_kernels, (self.images, *self.layers)))
         ):
             return None
-        return record(lambda recorder, *external: self._pass(recorder, buffers, *external), arrays)
+        return record(lambda recorder, *external: self._pass(recorder, buffers, loss, *external), arrays)
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
         """Compile the kernel for this number of images, or load the compiled code; see `Model`."""

@@ -52,7 +52,7 @@ class Recorder:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._note, name)
 
-    def _note(self, name: str, *arguments: Any) -> None:
+    def _note(self, name: str, *arguments: Any, **numbers: float) -> None:
         found = tuple(self._found(argument) for argument in arguments)
         (last, before), self._last = self._last, (name, found)
         both = self._pairs[last, name](before, found) if (last, name) in self._pairs else None
@@ -60,7 +60,7 @@ class Recorder:
             self.calls[-1], wanted, written = both
             self._elsewhere[_data(wanted)] = written
             return
-        calls = self._planners[name](*found)
+        calls = self._planners[name](*found, **numbers)
         if calls is None:
             self.complete = False
         else:

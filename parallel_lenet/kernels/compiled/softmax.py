@@ -12,7 +12,9 @@ from parallel_lenet.kernels.compiled.sums import add_rows
 Array = NDArray[Any]
 
 
-def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array) -> tuple[float, int]:
+def softmax_cross_entropy(
+    logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
+) -> tuple[float, int]:
     """The loss summed over the images, and the number of images whose first largest logit is the target's::
 
         total = 0
@@ -22,18 +24,23 @@ def softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logit
         d_logits[k, image] = weight[image] * (exponential[k] / total, less 1 at the target)
         loss[image] = weight[image] * (log(total) - (logits[target, image] - largest))
 
+    With label smoothing s above 0 each quotient is also less ``s / classes``, at the target less ``1 - s`` instead of
+    1, and the loss of an image is ``(1 - s)`` times the one above plus ``s / classes`` times the sum of those for each
+    class as the target, added in order.
+
     The losses are added along a tree over the images. ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1,
-    ``weights (n,)``;
-    ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as wrong.
+    ``weights (n,)``; ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as wrong.
     """
     sums = np.empty(2)
-    execute(softmax_cross_entropy_call(sums, logits, targets, weights, d_logits))
+    execute(softmax_cross_entropy_call(sums, logits, targets, weights, d_logits, smoothing))
     return float(sums[0]), int(sums[1])
 
 
-def softmax_cross_entropy_call(sums: Array, logits: Array, targets: Array, weights: Array, d_logits: Array) -> Call:
+def softmax_cross_entropy_call(
+    sums: Array, logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
+) -> Call:
     """The call for all of it, which writes the two results into ``sums``."""
-    return _softmax_cross_entropy, (logits, targets, weights, d_logits, sums)
+    return _softmax_cross_entropy, (logits, targets, weights, d_logits, np.float64(smoothing), sums)
 
 
 def softmax(logits: Array, out: Array) -> None:
@@ -69,19 +76,30 @@ def _softmax(logits: Array, out: Array) -> None:
 
 
 @compiled
-def _softmax_cross_entropy(logits: Array, targets: Array, weights: Array, d_logits: Array, sums: Array) -> None:
+def _softmax_cross_entropy(
+    logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float, sums: Array
+) -> None:
     classes, n = logits.shape
+    share = smoothing / classes
+    certain = 1.0 - smoothing
     largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
     losses = np.empty((n, 1))
     _exponentials(logits, largest, exponentials, total)
     for k in range(classes):
         for i in range(n):
-            d_logits[k, i] = weights[i] * (exponentials[k, i] / total[i])
+            d_logits[k, i] = weights[i] * (exponentials[k, i] / total[i] - share)
     correct = 0
     for i in range(n):
         target = targets[i]
-        losses[i, 0] = weights[i] * (log(total[i]) - (np.float64(logits[target, i]) - largest[i]))
-        d_logits[target, i] = weights[i] * (exponentials[target, i] / total[i] - 1.0)
+        logarithm = log(total[i])
+        loss = logarithm - (np.float64(logits[target, i]) - largest[i])
+        if smoothing > 0.0:
+            class_losses = 0.0
+            for k in range(classes):
+                class_losses += logarithm - (np.float64(logits[k, i]) - largest[i])
+            loss = certain * loss + share * class_losses
+        losses[i, 0] = weights[i] * loss
+        d_logits[target, i] = weights[i] * (exponentials[target, i] / total[i] - share - certain)
         first = 0
         for k in range(classes - 1, -1, -1):
             if logits[k, i] == largest[i]:
