@@ -42,15 +42,27 @@ def with_gradient(kernel: Kernels, logits: Array, targets: Array) -> tuple[float
     return *losses.softmax_cross_entropy(kernel, logits, targets, gradient), gradient
 
 
-@given(k=classes, n=images, seed=seeds, scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]))
+@given(
+    k=classes,
+    n=images,
+    seed=seeds,
+    scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]),
+    weighted=st.booleans(),
+    smoothing=st.sampled_from([0.0, 1e-9, 0.1, 0.5, 0.999]),
+)
 @examples
-def test_it_is_torchs(kernel: Kernels, k: int, n: int, seed: int, scale: float) -> None:
+def test_it_is_torchs(
+    kernel: Kernels, k: int, n: int, seed: int, scale: float, weighted: bool, smoothing: float
+) -> None:
     torch = pytorch()
     logits, targets = draw(k, n, seed, scale)
+    weights = np.random.default_rng(seed).uniform(0, 2, n) if weighted else None
+    gradient = np.full_like(logits, np.nan)
+    loss_sum, correct = losses.softmax_cross_entropy(kernel, logits, targets, gradient, weights, smoothing)
     theirs = torch.tensor(logits.T.copy(), requires_grad=True)
-    loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(targets), reduction="sum")
+    each = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")(theirs, torch.tensor(targets))
+    loss = (each if weights is None else each * torch.tensor(weights)).sum()
     loss.backward()
-    loss_sum, correct, gradient = with_gradient(kernel, logits, targets)
     assert loss_sum == pytest.approx(loss.item(), rel=1e-10, abs=1e-10)
     assert correct == int((theirs.argmax(1).numpy() == targets).sum())
     np.testing.assert_allclose(gradient.T, theirs.grad.numpy(), rtol=1e-10, atol=1e-10)

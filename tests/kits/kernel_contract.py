@@ -213,6 +213,20 @@ def test_softmax(kernel: Any, case: Case, classes: int, scale: float) -> None:
     assert error[1:].tobytes() == probabilities[1:].tobytes()
 
 
+@given(case=cases(), classes=st.integers(1, 12), smoothing=st.sampled_from([0.0, 1e-6, 0.1, 0.9]))
+@examples
+def test_softmax_cross_entropy(kernel: Any, case: Case, classes: int, smoothing: float) -> None:
+    logits, targets = case.numbers(classes, case.n), case.rng.integers(0, classes, case.n)
+    weights = case.rng.uniform(0, 2, case.n).astype(case.dtype)
+    results = []
+    for module in (kernel, naive):
+        error = np.full_like(logits, np.nan)
+        loss, correct = module.softmax_cross_entropy(logits, targets, weights, error, smoothing=smoothing)
+        results.append((error, loss, correct))
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=200 * np.finfo(case.dtype).eps)
+
+
 @given(case=cases())
 @examples
 def test_activations_in_place(kernel: Any, case: Case) -> None:

@@ -455,6 +455,20 @@ def softmax_cross_entropy(logits, targets, weights, d_logits):
         "softmax_cross_entropy: the loss is the mean over the images, but must be their sum",
     ),
     Mistake(
+        "ignores the smoothing",
+        """
+def softmax_cross_entropy(logits, targets, weights, d_logits, smoothing=0.0):
+    shifted = logits - logits.max(0)
+    each = np.arange(len(targets))
+    d_logits[:] = np.exp(shifted) / np.exp(shifted).sum(0)
+    d_logits[targets, each] -= 1
+    d_logits *= weights
+    losses = np.log(np.exp(shifted).sum(0)) - shifted[targets, each]
+    return float((weights * losses).sum()), int((logits.argmax(0) == targets).sum())
+""",
+        "softmax_cross_entropy: the gradient d_logits ignores the smoothing with a smoothing of 0.2",
+    ),
+    Mistake(
         "ignores the weights",
         """
 def softmax_cross_entropy(logits, targets, weights, d_logits):
