@@ -9,6 +9,7 @@ from parallel_lenet.checkpoint import TrainingState
 from parallel_lenet.checks import quoted
 from parallel_lenet.datasets import DatasetError
 from parallel_lenet.descriptions import differences, first_sentences
+from parallel_lenet.display import count
 from parallel_lenet.fingerprint import EpochData, data_text
 from parallel_lenet.optimizers import OptimizerState
 
@@ -94,9 +95,9 @@ def require_same_data(state: TrainingState, before: EpochData, now: EpochData, o
         origin.require_data(before, now)
     if state.cursor > 0 and not before.same(now):
         raise DatasetError(
-            f"epoch {state.epoch + 1} is unfinished, with {state.cursor:,} samples done, and was started with other "
-            f"data: {data_text(before.fingerprint())}, not {data_text(now.fingerprint())}; continue with those, or "
-            "call restart_epoch() to start it again with these"
+            f"epoch {state.epoch + 1} is unfinished, with {count(state.cursor, 'sample')} done, and was started with "
+            f"other data: {data_text(before.fingerprint())}, not {data_text(now.fingerprint())}; continue with those, "
+            "or call restart_epoch() to start it again with these"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet.display import count
+
 HASHED_AT_ONCE = 1 << 20  # Bytes, so that no copy of a complete dataset is made.
 
 
@@ -57,7 +59,8 @@ def data_text(found: dict[str, Any] | None) -> str:
     shape = tuple(found.get("shape", ()))
     dtypes = found.get("dtypes")
     weighted = "weighted " if isinstance(dtypes, list) and len(dtypes) > 2 else ""
-    return f"{found.get('samples'):,} {weighted}samples of shape {shape} (SHA-256 {str(found.get('sha256'))[:12]}...)"
+    samples = count(found["samples"], f"{weighted}sample")
+    return f"{samples} of shape {shape} (SHA-256 {str(found.get('sha256'))[:12]}...)"
 
 
 class EpochData:

@@ -231,6 +231,9 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         else:
             rows, labels = validation.validate_data(self, rows, y, reset=reset)
             multiclass.check_classification_targets(labels)
+        problem = pixels.too_large(rows)
+        if problem is not None:
+            raise ValueError(f"X: images {problem}")
         if reset:
             self._image_shape = array.shape[1:] if nested else self._shape_of_rows(rows.shape[1])
         shape = array.shape[1:] if nested else self._image_shape

@@ -1,13 +1,15 @@
 """Datasets: what they refuse, what tells them apart, and the little memory that takes."""
 
+import re
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from parallel_lenet import Dataset, DatasetError
+from parallel_lenet import SGD, Coordinator, Dataset, DatasetError, lenet5, lenet5_for
 from parallel_lenet.datasets.values import parts
+from parallel_lenet.fingerprint import data_text
 
 TARGETS = np.arange(4)
 
@@ -19,6 +21,29 @@ def test_a_number_that_is_not_finite_is_named_by_its_sample(bad: float, dtype: s
     inputs[2, 1, 0] = bad
     with pytest.raises(DatasetError, match="mine: inputs of sample 2 hold NaN or infinity"):
         Dataset(inputs, TARGETS, "mine")
+
+
+@pytest.mark.parametrize("pixel", [3e38, -1e300, np.float32(-2e38)])
+def test_pixels_that_float32_cannot_compute_with_are_named(pixel: float) -> None:
+    images = np.zeros((4, 8, 8), np.array(pixel).dtype)
+    images[1, 2, 3] = pixel
+    sentence = rf"mine: images hold the pixel {pixel:g}; all must be from -1e+38 to 1e+38"
+    with pytest.raises(DatasetError, match=re.escape(sentence)):
+        Dataset.from_arrays(images, TARGETS, name="mine")
+    with pytest.raises(DatasetError, match=re.escape(sentence)):
+        lenet5_for(Dataset(images, TARGETS, "mine"), kernel="im2col")
+    with Coordinator(lenet5(image_size=8, pixel_max=None, kernel="im2col"), SGD(), engine="serial") as coordinator:
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            coordinator.fit(Dataset(images, TARGETS, "mine"))
+        images[1, 2, 3] = 0.5
+        assert coordinator.fit(Dataset.from_arrays(images, TARGETS))
+
+
+def test_one_of_a_kind_is_not_many() -> None:
+    with pytest.raises(DatasetError, match="1 input but 3 targets"):
+        Dataset(np.zeros((1, 2)), np.zeros(3))
+    assert data_text({"samples": 1, "shape": [2]}).startswith("1 sample of shape (2,)")
+    assert data_text({"samples": 5, "shape": [2], "dtypes": [1, 2, 3]}).startswith("5 weighted samples of")
 
 
 def test_the_check_takes_no_memory(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_quota_below_the_cores_is_named(files: dict[str, str], here: Here) -> 
     write(here.root, files)
     found = cores.check(here)
     assert found[0].facts["usable"] == 1
-    the_fault(found, "slow", "a control group leaves 0.5 cores' worth of time", "--cpus")
+    the_fault(found, "slow", "a control group leaves the time of 0.5 of ", "--cpus")
 
 
 def test_a_processor_without_fused_multiply_adds_is_named(here: Here) -> None:
@@ -175,9 +175,8 @@ def test_too_little_memory_is_named_with_the_workers_that_fit(here: Here, monkey
     limit = {"proc/meminfo": f"MemAvailable: {300 * 1024} kB\nSwapFree: 0 kB\n"}
     write(here.root, limit)
     monkeypatch.setattr(cores, "usable_cores", lambda: 8)
-    the_fault(
-        memory.check(here), "broken", "300 MB are left, but 8 workers take about 840 MB", "train with --workers 1"
-    )
+    sentence = "300 MB are left, but training with 8 workers takes about 840 MB"
+    the_fault(memory.check(here), "broken", sentence, "train with --workers 1")
     group = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.controllers": "memory"}
     group |= {"sys/fs/cgroup/memory.max": f"{120 * 2**20}", "sys/fs/cgroup/memory.current": f"{60 * 2**20}"}
     write(here.root, group)

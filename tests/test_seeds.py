@@ -3,6 +3,7 @@
 import json
 import math
 import statistics as standard
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from kits.browser import sticking_out
 from kits.programs import PYTHON, run, train, write_idx
 
+from parallel_lenet import Coordinator, StepReport, WorkerWarning
 from parallel_lenet.cli import main
 from parallel_lenet.runs.statistics import statistics
 
@@ -130,3 +132,31 @@ def test_a_seed_that_fails_is_named_and_an_example_of_a_checkpoint_exists(
     assert error.count("holds NaN or infinity") == 1
     assert main(["evaluate", "all"]) == 2
     assert capsys.readouterr().err.endswith("name a checkpoint, such as all/seed-7/checkpoint.npz\n")
+
+
+@pytest.mark.slow
+def test_notes_that_differ_from_those_of_seeds_before_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data", 60, 10)
+    step = Coordinator._step
+
+    def warning(coordinator: Coordinator, *arguments: Any) -> StepReport:
+        if coordinator.seed == 8 and coordinator.step == 0:
+            warnings.warn("worker 0 was lost", WorkerWarning, stacklevel=2)
+        return step(coordinator, *arguments)
+
+    monkeypatch.setattr(Coordinator, "_step", warning)
+    stopping = ("--early-stopping", "--patience", "1", "--learning-rate", "0.3", "--seed", "7", "--seeds", "2")
+    for quiet in ((), ("--quiet",)):
+        assert main(["train", *OPTIONS[:-1], "20", *stopping, *quiet]) == 0
+        out, err = capsys.readouterr()
+        notes = err.splitlines()
+        if quiet:
+            assert notes == []
+            continue
+        assert sum("held out for validation" in line for line in notes) == 1
+        assert [line.partition(":")[0] for line in notes if "stopped early: " in line] == ["seed 7", "seed 8"]
+        assert "seed 8: note: worker 0 was lost" in notes
+        assert "epoch 1/" not in out

@@ -312,6 +312,8 @@ def test_an_interrupt_leaves_no_processes_and_the_classifier_as_it_was(run: Run,
         (lambda: trained().predict(np.zeros((2, 4, 16))), "this network takes images of shape"),
         (lambda: trained().predict(255 * IMAGES), "trained on pixels from 0 to 16: scale both in the same way"),
         (lambda: trained().predict(IMAGES / 16), "trained on pixels from 0 to 16: scale both in the same way"),
+        (lambda: fitted(IMAGES * 1e299), r"X: images hold the pixel 1.6e\+300; all must be from -1e\+38 to 1e\+38"),
+        (lambda: trained().predict(IMAGES * -1e299), r"X: images hold the pixel -1.6e\+300; all must be from -1e\+38"),
         (lambda: LeNetClassifier().partial_fit(IMAGES, LABELS), "the first call of partial_fit needs classes"),
         (
             lambda: LeNetClassifier(**SMALL).partial_fit(IMAGES, LABELS, classes=[0, 1]),

@@ -105,6 +105,10 @@ class Console:
         if not self.quiet:
             write(sys.stderr, text)
 
+    def detail(self, text: str) -> None:
+        """Print a note about this process, which differs for each run and needs no attention."""
+        self.note(text)
+
     def line(self, text: str) -> None:
         """Print an intermediate result."""
         if not self.quiet:

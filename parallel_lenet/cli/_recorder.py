@@ -13,6 +13,7 @@ from typing import Any
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._trackers import Trackers
 from parallel_lenet.coordinator import Coordinator
+from parallel_lenet.display import count
 from parallel_lenet.reports import StepReport
 from parallel_lenet.runs import RunError, environment, events
 from parallel_lenet.runs.environment import Session
@@ -52,7 +53,7 @@ class Recorder:
         if report.skipped is not None:
             self.event("skipped", report.skipped)
         if coordinator.n_workers != self._workers:
-            self.event("resized", f"{self._workers} workers became {coordinator.n_workers}")
+            self.event("resized", f"{count(self._workers, 'worker')} before, {coordinator.n_workers} now")
             self._workers = coordinator.n_workers
 
     def epoch(self, line: Mapping[str, Any]) -> None:

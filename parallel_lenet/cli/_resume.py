@@ -313,4 +313,4 @@ def _summary(data: dict[str, Any]) -> str:
     )
     digest = data.get("sha256")
     start = f"{digest[:16]}..." if isinstance(digest, str) and digest.isalnum() else quoted(digest)
-    return f"{train} training and {test} test images with the SHA-256 {start}"
+    return f"{train} training and {test} test image{'' if data.get('test') == 1 else 's'} with the SHA-256 {start}"

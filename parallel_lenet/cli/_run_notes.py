@@ -31,7 +31,7 @@ def note_network(training: Training, model: Model, workers: int, origin: str) ->
     if training.validation is not None:
         images = count(len(training.validation), "image")
         source = f"of {training.validation.name}" if training.options.validation is None else "held out"
-        training.console.note(f"{images} {source} for validation: they decide which epoch is best")
+        training.console.note(f"{images} {source} for validation, to decide which epoch is best")
 
 
 def note_limits(training: Training, given: dict[str, Any], test_images: int) -> None:

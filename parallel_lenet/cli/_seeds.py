@@ -28,6 +28,24 @@ SEED = re.compile(r"seed-\d+")
 TrainOne = Callable[[argparse.Namespace, Console], tuple[int, dict[str, Any] | None]]
 
 
+class _RunConsole(Console):
+    """The output of the run with one seed: only its notes, except those that were shown for a seed before."""
+
+    def __init__(self, outer: Console, seed: int, shown: set[str]) -> None:
+        super().__init__(quiet=True)
+        self._outer = outer
+        self._seed = seed
+        self._shown = shown
+
+    def note(self, text: str) -> None:
+        if text not in self._shown:
+            self._shown.add(text)
+            self._outer.note(f"seed {self._seed}: {text}")
+
+    def detail(self, text: str) -> None:
+        """Not shown."""
+
+
 def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     """Train all seeds, one after another, and print the statistics. Returns the exit code."""
     _check(arguments)
@@ -55,6 +73,7 @@ def _train(
 ) -> int:  # fmt: skip
     """Train each seed in a folder of its own, and print the statistics. Returns the exit code."""
     found: list[dict[str, Any]] = []
+    shown: set[str] = set()
     with console.progress(count(len(seeds), "seed"), len(seeds)) as progress:
         for seed in seeds:
             one = copy.copy(arguments)
@@ -62,7 +81,7 @@ def _train(
             one.out = str(folder / f"seed-{seed}")
             one.report = bool(arguments.report)
             try:
-                code, result = train_one(one, Console(json=arguments.json, quiet=True))
+                code, result = train_one(one, _RunConsole(console, seed, shown))
             except (NonFiniteError, WorkerError):
                 finished = f"{len(found)} of {count(len(seeds), 'seed')} are finished"
                 write(sys.stderr, f"parallel-lenet: seed {seed} failed; {finished}, in {folder}")

@@ -166,7 +166,7 @@ class Training:
     def _note_processes(self) -> None:
         pids = self.coordinator.worker_pids()
         if pids:
-            self.console.note(f"worker processes: {', '.join(map(str, pids))}")
+            self.console.detail(f"worker processes: {', '.join(map(str, pids))}")
 
     def _after_step(self, report: StepReport, progress: Update) -> None:
         if report.skipped is not None:

@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [(each.part, each.name.replace("_", " "), _shown(each.left), _shown(each.right)) for each in found]
         console.table("What differs", ("", "", arguments.left, arguments.right), rows, texts=4)
         if equal_steps:
-            console.line(f"the first {equal_steps:,} steps have the same losses, bit by bit")
+            first = "first step has" if equal_steps == 1 else f"first {equal_steps:,} steps have"
+            console.line(f"the {first} the same losses, bit by bit")
     elif equal_steps:
         console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
     else:

@@ -18,6 +18,7 @@ from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.npy import npz_members, read_npy
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
 from parallel_lenet.datasets.values import DatasetError
+from parallel_lenet.display import count
 
 Array = NDArray[Any]
 
@@ -101,7 +102,8 @@ def _datasets(found: dict[str, dict[str, Named]], where: str) -> Iterator[tuple[
             raise DatasetError(f"{pair['images'].name}: images must be numbers, got {images.dtype}")
         if len(images) != len(labels):
             raise DatasetError(
-                f"{pair['labels'].name}: {len(labels):,} labels for the {len(images):,} images of {pair['images'].name}"
+                f"{pair['labels'].name}: {count(len(labels), 'label')} for the {count(len(images), 'image')} of "
+                f"{pair['images'].name}"
             )
         try:
             data = Dataset.from_arrays(images, labels, name=f"{where} {part}", class_names=known)

@@ -63,7 +63,8 @@ class Dataset(Displayed):
                 bad = next(i for i, row in enumerate(array) if not is_finite(row))
                 raise DatasetError(f"{self.name}: {what} of sample {bad} hold NaN or infinity; all must be finite")
         if len(self.inputs) != len(self.targets):
-            raise DatasetError(f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets")
+            inputs, targets = count(len(self.inputs), "input"), count(len(self.targets), "target")
+            raise DatasetError(f"{self.name}: {inputs} but {targets}")
         if self.weights is not None:
             object.__setattr__(self, "weights", self._checked_weights(self.weights))
         if self.class_names is not None and self.classes > len(self.class_names):
@@ -93,8 +94,8 @@ class Dataset(Displayed):
         ``labels`` that are text are numbered in the order of ``class_names``, by default sorted (as numbers if all are
         numbers). `description` says what was understood.
 
-        Raises DatasetError if there are no images, if the array's order is not clear, or if a label is negative, not
-        whole or not one of ``class_names``.
+        Raises DatasetError if there are no images, if a pixel is beyond 1e38, if the array's order is not clear, or if
+        a label is negative, not whole or not one of ``class_names``.
 
         >>> import numpy as np
         >>> colours = np.zeros((4, 20, 30, 3), np.uint8)
@@ -110,10 +111,13 @@ class Dataset(Displayed):
             raise DatasetError(f"{name}: images must be numbers, got {pictures.dtype}")
         if marks.ndim and pictures.ndim > 1 and len(pictures) != len(marks) == pictures.shape[-1]:
             raise DatasetError(
-                f"{name}: {len(marks)} labels for images of shape {pictures.shape}: the images must be along the first "
-                "axis, as np.moveaxis(images, -1, 0) makes them"
+                f"{name}: {count(len(marks), 'label')} for images of shape {pictures.shape}: the images must be along "
+                "the first axis, as np.moveaxis(images, -1, 0) makes them"
             )
         pictures = arrange(pictures, name=name, channels=channels, image_shape=image_shape)
+        problem = pixels.too_large(pictures) if pictures.size else None
+        if problem is not None:
+            raise DatasetError(f"{name}: images {problem}")
         targets, names = class_labels(marks, name, class_names)
         return cls(pictures, targets, name, None if weights is None else np.asarray(weights), names)
 

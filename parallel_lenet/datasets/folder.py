@@ -13,6 +13,7 @@ from parallel_lenet.datasets.arrays import MAX_CLASSES
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.idx import read_idx
 from parallel_lenet.datasets.values import PART, DatasetError, is_finite
+from parallel_lenet.display import count
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # With anything in front of it, such as "emnist-balanced-"; "test" for "t10k"; ".gz" at the end or in the middle.
@@ -129,7 +130,8 @@ def read_files(paths: list[Path], name: str, upright: bool = True) -> tuple[Data
     for images, labels, where in ((train_images, train_labels, 0), (test_images, test_labels, 2)):
         if len(images) != len(labels):
             raise DatasetError(
-                f"{paths[where + 1]}: {len(labels)} labels for the {len(images)} images of {paths[where]}"
+                f"{paths[where + 1]}: {count(len(labels), 'label')} for the {count(len(images), 'image')} of "
+                f"{paths[where]}"
             )
     if (train_images.shape[1:], train_images.dtype) != (test_images.shape[1:], test_images.dtype):
         raise DatasetError(

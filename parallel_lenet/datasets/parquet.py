@@ -21,6 +21,7 @@ from parallel_lenet.datasets.idx import ALWAYS_UNPACKED, MAX_RATIO
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
 from parallel_lenet.datasets.picture_stack import Stack, alike
 from parallel_lenet.datasets.values import DatasetError, require_memory
+from parallel_lenet.display import count
 
 Array = NDArray[Any]
 
@@ -106,7 +107,7 @@ def _gather(
                 )
             marks.append(_label(mark, where))
     if len(marks) < rows:
-        raise DatasetError(f"{name}: holds {len(marks):,} rows, and its tables say {rows:,}")
+        raise DatasetError(f"{name}: holds {count(len(marks), 'row')}, and its tables say {rows:,}")
     if arrays and len(arrays) < rows:
         raise DatasetError(f"{name}: some images are files and some are lists of numbers")
     if len({type(mark) for mark in marks}) > 1:

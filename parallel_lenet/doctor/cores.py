@@ -4,6 +4,7 @@ import math
 import os
 
 from parallel_lenet.cores import WORKERS_VARIABLE, count_workers, usable_cores
+from parallel_lenet.display import count
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.limits import cpu_quota
 
@@ -16,17 +17,17 @@ def check(here: Here) -> list[Finding]:
     machine = os.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
     quota = cpu_quota(here.root)
-    count = usable(here)
+    cores = usable(here)
     group = "no limit of a control group" if quota == math.inf else f"{quota:g} by control group"
-    text = f"{count} usable of {machine}: {affinity} by affinity, {group}"
-    facts = {"usable": count, "machine": machine, "affinity": affinity, "quota": None if quota == math.inf else quota}
+    text = f"{cores} usable of {machine}: {affinity} by affinity, {group}"
+    facts = {"usable": cores, "machine": machine, "affinity": affinity, "quota": None if quota == math.inf else quota}
     found = [Finding(CHECK, "ok", text, facts=facts)]
     if affinity < machine:
         text = f"this process may use {affinity} of the machine's {machine} cores (affinity)"
         remedy = "start it without taskset or numactl, or ask the batch system for more cores"
         found.append(Finding(CHECK, "slow", text, remedy))
     if quota < min(machine, affinity):
-        text = f"a control group leaves {quota:g} cores' worth of time, of {min(machine, affinity)} cores"
+        text = f"a control group leaves the time of {quota:g} of {count(min(machine, affinity), 'core')}"
         remedy = "raise the container's limit (docker run --cpus, resources.limits.cpu), or the batch job's"
         found.append(Finding(CHECK, "slow", text, remedy))
     return [*found, *_variables(machine)]
@@ -51,11 +52,12 @@ def _variables(machine: int) -> list[Finding]:
     if asked:
         remedy = f"unset {WORKERS_VARIABLE}, or set it to -1 for all usable cores"
         try:
-            count = count_workers(None).count
+            workers = count_workers(None).count
         except ValueError as error:
             found.append(Finding(CHECK, "broken", str(error), remedy))
         else:
-            if count != usable_cores():
-                text = f"{WORKERS_VARIABLE}={int(asked)}: {count} workers by default, on {usable_cores()} usable cores"
+            if workers != usable_cores():
+                said, usable = count(workers, "worker"), count(usable_cores(), "usable core")
+                text = f"{WORKERS_VARIABLE}={int(asked)}: {said} by default, on {usable}"
                 found.append(Finding(CHECK, "slow", text, remedy))
     return found

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 
+from parallel_lenet.display import count
 from parallel_lenet.doctor import cores
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.engines.memory import shared_bytes
@@ -24,19 +25,19 @@ MB = 2**20
 
 def check(here: Here) -> list[Finding]:
     """How much memory is left, for how many workers it suffices, and whether memory can be shared."""
-    count = cores.usable(here)
+    workers = cores.usable(here)
     room = available_memory(here.root)
-    needed = COORDINATOR + count * WORKER
+    needed = COORDINATOR + workers * WORKER
     known = f"{room / MB:,.0f} MB" if room < math.inf else "an unknown amount"
     facts = {"available_mb": None if room == math.inf else int(room / MB), "needed_mb": needed}
-    text = f"{known} left; LeNet-5 on {count} workers takes about {needed} MB"
+    text = f"{known} left; LeNet-5 on {count(workers, 'worker')} takes about {needed} MB"
     found = [Finding(CHECK, "ok", text, facts=facts)]
     if room < needed * MB:
         fitting = int((room / MB - COORDINATOR) // WORKER)
         remedy = f"train with --workers {fitting}" if fitting > 0 else "raise the memory limit, or end other programs"
-        text = f"{room / MB:,.0f} MB are left, but {count} workers take about {needed} MB: training may be ended"
+        text = f"{room / MB:,.0f} MB are left, but training with {count(workers, 'worker')} takes about {needed} MB"
         found.append(Finding(CHECK, "broken", text, remedy))
-    return [*found, *_sharing(), *_limits(count), *_shm()]
+    return [*found, *_sharing(), *_limits(workers), *_shm()]
 
 
 def _sharing() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import os
 import re
 from contextlib import suppress
 
+from parallel_lenet.display import count
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.runs import environment
 
@@ -76,5 +77,7 @@ def _load(here: Here) -> list[Finding]:
     cores = os.cpu_count() or 1
     if load <= CROWDED * cores:
         return []
-    text = f"the machine is busy: {load:.1f} programs are ready to run on {cores} cores, on average over a minute"
+    text = (
+        f"the machine is busy: {load:.1f} programs are ready to run on {count(cores, 'core')}, averaged over a minute"
+    )
     return [Finding(CHECK, "slow", text, "wait for them to end, or look for them with top", {"load": load})]

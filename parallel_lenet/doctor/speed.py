@@ -10,6 +10,7 @@ import numpy as np
 from parallel_lenet import kernels
 from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
+from parallel_lenet.display import count
 from parallel_lenet.doctor import compiler, cores, processor
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.engines import WorkerError
@@ -126,13 +127,13 @@ def _peak(here: Here) -> float | None:
 
 def _workers(here: Here, kernel: str, rate: float, share: float) -> list[Finding]:
     """Train for a moment with a worker per core."""
-    count = cores.usable(here)
+    workers = cores.usable(here)
     train, _ = load()
-    batch = 64 * count
+    batch = 64 * workers
     try:
         # Do not import a numba that hangs.
         optimizer = Adam(fused=kernel == "compiled")
-        with Coordinator(lenet5(kernel=kernel), optimizer, n_workers=count, batch_size=batch) as coordinator:
+        with Coordinator(lenet5(kernel=kernel), optimizer, n_workers=workers, batch_size=batch) as coordinator:
             times: list[float] = []
             for report in coordinator.iterate(train, epochs=1000):
                 if isinstance(report, StepReport):
@@ -141,13 +142,14 @@ def _workers(here: Here, kernel: str, rate: float, share: float) -> list[Finding
                 if len(times) > 2 and times[-1] - times[1] > 2 * SECONDS:
                     break
     except (WorkerError, OSError) as error:
-        text = f"training with {count} workers fails: {error}"
+        text = f"training with {count(workers, 'worker')} fails: {error}"
         return [Finding(CHECK, "broken", text, "train with --engine serial, and report this")]
     together = (len(times) - 2) * batch / (times[-1] - times[1])
-    text = f"{together:,.0f} images/s with {count} workers, everything included: {together / rate:.2f} times one core"
-    found = [Finding(CHECK, "ok", text, facts={"workers": count, "images_per_second": round(together)})]
-    if together < LOW * count * rate and share >= SHARE:
-        text = f"{count} workers are only {together / rate:.2f} times as fast as one core"
+    speed = f"{together:,.0f} images/s with {count(workers, 'worker')}"
+    text = f"{speed}, everything included: {together / rate:.2f} times one core"
+    found = [Finding(CHECK, "ok", text, facts={"workers": workers, "images_per_second": round(together)})]
+    if together < LOW * workers * rate and share >= SHARE:
+        text = f"{workers} workers are only {together / rate:.2f} times as fast as one core"
         remedy = "look for other programs with top; virtual cores that share a core count as one"
         found.append(Finding(CHECK, "slow", text, remedy))
     return found

@@ -2,6 +2,7 @@
 
 import os
 
+from parallel_lenet.display import count
 from parallel_lenet.doctor import cores, processor
 from parallel_lenet.doctor.finding import Finding, Here
 from parallel_lenet.engines.serial import blas
@@ -37,7 +38,7 @@ def check(here: Here) -> list[Finding]:
     texts = []
     for library in libraries:
         parts = (library.internal_api, library.version, getattr(library, "architecture", None))
-        texts.append(" ".join(filter(None, parts)) + f", {library.num_threads} threads in this process")
+        texts.append(" ".join(filter(None, parts)) + f", {count(library.num_threads, 'thread')} in this process")
     facts = {"libraries": texts}
     if libraries:
         found = [Finding(CHECK, "ok", f"{'; '.join(texts)}; {WORKERS}", facts=facts)]
@@ -63,7 +64,8 @@ def _variables(usable: int) -> list[Finding]:
             text = f"{name} must be a positive whole number, got {value[:20]!r}"
             found.append(Finding(CHECK, "broken", text, f"unset {name}"))
         elif int(value) > usable:
-            text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {usable} usable cores"
+            there = count(usable, "usable core")
+            text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {there}"
             found.append(Finding(CHECK, "slow", f"{text}; {WORKERS}", f"unset {name}"))
         elif int(value) < usable:
             text = f"{name}={int(value)}: NumPy outside of training uses {int(value)} of {usable} cores; {WORKERS}"

@@ -37,7 +37,8 @@ def settings_for(data: Dataset) -> dict[str, Any]:
     If the last axis has 1 or 3 entries, and the second one more than 4, the images are taken as ``(n, h, w, c)``.
     Images of several channels get a mean and a standard deviation for each channel. The numbers are the same on every
     machine: sums of whole-number pixels are exact, others are added in a fixed order. The computation needs less than
-    half as much memory as the images. Raises DatasetError if they have another number of axes.
+    half as much memory as the images. Raises DatasetError if they have another number of axes, or pixels
+    beyond 1e38.
     """
     images = data.inputs
     if images.ndim not in (3, 4):
@@ -47,6 +48,9 @@ def settings_for(data: Dataset) -> dict[str, Any]:
         )
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in CHANNELS:
         images = arrange(images, channels="last")
+    problem = pixels.too_large(images)
+    if problem is not None:
+        raise DatasetError(f"{data.name}: images {problem}")
     unit = pixels.recognise(images)
     low, high = pixels.extremes(images)
     black, span = (0.0, 1.0) if unit.white is None else (unit.black, unit.white - unit.black)

@@ -16,6 +16,7 @@ Array = NDArray[Any]
 WHITE = (1, 16, 255, 1023, 4095, 16383, 65535)  # Of floats and bools, scikit-learn's digits, then 8 to 16 bits.
 MANY = 16  # This many images are not all dark: their largest pixel is near white.
 DARK = 15  # Images are in another unit if their unit's white is this many times smaller than the network's.
+LARGEST = 1e38  # Pixel: differences of two can be computed in float32, whose largest number is 3.4e38.
 TOLERANCE = 1e-6  # Of the range: what rounding may add to the largest pixel.
 
 
@@ -44,6 +45,16 @@ def extremes(images: Array) -> tuple[float, float]:
         return float(images.min()), float(images.max())
 
 
+def too_large(images: Array) -> str | None:
+    """What is wrong with finite pixels that are too large to compute with, as the end of a sentence; else None."""
+    if images.dtype.kind != "f":
+        return None
+    worst = max(extremes(images), key=abs)
+    if not math.isfinite(worst) or abs(worst) <= LARGEST:
+        return None
+    return f"hold the pixel {worst:g}; all must be from {-LARGEST:g} to {LARGEST:g}"
+
+
 def recognise(images: Array) -> Unit:
     """The unit that these images, at least one, are probably in; 0 to 255 if all pixels are 0."""
     low, high = extremes(images)
@@ -70,6 +81,9 @@ def check(images: Array, unit: Unit, mean: float, std: float) -> None:
     low, high = extremes(images)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images hold NaN or infinity; all pixels must be finite")
+    problem = too_large(images)
+    if problem is not None:
+        raise ValueError(f"images {problem}")
     if not _can_be(images, low, high, unit, mean, std):
         likely = recognise(images)
         remedy = f"if they are {likely}, build it with lenet5({likely.arguments}); or give it images in its unit"

@@ -102,8 +102,8 @@ class Sequential(Displayed):
 
     def _summary(self) -> Summary:
         height, width = self.images.height_and_width
-        outputs = "classes" if self.loss == CROSS_ENTROPY else "outputs"
-        network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {self.classes:,} {outputs}"
+        outputs = f"{self.classes:,} classes" if self.classifies else count(self.classes, "output")
+        network = f"{height}x{width} images, {count(len(self.layers), 'layer')}, {outputs}"
         dtype = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
         loss = "" if self.loss == CROSS_ENTROPY else f", loss={self.loss!r}"
         augment = "" if self.augment is None else f", augment={self.augment!r}"

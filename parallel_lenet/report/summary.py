@@ -32,14 +32,14 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
         accuracy = last(run, f"{part}_accuracy")
         if math.isfinite(accuracy):
             images = last(run, f"{part}_images")
-            of = f"of {images:,.0f} images" if math.isfinite(images) else ""
+            of = f"of {count(int(images), 'image')}" if math.isfinite(images) else ""
             found.append((f"{part.capitalize()} accuracy", percent(accuracy), of))
             found.append((f"{part.capitalize()} loss", _decimals(last(run, f"{part}_loss")), ""))
     if run.epochs:
         found.append(("Training loss", _decimals(last(run, "train_loss")), "mean of the last epoch"))
         seconds = math.fsum(line.get("seconds", 0.0) for line in run.epochs)
         steps = last(run, "step")
-        found.append(("Training time", duration(seconds), f"{steps:,.0f} steps" if math.isfinite(steps) else ""))
+        found.append(("Training time", duration(seconds), count(int(steps), "step") if math.isfinite(steps) else ""))
         images = math.fsum(line.get("seconds", 0.0) * line.get("images_per_second", 0.0) for line in run.epochs)
         if seconds > 0 and math.isfinite(images):
             workers = run.options.get("workers")

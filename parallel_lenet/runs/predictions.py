@@ -18,6 +18,7 @@ from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.datasets import Dataset
+from parallel_lenet.display import count
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.losses import CROSS_ENTROPY
 from parallel_lenet.network.sequential import Sequential
@@ -214,7 +215,7 @@ def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictio
     labels = _labels(arrays["labels"], classes)
     predicted = _labels(arrays["predicted"], classes)
     if len(labels) != len(predicted):
-        raise ValueError(f"it has {len(labels):,} labels and {len(predicted):,} predictions")
+        raise ValueError(f"it has {count(len(labels), 'label')} and {count(len(predicted), 'prediction')}")
     probabilities = _reshape("probabilities", arrays, (len(mistakes), classes))
     pictures: list[Array] = []
     if mistakes:

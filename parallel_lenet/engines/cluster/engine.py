@@ -28,7 +28,7 @@ from parallel_lenet.batching import Block
 from parallel_lenet.checks import ABOVE_ZERO, LEAST, optional_number, quoted, whole_number
 from parallel_lenet.cores import usable_cores
 from parallel_lenet.datasets import Dataset
-from parallel_lenet.display import Displayed, Summary, Table
+from parallel_lenet.display import Displayed, Summary, Table, count
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threading
@@ -336,13 +336,14 @@ class Cluster(Displayed, Engine):
             self._raise_lost(wanted, None if late or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
-            raise WorkerError(f"{missing} blocks could not be computed in {self.max_tries} tries: {what}") from error
+            tries = "1 try" if self.max_tries == 1 else f"{self.max_tries} tries"
+            raise WorkerError(f"{count(missing, 'block')} could not be computed in {tries}: {what}") from error
         if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
             self._backend.stop()  # A stopped process would delay the next try too.
             self._backend.start(self.n_workers)
+        again = f"{count(missing, 'block')} {'is' if missing == 1 else 'are'} computed again"
         warnings.warn(
-            f"a worker of the {self._backend.name} cluster was lost ({what}): {missing} blocks are computed again, and "
-            "the result is not affected",
+            f"a worker of the {self._backend.name} cluster was lost ({what}): {again}, and the result is not affected",
             WorkerWarning,
             stacklevel=2,
         )
@@ -352,7 +353,7 @@ class Cluster(Displayed, Engine):
         what = "no response" if error is None else _first_line(error)
         self.close()
         raise WorkerError(
-            f"lost the {self._backend.name} cluster with {len(wanted)} blocks left to compute: {what}"
+            f"lost the {self._backend.name} cluster with {count(len(wanted), 'block')} left to compute: {what}"
         ) from error
 
     def _warn_if_slow(self, seconds: float, computing: float) -> None:

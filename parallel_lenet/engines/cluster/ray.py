@@ -10,6 +10,7 @@ import sys
 import tempfile
 from typing import Any, ClassVar
 
+from parallel_lenet.display import count
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.backends import Backend, start_or_join
 from parallel_lenet.engines.cluster.guard import Guard, is_stopped, kill, processes_using, remove, wake
@@ -72,7 +73,7 @@ class Ray(Backend):
         cpus = self.count()
         if n_workers is not None and n_workers > cpus:
             self.stop()
-            raise WorkerError(f"the ray cluster has {cpus} CPUs, too few for {n_workers} workers")
+            raise WorkerError(f"the ray cluster has {count(cpus, 'CPU')}, too few for {n_workers} workers")
         return n_workers or cpus
 
     def _begin(self, n_workers: int | None, limit: float) -> None:
