@@ -5,6 +5,7 @@ nor a resume changes them.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from parallel_lenet.checks import InvalidValue, whole_number
 from parallel_lenet.random import Bits, philox
 
 APART = 1  # The counter's last word. It is 0 for the numbers that shuffle an epoch, which have the same key.
+
+
+Draw = Callable[["SampleKeys", int], Bits]
+"""Computes the words ``(4 * calls, n)`` of the keys and the number of calls of the generator."""
 
 
 class SampleKeys:
@@ -40,6 +45,7 @@ class SampleKeys:
         self.number = stream
         self._streams: dict[int, SampleKeys] = {}
         self._words: Bits | None = None
+        self._draw: Draw = philox_words
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,7 +54,7 @@ class SampleKeys:
         """Other numbers for the same samples: a second draw needs another stream than the first."""
         if number not in self._streams:
             stream = whole_number("stream", number, 0, 2**63)
-            self._streams[number] = SampleKeys(self.seed, self.epoch, self.samples, stream)
+            self._streams[number] = SampleKeys(self.seed, self.epoch, self.samples, stream).drawn_by(self._draw)
         return self._streams[number]
 
     def words(self, count: int) -> Bits:
@@ -58,16 +64,15 @@ class SampleKeys:
         returns the same words.
         """
         if self._words is None or len(self._words) < count:
-            calls, n = -(-whole_number("count", count, 0) // 4), len(self.samples)
-            counters = np.empty((4, calls, n), np.uint64)
-            counters[0] = np.arange(calls, dtype=np.uint64)[:, np.newaxis]
-            counters[1] = self.samples.astype(np.uint64)
-            counters[2] = self.number
-            counters[3] = APART
-            drawn = philox(counters.reshape(4, -1), (self.seed, self.epoch)).reshape(4, calls, n)
-            self._words = np.ascontiguousarray(drawn.transpose(1, 0, 2)).reshape(4 * calls, n)
+            self._words = self._draw(self, -(-whole_number("count", count, 0) // 4))
             self._words.flags.writeable = False
         return self._words[:count]
+
+    def drawn_by(self, draw: Draw) -> "SampleKeys":
+        """The same numbers, which ``draw`` computes as `philox_words` does."""
+        keys = SampleKeys(self.seed, self.epoch, self.samples, self.number)
+        keys._draw = draw
+        return keys
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Numbers from ``low`` to below ``high``, ``shape`` of them for each sample: float64 ``(n, *shape)``.
@@ -93,3 +98,15 @@ class SampleKeys:
         upper = self.words(math.prod(shape)).T >> np.uint64(32)
         chosen = (upper * np.uint64(high - low) >> np.uint64(32)).astype(np.int64) + low
         return chosen.reshape(len(self), *shape)
+
+
+def philox_words(keys: SampleKeys, calls: int) -> Bits:
+    """The words ``(4 * calls, n)`` of all samples by ``calls`` calls of `random.philox` for each."""
+    n = len(keys)
+    counters = np.empty((4, calls, n), np.uint64)
+    counters[0] = np.arange(calls, dtype=np.uint64)[:, np.newaxis]
+    counters[1] = keys.samples.astype(np.uint64)
+    counters[2] = keys.number
+    counters[3] = APART
+    drawn = philox(counters.reshape(4, -1), (keys.seed, keys.epoch)).reshape(4, calls, n)
+    return np.ascontiguousarray(drawn.transpose(1, 0, 2)).reshape(4 * calls, n)

@@ -168,6 +168,7 @@ ORDER = (
     "augmentation",
     "augmentation.compiled",
     "augmentation.warp",
+    "random_compiled",
     "model",
     "metrics",
     "optimizers",
@@ -244,7 +245,7 @@ ORDER = (
 NOT_IMPORTED = (
     "__main__",
     "sklearn",
-    *(name for name in ORDER if name.startswith(("kernels.compiled", "augmentation.compiled"))),
+    *(name for name in ORDER if name.startswith(("kernels.compiled", "augmentation.compiled", "random_compiled"))),
 )
 
 # What may be imported within a function, and why.
@@ -253,6 +254,7 @@ LATE = {
     ("explain.slides", "matplotlib"),  # An extra.
     ("explain.slides", "matplotlib.figure"),  # The same.
     ("explain.slides", "matplotlib.patches"),  # The same.
+    ("network.sequential", "parallel_lenet.random_compiled"),  # An extra.
     ("augmentation", "parallel_lenet.augmentation.compiled"),  # An extra.
     ("", "f'{__name__}.{name}'"),  # Public names, each when it is used: see parallel_lenet/__init__.py.
     ("", "f'{__name__}.{_MODULES[name]}'"),  # The same.

@@ -105,6 +105,23 @@ def test_a_samples_numbers_depend_on_nothing_but_their_key() -> None:
     assert len(np.unique(np.concatenate([each.ravel() for each in others]))) == 6 * 32
 
 
+def test_compiled_numbers_have_the_same_bits() -> None:
+    random_compiled = pytest.importorskip("parallel_lenet.random_compiled")
+    keys = SampleKeys(2**64 - 1, 5, np.array([9, 0, 2**40]), 2**63)
+    for count in (0, 1, 7, 64):
+        fast = SampleKeys(keys.seed, 5, keys.samples, keys.number).drawn_by(random_compiled.words)
+        assert_array_equal(fast.words(count), keys.words(count))
+        assert_array_equal(fast.stream(3).words(count), keys.stream(3).words(count))
+    assert random_compiled.is_kept()
+    some, losses = SampleKeys(1, 2, np.arange(8)), []
+    for kernel in ("im2col", "compiled"):
+        model = dropping(kernel=kernel)
+        parameters = model.initial_parameters(np.random.default_rng(0))
+        metrics = model.loss_and_gradient(parameters, DATA.inputs[:8], DATA.targets[:8], None, keys=some)
+        losses.append(metrics.loss_sum)
+    assert abs(losses[0] - losses[1]) < 1e-4
+
+
 def test_the_numbers_are_evenly_spread() -> None:
     keys = SampleKeys(0, 0, np.arange(500))
     uniform = keys.uniform(-1, 3, (20,))

@@ -9,14 +9,11 @@ from numpy.typing import NDArray
 from parallel_lenet.augmentation.warp import DRAWN, TERMS
 from parallel_lenet.kernels.compiled import jit_cache
 from parallel_lenet.kernels.compiled.jit import DISABLED, compiled, own
-from parallel_lenet.kernels.compiled.scalars import high_word
-from parallel_lenet.random import KEY_STEPS, MULTIPLIERS, ROUNDS
-from parallel_lenet.sample_keys import APART, SampleKeys
+from parallel_lenet.random_compiled import key_of, words_of_sample
+from parallel_lenet.sample_keys import SampleKeys
 
 Array = NDArray[Any]
 
-_M0, _M1 = MULTIPLIERS
-_W0, _W1 = np.uint64(KEY_STEPS[0]), np.uint64(KEY_STEPS[1])
 _UNIT = np.float32(1 / 127.5)
 TAPS = 5  # Rows that are added in one pass over the sums.
 
@@ -24,34 +21,17 @@ TAPS = 5  # Rows that are added in one pass over the sums.
 def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: NDArray[np.float32]) -> Array:
     """See `warp.warp`."""
     out = np.empty(images.shape, np.float32)
-    key = np.array([keys.seed, keys.epoch, keys.number], np.uint64)
     whole = images.dtype.kind in "iu"
     pixels = images.astype(np.float32)
-    _warp(pixels, keys.samples.astype(np.uint64), key, np.float32(background), own(largest), window, whole, out)
+    _warp(
+        pixels, keys.samples.astype(np.uint64), key_of(keys), np.float32(background), own(largest), window, whole, out
+    )
     return out.astype(images.dtype, copy=False)
 
 
 def is_kept() -> bool:
     """Whether the code is in memory or on disk."""
     return DISABLED or jit_cache.is_kept(_warp, numba.float32)
-
-
-@compiled
-def _draw(sample: Any, key: Array, words: Array) -> None:
-    """The words of a sample: `SampleKeys.words`, by `random.philox`."""
-    for j in range(len(words) // 4):
-        c0, c1, c2, c3 = np.uint64(j), sample, key[2], np.uint64(APART)
-        k0, k1 = key[0], key[1]
-        for _ in range(ROUNDS):
-            high0, low0 = high_word(c0, _M0), c0 * _M0
-            high1, low1 = high_word(c2, _M1), c2 * _M1
-            c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-            k0 += _W0
-            k1 += _W1
-        words[4 * j] = c0
-        words[4 * j + 1] = c1
-        words[4 * j + 2] = c2
-        words[4 * j + 3] = c3
 
 
 @compiled
@@ -99,7 +79,7 @@ def _warp(
     right = np.empty(width, np.float32)
     numbers = np.empty(5, np.float64)
     for i in range(n):
-        _draw(samples[i], key, words)
+        words_of_sample(samples[i], key, words)
         for j in range(5):
             drawn = np.float64(words[j] >> np.uint64(11)) * 2.0**-53 * 2.0 - 1.0
             numbers[j] = drawn * largest[max(0, j - 1)]

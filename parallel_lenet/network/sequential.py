@@ -308,6 +308,8 @@ class Sequential(Displayed):
         buffers = self._buffers(len(inputs), parameters.dtype)
         loss = LOSSES[self.loss] if keys is None else self._training_loss
         loss.check(targets, self.classes, len(inputs))
+        if keys is not None and self._methods_with_keys and self.kernel == "compiled":
+            keys = keys.drawn_by(_compiled_random().words)
         if keys is not None and self.augment is not None:
             inputs = self._augment(self.augment, inputs, keys)
         pixels = self.images.pixels(inputs, parameters.dtype)
@@ -361,6 +363,8 @@ class Sequential(Displayed):
         is_compiled = getattr(kernels.load(self.kernel), "is_compiled", None)
         if is_compiled is None:
             return True
+        if self._methods_with_keys and self.kernel == "compiled" and not _compiled_random().is_kept():
+            return False
         return bool(is_compiled(images)) and (self.augment is None or self.augment.is_compiled())
 
     def scores(self, parameters: Vector, inputs: Array) -> Array:
@@ -409,3 +413,10 @@ class Sequential(Displayed):
             images = slice(start, min(start + PREDICTED_AT_ONCE, len(inputs)))
             block = self.images.pixels(inputs[images], dtype)
             yield images, self._forward(kernel, self._buffers(len(block), dtype), views, block)
+
+
+def _compiled_random() -> Any:
+    """The compiled random numbers, imported lazily: an extra."""
+    from parallel_lenet import random_compiled
+
+    return random_compiled
