@@ -589,7 +589,7 @@ def test_what_a_checkpoint_of_the_library_holds_is_no_run(result: Any) -> None:
     ("name", "optimizer"),
     [
         ("adam", Adam(0.01)),
-        ("adamw", AdamW(0.01, weight_decay=1.0)),
+        ("adamw", AdamW(0.01, weight_decay=0.2)),
         ("nesterov", SGD(0.01, momentum=0.9, nesterov=True)),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli import _sources
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, stored, with_dashes
+from parallel_lenet.cli._recipes import expand
 from parallel_lenet.cli._suggestions import did_you_mean
 from parallel_lenet.kernels import files
 
@@ -82,10 +83,14 @@ def read(file: str) -> dict[str, Any]:
 
 
 def merge(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Options of a file and of the command line, which takes precedence, also for the source of the images."""
+    """Options of a file and of the command line, which takes precedence, also for the source of the images.
+
+    A recipe stands for its options where it is named: one of the command line comes before the options of the file.
+    """
     sources = {"dataset", "data_dir"}
     left_out = sources if sources & given.keys() else set()
-    return {name: value for name, value in configured.items() if name not in left_out} | given
+    kept = {name: value for name, value in configured.items() if name not in left_out}
+    return expand(kept) | expand(given)
 
 
 def _sentence(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from parallel_lenet.checks import (
     whole_number,
 )
 from parallel_lenet.cli import _toml, _user_model
+from parallel_lenet.cli._recipes import RECIPES
 from parallel_lenet.cores import WORKERS_VARIABLE, WorkerCount, count_workers, default_workers, usable_cores
 from parallel_lenet.datasets import NAMES
 from parallel_lenet.datasets.local import LARGEST_SIDE, height_and_width
@@ -220,6 +221,13 @@ class TrainOptions:
         "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here",
         metavar="ADDRESS",
     )
+    recipe: str | None = _option(
+        TRAINING,
+        str,
+        None,
+        "options that suit MNIST, chosen by images held out of training: see docs/recipes.md; other options win",
+        choices=tuple(RECIPES),
+    )
     epochs: int = _option(TRAINING, int, 30, "passes over the training images", least=1)
     batch_size: int = _option(
         TRAINING, int, 128, "images per step, over all workers together", least=LEAST["batch_size"]
@@ -249,7 +257,7 @@ class TrainOptions:
     )
     warmup: int = _option(TRAINING, int, 100, "steps over which the learning rate first rises to its peak", least=0)
     weight_decay: float | None = _option(
-        TRAINING, float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 1)", metavar="X"
+        TRAINING, float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 0.2)", metavar="X"
     )
     clip_norm: float | None = _option(
         TRAINING, float, None, "largest norm of the gradient; larger ones are scaled down to it"

@@ -21,7 +21,7 @@ from parallel_lenet.cli import (
     _config,
     _engines,
     _network,
-    _recipes,
+    _optimizer,
     _results,
     _resume,
     _run_notes,
@@ -113,7 +113,9 @@ def prepare(
     for part in (images.test, images.validation):
         if part is not None:
             _network.check(model, part)
-    options = _recipes.with_defaults(replace(request.options, kernel=getattr(model, "kernel", request.options.kernel)))
+    options = _optimizer.with_defaults(
+        replace(request.options, kernel=getattr(model, "kernel", request.options.kernel))
+    )
     if images.validation is not None:  # Then early stopping holds out none.
         options = replace(options, validation=None)
     trace = None if arguments.trace is None else _trace(arguments.trace)
@@ -250,7 +252,7 @@ def _coordinator(
     """The coordinator for ``samples`` training images. Raises ValueError if an option is out of its range."""
     return Coordinator(
         model,
-        _recipes.optimizer(options, _recipes.total_steps(options, samples)),
+        _optimizer.optimizer(options, _optimizer.total_steps(options, samples)),
         batch_size=options.batch_size,
         shard_size=options.shard_size,
         seed=options.seed,
@@ -403,8 +405,8 @@ def _restore(training: Training, resumed: Resumed) -> None:
         return
     console.note(f"resuming {resumed.folder} after {position(coordinator)}")
     samples = len(training.train)
-    new_rates = _recipes.schedule(options, _recipes.total_steps(options, samples))
-    old_rates = _recipes.schedule(before, _recipes.total_steps(before, samples))
+    new_rates = _optimizer.schedule(options, _optimizer.total_steps(options, samples))
+    old_rates = _optimizer.schedule(before, _optimizer.total_steps(before, samples))
     steps = range(0, coordinator.step, 1 + coordinator.step // 10_000)
     if any(rate_at(new_rates, step) != rate_at(old_rates, step) for step in steps):
         console.note(

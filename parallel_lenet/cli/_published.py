@@ -6,7 +6,7 @@ from importlib import metadata
 import numpy as np
 
 from parallel_lenet import __version__, kernels
-from parallel_lenet.cli import _recipes
+from parallel_lenet.cli import _optimizer
 from parallel_lenet.cli._options import TrainOptions
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.network.fitted import lenet5_for
@@ -25,8 +25,8 @@ MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
 def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
     """The network that ``parallel-lenet train`` trains on these images, and the optimizer."""
     model = lenet5_for(train, kernel=kernel)
-    options = _recipes.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
-    return model, _recipes.optimizer(options, _recipes.total_steps(options, len(train)))
+    options = _optimizer.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
+    return model, _optimizer.optimizer(options, _optimizer.total_steps(options, len(train)))
 
 
 def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool | None, str]:
