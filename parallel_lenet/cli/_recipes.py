@@ -2,11 +2,11 @@
 
 from typing import Any
 
-LIGHT = "shift=1,rotation=8,scale=0.08,shear=0.08"
+DISTORTIONS = "shift=1,rotation=8,scale=0.08,shear=0.08"
 RECIPES: dict[str, dict[str, Any]] = {
     "quick": {"epochs": 5, "weight_decay": 0.2},
     "paper": {"epochs": 20, "weight_decay": 0.2},
-    "best": {"epochs": 60, "weight_decay": 0.1, "augment": LIGHT},
+    "best": {"epochs": 60, "weight_decay": 0.1, "augment": DISTORTIONS},
 }
 
 

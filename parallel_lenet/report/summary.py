@@ -16,6 +16,7 @@ from parallel_lenet.runs.run import Run
 
 Row = Sequence[str]
 
+CHOSEN = "Images held out of MNIST's training images decided the options of the recipe; test images decided nothing."
 MOST_EVENTS = 60  # That are listed.
 MOST_CONFUSED = 40  # Classes that a table of confusions has, at most.
 
@@ -75,10 +76,13 @@ def subtitle(run: Run) -> str:
     if data is not None:
         images = run.data.get("train")
         parts.append(f"trained on {data}" + (f" ({count(images, 'image')})" if type(images) is int else ""))
+    if isinstance(run.options.get("recipe"), str):
+        parts.append(f"by the recipe {run.options['recipe']}")
     ends = {"interrupted": "interrupted", "failed": "ended by an error", "unfinished": "not finished"}
     if run.state in ends:
         parts.append(ends[run.state])
-    return ", ".join(parts) + "." if parts else ""
+    sentence = ", ".join(parts) + "." if parts else ""
+    return f"{sentence} {CHOSEN}" if run.options.get("recipe") else sentence
 
 
 def period(run: Run) -> str:
