@@ -18,7 +18,8 @@ def test_a_recipe_has_options_that_exist_and_are_allowed(name: str) -> None:
     options = TrainOptions(**expand({"recipe": name}))
     check(options)
     assert options.epochs == RECIPES[name]["epochs"]
-    assert (options.activation, options.pooling) == ("tanh", "average")  # The architecture of the paper.
+    paper = ("tanh", "average")
+    assert (options.activation, options.pooling) == (("relu", "max") if name == "best" else paper)
 
 
 def test_a_recipe_counts_where_it_is_named_and_other_options_win(tmp_path: Path) -> None:
@@ -48,6 +49,12 @@ def test_a_run_by_a_recipe_has_the_bits_of_its_options_and_can_be_repeated_and_c
     assert rest["parameters_sha256"] == recipe["parameters_sha256"]
     other = run(tmp_path, "train", "--resume", "half", "--recipe", "paper", code=2)
     assert "--recipe paper disagrees with the run in half, which has best" in other.stderr
+
+
+def test_recipes_are_for_lenet5(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from parallel_lenet import lenet5\nnet = lenet5()\n")
+    failed = run(tmp_path, "train", "--model", "mine.py:net", "--recipe", "quick", code=2)
+    assert "--recipe is for LeNet-5: leave it out, or leave out --model" in failed.stderr
 
 
 def test_an_unknown_recipe_is_a_mistake_in_the_call(tmp_path: Path) -> None:

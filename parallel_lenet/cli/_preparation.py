@@ -323,7 +323,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
     assert options.model is not None
     reference = _user_model.parse(options.model)
     assert reference is not None
-    for name in ("activation", "pooling"):
+    for name in ("recipe", "activation", "pooling"):
         if name in flags(request.arguments) or request.given.get(name, OPTIONS[name].default) != OPTIONS[name].default:
             raise UsageError(f"--{name} is for LeNet-5: leave it out, or leave out --model")
     model = _user_model.load(reference)
