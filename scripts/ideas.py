@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what changes of the training bring, on images held out.")
     parser.add_argument("ideas", nargs="*", metavar="CHANGE", help=f"default: all of {', '.join(IDEAS)}")
     parser.add_argument("--data-dir", required=True, metavar="FOLDER", help="MNIST as IDX files")
-    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="default: 10")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3, from 0 on")
     arguments = parser.parse_args()
     unknown = set(arguments.ideas) - set(IDEAS)

@@ -25,6 +25,7 @@ from parallel_lenet.runs import REPORT
 HELP = "train LeNet-5 on all cores"
 EXAMPLES = (
     ("all usable cores, the bundled digits", "train"),
+    ("the most accurate recipe", "train --recipe best"),
     ("two workers, images of your own", "train --data-dir FOLDER --epochs 10 --workers 2"),
     ("the loops of the tutorial, for two steps", "train --kernel naive --max-steps 2 --evaluate-on 20"),
     ("hold out a tenth of the training images, and keep the best epoch", "train --validation 0.1 --out runs/mine"),
