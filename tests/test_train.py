@@ -424,9 +424,9 @@ def test_images_that_a_checkpoint_does_not_name_are_said_to_be_assumed(capsys: p
 
 def test_a_word_of_the_command_line_goes_before_one_of_the_file_on_where_images_come_from() -> None:
     files = {"data_dir": "/old", "epochs": 3}
-    assert _config.merged(files, {"dataset": "mnist"}) == {"dataset": "mnist", "epochs": 3}
-    assert _config.merged({"dataset": "mnist"}, {"data_dir": "/new"}) == {"data_dir": "/new"}
-    assert _config.merged(files, {"epochs": 4}) == {"data_dir": "/old", "epochs": 4}
+    assert _config.merge(files, {"dataset": "mnist"}) == {"dataset": "mnist", "epochs": 3}
+    assert _config.merge({"dataset": "mnist"}, {"data_dir": "/new"}) == {"data_dir": "/new"}
+    assert _config.merge(files, {"epochs": 4}) == {"data_dir": "/old", "epochs": 4}
 
 
 @pytest.mark.parametrize("data_dir", ["//evil/share", "\\\\evil\\share", "data", 5, "/a\0b"])
