@@ -335,11 +335,11 @@ def softmax_cross_entropy(
         loss        = -log(p[target])
         d_logits[k] = p[k] - 1 if k is the target, else p[k]
 
-    With label smoothing s the loss of the target counts 1 - s, and the mean of the losses that each class would have
-    as the target counts s. So the network learns not to be certain. Without smoothing, s is 0::
+    With label smoothing s the right answer is a distribution q, so that the network does not learn to be certain: q[k]
+    is s / classes, and 1 - s more if k is the target. Without smoothing s is 0, and the formulas are those above.
 
-        loss        = -(1 - s) * log(p[target]) - s * mean(log(p))
-        d_logits[k] = p[k] - s / classes, and less 1 - s if k is the target
+        loss        = -sum over k of q[k] * log(p[k]) = -(1 - s) * log(p[target]) - s * (mean over k of log(p[k]))
+        d_logits[k] = p[k] - q[k]
 
     Loss and error of an image are multiplied by its weight, which is 1 unless the user gives another one.
     ``logits (k, n)``, ``targets (n,)``, ``weights (n,)`` -> ``d_logits (k, n)``. Returns the loss, added up over the
