@@ -304,8 +304,11 @@ compiled.dense_weight_gradient(draw(63, 17), np.ascontiguousarray(dy[:, 0, 0]), 
 compiled.tanh(y, 1.7159, y)
 logits = np.ascontiguousarray(y[:, 3, 3])
 weights = np.ones(17, logits.dtype)
-loss, _ = compiled.softmax_cross_entropy(logits, rng.integers(0, 5, 17), weights, error := np.empty_like(logits))
-for array in (y, dx, dw, db, units, d_units, error, np.float64(loss)):
+targets, error, smooth_error = rng.integers(0, 5, 17), np.empty_like(logits), np.empty_like(logits)
+loss, _ = compiled.softmax_cross_entropy(logits, targets, weights, error)
+smooth_loss, _ = compiled.softmax_cross_entropy(logits, targets, weights, smooth_error, smoothing=0.1)
+assert smooth_loss != loss
+for array in (y, dx, dw, db, units, d_units, error, np.float64(loss), smooth_error, np.float64(smooth_loss)):
     hashed.update(array.tobytes())
 from numba.core.registry import cpu_target
 print(hashed.hexdigest(), cpu_target.target_context.codegen().magic_tuple()[1])
