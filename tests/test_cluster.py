@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,7 @@ from kits.models import ModelError, Once, Recorded, Scripted, Threads
 from kits.processes import children, temporary_files, wait_until
 from kits.programs import PYTHON, Run, start
 
-from parallel_lenet import Adam, Coordinator, Dataset, Metrics, WorkerError, lenet5
+from parallel_lenet import Adam, Augment, Coordinator, Dataset, Dropout, Metrics, WorkerError, lenet5
 from parallel_lenet.batching import Block, shards
 from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
@@ -135,6 +136,22 @@ def test_training_gives_the_bits_of_the_serial_engine(engine: Cluster, digits: D
             history = coordinator.fit(digits, 1, digits)
             results.add((coordinator.parameters_sha256(), history[-1].validation_loss))
         assert len(results) == 1
+
+
+def test_weights_and_random_numbers_of_samples_reach_the_workers(engine: Cluster, digits: Dataset) -> None:
+    weights = np.linspace(0, 2, len(digits)).astype(np.float32)
+    weighted = Dataset(digits.inputs, digits.targets, weights=weights)
+    network = lenet5(kernel="im2col", augment=Augment(shift=2))
+    network = replace(network, layers=(*network.layers[:-1], Dropout(0.3), network.layers[-1]))
+    results = set()
+    for each in ("serial", engine):
+        coordinator = Coordinator(network, Adam(), engine=each, batch_size=50, shard_size=7)
+        history = coordinator.fit(weighted, 1, weighted)
+        results.add((coordinator.parameters_sha256(), history[-1].train_loss, history[-1].validation_loss))
+    assert len(results) == 1
+    plain = Coordinator(network, Adam(), engine="serial", batch_size=50, shard_size=7)
+    plain.fit(digits)
+    assert plain.parameters_sha256() not in {sha256 for sha256, *_ in results}
 
 
 def test_blas_has_one_thread_in_a_task_and_what_it_had_behind_it(engine: Cluster) -> None:

@@ -510,7 +510,14 @@ def test_workers_that_cannot_start_are_named(here: Here, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", "/bin/true")
     (found,) = speed._workers(here, "im2col", 1.0, 1.0)
     assert found.state == "broken"
-    assert "workers fails: worker processes need a Python interpreter" in found.text
+    assert "fails: worker processes need a Python interpreter" in found.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_slow_workers_on_a_busy_machine_are_not_called_ok(here: Here) -> None:
+    (found,) = speed._workers(here, "im2col", 1e12, 0.5)
+    assert found.state == "note"
+    assert "while other programs use the cores: measure again when they have ended" in found.text
 
 
 def test_the_product_is_measured_on_one_thread(quick: None) -> None:
