@@ -268,19 +268,27 @@ def test_a_model_of_ones_own_on_the_command_line(
     write_idx(tmp_path / "data", 20, 10)
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(
+        "from dataclasses import replace\n"
         "from kits.models import Softmax\n"
         "from parallel_lenet import Dense, Flatten, Images, Sequential\n"
         "layers = Sequential(Images((12, 12), size=12), (Flatten(), Dense(4)), kernel='im2col')\n"
         "other = Softmax()\n"
         "numbers = Sequential(Images((12, 12), size=12), (Flatten(), Dense(1)), 'im2col', loss='squared_error')\n"
+        "smooth = replace(layers, label_smoothing=0.3)\n"
     )
-    hashes = set()
     few = ("train", "--data-dir", "data", "--engine", "serial", "--batch-size", "10", "--epochs", "1", "--no-report")
-    for smoothing in ("0", "0.3"):
+
+    def trained(*words: str) -> tuple[float, str]:
         capsys.readouterr()
-        assert main([*few, "--json", "--model", "own.py:layers", "--label-smoothing", smoothing]) == 0
-        hashes.add(json.loads(capsys.readouterr().out)["parameters_sha256"])
-    assert len(hashes) == 2
+        assert main([*words, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        return result["label_smoothing"], result["parameters_sha256"]
+
+    plain, smooth = (trained(*few, "--model", "own.py:layers", "--label-smoothing", value) for value in ("0", "0.3"))
+    assert (plain[0], smooth[0], plain[1] == smooth[1]) == (0, 0.3, False)
+    assert trained(*few, "--model", "own.py:smooth") == smooth
+    assert trained(*few, "--model", "own.py:smooth", "--label-smoothing", "0", "--max-steps", "1", "--out", "r")[0] == 0
+    assert trained("train", "--resume", "r", "--model", "own.py:smooth", "--max-steps", "2") == plain
     for name, message in (
         ("other", "--label-smoothing is for networks made of layers: "),
         ("numbers", "--label-smoothing must be 0 with the loss 'squared_error', got 0.3"),

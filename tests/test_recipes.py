@@ -1,14 +1,19 @@
 """Recipes: a name for options, and what the bundled digits reach with one."""
 
+import argparse
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kits.programs import run, train, write_idx
 
 from parallel_lenet.cli import _config
-from parallel_lenet.cli._options import TrainOptions, check
+from parallel_lenet.cli._optimizer import with_defaults
+from parallel_lenet.cli._options import TrainOptions, add_train_options, check, flags
 from parallel_lenet.cli._recipes import RECIPES, expand
+from parallel_lenet.cli._results import repeat_command
 
 SMALL = ("--data-dir", "data", "--kernel", "im2col", "--engine", "serial", "--batch-size", "20", "--epochs", "2")
 
@@ -22,18 +27,43 @@ def test_a_recipe_has_options_that_exist_and_are_allowed(name: str) -> None:
     assert (options.activation, options.pooling) == (("relu", "max") if name == "best" else paper)
 
 
-def test_a_recipe_counts_where_it_is_named_and_other_options_win(tmp_path: Path) -> None:
+def test_options_beside_a_recipe_win_and_one_of_the_command_line_replaces_that_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
+
+    def merged(**given: Any) -> dict[str, Any]:
+        return expand(_config.merge(_config.read(str(file)), given))
+
     file.write_text('recipe = "quick"\nweight-decay = 0.7\n')
-    configured = _config.read(str(file))
-    quick, best = RECIPES["quick"], RECIPES["best"]
-    assert _config.merge(configured, {})["epochs"] == quick["epochs"]
-    assert _config.merge(configured, {})["weight_decay"] == 0.7
-    assert _config.merge(configured, {"epochs": 3})["epochs"] == 3
-    by_flag = _config.merge(configured, {"recipe": "best", "epochs": 3})
-    assert (by_flag["recipe"], by_flag["epochs"]) == ("best", 3)
-    assert by_flag["weight_decay"] == best["weight_decay"]
-    assert by_flag["augment"] == best["augment"]
+    assert merged() == RECIPES["quick"] | {"recipe": "quick", "weight_decay": 0.7}
+    assert merged(epochs=3)["epochs"] == 3
+    assert merged(recipe="best", epochs=3) == RECIPES["best"] | {"recipe": "best", "epochs": 3}
+    spelled = TrainOptions(**expand({"recipe": "best", "seed": 5, "batch_size": 64, "weight_decay": 0.3}))
+    for content in ('recipe = "best"\nseed = 5\n', spelled.toml()):
+        file.write_text(content)
+        options = TrainOptions(**merged(recipe="paper"))
+        assert (options.recipe, options.seed, options.epochs) == ("paper", 5, RECIPES["paper"]["epochs"])
+        assert (options.activation, options.pooling, options.augment) == ("tanh", "average", None)
+    assert (options.batch_size, options.weight_decay) == (64, 0.3)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_learning_rate_and_the_weight_decay_of_a_recipe_are_for_adamw(name: str) -> None:
+    other = expand({"recipe": name, "optimizer": "sgd"})
+    assert not {"learning_rate", "weight_decay"} & other.keys()
+    assert other.items() >= (RECIPES[name].items() - expand({"recipe": name, "optimizer": "adamw"}).items())
+    assert expand({"recipe": name, "optimizer": "adamw"}) == expand({"recipe": name}) | {"optimizer": "adamw"}
+    assert expand({"recipe": name, "optimizer": "sgd", "learning_rate": 0.5})["learning_rate"] == 0.5
+
+
+def test_the_command_that_repeats_a_run_names_what_differs_from_its_recipe() -> None:
+    parser = argparse.ArgumentParser()
+    add_train_options(parser)
+    beside = {"epochs": TrainOptions.epochs, "activation": "tanh", "label_smoothing": 0.0}
+    for given in ({"recipe": "best", **beside}, {"recipe": "quick", "optimizer": "sgd"}, beside, {"recipe": "paper"}):
+        options = with_defaults(TrainOptions(**expand(given)))
+        words = shlex.split(repeat_command(options))[2:]
+        again = expand(flags(parser.parse_args(words)))
+        assert with_defaults(TrainOptions(**again)) == options
 
 
 def test_a_run_by_a_recipe_has_the_bits_of_its_options_and_can_be_repeated_and_continued(tmp_path: Path) -> None:
@@ -45,8 +75,8 @@ def test_a_run_by_a_recipe_has_the_bits_of_its_options_and_can_be_repeated_and_c
     again = train(tmp_path, "--config", "recipe/config.toml", "--engine", "serial")
     assert again["parameters_sha256"] == recipe["parameters_sha256"]
     train(tmp_path, *SMALL, "--recipe", "best", "--max-steps", "4", "--out", "half")
-    rest = train(tmp_path, "--resume", "half", "--recipe", "best", "--epochs", "2", "--max-steps", "6")
-    assert rest["parameters_sha256"] == recipe["parameters_sha256"]
+    rest = train(tmp_path, "--resume", "half", "--recipe", "best", "--max-steps", "6")
+    assert (rest["parameters_sha256"], rest["epochs"]) == (recipe["parameters_sha256"], 2)
     other = run(tmp_path, "train", "--resume", "half", "--recipe", "paper", code=2)
     assert "--recipe paper disagrees with the run in half, which has best" in other.stderr
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet.checks import quoted
-from parallel_lenet.cli import _sources
+from parallel_lenet.cli import _recipes, _sources
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, stored, with_dashes
-from parallel_lenet.cli._recipes import expand
 from parallel_lenet.cli._suggestions import did_you_mean
 from parallel_lenet.kernels import files
 
@@ -85,12 +84,15 @@ def read(file: str) -> dict[str, Any]:
 def merge(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of a file and of the command line, which takes precedence, also for the source of the images.
 
-    A recipe stands for its options where it is named: one of the command line comes before the options of the file.
+    A recipe of the command line replaces the file's recipe, also if the file spells that out as a run's config.toml
+    does, and the file's options that it stands for. The result has its name: `_recipes.expand` adds its options.
     """
     sources = {"dataset", "data_dir"}
     left_out = sources if sources & given.keys() else set()
-    kept = {name: value for name, value in configured.items() if name not in left_out}
-    return expand(kept) | expand(given)
+    if "recipe" in given:
+        left_out = left_out | _recipes.of(configured | given).keys()
+        left_out |= {name for name, value in _recipes.of(configured).items() if configured.get(name) == value}
+    return {name: value for name, value in configured.items() if name not in left_out} | given
 
 
 def _sentence(error: BaseException) -> str:

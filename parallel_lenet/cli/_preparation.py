@@ -22,6 +22,7 @@ from parallel_lenet.cli import (
     _engines,
     _network,
     _optimizer,
+    _recipes,
     _results,
     _resume,
     _run_notes,
@@ -113,9 +114,10 @@ def prepare(
     for part in (images.test, images.validation):
         if part is not None:
             _network.check(model, part)
-    options = _optimizer.with_defaults(
-        replace(request.options, kernel=getattr(model, "kernel", request.options.kernel))
-    )
+    options = replace(request.options, kernel=getattr(model, "kernel", request.options.kernel))
+    if isinstance(model, Sequential):  # One of the user's may smooth labels without the option.
+        options = replace(options, label_smoothing=model.label_smoothing)
+    options = _optimizer.with_defaults(options)
     if images.validation is not None:  # Then early stopping holds out none.
         options = replace(options, validation=None)
     trace = None if arguments.trace is None else _trace(arguments.trace)
@@ -168,7 +170,7 @@ def _request(arguments: argparse.Namespace, start: float) -> Request:
     """The options and the run to continue. Raises UsageError if they are not allowed or disagree."""
     configured = {} if arguments.config is None else _config.read(arguments.config)
     given = _config.merge(configured, flags(arguments))
-    options = TrainOptions(**given)
+    options = TrainOptions(**_recipes.expand(given))
     check(options)
     resumed = _find_resumed(arguments, given)
     if resumed is not None:
@@ -333,7 +335,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
             changes["kernel"] = options.kernel
         if options.augment is not None:
             changes["augment"] = Augment.parse(options.augment)
-        if options.label_smoothing > 0:
+        if "label_smoothing" in request.given or request.resumed is not None:
             changes["label_smoothing"] = options.label_smoothing
         model = _changed(model, **changes)
         if options.initial_weights is not None and request.resumed is None:

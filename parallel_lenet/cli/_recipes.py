@@ -17,7 +17,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+def of(options: dict[str, Any]) -> dict[str, Any]:
+    """What the recipe that the options name stands for. Its learning rate and weight decay are for adamw only."""
+    name = options.get("recipe")
+    if name is None:
+        return {}
+    left_out = () if options.get("optimizer", "adamw") == "adamw" else ("learning_rate", "weight_decay")
+    return {name: value for name, value in RECIPES[name].items() if name not in left_out}
+
+
 def expand(options: dict[str, Any]) -> dict[str, Any]:
     """The options with those of the recipe that they name, if they name one. Options beside the recipe win."""
-    name = options.get("recipe")
-    return options if name is None else {"recipe": name} | RECIPES[name] | options
+    return of(options) | options

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parallel_lenet.archive import CheckpointError
-from parallel_lenet.cli import _run_notes, _user_model
+from parallel_lenet.cli import _recipes, _run_notes, _user_model
 from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import OPTIONS, TrainOptions, with_dashes
 from parallel_lenet.cli._training import Training, command_prefix, decimals
@@ -30,9 +30,11 @@ def start_command(arguments: argparse.Namespace) -> str:
 def repeat_command(options: TrainOptions) -> str:
     """The command that starts a run with the same result. Options that decide no bit are left out."""
     words = ["parallel-lenet", "train"]
+    of_recipe = _recipes.of(asdict(options))
+    left_out = (*FREE, "dataset") if options.data_dir else FREE
     for name, option in OPTIONS.items():
         value = getattr(options, name)
-        if value != option.default and name not in FREE and not (name == "dataset" and options.data_dir):
+        if name not in left_out and value != of_recipe.get(name, option.default):
             text = {"kernel": files.path_of, "model": _user_model.without_hash}.get(name, str)(value)
             words += [f"--{with_dashes(name)}"] if value is True else [f"--{with_dashes(name)}", text]
     return shlex.join(words)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from parallel_lenet.cli import _config
+from parallel_lenet.cli import _config, _recipes
 from parallel_lenet.cli._console import Console, write
 from parallel_lenet.cli._options import TrainOptions, UsageError, check, flags, with_dashes
 from parallel_lenet.cli._results import reports, start_command
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     _check(arguments)
     console = Console(json=arguments.json, quiet=arguments.quiet)
     configured = {} if arguments.config is None else _config.read(arguments.config)
-    options = TrainOptions(**_config.merge(configured, flags(arguments)))
+    options = TrainOptions(**_recipes.expand(_config.merge(configured, flags(arguments))))
     check(options)
     if options.max_time is not None:
         raise UsageError("--max-time limits a single run: leave it out, or leave out --seeds")
