@@ -27,7 +27,6 @@ from soak_faults import CODES, LONGEST, MARK, Fault, children, marked, plan, sen
 from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
 
-EPOCHS = 3
 BATCH = 100
 EVERY = 5  # Steps between checkpoints. An epoch has 40: its eighth checkpoint is written right before evaluation.
 SAMPLES = 4000
@@ -46,6 +45,8 @@ class Soak:
 
     folder: Path
     kernel: str
+    epochs: int
+    """Of each run."""
     random: random.Random
     faults: Counter[str] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
@@ -145,7 +146,7 @@ class Soak:
             began.setdefault("computing", now)
             if described["cursor"] == SAMPLES:
                 began.setdefault("evaluation", now)
-            if described["epoch"] == EPOCHS:
+            if described["epoch"] == self.epochs:
                 began.setdefault("shutdown", now)
 
     def _check_left(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], faults: list[Fault]) -> None:
@@ -192,7 +193,7 @@ class Soak:
 
     def recipe(self) -> list[str]:
         """The options that all runs share."""
-        options = {"epochs": EPOCHS, "batch-size": BATCH, "checkpoint-every": EVERY, "kernel": self.kernel}
+        options = {"epochs": self.epochs, "batch-size": BATCH, "checkpoint-every": EVERY, "kernel": self.kernel}
         return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
     def results(self, run: Path) -> dict[str, Any]:
@@ -227,6 +228,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule of faults (default: 0)")
     parser.add_argument("--kernel", default="auto", help="of the network (default: auto)")
+    parser.add_argument("--epochs", type=int, default=3, help="of each run (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on standard output")
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
@@ -234,7 +236,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # A program in the background inherits an ignored SIGINT.
     progress = sys.stderr if arguments.json else sys.stdout
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        soak = Soak(Path(folder), arguments.kernel, random.Random(arguments.seed))
+        soak = Soak(Path(folder), arguments.kernel, arguments.epochs, random.Random(arguments.seed))
         run = soak.folder / "reference"
         if not soak.attempt([*soak.recipe(), "--out", str(run)], run, []):
             sys.exit(f"the undisturbed run failed: {soak.problems}")

@@ -60,7 +60,8 @@ pytestmark = [
 
 SECONDS = 20.0  # Time limit of a call here: never reached, save where a test says so.
 RUNNING = [pytest.mark.cluster, pytest.mark.slow]
-BACKENDS = ("threading", "loky", pytest.param("dask", marks=RUNNING), pytest.param("ray", marks=RUNNING))
+LOKY = pytest.param("loky", marks=pytest.mark.slow)
+BACKENDS = ("threading", LOKY, pytest.param("dask", marks=RUNNING), pytest.param("ray", marks=RUNNING))
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +269,7 @@ def survives(engine: Cluster, model: Scripted, data: Dataset) -> None:
     assert results == expected(model, (data,), at(0), work)
 
 
-@pytest.mark.parametrize("backend", ["loky", pytest.param("ray", marks=RUNNING)])
+@pytest.mark.parametrize("backend", [LOKY, pytest.param("ray", marks=RUNNING)])
 def test_a_killed_worker_costs_a_warning_and_the_bits_stay(
     backend: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -462,7 +463,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("backend", ["threading", LOKY])
 def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
     trackers = _trackers()
     before, files = children() - trackers, temporary_files()
@@ -506,7 +507,7 @@ if __name__ == "__main__":
     x = np.random.default_rng(0).random((40, 4))
     results = set()
     for engine in ("serial", "loky", "dask"):
-        with Coordinator(Mine(), SGD(0.1), engine=engine, n_workers=2, batch_size=8, shard_size=2) as coordinator:
+        with Coordinator(Mine(), SGD(0.1), engine=engine, n_workers=1, batch_size=8, shard_size=2) as coordinator:
             coordinator.fit((x, x.sum(axis=1)), 1)
             results.add(coordinator.parameters_sha256())
     print(len(results))

@@ -42,7 +42,7 @@ def test_parameters_and_losses_are_bit_identical_for_any_number_of_workers(
 ) -> None:
     model = lenet5(kernel="im2col")
     results = set()
-    for engine, n_workers in [("serial", 1), *[("processes", n) for n in (1, 2, 5)]]:
+    for engine, n_workers in [("serial", 1), ("processes", 1), ("processes", 3)]:
         with Coordinator(model, Adam(), engine=engine, n_workers=n_workers, **UNEVEN) as coordinator:
             curve = losses(coordinator.iterate(digits, 2))
             results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
@@ -151,13 +151,13 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
 @pytest.mark.slow
 def test_one_to_sixteen_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
     results = set()
-    for first, then in [(1, 1), (3, 3), (16, 5)]:
+    for first, then in [(1, 3), (16, 5)]:
         with Coordinator(ByImage(), Adam(), n_workers=first, batch_size=56, seed=3) as coordinator:
             curve = []
             for report in coordinator.iterate(digits, 2):
                 if isinstance(report, StepReport):
                     curve.append(report.loss)
-                    if report.step == 2 and then != first:
+                    if report.step == 2:
                         coordinator.resize(then)
             assert coordinator.n_workers == then
             results.add((coordinator.parameters_sha256(), *curve, coordinator.evaluate(digits)))
@@ -194,7 +194,7 @@ def test_an_exception_names_the_same_samples_for_any_workers(model: Any, text: s
     inputs = digits.inputs.copy()
     inputs[order[56 + np.array([19, 41])], 0, 0] = 99  # In the second batch; the first is in its third shard of 8.
     named = note.format(bad=order[56 + 19], shard=", ".join(map(str, order[56 + 16 : 56 + 24])))
-    places = [("serial", 1), ("processes", 1), ("processes", 2), ("processes", 5), ("threading", 3), ("loky", 2)]
+    places = [("serial", 1), ("processes", 1), ("processes", 3), ("threading", 3), ("loky", 2)]
     for engine, n_workers in places:
         with Coordinator(
             model, SGD(), n_workers=n_workers, batch_size=56, shard_size=8, seed=3, engine=engine

@@ -108,7 +108,10 @@ def test_the_commands_of_a_page_work_one_after_the_other(
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_runs(program: str, tmp_path: Path) -> None:
-    result = run(tmp_path, "-W", "error", "-", command=PYTHON, stdin=program)
+    one_core = {
+        "LOKY_MAX_CPU_COUNT": "1"
+    }  # Where a program does not say how many workers: each takes a second to start.
+    result = run(tmp_path, "-W", "error", "-", command=PYTHON, stdin=program, env=one_core)
     assert result.stderr == ""
     accuracy = float(re.findall(r"accuracy=([0-9.]+)", result.stdout)[-1])
     assert accuracy > 0.85, result.stdout

@@ -195,7 +195,7 @@ def test_n_jobs_are_counted_as_joblib_counts() -> None:
 
 
 SEARCH = """
-import os, threading, time
+import glob, os, threading, time
 from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
@@ -204,13 +204,11 @@ from parallel_lenet.sklearn import LeNetClassifier
 
 def below(pid):
     children = []
-    for each in Path("/proc").glob("[0-9]*/stat"):
+    for each in glob.glob(f"/proc/{pid}/task/*/children"):
         try:
-            fields = each.read_text().rpartition(")")[2].split()
+            children += map(int, Path(each).read_text().split())
         except OSError:
             continue
-        if int(fields[1]) == pid:
-            children.append(int(each.parent.name))
     return children
 
 def watch():

@@ -77,7 +77,9 @@ def test_a_plan_of_another_form_is_refused(plan: str) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_the_soak_runs_and_sums_up(tmp_path: Path) -> None:
     result = run(
-        tmp_path, str(SOAK), "--minutes", "0.001", "--seed", "1408", "--kernel", "im2col", "--json", command=PYTHON
+        *(tmp_path, str(SOAK), "--minutes", "0.001", "--epochs", "1", "--seed", "1408"),
+        *("--kernel", "im2col", "--json"),
+        command=PYTHON,
     )
     summary = json.loads(result.stdout)
     assert summary["runs"] >= 1

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 
@@ -22,15 +24,11 @@ def other_user() -> list[str]:
 
 def children(pid: int | None = None) -> set[int]:
     """The processes that ``pid`` (by default this one) has started and that haven't ended; ended ones count too
-    until they are waited for."""
+    until they are waited for. Linux lists them, which takes much less time than a look at all processes."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # It has ended meanwhile.
-            continue
-        if int(fields[1]) == (pid or os.getpid()):
-            found.add(int(stat.parent.name))
+    for file in glob(f"/proc/{pid or os.getpid()}/task/*/children"):
+        with suppress(OSError):  # It has ended meanwhile.
+            found |= {int(number) for number in Path(file).read_text().split()}
     return found
 
 
