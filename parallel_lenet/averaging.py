@@ -67,13 +67,8 @@ class _Addition:
             return _Sum(metrics, (*left.vectors, *right.vectors), False)
         (a,) = left.vectors
         (b,) = right.vectors
-        if left.owned:
-            total = a
-        elif right.owned:
-            total = b
-        else:
-            total = self._memory.empty_like(a)
-        add(a, b, total, ALONE)  # On one thread: the other cores are in use by workers.
+        total = a if left.owned else b if right.owned else self._memory.empty_like(a)
+        np.add(a, b, out=total)  # On one thread: the other cores are in use by workers.
         return _Sum(metrics, (total,), True)
 
 

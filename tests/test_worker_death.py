@@ -376,6 +376,30 @@ def test_a_stopped_worker_holds_no_one_back_and_goes_on_when_it_is_continued() -
         assert engine.worker_pids() == pids
 
 
+class Forgetful(Scripted):
+    """It does not write the last number of its gradient."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        return super().loss_and_gradient(parameters[:-1], inputs, targets, None if gradient is None else gradient[:-1])
+
+
+def test_all_gradients_stay_valid_though_one_worker_computes_more_blocks_than_it_has_rows() -> None:
+    work = one_each(FEW)[: ROWS + 1]
+    model = Forgetful()
+    wanted = expected(model, [FEW], at(1), work)
+    with ProcessesEngine(len(work)) as engine:
+        opened = Opened(engine, model, [FEW], at(0))
+        stopped_ones = engine.worker_pids()[1:]
+        kill(stopped_ones, signal.SIGSTOP)
+        assert wait_until(lambda: all(map(stopped, stopped_ones)), 10)
+        kept = list(opened.gradients(at(1), work))
+        assert kept[0].ready == len(work) - 1
+        assert len({result.worker for result in kept}) == 1
+        assert [(result.metrics, result.gradient.tobytes()) for result in kept] == wanted
+        kill(stopped_ones, signal.SIGCONT)
+        assert computed(opened, at(1), work) == wanted
+
+
 def test_a_stopped_worker_that_reads_nothing_does_not_block_who_writes_to_it() -> None:
     rows = np.zeros(100_000, np.int64)  # 0.8 MB: more than any socket takes.
     work = [Block(rows[:4])] + [Block(rows)] * 4

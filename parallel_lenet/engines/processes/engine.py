@@ -35,7 +35,7 @@ from parallel_lenet.display import Displayed, Summary
 from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, WorkerWarning
 from parallel_lenet.engines.imports import import_path, pickle_model
 from parallel_lenet.engines.memory import SharedMemory, require_memory, shared_bytes
-from parallel_lenet.engines.processes.dispatcher import ROWS, AbandonedBlock, Dispatcher, HeldAnswer
+from parallel_lenet.engines.processes.dispatcher import AbandonedBlock, Dispatcher, HeldAnswer
 from parallel_lenet.engines.processes.messages import (
     FAILED,
     GRADIENT,
@@ -253,7 +253,8 @@ class ProcessesEngine(Displayed, Engine):
         """Yield the answers in block order, each with the number of the next ones before its row is released.
 
         Those that have come are released together: until then no worker is waited for, which might need their rows to
-        continue. If no worker can need more rows, all are released together at the end.
+        continue. If there is a worker for each block, all are released together at the end. Should a worker then lack
+        rows, because it computes the blocks of others, it gets new memory: see `_renew_rows`.
         """
         self.start(context)
         opened = self._snapshots.get(context)
@@ -266,7 +267,7 @@ class ProcessesEngine(Displayed, Engine):
         self._context = opened
         self._blocks = blocks
         self._parameters[:] = parameters
-        enough_rows = len(blocks) <= min(len(self._workers), ROWS)  # Even if one worker computes all.
+        one_each = len(blocks) <= len(self._workers)
         try:
             first = 0  # The first and the last of the answers that are released together.
             last = 0
@@ -275,6 +276,9 @@ class ProcessesEngine(Displayed, Engine):
                     self._send_tasks()
                 while index not in dispatcher.answers:
                     self._raise_refusal(opened)
+                    if first < index and not all(worker.free_rows for worker in self._workers):
+                        self._renew_rows(range(first, index))
+                        first = index
                     self._wait()
                 held_answer = dispatcher.answers[index]
                 if isinstance(held_answer.answer, AbandonedBlock):
@@ -282,7 +286,7 @@ class ProcessesEngine(Displayed, Engine):
                 if held_answer.answer.kind == FAILED:
                     raise_pickled(held_answer.answer.failure, f"worker {held_answer.worker.number}")
                 if index == first:
-                    last = len(blocks) - 1 if enough_rows else self._last_computed(index)
+                    last = len(blocks) - 1 if one_each else self._last_computed(index)
                 yield held_answer, last - index
                 self._forget_parents_workers()
                 if dispatcher.stamp != stamp:
@@ -294,6 +298,14 @@ class ProcessesEngine(Displayed, Engine):
             self._forget_parents_workers()
             if dispatcher.stamp == stamp:
                 dispatcher.begin(())  # Give up the rest.
+
+    def _renew_rows(self, blocks: range) -> None:
+        """Release the answers to these blocks, whose gradients stay valid: their rows get other memory when needed."""
+        for block in blocks:
+            worker, row, _ = self._dispatcher.answers[block]
+            self._dispatcher.release(block)
+            worker.rows.pop(row, None)  # The gradient that was yielded keeps the memory.
+        self._send_tasks()
 
     def _last_computed(self, index: int) -> int:
         """The last of the blocks after ``index`` whose answers have come without a gap, and are results."""

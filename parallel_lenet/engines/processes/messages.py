@@ -81,7 +81,10 @@ class ContextClosing(NamedTuple):
 
 
 class GradientRow(NamedTuple):
-    """Memory for one of the worker's gradients, before the first task that writes there. There is no answer."""
+    """Memory for one of the worker's gradients, before a task that writes there. It replaces what the row had before.
+
+    There is no answer.
+    """
 
     row: int
     memory: MemoryHandle

@@ -83,6 +83,8 @@ class _TaskServer:
         """Open or close contexts, or use new memory for gradients. The answer is None if none is expected."""
         if isinstance(message, GradientRow):
             self.gradients[message.row] = view(_attached(message.memory, descriptors), message.location)
+            for opened in self.contexts.values():
+                opened.written.discard(message.row)
             return None
         if isinstance(message, ContextClosing):
             for context in message.contexts:

@@ -107,7 +107,7 @@ class WorkerProcess(Worker):
             self.send(ContextClosing(tuple(contexts), tuple(unused)).pack())
 
     def add_row(self, row: int, parameters: Vector) -> None:
-        """Give the row memory for a gradient, before it is first used: one that is never used costs no memory."""
+        """Give the row memory for a gradient, before it is used: a row that is never used costs no memory."""
         with closing(SharedMemory([(parameters.shape, parameters.dtype)])) as block:
             memory = MemoryHandle(0, block.handle, block.size, read_only=False)
             handles = [block.handle] if isinstance(block.handle, int) else []
