@@ -76,7 +76,7 @@ class GradientSum:
     """Adds the results of blocks, which come in block order.
 
     The first sum of two results goes to memory of the coordinator, later ones overwrite their left half. A result that
-    has no neighbour yet is copied before the next one is waited for, since its worker needs the memory (`hold`).
+    has no neighbour yet is copied before the next one is waited for if its worker may need the memory (`hold`).
     """
 
     def __init__(self, memory: VectorPool) -> None:

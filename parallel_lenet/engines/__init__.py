@@ -56,7 +56,7 @@ class BlockGradient(NamedTuple):
     """Whether loss and gradient are finite, as in `worker.Sums`."""
     ready: int = 0
     """How many of the next results can be asked for while this gradient stays valid: those that have come already, or
-    all if the workers have enough memory."""
+    all, such as if there is a worker for each block."""
     start: float = 0.0
     """When the computation started, by this machine's `time.perf_counter`; 0 if it is not known."""
 
