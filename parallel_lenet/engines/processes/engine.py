@@ -253,8 +253,8 @@ class ProcessesEngine(Displayed, Engine):
         """Yield the answers in block order, each with the number of the next ones before its row is released.
 
         Those that have come are released together: until then no worker is waited for, which might need their rows to
-        continue. If there is a worker for each block, all are released together at the end. Should a worker then lack
-        rows, because it computes the blocks of others, it gets new memory: see `_renew_rows`.
+        continue. If there is a worker for each block, all are released together at the end. Should an idle worker
+        then have no free row, because it computed the blocks of others, it gets new memory: see `_renew_rows`.
         """
         self.start(context)
         opened = self._snapshots.get(context)
@@ -276,7 +276,7 @@ class ProcessesEngine(Displayed, Engine):
                     self._send_tasks()
                 while index not in dispatcher.answers:
                     self._raise_refusal(opened)
-                    if first < index and not all(worker.free_rows for worker in self._workers):
+                    if first < index and not all(worker.free_rows or worker.copies for worker in self._workers):
                         self._renew_rows(range(first, index))
                         first = index
                     self._wait()
