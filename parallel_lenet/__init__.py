@@ -168,14 +168,18 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 if not TYPE_CHECKING:  # Type checkers would take any name for one of the package.
 
     def __getattr__(name: str) -> object:
-        """Import the public name that a program asks for, or the module."""
-        if any(name == module.partition(".")[0] for module in _NAMES):
-            return import_module(f"{__name__}.{name}")
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(f"{__name__}.{_MODULES[name]}")
-        value = globals()[name] = getattr(module, {"load_dataset": "load"}.get(name, name))
-        return value
+        """Import the public name that a program asks for, or the module, such as ``parallel_lenet.kernels``."""
+        if name in _MODULES:
+            module = import_module(f"{__name__}.{_MODULES[name]}")
+            value = globals()[name] = getattr(module, {"load_dataset": "load"}.get(name, name))
+            return value
+        if name.isidentifier() and not name.startswith("_"):
+            try:
+                return import_module(f"{__name__}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{__name__}.{name}":  # The module is there, what it imports is not.
+                    raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

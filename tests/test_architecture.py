@@ -442,9 +442,10 @@ assert not [name for name in sys.modules if name.startswith("parallel_lenet.")]
 assert "numpy" not in sys.modules
 assert set(parallel_lenet.__all__) <= set(dir(parallel_lenet))
 assert parallel_lenet.optimizers.SGD is parallel_lenet.SGD
+assert parallel_lenet.kernels.NAMES
 from parallel_lenet import *
 assert Coordinator.__module__ == "parallel_lenet.coordinator"
-for wrong in ("Coordinatr", "load", "nothing"):
+for wrong in ("Coordinatr", "load", "nothing", "no.thing", "kernels.naive", ""):
     assert not hasattr(parallel_lenet, wrong)
 from parallel_lenet import Coordinatr
 """
