@@ -68,7 +68,7 @@ class Soak:
                 stderr=err,
                 stdin=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, MARK: mark, "TMPDIR": str(temporary)},
+                env={**os.environ, MARK: mark, "TMPDIR": str(temporary), "PARALLEL_LENET_REPORT": "0"},
             )
 
     def attempt(self, arguments: list[str], run: Path, faults: list[Fault]) -> bool:
