@@ -1,4 +1,7 @@
-"""The engine of a coordinator: made from a name or passed in, with no more workers than a batch has work for."""
+"""The engine of a coordinator: made from a name, with ``step_timeout`` and ``max_tries``, or passed in.
+
+It has no more workers than a batch has work for.
+"""
 
 import logging
 

@@ -66,7 +66,7 @@ def test_a_pipe_is_read_once_and_all_of_it_counts(
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_config, "PATIENCE", 0.01)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match=r"pipe: can't be read: nothing came out of the pipe for 0\.01 seconds"):
+    with pytest.raises(UsageError, match=r"pipe: can't be read: the pipe sent nothing for 0\.01 seconds"):
         _config.read(str(tmp_path / "pipe"))
     with pytest.raises(UsageError, match=r"/dev/zero: is longer than 1,048,576 bytes"):
         _config.read("/dev/zero")

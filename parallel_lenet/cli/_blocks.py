@@ -12,8 +12,8 @@ from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
-HALVES = " ▄▀█"  # By whether the lower and the upper pixel are light.
-RAMP = " .:-=+*#%@"  # From dark to light, if a terminal has no such blocks.
+HALVES = " ▄▀█"  # Characters, by whether the lower and the upper pixel are light.
+RAMP = " .:-=+*#%@"  # Characters from dark to light, for terminals without these blocks.
 GREYS = 24  # Of the 256 colours, from 232 on.
 
 

@@ -1,4 +1,4 @@
-"""Deliberate faults, to see a run survive them: ``--chaos kill:every=20,stop:every=7,seed=1``."""
+"""Deliberate faults, to test that a run survives them: ``--chaos kill:every=20,stop:every=7,seed=1``."""
 
 import os
 import random
@@ -14,7 +14,7 @@ HELP = (
     "second, seed=N chooses others; several are joined with commas"
 )
 PAUSE = 1.0  # Seconds for which a stopped worker stays stopped.
-SPREAD = 0.01  # A fault strikes within this many seconds after its step, so anywhere in the next one or two steps.
+SPREAD = 0.01  # A fault strikes within this many seconds after its step, at any point of the next one or two steps.
 
 
 class Chaos:

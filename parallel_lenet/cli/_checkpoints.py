@@ -1,4 +1,4 @@
-"""Checkpoints as commands read them: which file, with which kernel, and which images its run used."""
+"""Finds the checkpoint of a command: its file, its kernel, and the images that its run used."""
 
 import os
 from dataclasses import replace
@@ -46,7 +46,7 @@ def find(named: str | None, console: Console) -> str:
 def require(file: str) -> None:
     """Raises UsageError unless the file exists and is not a folder."""
     if os.path.isdir(file):
-        example = min(Path(file).glob(f"*/{LAST}"), default=Path(file) / LAST)  # A folder of runs, or of one.
+        example = min(Path(file).glob(f"*/{LAST}"), default=Path(file) / LAST)  # A folder of runs, or of one run.
         raise UsageError(f"{file} is a folder: name a checkpoint, such as {example}")
     if not os.path.exists(file):
         raise UsageError(f"{file or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
@@ -55,7 +55,7 @@ def require(file: str) -> None:
 def model_of(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
     """The model of ``--model``, or the network that the checkpoint describes, with the kernel that is asked for.
 
-    Raises UsageError if the checkpoint's run trained a model of ``--model`` that only that option can name again.
+    Raises UsageError if the run trained a model of ``--model``, and that option is missing.
     """
     if "model" not in asked:
         kernel = kernels.resolve(asked.get("kernel") or kernel_of(checkpoint))
@@ -88,10 +88,9 @@ def users_model(checkpoint: Checkpoint) -> str | None:
 def images_of(
     file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
 ) -> tuple[str | None, str | None]:  # fmt: skip
-    """The name of the dataset and the folder of the images: as asked, else as the checkpoint says.
+    """The name of the dataset and the folder of the images: those of the command line, else the checkpoint's.
 
-    A note names the folder if the checkpoint does. Raises CheckpointError if the checkpoint holds something else than
-    names.
+    A note names the checkpoint's folder. Raises CheckpointError if the checkpoint holds anything but names.
     """
     if "dataset" in asked or "data_dir" in asked:
         return asked.get("dataset"), asked.get("data_dir")
@@ -107,7 +106,7 @@ def images_of(
 
 
 def image_size(asked: dict[str, Any], metadata: dict[str, Any], model: Model) -> tuple[int, int] | None:
-    """The size that images are resized to: as asked, else the network's if its run resized them, else None."""
+    """The size that images are resized to: the given one, else the network's if its run resized them, else None."""
     if "image_size" in asked:
         return sides(asked["image_size"])
     options = metadata.get("options")

@@ -15,7 +15,7 @@ from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, store
 from parallel_lenet.cli._suggestions import did_you_mean
 from parallel_lenet.kernels import files
 
-LARGEST = 1 << 20  # Bytes: far more than any configuration, far less than a device gives.
+LARGEST = 1 << 20  # Bytes: no configuration is as long. A device file has no end.
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 PATIENCE = 10  # Seconds for the next bytes of a pipe.
 
@@ -28,11 +28,11 @@ def encode(text: str) -> bytes:
 def _from_pipe(path: Path) -> bytes:
     """The content of a pipe, at most `LARGEST` bytes and one more. Raises TimeoutError if no data arrives."""
     content = b""
-    # Opened without waiting for a writer: there may never be one.
+    # Open it without waiting for a writer, which may never come.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while len(content) <= LARGEST:
             if not select.select([pipe], [], [], PATIENCE)[0]:
-                raise TimeoutError(0, f"nothing came out of the pipe for {PATIENCE} seconds")
+                raise TimeoutError(0, f"the pipe sent nothing for {PATIENCE} seconds")
             part = pipe.read(LARGEST + 1 - len(content))
             if not part:
                 break

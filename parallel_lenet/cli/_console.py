@@ -24,7 +24,7 @@ from parallel_lenet.display.progress import Update, bar, is_terminal
 
 
 def open_standard_descriptors() -> None:
-    """Open the null device for each closed descriptor from 0 to 2, or the next file opened would be taken for it."""
+    """Open the null device for each closed descriptor from 0 to 2. Otherwise the next open file gets its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -48,7 +48,7 @@ def write(stream: TextIO | None, text: str) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        if error.errno != errno.EIO and stream is sys.stdout:  # A note may be lost, a result may not.
+        if error.errno != errno.EIO and stream is sys.stdout:  # A note may be lost. A result may not be.
             raise OSError(error.errno, error.strerror or str(error), "standard output") from error
 
 

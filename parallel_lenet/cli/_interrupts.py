@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from parallel_lenet.cli._console import write
 
-PATIENCE = 0.5  # Seconds: many steps of the fast kernels, and even four times this is a short wait for a person.
+PATIENCE = 0.5  # Seconds: many steps of the fast kernels take less, and a user waits at most four times this long.
 ECHO = 0.05  # Seconds within which the same signal counts once: timeout(1) and other wrappers send it twice.
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGBREAK")
@@ -127,7 +127,7 @@ class Interrupts:
         if self._deadline is not None and time.monotonic() >= self._deadline and self.number is None:
             self.timed_out = True
         if self.number is not None or self.timed_out:
-            self.stop_raising()  # Otherwise the alarm might come again while this is being caught.
+            self.stop_raising()  # Otherwise the alarm might come again while this exception is caught.
             raise Interrupted
 
     def stop_raising(self) -> None:
@@ -183,7 +183,7 @@ class Interrupts:
             return
         self.number = number
         self._signal_time = now
-        if self._ending:  # No alarm: it might come when it is no longer caught.
+        if self._ending:  # No alarm: its exception might come when nothing catches it.
             return
         if self._alarms:
             self._set_timer(PATIENCE)

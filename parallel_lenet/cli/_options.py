@@ -37,7 +37,7 @@ from parallel_lenet.stopping import BEST_BY
 
 ACTIVATIONS = ("tanh", "relu")
 POOLINGS = {"average": "avg", "max": "max"}
-"""As `lenet5` calls them."""
+"""The names that `lenet5` uses."""
 # Titles in --help.
 IMAGES = "images"
 NETWORK = "network"
@@ -47,7 +47,7 @@ LENGTH = "length and failures"
 OUTPUT = "output"
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
-LONGEST = 10**9  # Seconds that timers can be set to: 31 years.
+LONGEST = 10**9  # The longest time that timers accept, in seconds: 31 years.
 MOST = 10**12  # The largest count: products of larger ones would overflow.
 DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
 # Where code runs, which machines it talks to and where it writes: the command line decides it, never a file.
@@ -410,7 +410,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stored(name: str, value: Any, where: str) -> Any:
-    """A value as runs record it: what is read by its absolute path. Raises UsageError if a path can't be a path."""
+    """A value as runs record it; a path becomes absolute. Raises UsageError if a value cannot be a path."""
     if name in ("data_dir", "initial_weights", "out") and value is not None:
         if "\0" in value or not _encodable(value):
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
@@ -434,12 +434,12 @@ def _model_reference(text: str, where: str) -> str:
 
 
 def _kernel_file(name: str, where: str) -> str:
-    """The full name of a kernel that a file defines, which prints to standard error. UsageError without such a file."""
+    """The full name of a kernel in a file, which prints to standard error. Raises UsageError without such a file."""
     if "\0" in name or not _encodable(name) or not os.path.isfile(files.path_of(name)):
         raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
     with redirect_stdout(sys.stderr):
         full = files.resolve(name)
-        kernels.load(full)  # Its mistakes are better known now.
+        kernels.load(full)  # A mistake in the file is better found now.
     return full
 
 
@@ -477,7 +477,7 @@ def check(options: TrainOptions) -> None:
 
 
 def parse_class_weights(text: str) -> str | dict[int, float]:
-    """What ``--class-weights`` says, for `sample_weights`: "balanced", or a weight for each label that is named."""
+    """The value of ``--class-weights`` for `sample_weights`: "balanced", or a weight for each label that is named."""
     if text == "balanced":
         return text
     weights: dict[int, float] = {}

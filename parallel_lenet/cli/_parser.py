@@ -1,4 +1,4 @@
-"""How the command line is read, and what its help looks like."""
+"""Reads the command line, and lays out its help."""
 
 import argparse
 import re
@@ -54,7 +54,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one sentence, with what was probably meant."""
+    """Reports a mistake in one sentence, and suggests the word that was probably meant."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As all other output: a reader that has left, a full disk and another encoding are dealt with."""
+        """Print as `write` does: it handles a closed pipe, a full disk and other encodings."""
         write(sys.stdout if file is None else file, message.rstrip("\n"))
 
 

@@ -1,4 +1,4 @@
-"""Everything about a training run up to its first step: options, data, network, coordinator, and the run's folder.
+"""Prepares a training run up to its first step: options, data, network, coordinator, and the run's folder.
 
 The file has more than 300 lines: each part is a function of its own, in the order of `prepare`.
 """
@@ -102,7 +102,7 @@ class Request:
 def prepare(
     arguments: argparse.Namespace, console: Console, interrupts: Interrupts, start: float, stack: ExitStack
 ) -> Training:
-    """Everything up to the first step: data, network, coordinator, and the run's folder with a first checkpoint."""
+    """Prepare the run up to its first step: data, network, coordinator, and a folder with a first checkpoint."""
     request = _request(arguments, start)
     arguments.log = _trackers.named(arguments.log)
     request.limit(interrupts)

@@ -1,4 +1,4 @@
-"""The published bits: what the first steps of ``parallel-lenet train`` give with this version, on every machine."""
+"""The published hash of the parameters after the first steps of ``parallel-lenet train``, on every machine."""
 
 import platform
 from importlib import metadata
@@ -30,7 +30,7 @@ def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Op
 
 
 def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool | None, str]:
-    """Whether a run has the published bits, or None if its settings are others; and that in a sentence."""
+    """Whether a run has the published bits (None if its settings are others), and a sentence that says so."""
     if (steps, batch_size) != (STEPS, TrainOptions().batch_size):
         return None, f"not compared with the published bits, which are of {STEPS} steps of {TrainOptions().batch_size}"
     if kernel != "compiled":

@@ -70,7 +70,7 @@ class Recorder:
         self._try(lambda: events.append(self._folder, kind, epoch, step, text, **more))
 
     def _trace_event(self, kind: str, text: str, seconds: Mapping[str, float]) -> None:
-        """An epoch's event tells how long evaluating and saving, which came last, took."""
+        """Add the spans of an epoch's evaluation and save, which came last, to the trace."""
         if self._trace is not None and kind == "epoch":
             ago = sum(seconds.values())
             for name, took in seconds.items():

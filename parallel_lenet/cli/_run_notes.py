@@ -1,4 +1,4 @@
-"""The notes before the first step: what is trained, on what, and what is not as the options seem to say."""
+"""The notes before the first step: what is trained, on what, and which options have an unexpected effect."""
 
 import os
 from typing import Any
@@ -35,7 +35,7 @@ def note_network(training: Training, model: Model, workers: int, origin: str) ->
 
 
 def note_limits(training: Training, given: dict[str, Any], test_images: int) -> None:
-    """Note what is not as the options seem to say: fewer workers or images, and ``given`` flags without effect."""
+    """Note options with another effect than expected: fewer workers or images, and ``given`` flags without effect."""
     coordinator = training.coordinator
     console = training.console
     options = training.options

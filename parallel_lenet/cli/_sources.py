@@ -1,4 +1,4 @@
-"""Where images come from: as the user says, or as a checkpoint does."""
+"""Loads the images that the user or a checkpoint names."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ class Images:
     train: Dataset
     test: Dataset
     validation: Dataset | None = None
-    """Those of a folder that has images for validation."""
+    """Images for validation, if the folder has any."""
     pictures: bool = False
     """Whether they were image files: then `predict` shows the network whole pictures."""
     held_out: bool = False

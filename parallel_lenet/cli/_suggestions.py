@@ -1,4 +1,4 @@
-"""What was probably meant by a word that is not known: a command, an option, a choice."""
+"""Suggests a command, an option or a choice for a word that is not known."""
 
 import difflib
 from collections.abc import Iterable

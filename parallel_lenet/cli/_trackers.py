@@ -11,12 +11,12 @@ from parallel_lenet.reports import StepReport
 from parallel_lenet.trackers import Tracker, mlflow, tensorboard
 
 NAMES = ("tensorboard", "mlflow")
-DECIDING = frozenset({"epochs"})  # Of the options that may differ when a run continues: the schedule follows it.
+DECIDING = frozenset({"epochs"})  # It may differ when a run continues, and the learning-rate schedule depends on it.
 _REQUIRE = {"tensorboard": tensorboard.require, "mlflow": mlflow.require}
 
 
 def named(names: list[str]) -> list[str]:
-    """Each name once. Raises ExtraError if one's library is missing or does not work."""
+    """The names, each once. Raises ExtraError if the library of one is missing or does not work."""
     once = list(dict.fromkeys(names))
     for name in once:
         _REQUIRE[name]()
@@ -24,7 +24,7 @@ def named(names: list[str]) -> list[str]:
 
 
 class Trackers:
-    """Those of one start of a run."""
+    """The trackers of one start of a run."""
 
     def __init__(self, names: list[str], folder: Path, console: Console) -> None:
         self._names = names
@@ -48,20 +48,20 @@ class Trackers:
         return tracker
 
     def step(self, report: StepReport) -> None:
-        """A step is done."""
+        """Log a finished step."""
         if self._live:
             self._each(lambda tracker: tracker.log(report))
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """An epoch is done; its line of ``metrics.jsonl``."""
+        """Log a finished epoch: ``line`` is that of ``metrics.jsonl``."""
         self._each(lambda tracker: tracker.log_epoch(line))
 
     def flush(self) -> None:
-        """A checkpoint is about to be written: the steps before it are to be logged."""
+        """Send the steps so far, before a checkpoint that follows them is written."""
         self._each(lambda tracker: tracker.flush())
 
     def end(self, state: str) -> None:
-        """The training is finished, interrupted or failed."""
+        """Say that the training is finished, interrupted or failed, and close the trackers."""
         self._each(lambda tracker: tracker.end(state))
         self._live.clear()
 

@@ -39,7 +39,7 @@ TIMED_OUT = 124  # The exit code of the command timeout.
 
 @dataclass
 class Training:
-    """One run of the command: what it trains, with what, and where it writes."""
+    """One run of the command: its coordinator, its data, its options, and its folder."""
 
     coordinator: Coordinator
     train: Dataset
@@ -78,7 +78,7 @@ class Training:
 
     @property
     def limits(self) -> list[str]:
-        """Those of ``--epochs``, ``--max-steps`` and ``--patience`` that are reached."""
+        """The options among ``--epochs``, ``--max-steps`` and ``--patience`` whose limits are reached."""
         reached = []
         if self.coordinator.epoch >= self.options.epochs:
             reached.append("--epochs")
@@ -261,7 +261,7 @@ class Training:
                 model = descriptions.build(descriptions.of_model(coordinator.model))
                 found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, PREDICTING)
                 predictions.save(self.folder.path, found)
-        from parallel_lenet import report  # Imported lazily: it takes a while.
+        from parallel_lenet import report  # Imported lazily, since matplotlib takes long.
 
         report.write([Run(self.folder.path)], self.folder.path / REPORT)
         self.report = self.folder.path / REPORT

@@ -34,7 +34,7 @@ class Reference(NamedTuple):
 
     @property
     def words(self) -> str:
-        """As the command line takes it."""
+        """The reference in the form that the command line takes."""
         return f"{self.path}:{self.name}"
 
 
@@ -85,13 +85,13 @@ def _lacks(name: str, value: Any) -> str:
 
 
 def absolute(reference: Reference) -> Reference:
-    """With the absolute path, and the hash that the file has now. Raises UserFileError if it can't be read."""
+    """The reference with an absolute path and the file's present hash. Raises UserFileError if it can't be read."""
     path = os.path.abspath(reference.path)
     return Reference(path, user_files.digest(user_files.read(path)), reference.name)
 
 
 def without_hash(text: str) -> str:
-    """A recorded reference as the command line takes it."""
+    """A recorded reference in the form that the command line takes."""
     reference = parse(text)
     return text if reference is None else reference.words
 

@@ -54,9 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif equal_steps:
         console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
     else:
-        console.line(
-            "nothing that is known differs: settings, versions, machine, data and the result; no steps are known"
-        )
+        console.line("settings, versions, machine, data and the result are the same; the steps were not recorded")
     return 0
 
 

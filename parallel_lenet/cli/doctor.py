@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.line(f"parallel-lenet {parallel_lenet.__version__}")
 
     def told(value: Any) -> Any:
-        """The same without names of users and machines."""
+        """The finding as JSON, without names of users and machines."""
         if isinstance(value, str):
             return printable(redact(value))
         if isinstance(value, dict):

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: the loss and accuracy of a trained network on test images."""
 
 import argparse
+from typing import Any
 
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.cli import _checkpoints, _engines, _network, _weights
@@ -8,9 +9,13 @@ from parallel_lenet.cli._console import Console
 from parallel_lenet.cli._options import UsageError, add_train_options, as_usage, flags, worker_count
 from parallel_lenet.cli._sources import load
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.datasets import DatasetError
+from parallel_lenet.cores import WorkerCount
+from parallel_lenet.datasets import Dataset, DatasetError
+from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import Model
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.optimizers import SGD
+from parallel_lenet.parameters import Vector
 
 DEFAULT = "mnist-5k"
 HELP = "measure a checkpoint on test images"
@@ -42,64 +47,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the network that the checkpoint describes, and evaluate it."""
     console = Console(json=arguments.json)
-    workers = worker_count(flags(arguments).get("workers"))
+    asked = flags(arguments)
+    workers = worker_count(asked.get("workers"))
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
-    asked = flags(arguments)
     with console.warnings_as_notes():
         model = _checkpoints.model_of(checkpoint, asked)
-    parameters = checkpoint.state.parameters
-    if arguments.weights is not None:
-        if not isinstance(model, Sequential):
-            raise UsageError(f"--weights is for networks made of layers: --model names a {type(model).__name__}")
-        parameters = _weights.load("--weights", arguments.weights, model)
-    dataset, data_dir = _checkpoints.images_of(file, asked, checkpoint.metadata, console)
-    size = _checkpoints.image_size(asked, checkpoint.metadata, model)
-    test = load(dataset or DEFAULT, data_dir, "data_dir" in asked, size).test
-    assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
-    try:
-        _network.check(model, test)
-    except DatasetError as error:
-        if dataset is not None or data_dir is not None:
-            raise
-        raise DatasetError(f"{error} ({assumed})") from None
-    if dataset is None and data_dir is None:
-        console.note(f"note: {assumed}")
+    parameters = _parameters(arguments.weights, checkpoint, model)
+    name, test = _test_images(file, checkpoint, model, asked, console)
     _engines.say_unused(asked, asked.get("engine", "processes"), console)
-    where, _ = _engines.arguments(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
-    batch_size = max(128, len(test))  # Large enough that every worker gets a shard.
-    try:
-        coordinator = Coordinator(model, SGD(), batch_size=batch_size, parameters=parameters, **where)
-    except ValueError as error:
-        raise as_usage(error) from None
-    with console.warnings_as_notes(), coordinator:
-        coordinator.warm_up(test)
-        with console.progress("test images", len(test)) as progress:
-            for metrics in coordinator.iterate_evaluation(test):
-                progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
-    result = {
-        "checkpoint": file,
-        "weights": arguments.weights,
-        "dataset": data_dir or dataset or DEFAULT,
-        "engine": asked.get("engine", "processes"),
-        "cluster_address": asked.get("cluster_address"),
-        "kernel": getattr(model, "kernel", None),
-        "model": asked.get("model"),
-        "workers": coordinator.n_workers,
-        "test_loss": metrics.loss,
-        "test_accuracy": metrics.accuracy,
-        "correct": metrics.correct,
-        "images": metrics.count,
-        "parameters_sha256": coordinator.parameters_sha256(),
-    }
+    coordinator = _coordinator(model, parameters, len(test), asked, workers)
+    metrics = _measure(coordinator, test, console)
+    digest = coordinator.parameters_sha256()
     if arguments.json:
+        result = {
+            "checkpoint": file,
+            "weights": arguments.weights,
+            "dataset": name,
+            "engine": asked.get("engine", "processes"),
+            "cluster_address": asked.get("cluster_address"),
+            "kernel": getattr(model, "kernel", None),
+            "model": asked.get("model"),
+            "workers": coordinator.n_workers,
+            "test_loss": metrics.loss,
+            "test_accuracy": metrics.accuracy,
+            "correct": metrics.correct,
+            "images": metrics.count,
+            "parameters_sha256": digest,
+        }
         console.result(result)
     else:
         rows = [
             ("test accuracy", f"{metrics.accuracy:.2%} ({metrics.correct:,} of {metrics.count:,})"),
             ("test loss", f"{metrics.loss:.4f}"),
-            ("parameters SHA-256", coordinator.parameters_sha256()[:16] + "..."),
+            ("parameters SHA-256", f"{digest[:16]}..."),
         ]
         console.table(f"{arguments.weights or file} on {test.name}", ("", "result"), rows)
     return 0
+
+
+def _parameters(weights: str | None, checkpoint: Checkpoint, model: Model) -> Vector:
+    """The parameters to measure: those of the file ``weights`` if it is given, else the checkpoint's."""
+    if weights is None:
+        return checkpoint.state.parameters
+    if not isinstance(model, Sequential):
+        raise UsageError(f"--weights is for networks made of layers: --model names a {type(model).__name__}")
+    return _weights.load("--weights", weights, model)
+
+
+def _test_images(
+    file: str, checkpoint: Checkpoint, model: Model, asked: dict[str, Any], console: Console
+) -> tuple[str, Dataset]:
+    """The name or the folder of the images, and the test images. Raises DatasetError if the network can't take them."""
+    dataset, data_dir = _checkpoints.images_of(file, asked, checkpoint.metadata, console)
+    size = _checkpoints.image_size(asked, checkpoint.metadata, model)
+    test = load(dataset or DEFAULT, data_dir, "data_dir" in asked, size).test
+    named = dataset is not None or data_dir is not None
+    assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
+    try:
+        _network.check(model, test)
+    except DatasetError as error:
+        if named:
+            raise
+        raise DatasetError(f"{error} ({assumed})") from None
+    if not named:
+        console.note(f"note: {assumed}")
+    return data_dir or dataset or DEFAULT, test
+
+
+def _coordinator(
+    model: Model, parameters: Vector, images: int, asked: dict[str, Any], workers: WorkerCount
+) -> Coordinator:
+    """A coordinator that evaluates. Raises UsageError if an option is out of its range."""
+    where, _ = _engines.arguments(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
+    batch_size = max(128, images)  # Large enough that every worker gets a shard.
+    try:
+        return Coordinator(model, SGD(), batch_size=batch_size, parameters=parameters, **where)
+    except ValueError as error:
+        raise as_usage(error) from None
+
+
+def _measure(coordinator: Coordinator, test: Dataset, console: Console) -> Metrics:
+    """The metrics of all test images, with a progress bar. Closes the coordinator."""
+    with console.warnings_as_notes(), coordinator:
+        coordinator.warm_up(test)
+        with console.progress("test images", len(test)) as progress:
+            for metrics in coordinator.iterate_evaluation(test):
+                progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
+    return metrics

@@ -30,7 +30,7 @@ EXAMPLES = (
     ("a photograph of your own, and what it shows", "explain runs/mine --image photo.jpg --label 7 --out lesson.html"),
     ("pictures for slides", "explain --digit 3 --png slides"),
 )
-HESITANT = 0.75  # The probability of the right class that leaves something to explain.
+HESITANT = 0.75  # The lesson follows an image whose right class has about this probability.
 LOOKED_AT = 1000  # Test images among which the most instructive one is sought.
 
 Array = NDArray[Any]

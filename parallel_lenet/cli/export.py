@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _model(checkpoint: Checkpoint, chosen: str) -> Any:
     """The checkpoint's network; for a model of the user's own, of which only weights can be written, its layout."""
     try:
-        return from_checkpoint(checkpoint, "naive").model  # It computes nothing.
+        return from_checkpoint(checkpoint, "naive").model  # The kernel does not matter: nothing is computed.
     except CheckpointError as error:
         if chosen == "onnx":
             words = _checkpoints.users_model(checkpoint)

@@ -130,7 +130,7 @@ class Proof:
             return self.run(second)
 
     def ways(self) -> dict[str, Callable[[], str]]:
-        """What is compared: the first is the yardstick."""
+        """The ways that are compared, by their description. The others are compared with the first."""
         cluster = {f"on {self.name}": lambda: self.run(self.coordinator(**self.where))}
         return {
             "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
@@ -191,30 +191,47 @@ def run(arguments: argparse.Namespace) -> int:
         proof.coordinator(**where).close()  # Before anything is computed: for the errors that it may raise.
     except ValueError as error:
         raise as_usage(error) from None
-    runs: list[dict[str, Any]] = []
     with console.warnings_as_notes():
         proof.coordinator(engine="serial").warm_up(train)
-        for what, way in proof.ways().items():
-            start = time.perf_counter()
-            digest = way()
-            runs.append({"what": what, "sha256": digest, "seconds": time.perf_counter() - start})
+        runs = [_run_way(what, way) for what, way in proof.ways().items()]
+    first = runs[0]["sha256"]
     for entry in runs:
-        entry["equal"] = entry["sha256"] == runs[0]["sha256"]
-    as_published, verdict = _published.compare(
-        model.kernel, arguments.steps, arguments.batch_size, str(runs[0]["sha256"])
-    )
+        entry["equal"] = entry["sha256"] == first
+    as_published, verdict = _published.compare(model.kernel, arguments.steps, arguments.batch_size, first)
     passed = all(entry["equal"] for entry in runs) and as_published is not False
     if arguments.json:
-        settings = {"kernel": model.kernel, "engine": name, "cluster_address": address, "workers": workers.count}
-        settings |= {"steps": arguments.steps, "batch_size": arguments.batch_size}
-        settings |= {"numpy": np.__version__, "as_published": as_published, "published_sha256": _published.SHA256}
-        console.result({"passed": passed, **settings, "runs": runs})
+        result = {
+            "passed": passed,
+            "kernel": model.kernel,
+            "engine": name,
+            "cluster_address": address,
+            "workers": workers.count,
+            "steps": arguments.steps,
+            "batch_size": arguments.batch_size,
+            "numpy": np.__version__,
+            "as_published": as_published,
+            "published_sha256": _published.SHA256,
+            "runs": runs,
+        }
+        console.result(result)
     else:
         rows = [
-            (e["what"], e["sha256"][:16] + "...", f"{e['seconds']:.1f} s", "ok" if e["equal"] else "DIFFERENT")
-            for e in runs
+            (
+                entry["what"],
+                f"{entry['sha256'][:16]}...",
+                f"{entry['seconds']:.1f} s",
+                "ok" if entry["equal"] else "DIFFERENT",
+            )
+            for entry in runs
         ]
         console.table("SHA-256 of the trained parameters", ("how", "begins with", "time", "the same"), rows)
     console.note(f"{sum(entry['equal'] for entry in runs)} of {len(runs)} ways give the same bits")
     console.note(verdict)
     return 0 if passed else 1
+
+
+def _run_way(what: str, way: Callable[[], str]) -> dict[str, Any]:
+    """The hash that a way of training gives, and the seconds that it takes."""
+    start = time.perf_counter()
+    digest = way()
+    return {"what": what, "sha256": digest, "seconds": time.perf_counter() - start}

@@ -1,4 +1,6 @@
-"""Which worker computes which block: decisions only, without processes, sockets or a clock.
+"""Decides which worker computes which block, and what follows when a worker dies or does not answer.
+
+It has only decisions: no processes, sockets or clock.
 
 The module is long because it is one state machine, whose states, events and rules are explained here together.
 
