@@ -114,6 +114,22 @@ def test_a_page_has_what_tells_one_run_from_another(folder: Path) -> None:
     assert text.count("<svg") == 8
 
 
+@pytest.mark.parametrize(("recipe", "smoothing"), [("quick", 0.1), (["<b>"], "0.1"), (None, 0.0)])
+def test_a_page_names_the_recipe_and_says_that_the_training_loss_is_smoothed(
+    folder: Path, tmp_path: Path, recipe: Any, smoothing: Any
+) -> None:
+    file = copied(folder, "first", tmp_path / "run") / "environment.json"
+    written = json.loads(file.read_text())
+    written["sessions"][-1]["options"] |= {"recipe": recipe, "label_smoothing": smoothing}
+    file.write_text(json.dumps(written))
+    run = Run(tmp_path / "run")
+    remarks = {name: remark for name, _, remark in summary.cards(run)}
+    caption = charts.learning_curves([Run(folder / "first"), run], ("a", "b"))[0][2]
+    shown = ("by the recipe quick" in summary.subtitle(run), summary.CHOSEN in summary.subtitle(run))
+    assert shown == (recipe == "quick", recipe == "quick")
+    assert ("smoothed labels" in remarks["Training loss"], charts.SMOOTHED in caption) == shown
+
+
 @given(hnp.arrays(np.float64, st.integers(0, 400), elements=st.floats(-1e6, 1e6)), st.integers(1, 50))
 @settings(max_examples=60, deadline=None)
 def test_a_curve_has_few_points_and_loses_no_extreme(y: Any, points: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from parallel_lenet.report import page
 from parallel_lenet.report.page import MUTED, SERIES, Html
 from parallel_lenet.report.series import Numbers, curve, epochs_done, rate
+from parallel_lenet.report.summary import smooths_labels
 from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
@@ -35,8 +36,9 @@ def learning_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[t
 
     ``names`` are those of several runs.
     """
+    loss = f"{LOSS} {SMOOTHED}" if any(map(smooths_labels, runs)) else LOSS
     return [
-        *_chart("Loss", _lines(runs, names, "loss"), LOSS),
+        *_chart("Loss", _lines(runs, names, "loss"), loss),
         *_chart("Accuracy (%)", _lines(runs, names, "accuracy"), ACCURACY, log=False),
         *_chart("Learning rate", _step_lines(runs, names, "learning_rate"), RATE, log=False),
         *_chart("Gradient norm", _step_lines(runs, names, "gradient_norm"), NORM),
@@ -46,6 +48,10 @@ def learning_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[t
 LOSS = (
     "The thin line is the mean of neighbouring steps, before each update; the shade around it reaches from the least "
     "to the largest. Dots are epochs."
+)
+SMOOTHED = (
+    "With label smoothing the training loss is larger than the others: it compares with labels that are not certain. "
+    "The losses of validation and test are the plain ones."
 )
 ACCURACY = "Percent of the images that were right. Dots are epochs, the thin line is the batches of the steps."
 RATE = "The factor of each step's direction."

@@ -26,6 +26,12 @@ def last(run: Run, name: str) -> float:
     return float(run.epochs[-1].get(name, math.nan)) if run.epochs else math.nan
 
 
+def smooths_labels(run: Run) -> bool:
+    """Whether the run trained with label smoothing, so that its training loss is not the plain one."""
+    smoothing = run.options.get("label_smoothing")
+    return isinstance(smoothing, float) and smoothing > 0
+
+
 def cards(run: Run) -> list[tuple[str, str, str]]:
     """The most important figures: label, value, and a remark."""
     found: list[tuple[str, str, str]] = []
@@ -37,7 +43,8 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
             found.append((f"{part.capitalize()} accuracy", percent(accuracy), of))
             found.append((f"{part.capitalize()} loss", _decimals(last(run, f"{part}_loss")), ""))
     if run.epochs:
-        found.append(("Training loss", _decimals(last(run, "train_loss")), "mean of the last epoch"))
+        labels = ", with smoothed labels" if smooths_labels(run) else ""
+        found.append(("Training loss", _decimals(last(run, "train_loss")), f"mean of the last epoch{labels}"))
         seconds = math.fsum(line.get("seconds", 0.0) for line in run.epochs)
         steps = last(run, "step")
         found.append(("Training time", duration(seconds), count(int(steps), "step") if math.isfinite(steps) else ""))
@@ -82,7 +89,7 @@ def subtitle(run: Run) -> str:
     if run.state in ends:
         parts.append(ends[run.state])
     sentence = ", ".join(parts) + "." if parts else ""
-    return f"{sentence} {CHOSEN}" if run.options.get("recipe") else sentence
+    return f"{sentence} {CHOSEN}" if isinstance(run.options.get("recipe"), str) else sentence
 
 
 def period(run: Run) -> str:
