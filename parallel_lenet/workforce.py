@@ -13,7 +13,7 @@ from parallel_lenet.settings import Settings
 
 MAX_TRIES = 3
 
-_log = logging.getLogger("parallel_lenet")
+_log = logging.getLogger("parallel_lenet.workforce")
 
 
 class Workforce:

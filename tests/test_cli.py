@@ -85,6 +85,7 @@ def test_training_leaves_a_run_folder_and_prints_its_results(
 def test_fewer_shards_than_workers_is_said_with_the_option(shown: subprocess.CompletedProcess[str]) -> None:
     remedy = "a smaller --shard-size or a larger --batch-size makes more"
     assert f"note: 2 of 3 workers run: a batch of 128 makes 2 shards of 64; {remedy}\n" in shown.stderr
+    assert shown.stderr.count("2 of 3 workers run") == 1
 
 
 def test_json_names_everything_there_is_to_know(data: Path, told: dict[str, object]) -> None:

@@ -260,6 +260,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     Path("own.py").write_text(FOUR_PARAMETERS)
     message = f"--label-smoothing must be 0 with the kernel {tmp_path}/own.py, whose softmax_cross_entropy has no"
     assert message in refused(*few, "--kernel", "own.py", "--label-smoothing", "0.1")
+    recipe = refused(*few, "--kernel", "own.py", "--recipe", "quick")
+    assert message in recipe
+    assert recipe.endswith("got 0.1 by --recipe quick: give --label-smoothing 0 beside it\n")
 
 
 def test_a_model_of_ones_own_on_the_command_line(

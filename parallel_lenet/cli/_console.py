@@ -203,11 +203,15 @@ def printable(text: str) -> str:
 
 @contextmanager
 def _logged(show: Callable[[str], None]) -> Iterator[None]:
-    """Show what the library logs, instead of passing it to the program's handlers."""
+    """Show what the library logs, instead of passing it to the program's handlers.
+
+    Not how many workers run: `_run_notes.note_limits` says that, with the remedy in terms of the command line.
+    """
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            show(record.getMessage())
+            if record.name != "parallel_lenet.workforce":
+                show(record.getMessage())
 
     logger = logging.getLogger("parallel_lenet")
     handler = Handler()

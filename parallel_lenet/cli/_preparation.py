@@ -221,8 +221,8 @@ def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
     smoothing = request.options.label_smoothing
     if request.resumed is not None:
         trained = load_model(request.resumed.file, request.options.kernel)
-        return _changed(trained.model, augment=augment, label_smoothing=smoothing), trained.parameters
-    model = _changed(_build(data, request.options), augment=augment, label_smoothing=smoothing)
+        return _changed(request, trained.model, augment=augment, label_smoothing=smoothing), trained.parameters
+    model = _changed(request, _build(data, request.options), augment=augment, label_smoothing=smoothing)
     if request.options.initial_weights is None:
         return model, None
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)
@@ -337,7 +337,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
             changes["augment"] = Augment.parse(options.augment)
         if "label_smoothing" in request.given or request.resumed is not None:
             changes["label_smoothing"] = options.label_smoothing
-        model = _changed(model, **changes)
+        model = _changed(request, model, **changes)
         if options.initial_weights is not None and request.resumed is None:
             return model, _weights.load("--initial-weights", options.initial_weights, model)
         return model, None
@@ -349,12 +349,17 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
     return model, None
 
 
-def _changed(model: Sequential, **changes: Any) -> Sequential:
+def _changed(request: Request, model: Sequential, **changes: Any) -> Sequential:
     """The network with other settings. Raises UsageError if its loss or kernel can't smooth labels."""
     try:
         return replace(model, **changes)
     except InvalidValue as error:
-        raise as_usage(error) from None
+        usage = as_usage(error)
+        if request.options.recipe is not None and error.name not in request.given:
+            usage = UsageError(
+                f"{usage} by --recipe {request.options.recipe}: give --{with_dashes(error.name)} 0 beside it"
+            )
+        raise usage from None
 
 
 def _build(data: Dataset, options: TrainOptions) -> Sequential:
