@@ -321,6 +321,28 @@ def test_a_model_is_a_value_that_pickles(lenet: Sequential) -> None:
     np.testing.assert_array_equal(before[1], after[1])
 
 
+class Scaled(Sequential):
+    """Has a loss and a gradient of its own, and an attribute that is not a field."""
+
+    def loss_and_gradient(self, *arguments: Any, **options: Any) -> Metrics:
+        metrics = super().loss_and_gradient(*arguments, **options)
+        if arguments[3] is not None:
+            arguments[3][:] *= vars(self)["factor"]
+        return metrics
+
+
+def test_a_subclass_trains_with_its_own_gradient() -> None:
+    """The engine gets a pickled copy."""
+    found = []
+    for kind, factor, rate in ((Sequential, 1, 0.1), (Scaled, 2, 0.1), (Sequential, 1, 0.2)):
+        model = kind(Images((8, 8), size=8), (Flatten(), Dense(3)), kernel="naive")
+        vars(model)["factor"] = factor
+        with Coordinator(model, SGD(rate), engine="serial", batch_size=4) as coordinator:
+            coordinator.fit(Dataset(images(4, 8, 8), labels(4, 3)), 1)
+            found.append(coordinator.parameters_sha256())
+    assert found[0] != found[1] == found[2]
+
+
 SMALL = (Conv2d(2, 3), Tanh(), AvgPool2d(), Flatten(), Dense(3))
 
 

@@ -95,10 +95,14 @@ class Sequential(Displayed):
             allowed = f"0 with the kernel {name}, whose softmax_cross_entropy has no parameter smoothing"
             raise InvalidValue("label_smoothing", allowed, self.label_smoothing)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its buffers."""
-        settings = (self.kernel, self.dtype, self.loss, self.augment, self.label_smoothing)
-        return (Sequential, (self.images, self.layers, *settings))
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled without its buffers and what is computed from its fields; with what a subclass adds."""
+        of_class = type(self)
+        kept = {name: value for name, value in vars(self).items() if name != "_local"}
+        return {name: kept[name] for name in kept if not isinstance(getattr(of_class, name, None), cached_property)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local())
 
     def _summary(self) -> Summary:
         height, width = self.images.height_and_width
