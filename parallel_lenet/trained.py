@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from parallel_lenet import descriptions, finite, kernels
+from parallel_lenet import class_names, descriptions, finite, kernels
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import numeric_array, quoted
@@ -36,10 +36,7 @@ class TrainedModel(Displayed):
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """What the classes are called, by label, if ``metadata`` has a list ``class_names`` of as many; else None."""
-        names = self.metadata.get("class_names")
-        if not isinstance(names, list) or len(names) != self.model.classes:
-            return None
-        return tuple(names) if all(isinstance(name, str) for name in names) else None
+        return class_names.of_metadata(self.metadata, self.model.classes)
 
     @property
     def whole_pictures(self) -> bool:

@@ -118,6 +118,7 @@ ORDER = (
     "stopping",
     "reports",
     "turns",
+    "class_names",
     "archive",
     "checking.isolated",
     "checking.child",
@@ -252,6 +253,7 @@ NOT_IMPORTED = (
 LATE = {
     ("optimizers", "parallel_lenet.kernels.compiled.adam"),  # An extra.
     ("explain.slides", "matplotlib"),  # An extra.
+    ("explain.slides", "matplotlib.font_manager"),  # The same.
     ("explain.slides", "matplotlib.figure"),  # The same.
     ("explain.slides", "matplotlib.patches"),  # The same.
     ("network.sequential", "parallel_lenet.random_compiled"),  # An extra.

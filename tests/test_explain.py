@@ -3,7 +3,8 @@
 import inspect
 import re
 import struct
-from html import unescape
+from dataclasses import replace
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from kits.lesson_numbers import (
 )
 
 from parallel_lenet import Dataset, Sequential, lenet5, load_dataset
-from parallel_lenet.explain import Lesson, explain, page
+from parallel_lenet.explain import Lesson, explain, page, slides
+from parallel_lenet.explain.figures import forward, training
 from parallel_lenet.explain.numbers import places_of_sum, short
 from parallel_lenet.kernels import naive
 from parallel_lenet.network.images import Images
@@ -180,6 +182,23 @@ NETWORKS = {
     "no convolution": (Images(8, size=8), (AvgPool2d(2), Flatten(), Dense(5))),
     "no dense layer": (Images(6, size=6), (Conv2d(4, 6), Flatten())),
 }
+
+
+def test_classes_are_called_by_their_names(lesson: Lesson) -> None:
+    pytest.importorskip("matplotlib")
+    long = "$\\frac$ & a name that is too long"
+    names = ("<b>", "$\\wrong{$", "猫", "שלום", "", "cat", "dog", long, "x\ny", "owl")
+    named = replace(lesson, class_names=names, label=7)
+    html = page.page(named)
+    column = [each.text for each in forward.softmax(named).parts[0].shapes if getattr(each, "title", "")]
+    assert column == ["<b>", names[1], "猫", "שלום", "4", "cat", "dog", "$\\frac$ & a nam…", "x y", "owl"]
+    for text in column:
+        assert f"</title>{escape(text, quote=False)}</text>" in html
+    assert f"<title>How this network reads an image of class {escape(long)}</title>" in html
+    drawn = slides.drawable(named)
+    assert drawn.class_names == ("<b>", names[1], "", "", "4", "cat", "dog", long, "x y", "owl")
+    for figure in (forward.softmax(drawn), training.adam(drawn)):  # No warning of a sign that the font lacks.
+        assert slides.picture(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

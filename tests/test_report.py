@@ -130,6 +130,33 @@ def test_a_page_names_the_recipe_and_says_that_the_training_loss_is_smoothed(
     assert ("smoothed labels" in remarks["Training loss"], charts.SMOOTHED in caption) == shown
 
 
+def test_classes_are_called_by_their_names_which_are_only_text(folder: Path, tmp_path: Path, open_page: Any) -> None:
+    names = ["cat", f"</script>{HOSTILE}/script>", "猫", "שלום", "$x$", "", "two\nlines", "y" * 400]
+    names += [f"class {i}" for i in range(8, 20)]
+    run = Run(folder / f"{HOSTILE} $x_1$ run")
+    assert run.checkpoint is not None
+    assert run.model is not None
+    assert run.predictions is not None
+    called = [*names[:5], "5", "two lines", f"{'y' * 299}…", *names[8:]][: run.model.classes]
+    run.checkpoint.metadata["class_names"] = names[: run.model.classes]
+    (tmp_path / "page.html").write_text(make([run]), "utf-8")
+    shown = open_page(tmp_path / "page.html", width=380)
+    assert shown.title() == f"{HOSTILE} $x_1$ run: training report"
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 380
+    texts = "all => all.map(each => each.textContent.trim())"
+    assert shown.eval_on_selector_all(".confusion thead th", texts)[1:] == called
+    assert shown.eval_on_selector_all(".confusion tbody th", texts) == called
+    assert shown.eval_on_selector_all(".confusion thead bdi", "all => all.map(each => each.title)") == called
+    wrong = [(called[each.label], called[each.predicted]) for each in run.predictions.mistakes]
+    said = shown.eval_on_selector_all(".gallery p", "all => all.map(p => [...p.children].map(b => b.textContent))")
+    assert [tuple(pair) for pair in said] == wrong
+    alts = shown.eval_on_selector_all(".gallery img", "all => all.map(each => each.alt)")
+    assert [alt.split(": ", 1)[1] for alt in alts] == [f"{label}, taken for {taken}" for label, taken in wrong]
+    assert shown.eval_on_selector_all(".pad-bars li > :first-child", texts) == called[:10]
+    caption = shown.locator("p.title", has_text="the image").inner_text()
+    assert caption == f"the image, of class {called[run.predictions.example_label]}"
+
+
 @given(hnp.arrays(np.float64, st.integers(0, 400), elements=st.floats(-1e6, 1e6)), st.integers(1, 50))
 @settings(max_examples=60, deadline=None)
 def test_a_curve_has_few_points_and_loses_no_extreme(y: Any, points: int) -> None:
@@ -262,7 +289,8 @@ def test_report_writes_where_it_is_told(folder: Path, tmp_path: Path, capsys: py
     told = json.loads(capsys.readouterr().out)
     assert told["file"] == str(first / "report.html")
     assert told["bytes"] == (first / "report.html").stat().st_size
-    assert "30 test images are right" in (first / "report.html").read_text()  # It looked at them now.
+    text = " ".join((first / "report.html").read_text().split())
+    assert "of 30 test images are right" in text  # It looked at them now.
     assert not (first / predictions.FILE).exists()
     second = copied(folder, "second", tmp_path / "second")
     assert main(["report", str(first), str(second), "--json"]) == 0

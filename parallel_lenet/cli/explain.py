@@ -108,12 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
                 train.inputs,
                 train.targets,
                 chosen.source,
+                trained.class_names,
             )
         except ValueError as error:
             raise CheckpointError(f"{file}: can't be explained: {error}") from error
         html = page.page(lesson, file, _command(arguments, file))
         pictures = slides.draw(lesson) if arguments.png is not None else {}
-    write_atomically(out, html.encode())
+    write_atomically(out, html.encode("utf-8", "backslashreplace"))
     written = slides.write(pictures, arguments.png) if arguments.png is not None else []
     probability = float(lesson.numbers["probabilities"][lesson.prediction])
     if arguments.json:
@@ -132,8 +133,9 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        console.line(f"{printable(chosen.source)}: class {lesson.prediction} with probability {probability:.2f}")
-        console.line(f"wrote {out} ({len(html.encode()) / 1000:,.0f} kB)")
+        name = printable(lesson.name_of(lesson.prediction))
+        console.line(f"{printable(chosen.source)}: class {name} with probability {probability:.2f}")
+        console.line(f"wrote {out} ({out.stat().st_size / 1000:,.0f} kB)")
         if written:
             console.line(f"wrote {len(written)} pictures to {arguments.png}")
     return 0
@@ -173,7 +175,9 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
             raise UsageError(f"--{name} must be from 0 to {most - 1:,}, got {value:,}")
     if arguments.image is not None:
         try:
-            image = read_image(_sources.file_or_input(arguments.image), trained.model.images)[0]
+            image = read_image(
+                _sources.file_or_input(arguments.image), trained.model.images, whole=trained.whole_pictures
+            )[0]
         except PictureError as error:
             raise DatasetError(printable(str(error))) from error
         return Chosen(

@@ -33,13 +33,15 @@ def explain(
     others: Array,
     labels: Sequence[int] | Array,
     source: str = "an image",
+    class_names: tuple[str, ...] | None = None,
 ) -> Lesson:
     """The lesson on one stored image of this network, with ``others`` beside it in a batch.
 
     ``label`` is the image's class; None takes the network's answer as right. ``others (n, ...)`` are at least two
-    images with their ``labels``; the first six are used. The kernel is `naive`, or, if the network is too large for
-    its loops, the model's. Dropout, which does nothing outside of training, is left out. Raises ValueError if an image
-    or a label does not fit the network, if the scores are not finite, or if the network has no classes.
+    images with their ``labels``; the first six are used. ``class_names`` are what the classes are called. The
+    kernel is `naive`, or, if the network is too large for its loops, the model's. Dropout, which does nothing outside
+    of training, is left out. Raises ValueError if an image or a label does not fit the network, if the scores are not
+    finite, or if the network has no classes.
     """
     if model.loss != CROSS_ENTROPY:
         raise ValueError(f"the lesson is about a network with classes, and the loss of this one is {model.loss}")
@@ -60,7 +62,10 @@ def explain(
         model.check(images, targets)
         traced = trace(model, parameters, images[0], target)
         roles, weight = choose(traced)
-        lesson = Lesson(model, parameters, traced, target, label is not None, source, roles, weight, images, targets)
+        lesson = Lesson(
+            *(model, parameters, traced, target, label is not None, source, roles, weight, images, targets),
+            class_names=class_names,
+        )
         forward.compute(lesson)
         backward.compute(lesson)
         parallel.compute(lesson)

@@ -56,6 +56,8 @@ class Text:
     anchor: str = "middle"
     id: str = ""
     step: int = 0
+    title: str = ""
+    """Shown to a mouse that rests on it."""
     kind: str = "text"
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel_lenet import class_names
 from parallel_lenet.explain.numbers import Numbers
 from parallel_lenet.explain.trace import Step, Trace
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
@@ -65,6 +66,11 @@ class Lesson:
     """The batch of the chapter on parallel training, as stored; the first one is the lesson's own image."""
     labels: Array
     numbers: Numbers = field(default_factory=Numbers)
+    class_names: tuple[str, ...] | None = None
+
+    def name_of(self, label: int) -> str:
+        """What a class is called, or its number, in one line."""
+        return class_names.shown(self.class_names, label)
 
     @property
     def classes(self) -> list[int]:

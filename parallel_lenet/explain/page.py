@@ -14,7 +14,7 @@ from parallel_lenet.explain.lesson import Array, Lesson, filters_of
 from parallel_lenet.explain.numbers import Number, places_of_sum
 from parallel_lenet.explain.source import source
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
-from parallel_lenet.report.page import data, render
+from parallel_lenet.report.page import class_name, data, render
 
 SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # In one: each uses what stands before it.
 MOST_NUMBERS = 50_000  # Of an array for JavaScript: figures of larger layers do not play.
@@ -33,6 +33,7 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
         package="parallel_lenet.explain",
         scripts=[script],
         lesson=lesson,
+        class_name=lambda label: class_name(lesson.class_names, label),
         numbers=lesson.numbers,
         images=lesson.model.images,
         figures={figure.name: figure for figure in figures(lesson)},

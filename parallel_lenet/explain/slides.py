@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ ROOMS = range(480, 1300, 40)  # Widths of a row to choose from, in units of a dr
 MARGIN, GAP, SIGN = 24.0, 16.0, 22.0
 TITLE, HEAD, NOTE = 46.0, 20.0, 18.0
 
+RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI"}
+
 INK, MUTED, LINE, PAPER, ACCENT, BAD = "#1c2127", "#59636e", "#cfd4da", "#ffffff", "#2459a8", "#b83a43"
 FILLS = {
     "cell": PAPER, "node": PAPER, "result": "#d7e0ee", "hit": "#a8bcdc", "wrong": "#eec6c9", "bar": "#c5d3e8",
@@ -29,12 +33,32 @@ EDGES = {
     "wrong": BAD, "window": INK, "mark": INK, "second": INK,
 }  # fmt: skip
 STROKES = {"axis": LINE, "curve": "#d95f02", "curve2": "#286ed2", "secant": INK}
-SIZES = {"tick": 10.5, "small": 10.0, "bit": 9.5, "code": 10.5, "strong": 13.5, "sign": 14.0, "value": 11.5}
+SIZES = {
+    "tick": 10.5, "small": 10.0, "bit": 9.5, "code": 10.5, "strong": 13.5, "sign": 14.0, "value": 11.5, "name": 11.5,
+}  # fmt: skip
 
 
 def draw(lesson: Lesson) -> dict[str, bytes]:
     """A PNG file for each figure by its name, numbered in order. Raises ExtraError if matplotlib is missing."""
-    return {f"{i:02}-{figure.name}.png": picture(figure) for i, figure in enumerate(figures(lesson), start=1)}
+    drawn = figures(drawable(lesson))
+    return {f"{i:02}-{figure.name}.png": picture(figure) for i, figure in enumerate(drawn, start=1)}
+
+
+def drawable(lesson: Lesson) -> Lesson:
+    """The lesson with numbers for the classes whose names matplotlib can't write. Raises as `draw` does."""
+    if lesson.class_names is None:
+        return lesson
+    names = map(lesson.name_of, range(lesson.model.classes))
+    return replace(lesson, class_names=tuple(name if _can_draw(name) else "" for name in names))
+
+
+def _can_draw(text: str) -> bool:
+    """Whether matplotlib has the signs in its font and writes them from left to right, as it writes every text."""
+    fonts = optional.load("report", "matplotlib", "pictures for slides", "matplotlib.font_manager")
+    used = [fonts.get_font(fonts.findfont(f"DejaVu Sans:{weight}")) for weight in ("regular", "bold")]
+    return not any(unicodedata.bidirectional(each) in RIGHT_TO_LEFT for each in text) and all(
+        font.get_char_index(ord(each)) for font in used for each in text
+    )
 
 
 def write(pictures: dict[str, bytes], folder: str | os.PathLike[str]) -> list[Path]:
@@ -55,6 +79,7 @@ def picture(figure: Figure) -> bytes:
     )
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False  # The name of a class may have a dollar sign.
         canvas = module.Figure(figsize=(WIDTH / 100, height * zoom / 100), dpi=100, facecolor=PAPER)
         axes = canvas.add_axes((0, 0, 1, 1))
         axes.set_xlim(0, WIDTH / zoom)
@@ -176,7 +201,7 @@ def _shape(axes: Any, shape: Shape, left: float, top: float, scale: float) -> No
             shape.drawn_text,
             size=SIZES.get(shape.style, 12.0) * scale,
             color=MUTED if shape.style in ("label", "tick", "sign", "code") else INK,
-            weight="bold" if shape.style == "strong" else "normal",
+            weight="bold" if shape.style in ("strong", "name") else "normal",
             family="monospace" if shape.style in ("bit", "code") else "sans-serif",
             ha={"start": "left", "end": "right"}.get(shape.anchor, "center"),
             va="center",

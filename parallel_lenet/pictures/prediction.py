@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from parallel_lenet import class_names
 from parallel_lenet.pictures import read_image
 from parallel_lenet.trained import TrainedModel, load_model
 
@@ -34,7 +35,7 @@ class Prediction:
 
     def name_of(self, label: int) -> str:
         """What a class is called, or its number."""
-        return str(label) if self.class_names is None else self.class_names[label]
+        return class_names.name_of(self.class_names, label)
 
     def top(self, count: int = 3) -> list[tuple[int, float]]:
         """The most probable classes with their probabilities, most probable first."""

@@ -65,12 +65,15 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "epoch_header": header,
         "epochs": epochs,
         "predictions": predictions,
+        "named": run.class_names is not None,
+        "classes": summary.class_names(run),
         "confusion": summary.confusion(run),
         "confused": summary.confusions(run),
         "mistakes": comparison.mistakes(run),
         "filters": None,
         "maps": [],
         "example": None,
+        "example_class": "",
         "why_no_insides": "",
         "speed": charts.speed_curves([run]),
         "times": summary.time_rows(run),
@@ -107,11 +110,12 @@ def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, An
     if predictions is not None:
         try:
             values["maps"] = insides.feature_maps(model, checkpoint.state.parameters, predictions.example)
-            values["example"] = comparison.example(predictions, model)
+            values["example"] = comparison.example(predictions, model, run.class_names)
+            values["example_class"] = page.class_name(run.class_names, predictions.example_label)
         except ValueError:
             run.notes.append("The image of the predictions does not fit the network, so no feature maps are shown.")
     if with_pad:
-        values["pad"] = pad.pad_html(model, checkpoint.state.parameters)
+        values["pad"] = pad.pad_html(model, checkpoint.state.parameters, run.class_names)
     else:
         values["why_no_pad"] = "With the pad to draw on, the page would be too large, so it is left out."
     return values

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parallel_lenet.class_names import shown
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.report import charts, page, summary
 from parallel_lenet.report.page import Html
@@ -21,9 +22,9 @@ class Wrong(NamedTuple):
     """A mistake to show."""
 
     picture: Html
-    label: int
-    predicted: int
-    probabilities: list[tuple[int, float]]
+    label: str
+    predicted: str
+    probabilities: list[tuple[str, float]]
     """The highest probabilities and that of the right class, with their classes."""
     row: int
 
@@ -31,12 +32,18 @@ class Wrong(NamedTuple):
 def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
     """The worst mistakes of a run."""
     found = run.predictions
+    names = run.class_names
+    article = "a " if names is None else ""
     return [
         Wrong(
-            _picture(each.picture, f"Test image {each.row}: a {each.label}, taken for a {each.predicted}"),
-            each.label,
-            each.predicted,
-            _probabilities(each.probabilities, each.label),
+            _picture(
+                each.picture,
+                f"Test image {each.row}: {article}{shown(names, each.label)}, "
+                f"taken for {article}{shown(names, each.predicted)}",
+            ),
+            page.class_name(names, each.label),
+            page.class_name(names, each.predicted),
+            [(page.class_name(names, i), p) for i, p in _probabilities(each.probabilities, each.label)],
             each.row,
         )
         for each in ([] if found is None else found.mistakes[:most])
@@ -52,10 +59,14 @@ def _probabilities(all_of_them: Any, label: int) -> list[tuple[int, float]]:
     return [(i, float(all_of_them[i])) for i in (best if label in best else [*best, label])]
 
 
-def example(predictions: Predictions, model: Sequential) -> Html | None:
+def example(predictions: Predictions, model: Sequential, names: Sequence[str] | None) -> Html | None:
     """The image whose feature maps are shown."""
     pixels = picture(model.images.channels_first(predictions.example)[0], model)
-    return _picture(pixels, f"Test image of class {predictions.example_label}") if is_picture(pixels) else None
+    return (
+        _picture(pixels, f"Test image of class {shown(names, predictions.example_label)}")
+        if is_picture(pixels)
+        else None
+    )
 
 
 def page_of(runs: Sequence[Run]) -> str:
@@ -69,6 +80,8 @@ def page_of(runs: Sequence[Run]) -> str:
                 "when": summary.period(run),
                 "mistakes": mistakes(run, FEW),
                 "confusion": summary.confusion(run),
+                "classes": summary.class_names(run),
+                "named": run.class_names is not None,
                 "timeline": timeline(run.events),
                 "commands": summary.commands(run),
             }

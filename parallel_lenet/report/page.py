@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet import optional, png
+from parallel_lenet import class_names, optional, png
 
 LARGEST = 2_000_000  # Bytes of a page.
 PURPOSE = "an HTML page"
@@ -195,6 +195,17 @@ def _own_ids(text: str, prefix: str) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", text)
     return re.sub(r'(href="|url\()#([^")]+)', rf"\1#{prefix}-\2", text)
+
+
+def class_name(names: Sequence[str] | None, label: int) -> str:
+    """A class as a page shows it: its number, or, if classes have names, HTML that shortens its name if need be.
+
+    The whole name is shown to a mouse that rests on it.
+    """
+    if names is None:
+        return str(label)
+    name = html.escape(class_names.shown(names, label))
+    return Html(f'<bdi class="class-name" title="{name}">{name}</bdi>')
 
 
 def image(array: NDArray[np.uint8], alt: str, scale: int = 1, title: str = "") -> Html:

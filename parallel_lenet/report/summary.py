@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet.display import count, percent
+from parallel_lenet.report import page
 from parallel_lenet.report.timeline import sessions
 from parallel_lenet.runs import BEST
 from parallel_lenet.runs.environment import Session
@@ -208,6 +209,12 @@ def confusion(run: Run) -> list[list[tuple[int, float]]] | None:
     return [[(int(n), float(n) / max(1, int(row.sum()))) for n in row] for row in table]
 
 
+def class_names(run: Run) -> list[str]:
+    """The classes of the table of confusions, in order, as the page shows them."""
+    classes = 0 if run.predictions is None else run.predictions.classes
+    return [page.class_name(run.class_names, label) for label in range(min(classes, MOST_CONFUSED))]
+
+
 def confusions(run: Run) -> list[Row]:
     """The ten pairs of classes that were confused most: what, taken for what, how often."""
     predictions = run.predictions
@@ -217,7 +224,11 @@ def confusions(run: Run) -> list[Row]:
     np.fill_diagonal(table, 0)
     order = np.argsort(-table, axis=None, kind="stable")[:10]
     pairs = [(int(i) // predictions.classes, int(i) % predictions.classes) for i in order if table.flat[i]]
-    return [(str(label), str(taken), f"{table[label, taken]:,}") for label, taken in pairs]
+    names = run.class_names
+    return [
+        (page.class_name(names, label), page.class_name(names, taken), f"{table[label, taken]:,}")
+        for label, taken in pairs
+    ]
 
 
 def options_rows(run: Run) -> list[Row]:

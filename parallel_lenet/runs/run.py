@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from parallel_lenet import descriptions
+from parallel_lenet import class_names, descriptions
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.network.sequential import Sequential
@@ -83,6 +83,13 @@ class Run:
         except ValueError:
             return None
         return model
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, by label; None if the checkpoint does not say it."""
+        if self.checkpoint is None or self.model is None:
+            return None
+        return class_names.of_metadata(self.checkpoint.metadata, self.model.classes)
 
     @cached_property
     def sha256(self) -> str:

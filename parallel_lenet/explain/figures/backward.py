@@ -3,7 +3,7 @@
 import numpy as np
 
 from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text, largest, map_panel, table_panel
-from parallel_lenet.explain.figures.words import name_of_input, size
+from parallel_lenet.explain.figures.words import class_text, name_of_input, room_for_names, size
 from parallel_lenet.explain.lesson import Array, Lesson, pooling_of
 from parallel_lenet.explain.trace import Step
 from parallel_lenet.network.layers import AvgPool2d
@@ -13,29 +13,30 @@ def error(lesson: Lesson) -> Figure:
     """The error of the last layer: probabilities minus the right answer."""
     numbers = lesson.numbers
     scores = lesson.trace.steps[-1].name
-    xs = (24, 104, 166, 226, 300)
+    room = room_for_names(lesson)
+    xs = (24 + room / 2, *(x + room for x in (104, 166, 226, 300)))
     words = ("class", "probability", "", "wanted", "error")
     shapes: list[Shape] = [Text(x, 8, word, "label") for x, word in zip(xs, words, strict=True)]
     strongest = largest(lesson.trace.steps[-1].dy)
     for i, k in enumerate(lesson.classes):
         y = 32 + 24 * i
         if k == lesson.label:
-            shapes.append(Rect(1, y - 12, 338, 24, "mark"))
+            shapes.append(Rect(1, y - 12, 338 + room, 24, "mark"))
         shapes += [
-            Text(xs[0], y, str(k), "strong" if k == lesson.label else "value"),
+            class_text(lesson, k, xs[0], y),
             Text(xs[1], y, numbers("probabilities", k), "value"),
             Text(xs[2], y, "−", "sign"),
             Text(xs[3], y, "1" if k == lesson.label else "0", "value"),
-            Text(258, y, "=", "sign"),
-            Rect(272, y - 11, 58, 22, "cell", float(numbers[f"{scores}.error"][k]) / strongest),
+            Text(258 + room, y, "=", "sign"),
+            Rect(272 + room, y - 11, 58, 22, "cell", float(numbers[f"{scores}.error"][k]) / strongest),
             Text(xs[4], y, numbers(f"{scores}.error", k), "value"),
         ]
     return Figure(
         "error",
         "The error of each score",
         f"For each class: its probability, what it should have been, and the difference, which is the error. Class "
-        f"{lesson.label} should have been 1, all others 0.",
-        [Panel(342, 32 + 24 * len(lesson.classes), shapes)],
+        f"{lesson.name_of(lesson.label)} should have been 1, all others 0.",
+        [Panel(342 + room, 32 + 24 * len(lesson.classes), shapes)],
         "A blue error says: this score should rise. An orange one says: this score should fall. The errors add up to "
         "0.",
     )

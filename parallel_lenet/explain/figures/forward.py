@@ -3,7 +3,7 @@
 import numpy as np
 
 from parallel_lenet.explain.drawing import Figure, Line, Panel, Rect, Shape, Text, largest, map_panel, table_panel
-from parallel_lenet.explain.figures.words import kind, name_of_input, size
+from parallel_lenet.explain.figures.words import class_text, kind, name_of_input, room_for_names, size
 from parallel_lenet.explain.lesson import Lesson, pooling_of
 from parallel_lenet.explain.trace import Step
 from parallel_lenet.network.layers import AvgPool2d, Tanh
@@ -180,28 +180,29 @@ def softmax(lesson: Lesson) -> Figure:
     numbers = lesson.numbers
     scores = lesson.trace.steps[-1].name
     probabilities = numbers["probabilities"]
-    xs = (22, 82, 150, 222, 292)
+    room = room_for_names(lesson)
+    xs = (22 + room / 2, *(x + room for x in (82, 150, 222, 292)))
     words = ("class", "score", "− largest", "exp", "probability")
     shapes: list[Shape] = [Text(x, 8, word, "label") for x, word in zip(xs, words, strict=True)]
     for i, k in enumerate(lesson.classes):
         y = 32 + 24 * i
         if k == lesson.label:
-            shapes.append(Rect(1, y - 12, 338, 24, "mark"))
-        shapes.append(Rect(256, y - 10, 78 * float(probabilities[k]), 20, "bar"))
+            shapes.append(Rect(1, y - 12, 338 + room, 24, "mark"))
+        shapes.append(Rect(256 + room, y - 10, 78 * float(probabilities[k]), 20, "bar"))
         for x, name in zip(xs[1:], (scores, "shifted", "exponentials", "probabilities"), strict=True):
             shapes.append(Text(x, y, numbers(name, k), "value"))
-        shapes.append(Text(xs[0], y, str(k), "strong" if k == lesson.label else "value"))
+        shapes.append(class_text(lesson, k, xs[0], y))
     bottom = 32 + 24 * len(lesson.classes)
     shapes += [
-        Text(150, bottom + 4, "sum of all", "label"),
-        Text(222, bottom + 4, numbers("exponentials.sum"), "strong"),
+        Text(xs[2], bottom + 4, "sum of all", "label"),
+        Text(xs[3], bottom + 4, numbers("exponentials.sum"), "strong"),
     ]
     return Figure(
         "softmax",
         "From scores to probabilities",
         "For each class: its score, the score minus the largest one, the exponential of that, and its share of the "
-        f"sum of all exponentials. The right class, {lesson.label}, is framed.",
-        [Panel(342, bottom + 16, shapes)],
+        f"sum of all exponentials. The right class, {lesson.name_of(lesson.label)}, is framed.",
+        [Panel(342 + room, bottom + 16, shapes)],
         "Each exponential divided by the sum of all is a probability. They are positive and add up to 1. The framed "
         "row is the right class.",
     )

@@ -4,6 +4,7 @@ import numpy as np
 
 from parallel_lenet.explain.backward import ADAM_STEPS, STEP_SIZES
 from parallel_lenet.explain.drawing import Figure, Line, Panel, Rect, Shape, Text, largest
+from parallel_lenet.explain.figures.words import class_text, room_for_names
 from parallel_lenet.explain.lesson import Lesson
 
 
@@ -96,11 +97,13 @@ def adam(lesson: Lesson) -> Figure:
         chart += [Rect(x - 3, y - 3, 6, 6, "dot"), Text(x, height - 20, str(k), "tick")]
         if k in (0, ADAM_STEPS):
             chart.append(Text(x + (14 if k == 0 else 0), y - 14, numbers("adam.loss", k), "strong"))
-    bars: list[Shape] = [Text(x, 8, word, "label") for x, word in ((18, "class"), (96, "before"), (226, "after"))]
+    room = room_for_names(lesson)
+    heads = ((18 + room / 2, "class"), (96 + room, "before"), (226 + room, "after"))
+    bars: list[Shape] = [Text(x, 8, word, "label") for x, word in heads]
     for i, k in enumerate(lesson.classes):
         y = 30 + 20 * i
-        bars.append(Text(18, y, str(k), "strong" if k == lesson.label else "value"))
-        for x, name in ((44, "probabilities"), (174, "adam.probabilities")):
+        bars.append(class_text(lesson, k, 18 + room / 2, y))
+        for x, name in ((44 + room, "probabilities"), (174 + room, "adam.probabilities")):
             bars += [
                 Rect(x, y - 8, 118 * float(numbers[name][k]), 16, "bar"),
                 Text(x + 60, y, numbers(name, k), "value"),
@@ -112,7 +115,8 @@ def adam(lesson: Lesson) -> Figure:
         "before and after these steps.",
         [
             Panel(width, height, chart, "loss after each step"),
-            Panel(296, 30 + 20 * len(lesson.classes), bars, "probabilities"),
+            Panel(296 + room, 30 + 20 * len(lesson.classes), bars, "probabilities"),
         ],
-        f"After {ADAM_STEPS} small steps on this one image the network is surer that it shows class {lesson.label}.",
+        f"After {ADAM_STEPS} small steps on this one image the network is surer that it shows class "
+        f"{lesson.name_of(lesson.label)}.",
     )

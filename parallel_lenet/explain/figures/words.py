@@ -1,8 +1,28 @@
-"""The words of the figures for layers and shapes."""
+"""The words of the figures for classes, layers and shapes."""
 
+from parallel_lenet.class_names import shortened, width
+from parallel_lenet.explain.drawing import Text
 from parallel_lenet.explain.lesson import Lesson
 from parallel_lenet.explain.trace import Step
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
+
+NAME_COLUMNS = 16  # Of a class's name in a figure, at most; a wide character takes two.
+NUMBER_COLUMNS = 6  # For which a figure has room anyway.
+COLUMN = 6.8  # Units of a drawing.
+
+
+def room_for_names(lesson: Lesson) -> float:
+    """How much wider than for numbers a figure's column of classes has to be for the names of its classes."""
+    widest = max(width(class_text(lesson, k, 0, 0).drawn_text) for k in lesson.classes)
+    return COLUMN * max(0, widest - NUMBER_COLUMNS)
+
+
+def class_text(lesson: Lesson, k: int, x: float, y: float) -> Text:
+    """A class in a figure: its name, shortened, or its number; the right class is bold."""
+    name = lesson.name_of(k)
+    named = lesson.class_names is not None
+    style = "value" if k != lesson.label else "name" if named else "strong"
+    return Text(x, y, shortened(name, NAME_COLUMNS), style, title=name if named else "")
 
 
 def size(shape: tuple[int, ...]) -> str:

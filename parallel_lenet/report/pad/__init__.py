@@ -11,12 +11,14 @@ page's text colour and its CSS variable ``--accent``.
 
 import base64
 import html
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from parallel_lenet import descriptions
+from parallel_lenet.class_names import shown
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.pictures.unit import black_and_white
@@ -41,11 +43,11 @@ def why_not(model: Sequential) -> str | None:
     return None
 
 
-def pad_html(model: Sequential, parameters: Vector) -> page.Html:
+def pad_html(model: Sequential, parameters: Vector, class_names: Sequence[str] | None = None) -> page.Html:
     """The pad for a network and its parameters, of which the page gets a float32 copy.
 
-    If there can't be one (see `why_not`), it is a paragraph that says so. Raises ValueError unless the parameters have
-    the model's size, and ExtraError if jinja2 is missing.
+    It calls the classes by their names, if they have some. If there can't be one (see `why_not`), it is a paragraph
+    that says so. Raises ValueError unless the parameters have the model's size, and ExtraError if jinja2 is missing.
     """
     model.layout.check(parameters)
     reason = why_not(model)
@@ -60,10 +62,14 @@ def pad_html(model: Sequential, parameters: Vector) -> page.Html:
         "white": unit.white,
         "parameters": base64.b64encode(np.asarray(parameters, "<f4").tobytes()).decode(),
     }
+    names = [shown(class_names, label) for label in range(model.classes)]
+    named = class_names is not None
+    digits = names == [str(label) for label in range(10)]
     return page.part(
         "pad.html",
-        network=network,
-        noun="digit" if model.classes == 10 else "picture",
+        network=network | ({"names": names} if named else {}),
+        named=named,
+        noun="digit" if digits else "picture",
         classes=model.classes,
         rows=rows,
         columns=columns,

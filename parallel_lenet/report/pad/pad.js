@@ -9,7 +9,7 @@ class Pad {
     const bytes = Uint8Array.from(atob(data.parameters), character => character.charCodeAt(0));
     this.network = new Network(data.description, new Float32Array(bytes.buffer));
     Object.assign(this, {root, strokes: [], stroke: null});
-    ({black: this.black, white: this.white, classes: this.classes} = data);
+    ({black: this.black, white: this.white, classes: this.classes, names: this.names} = data);
     [this.rows, this.columns] = data.description.images.image_size;
     this.canvas = root.querySelector(".pad-canvas");
     this.seen = root.querySelector(".pad-seen canvas");
@@ -162,7 +162,8 @@ class Pad {
     const bars = (this.classes > MOST_BARS ? ranked.slice(0, MOST_BARS) : all).map(({label, value}) => {
       const row = document.createElement("li");
       row.innerHTML = '<span></span><span class="pad-bar"><span></span></span><span></span>';
-      row.firstChild.textContent = label;
+      row.firstChild.textContent = this.names ? this.names[label] : label;
+      if (this.names) Object.assign(row.firstChild, {title: this.names[label], dir: "auto"});
       row.querySelector(".pad-bar > span").style.width = `${100 * value}%`;
       row.lastChild.textContent = probabilities ? percent(value) : "";
       row.classList.toggle("best", probabilities !== null && label === best.label);
@@ -170,7 +171,7 @@ class Pad {
     });
     this.root.querySelector(".pad-bars").replaceChildren(...bars);
     const text = probabilities
-      ? `It is a ${best.label} (${percent(best.value)}).`
+      ? `${this.names ? `Class \u2068${this.names[best.label]}\u2069` : `It is a ${best.label}`} (${percent(best.value)}).`
       : "Nothing is drawn yet.";
     clearTimeout(this.timer);  // Read out when the hand rests, not at every movement.
     this.timer = setTimeout(() => {

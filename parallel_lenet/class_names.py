@@ -1,0 +1,47 @@
+"""What classes are called: the rule for names that come with a dataset or a checkpoint, which are untrusted text."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LONGEST = 300  # Characters: a folder's name has at most 255 bytes.
+
+
+def of_metadata(metadata: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    """The list ``class_names`` of a checkpoint's metadata if it holds as many texts as there are classes; else None."""
+    names = metadata.get("class_names")
+    if not isinstance(names, list) or len(names) != classes:
+        return None
+    return tuple(names) if all(isinstance(name, str) for name in names) else None
+
+
+def name_of(names: Sequence[str] | None, label: int) -> str:
+    """What a class is called, or its number if it has no name or one that can't be seen."""
+    if names is None or label >= len(names):
+        return str(label)
+    visible = any(each.isprintable() and each != " " for each in names[label])
+    return names[label] if visible else str(label)
+
+
+def shown(names: Sequence[str] | None, label: int) -> str:
+    """`name_of` in one line of at most `LONGEST` characters."""
+    return shortened(" ".join(name_of(names, label)[: 4 * LONGEST].split()), LONGEST)
+
+
+def shortened(text: str, columns: int) -> str:
+    """Text that takes at most so many columns of a terminal: its beginning and ``…`` if it takes more."""
+    if width(text) <= columns:
+        return text
+    kept = 0
+    used = 1  # The last sign.
+    while used + width(text[kept]) <= columns:
+        used += width(text[kept])
+        kept += 1
+    return f"{text[:kept]}…"
+
+
+def width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a wide character, none for one that joins another."""
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+    )
