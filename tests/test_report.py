@@ -372,7 +372,7 @@ def test_compare_says_nothing_of_steps_that_are_not_known(
     cells = lines[3].split(",")
     for name, text, words in (
         ("same", "".join(lines), "every step and the result are the same"),
-        ("empty", "", "no steps are known"),
+        ("empty", "", "the steps were not recorded"),
         ("huge", "".join([*lines[:3], ",".join(["9" * 5000, *cells[1:]]), *lines[4:]]), "number of steps"),
         ("other", "".join([*lines[:3], ",".join(["77777", *cells[1:]]), *lines[4:]]), "first step that the other has"),
     ):
