@@ -24,8 +24,9 @@ def name_of(names: Sequence[str] | None, label: int) -> str:
 
 
 def shown(names: Sequence[str] | None, label: int) -> str:
-    """`name_of` in one line of at most `LONGEST` characters."""
-    return shortened(" ".join(name_of(names, label)[: 4 * LONGEST].split()), LONGEST)
+    """`name_of` in one line of at most `LONGEST` characters, with escapes for those that are not valid in UTF-8."""
+    name = name_of(names, label)[: 4 * LONGEST].encode("utf-8", "backslashreplace").decode()
+    return shortened(" ".join(name.split()), LONGEST)
 
 
 def shortened(text: str, columns: int) -> str:

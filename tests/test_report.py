@@ -131,13 +131,13 @@ def test_a_page_names_the_recipe_and_says_that_the_training_loss_is_smoothed(
 
 
 def test_classes_are_called_by_their_names_which_are_only_text(folder: Path, tmp_path: Path, open_page: Any) -> None:
-    names = ["cat", f"</script>{HOSTILE}/script>", "猫", "שלום", "$x$", "", "two\nlines", "y" * 400]
+    names = ["cat", f"</script>{HOSTILE}/script>", "猫", "שלום", "$x$", "", "two\nlines\udcff", "y" * 400]
     names += [f"class {i}" for i in range(8, 20)]
     run = Run(folder / f"{HOSTILE} $x_1$ run")
     assert run.checkpoint is not None
     assert run.model is not None
     assert run.predictions is not None
-    called = [*names[:5], "5", "two lines", f"{'y' * 299}…", *names[8:]][: run.model.classes]
+    called = [*names[:5], "5", "two lines\\udcff", f"{'y' * 299}…", *names[8:]][: run.model.classes]
     run.checkpoint.metadata["class_names"] = names[: run.model.classes]
     (tmp_path / "page.html").write_text(make([run]), "utf-8")
     shown = open_page(tmp_path / "page.html", width=380)

@@ -36,7 +36,7 @@ def make(runs: Sequence[Run]) -> str:
             return comparison.page_of(runs)
         text = _page(runs[0], with_pad=True)
         # The pad takes up to 1.1 MB.
-        return text if len(text.encode()) <= page.LARGEST else _page(runs[0], with_pad=False)
+        return text if len(text.encode("utf-8", "backslashreplace")) <= page.LARGEST else _page(runs[0], with_pad=False)
 
 
 def _page(run: Run, with_pad: bool) -> str:
