@@ -106,8 +106,8 @@ def test_images_of_any_type(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"train_labels": LABELS[:1]}, "train-labels-idx1-ubyte: 1 labels for the 2 images of .*train-images"),
-        ({"t10k_images": IMAGES[:1]}, "t10k-labels-idx1-ubyte: 2 labels for the 1 images of .*t10k-images"),
+        ({"train_labels": LABELS[:1]}, "train-labels-idx1-ubyte: 1 label for the 2 images of .*train-images"),
+        ({"t10k_images": IMAGES[:1]}, "t10k-labels-idx1-ubyte: 2 labels for the 1 image of .*t10k-images"),
         ({"t10k_images": IMAGES[:, 1:]}, r"t10k-images-idx3-ubyte: images are \(2, 4\) uint8, those of .* \(3, 4\)"),
         ({"t10k_images": IMAGES / 255}, "t10k-images-idx3-ubyte: images are .* float64, those of .* uint8"),
         ({"t10k_labels": LABELS + 1}, "t10k-labels-idx1-ubyte: label 2 is out of range; .* names classes 0 to 1"),
