@@ -257,7 +257,7 @@ def test_a_cache_that_cannot_be_written_and_one_that_is_damaged_are_named(
     monkeypatch.setattr(jit_cache.config, "CACHE_DIR", str(tmp_path / "cache"))
     index = Path(jit_cache.FunctionCache(kept.py_func)._cache_file._index_path)
     index.write_bytes(b"stale and half written")
-    the_fault(compiler.check(here), "slow", "(it is damaged); it is compiled anew", "has been removed")
+    the_fault(compiler.check(here), "slow", "(it is damaged); it is compiled anew", "have been removed")
     assert b"stale" not in index.read_bytes()
 
 
