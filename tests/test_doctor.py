@@ -488,7 +488,7 @@ def test_the_speed_is_measured_and_what_is_far_below_the_usual_is_named(
 ) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 1)
     found = speed.check(here)
-    one, all_workers = [each.facts for each in found if each.state == "ok"]
+    one, all_workers = [each.facts for each in found if each.facts]  # Also if the machine is busy: then it is a note.
     assert one["images_per_second"] > 10
     assert one["peak_gflops"] == 64.0  # 2 GHz times 32.
     assert one["gflops"] == pytest.approx(one["images_per_second"] * speed.FLOP / 1e9, rel=0.01)
