@@ -40,9 +40,9 @@ LONG = [
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes per core: half of the time tests wait for programs and for time limits."""
+    """Three processes on two cores: a third of the time tests wait for programs and for time limits."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores * 2
+    return max(1, cores * 3 // 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:

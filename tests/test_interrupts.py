@@ -43,7 +43,7 @@ def leave(process: "subprocess.Popen[str]", number: signal.Signals, times: int =
     for _ in range(times - 1):
         time.sleep(0.1)
         process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert descendants_end(workers, 0.1)
@@ -147,7 +147,7 @@ def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) ->
         assert process.stdout is not None
         process.stdout.readline()  # After an epoch.
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
         arguments = ["--resume", "disturbed"]
         if process.returncode in (0, -number):  # It was done, and Python on its way out.
             break

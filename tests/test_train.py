@@ -243,7 +243,7 @@ def test_the_job_for_slurm_asks_for_another_turn_when_it_was_stopped(code: int, 
         (place / name).write_text(f"#!/bin/sh\n{body}\n")
         (place / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(place)}
-    job = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=20)
+    job = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=100)
     assert (job.returncode, job.stdout.strip()) == (code, again)
 
 

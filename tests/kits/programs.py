@@ -66,7 +66,7 @@ def run(
     """A program that has ended, with this code; the command line never with a traceback."""
     with start(cwd, *arguments, command=command, env=env, stdin=subprocess.PIPE) as process:
         try:
-            out, err = process.communicate(stdin, timeout=100)
+            out, err = process.communicate(stdin, timeout=300)  # More than any takes on a busy machine.
         except BaseException:
             process.kill()
             raise
