@@ -30,7 +30,7 @@ def shown(names: Sequence[str] | None, label: int) -> str:
 
 
 def shortened(text: str, columns: int) -> str:
-    """Text that takes at most so many columns of a terminal: its beginning and ``…`` if it takes more."""
+    """The text if a terminal shows it in this number of ``columns`` or fewer, else its beginning and ``…``."""
     if width(text) <= columns:
         return text
     kept = 0

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from parallel_lenet import class_names
 from parallel_lenet.archive import CheckpointError
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
@@ -69,12 +70,13 @@ def _predict(
         (probabilities,) = predictions(model.predict_proba, model.layout, state.parameters, inputs, state.step)
         require_finite_probabilities(state.step, probabilities)
     label = int(labels[0])
-    names: Any = checkpoint.metadata.get("class_names")
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names) and 0 <= label < len(names)
+    listed = checkpoint.metadata.get("class_names")
+    classes = len(probabilities) or (len(listed) if isinstance(listed, list) else 0)
+    names = class_names.of_metadata(checkpoint.metadata, classes)
     return Prediction(
         label,
         float(probabilities[label]) if len(probabilities) else math.nan,
         probabilities,
         seen[0],
-        tuple(names) if known and len(probabilities) in (0, len(names)) else None,
+        names if names is not None and 0 <= label < len(names) else None,
     )
