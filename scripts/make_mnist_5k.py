@@ -38,7 +38,8 @@ def main() -> None:
             f"{source}: its SHA-256 is {digest}, not {CSV_SHA256}, so it isn't the file the split was made for"
         )
     rows = np.loadtxt(source, delimiter=",", dtype=np.uint8)
-    images, labels = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
+    images = rows[:, :-1].reshape(-1, 28, 28)
+    labels = rows[:, -1]
     train, test = split(labels)
     np.savez_compressed(
         TARGET,

@@ -77,7 +77,8 @@ def _layer_gradient(lesson: Lesson, step: Step) -> None:
     """The error of the deep convolution's input a second time: gathered, by correlation with the turned filters."""
     gathered = gather(step)
     assert isinstance(step.layer, Conv2d)
-    k, padding = step.layer.kernel_size, step.layer.padding
+    k = step.layer.kernel_size
+    padding = step.layer.padding
     place = tuple(int(i) for i in np.unravel_index(np.abs(step.dx).argmax(), step.dx.shape))
     turned = correlate(lesson, step)
     filters = filters_of(step)[:, :, ::-1, ::-1]

@@ -57,7 +57,8 @@ def cut(lesson: Lesson) -> int:
 
 def _unequal(lesson: Lesson, followed: Array) -> None:
     """The mean of two shards' means, beside the mean over all images."""
-    first, second = followed[: cut(lesson)], followed[cut(lesson) :]
+    first = followed[: cut(lesson)]
+    second = followed[cut(lesson) :]
     kind = followed.dtype.type
     means = np.array([tree_sum(part) / kind(len(part)) for part in (first, second)])
     lesson.numbers.keep({"shard.means": means, "shard.wrong": (means[0] + means[1]) / kind(2)})

@@ -18,12 +18,21 @@ from parallel_lenet.report.insides import NEGATIVE, POSITIVE
 WIDTH = 1600  # Pixels.
 SHAPE = 9 / 16  # Height by width of a slide: the arrangement in rows that comes nearest to it is chosen.
 ROOMS = range(480, 1300, 40)  # Widths of a row to choose from, in units of a drawing.
-MARGIN, GAP, SIGN = 24.0, 16.0, 22.0
-TITLE, HEAD, NOTE = 46.0, 20.0, 18.0
+MARGIN = 24.0
+GAP = 16.0
+SIGN = 22.0
+TITLE = 46.0
+HEAD = 20.0
+NOTE = 18.0
 
 RIGHT_TO_LEFT = {"R", "AL", "RLE", "RLO", "RLI"}
 
-INK, MUTED, LINE, PAPER, ACCENT, BAD = "#1c2127", "#59636e", "#cfd4da", "#ffffff", "#2459a8", "#b83a43"
+INK = "#1c2127"
+MUTED = "#59636e"
+LINE = "#cfd4da"
+PAPER = "#ffffff"
+ACCENT = "#2459a8"
+BAD = "#b83a43"
 FILLS = {
     "cell": PAPER, "node": PAPER, "result": "#d7e0ee", "hit": "#a8bcdc", "wrong": "#eec6c9", "bar": "#c5d3e8",
     "dot": "#d95f02", "dot2": "#286ed2", "block": "none",
@@ -89,7 +98,8 @@ def picture(figure: Figure) -> bytes:
         axes.text(MARGIN, 26, figure.title, size=17 * scale, weight="bold", color=INK, va="center")
         top = TITLE
         for row in rows:
-            left, middle = MARGIN, top + _height(row) / 2
+            left = MARGIN
+            middle = top + _height(row) / 2
             for part in row:
                 if isinstance(part, str):
                     axes.text(left + SIGN / 2, middle, part, size=19 * scale, color=MUTED, ha="center", va="center")
@@ -189,7 +199,8 @@ def _shape(axes: Any, shape: Shape, left: float, top: float, scale: float) -> No
             "linewidth": thick * scale,
             "linestyle": "--" if shape.style in ("second", "void") else "-",
         }
-        fill, edge = FILLS.get(shape.style, "none"), EDGES.get(shape.style, "none")
+        fill = FILLS.get(shape.style, "none")
+        edge = EDGES.get(shape.style, "none")
         axes.add_artist(patches.Rectangle(facecolor=fill, edgecolor=edge, **box))
         if shape.level is not None:
             colour = [part / 255 for part in (NEGATIVE if shape.level < 0 else POSITIVE)]
@@ -212,7 +223,8 @@ def _shape(axes: Any, shape: Shape, left: float, top: float, scale: float) -> No
 
 
 def _line(axes: Any, shape: Line, left: float, top: float, scale: float) -> None:
-    xs, ys = [left + x for x, _ in shape.points], [top + y for _, y in shape.points]
+    xs = [left + x for x, _ in shape.points]
+    ys = [top + y for _, y in shape.points]
     thick = 2.0 if shape.style.startswith("curve") else 1.2
     style = "--" if shape.style == "guide" else "-"
     colour = STROKES.get(shape.style, MUTED)

@@ -21,7 +21,8 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
     """All images at once: the border is a constant, the middle a transposed copy."""
     factor, border = (np.asarray(each, out.dtype).reshape(-1, 1, 1, 1) for each in (scale, shift))
     height, width = images.shape[2:]
-    top, left = (out.shape[1] - height) // 2, (out.shape[2] - width) // 2
+    top = (out.shape[1] - height) // 2
+    left = (out.shape[2] - width) // 2
     out[:] = border
     middle = out[:, top : top + height, left : left + width, :]
     np.multiply(images.transpose(1, 2, 3, 0), factor, out=middle)

@@ -285,7 +285,9 @@ class Sequential(Displayed):
             first = next((i for i, arrays in enumerate(views) if arrays), len(views))
             for i in reversed(range(first, len(self.layers))):
                 layer = self.layers[i]
-                x, y, dy = outputs[i], outputs[i + 1], errors[i + 1]
+                x = outputs[i]
+                y = outputs[i + 1]
+                dy = errors[i + 1]
                 layer.parameter_gradient(kernel, x, dy, gradients[i], **self._keys(i, "parameter_gradient", keys))
                 if i > first:
                     more = self._keys(i, "input_gradient", keys)

@@ -30,7 +30,8 @@ class Perceptron:
         self.layers = len(sizes) - 1
         shapes: dict[str, tuple[int, ...]] = {}
         for n, (before, after) in enumerate(itertools.pairwise(sizes)):
-            shapes[f"weight{n}"], shapes[f"bias{n}"] = (before, after), (after,)
+            shapes[f"weight{n}"] = (before, after)
+            shapes[f"bias{n}"] = (after,)
         self.layout = Layout.of(shapes)
 
     def initial_parameters(self, rng: np.random.Generator) -> Array:

@@ -41,7 +41,8 @@ def epoch(mode: str, threads: int, batch_size: int, rank: int = 0) -> float:
     torch.set_num_threads(1 if mode == "ddp" else threads)
     torch.manual_seed(0)
     data = sixty_thousand()
-    images, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.targets)
+    images = torch.from_numpy(data.inputs)
+    labels = torch.from_numpy(data.targets)
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     if mode == "compile":

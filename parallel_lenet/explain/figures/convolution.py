@@ -16,7 +16,8 @@ def convolution(lesson: Lesson, step: Step) -> Figure:
     layer = convolution_of(step)
     numbers = lesson.numbers
     f, row, col = lesson.roles.conv_at
-    k, p = layer.kernel_size, layer.padding
+    k = layer.kernel_size
+    p = layer.padding
     padded = np.pad(step.x, ((0, 0), (p, p), (p, p)))
     strongest = largest(numbers["products"])
     return Figure(
@@ -61,7 +62,9 @@ def channels(lesson: Lesson, step: Step) -> Figure:
     layer = convolution_of(step)
     numbers = lesson.numbers
     f, row, col = lesson.roles.deep_at
-    k, p, s = layer.kernel_size, layer.padding, layer.stride
+    k = layer.kernel_size
+    p = layer.padding
+    s = layer.stride
     bias = numbers[f"{step.name}.bias"][f]
     places = places_of_sum(*numbers["channel.sums"][:PARTS_SHOWN], bias, step.y[f, row, col])
     parts: list[Panel | str] = []

@@ -17,7 +17,9 @@ def scatter(lesson: Lesson, step: Step) -> Figure:
     numbers = lesson.numbers
     f, row, col = lesson.roles.deep_at
     channel = int(numbers["deep.place"][0])
-    p, s, k = layer.padding, layer.stride, layer.kernel_size
+    p = layer.padding
+    s = layer.stride
+    k = layer.kernel_size
     return Figure(
         "scatter",
         "Layer gradient, by scatter",
@@ -71,7 +73,8 @@ def gather(lesson: Lesson, step: Step) -> Figure:
     numbers = lesson.numbers
     channel, row, col = (int(i) for i in numbers["deep.place"])
     f = lesson.roles.deep_at[0]
-    k, p = layer.kernel_size, layer.padding
+    k = layer.kernel_size
+    p = layer.padding
     return Figure(
         "gather",
         "Layer gradient, by gather",
@@ -136,7 +139,9 @@ def kernel_gradient(lesson: Lesson, step: Step) -> Figure:
     f, row, col = (int(i) for i in numbers["kernel.place"])
     channel = place[1]
     mark = (layer.kernel_size - 1 - place[2], layer.kernel_size - 1 - place[3]) if layer.flip else (place[2], place[3])
-    p, s, k = layer.padding, layer.stride, layer.kernel_size
+    p = layer.padding
+    s = layer.stride
+    k = layer.kernel_size
     return Figure(
         "kernel-gradient",
         "Kernel gradient: windows, weighted by errors",
@@ -202,7 +207,8 @@ def mismatch(lesson: Lesson, step: Step) -> Figure:
     f, c = lesson.weight[1][:2]
     if f < filters and c < inputs:
         shapes.append(Rect(46 + f * (side + 4), 46 + c * (side + 4), side + 4, side + 4, "window"))
-    width, height = 48.0 + filters * (side + 4), 48.0 + inputs * (side + 4)
+    width = 48.0 + filters * (side + 4)
+    height = 48.0 + inputs * (side + 4)
     total = step.gradients["weight"].shape
     return Figure(
         "mismatch",

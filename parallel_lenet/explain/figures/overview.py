@@ -48,7 +48,8 @@ def _outputs(y: Array, title: str) -> Panel:
     side = min(132 / rows, 132 / columns) if columns > 1 else 132.0
     side = max(side, 30.0)
     for i, values in enumerate(shown):
-        x, top = 1 + i % columns * side, 1 + i // columns * side
+        x = 1 + i % columns * side
+        top = 1 + i // columns * side
         shapes += [Map(x, top, side - 3, side - 3, values, largest(y)), Rect(x, top, side - 3, side - 3, "frame")]
     note = size(y.shape) + (f" (first {MAPS_SHOWN})" if len(y) > MAPS_SHOWN else "")
     return Panel(max(columns * side, 96.0), rows * side, shapes, title, note)

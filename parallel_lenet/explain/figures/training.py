@@ -11,12 +11,14 @@ from parallel_lenet.explain.lesson import Lesson
 def difference(lesson: Lesson) -> Figure:
     """The loss as a function of one weight, with the two points that the slope is measured between."""
     numbers = lesson.numbers
-    above, below = numbers["difference64.above"], numbers["difference64.below"]
+    above = numbers["difference64.above"]
+    below = numbers["difference64.below"]
     points = [(0.0, lesson.trace.loss)]
     points += [(-h, float(loss)) for h, loss in zip(STEP_SIZES, below, strict=True)]
     points += [(h, float(loss)) for h, loss in zip(STEP_SIZES, above, strict=True)]
     curve = sorted(points)
-    low, high = min(y for _, y in curve), max(y for _, y in curve)
+    low = min(y for _, y in curve)
+    high = max(y for _, y in curve)
     width, height = 300.0, 180.0
     unit = (high - low) or 1.0
 
@@ -24,7 +26,8 @@ def difference(lesson: Lesson) -> Figure:
         return (width / 2 + x * (width / 2 - 10), height - 12 - (y - low) / unit * (height - 30))
 
     first = 2  # A step of 0.1.
-    left, right = place(-STEP_SIZES[first], float(below[first])), place(STEP_SIZES[first], float(above[first]))
+    left = place(-STEP_SIZES[first], float(below[first]))
+    right = place(STEP_SIZES[first], float(above[first]))
     middle = place(0, lesson.trace.loss)
     shapes: list[Shape] = [
         Line(((0, height - 6), (width, height - 6)), "axis"),

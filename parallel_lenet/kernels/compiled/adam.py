@@ -79,18 +79,31 @@ def _update(
     new_second: Array,
 ) -> tuple[float, bool]:
     """Chunk by chunk: the mean gradient, its squares, the update, and whether the parameters are finite."""
-    beta1, rest1, beta2, rest2 = factors[0], factors[1], factors[2], factors[3]
-    size, epsilon, penalty, shrink, weight = factors[4], factors[5], factors[6], factors[7], factors[8]
+    beta1 = factors[0]
+    rest1 = factors[1]
+    beta2 = factors[2]
+    rest2 = factors[3]
+    size = factors[4]
+    epsilon = factors[5]
+    penalty = factors[6]
+    shrink = factors[7]
+    weight = factors[8]
     gradient = np.empty(CHUNK, parameters.dtype)
-    squares, zero = 0.0, 0.0
+    squares = 0.0
+    zero = 0.0
     for start in range(0, len(parameters), CHUNK):
         n = min(CHUNK, len(parameters) - start)
         g = gradient[:n]
         chunk = slice(start, start + n)
-        p, m, v = parameters[chunk], first[chunk], second[chunk]
-        new_p, new_m, new_v = new_parameters[chunk], new_first[chunk], new_second[chunk]
+        p = parameters[chunk]
+        m = first[chunk]
+        v = second[chunk]
+        new_p = new_parameters[chunk]
+        new_m = new_first[chunk]
+        new_v = new_second[chunk]
         if len(right):
-            a, b = left[chunk], right[chunk]
+            a = left[chunk]
+            b = right[chunk]
             for i in range(n):
                 g[i] = (a[i] + b[i]) / weight
         else:

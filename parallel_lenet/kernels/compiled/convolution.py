@@ -120,7 +120,8 @@ def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: i
 
 
 def _input_gradient_call(dy: Array, weight: Array, out: Array) -> Call:
-    channels, kw = weight.shape[1], weight.shape[3]
+    channels = weight.shape[1]
+    kw = weight.shape[3]
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
     most = 6 if tiles.tall(lanes, dy.itemsize) and kw <= 5 and channels >= 6 else 3 if tiles.avx512() else 2
     rows = most if channels >= most and kw <= 8 else 1
@@ -143,7 +144,8 @@ def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Calla
         for first_channel in range(0, channels, tile_rows):
             ch = min(first_channel, channels - tile_rows)
             for row in range(height):
-                first_i, end_i = max(0, row - rows + 1), min(kernel_height, row + 1)
+                first_i = max(0, row - rows + 1)
+                end_i = min(kernel_height, row + 1)
                 for first in range(0, n, lanes):
                     v = min(first, n - lanes)  # The last vector overlaps the one before.
                     sums = zeros(dy, tile_rows, kernel_width, lanes)
@@ -181,7 +183,8 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
     n = dy.shape[-1]
     lanes = tiles.lanes(n, dy.itemsize)
     skipped = max(0, lanes - n)
-    x, dy = _windows(tiles.filled(x, lanes), stride, padding), tiles.filled(dy, lanes)
+    x = _windows(tiles.filled(x, lanes), stride, padding)
+    dy = tiles.filled(dy, lanes)
     execute(bias_gradient_call(dy, skipped, db))
     if stride == 1:
         execute(_weight_gradient_call(x, dy, skipped, dw))
@@ -230,7 +233,8 @@ def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Calla
         filters, rows, columns, n = dy.shape
         channels, height, width, _ = x.shape
         kernel_height, kernel_width = dw.shape[2:]
-        taps, plane = channels * kernel_height * kernel_width, rows * columns * n
+        taps = channels * kernel_height * kernel_width
+        plane = rows * columns * n
         blocks = (n + lanes - 1) // lanes
         weights = np.empty((blocks, filters * taps), dw.dtype)
         for block in range(blocks):
@@ -239,7 +243,8 @@ def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Calla
             for first_filter in range(0, filters, tile_rows):
                 f = min(first_filter, filters - tile_rows)
                 for kernel_row in range(channels * kernel_height):
-                    ch, i = kernel_row // kernel_height, kernel_row % kernel_height
+                    ch = kernel_row // kernel_height
+                    i = kernel_row % kernel_height
                     for first_tap in range(0, kernel_width, tile_columns):
                         j = min(first_tap, kernel_width - tile_columns)
                         sums = zeros(dy, tile_rows, tile_columns, lanes)

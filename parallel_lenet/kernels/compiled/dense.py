@@ -153,7 +153,8 @@ def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
     def loop(inputs: Array, dy: Array, dw: Array) -> None:
         images, width = inputs.shape
         units, n = dy.shape
-        features, groups = dw.shape[1], images // group
+        features = dw.shape[1]
+        groups = images // group
         errors = dy
         if images > n:
             errors = np.empty((units, images), dy.dtype)
@@ -171,7 +172,8 @@ def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
                 last = part == groups - 1
                 for o in range(units):
                     total = rows_sum(scaled(pixels, errors, o * images + part * group, 1))
-                    level, waiting = 0, part
+                    level = 0
+                    waiting = part
                     while waiting & 1 or (last and waiting):
                         if waiting & 1:
                             total = plus(load(sums, (level * units + o) * lanes, 0, 0, 1, 1, lanes), total)

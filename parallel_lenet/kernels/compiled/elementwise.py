@@ -51,7 +51,8 @@ def _prepare_images(lanes: int) -> Callable[..., None]:
         top, left = (rows - height) // 2, (columns - width) // 2
         number = out.dtype.type
         for channel in range(channels):
-            scaled, shifted = 2 * channel, 2 * channel + 1
+            scaled = 2 * channel
+            shifted = 2 * channel + 1
             for r in range(rows):
                 for c in range(columns):
                     if not (top <= r < top + height and left <= c < left + width):

@@ -87,9 +87,13 @@ def log(x: float) -> float:
 # t vanish if t is near 1, which is the reason for computing t first. The coefficients are a least-maximum fit to
 # 8e-9 for |x| < 9.03; beyond, tanh(x) is 1 in float32. All are scaled by 1.796875, so that on [1/16, 1/2] the
 # intermediate results lie just below a power of two, where float32 is finest.
-_N0, _N1, _N2 = np.float32(0.8984375), np.float32(0.02675010865), np.float32(0.0001026542115)
-_D0, _D1 = np.float32(1.796875), np.float32(0.203239738)
-_D2, _D3 = np.float32(0.0021680608), np.float32(2.2085278e-06)
+_N0 = np.float32(0.8984375)
+_N1 = np.float32(0.02675010865)
+_N2 = np.float32(0.0001026542115)
+_D0 = np.float32(1.796875)
+_D1 = np.float32(0.203239738)
+_D2 = np.float32(0.0021680608)
+_D3 = np.float32(2.2085278e-06)
 _SATURATED = np.float32(9.03)
 
 

@@ -79,7 +79,8 @@ def transposed(typing: Any, tile: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, tile)
-        rows, lanes = list(e.unpack(arguments[0]).values()), range(tile.lanes)
+        rows = list(e.unpack(arguments[0]).values())
+        lanes = range(tile.lanes)
         apart = 1
         while apart < tile.lanes:
             lower = e.lanes_of([i if not i & apart else i - apart + tile.lanes for i in lanes])
@@ -116,7 +117,8 @@ def _lane_sums(e: Emitter, vectors: list[Any]) -> list[Any]:
     Neighbouring lanes of a pair of vectors are added into one vector: half the work, and half the vectors are left
     for the next level. First within pieces of 16 bytes, which the processor shuffles at once, then whole pieces.
     """
-    lanes, count = e.tile.lanes, len(vectors)
+    lanes = e.tile.lanes
+    count = len(vectors)
     piece = 16 // e.vector.element.get_abi_size(e.data())
     order = list(range(2 * lanes))
     for level in range(lanes.bit_length() - 1):
@@ -169,10 +171,12 @@ def larger(typing: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, x)
-        first, second = e.unpack(arguments[0]), e.unpack(arguments[1])
+        first = e.unpack(arguments[0])
+        second = e.unpack(arguments[1])
         result = {}
         for cell in e.cells:
-            a, b = first[cell], second[cell]
+            a = first[cell]
+            b = second[cell]
             better = builder.or_(builder.fcmp_ordered(">", b, a), builder.fcmp_unordered("uno", b, b))
             result[cell] = builder.select(better, b, a)
         return e.pack(result)

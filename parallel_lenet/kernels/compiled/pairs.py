@@ -27,7 +27,8 @@ def avg_pool2d_gradient_tanh_gradient(
 
     The result goes to ``y``, which is not needed any more and is in the processor's cache.
     """
-    (dy, size, stride, spread_dy), (y, error, amplitude, out) = first, second
+    dy, size, stride, spread_dy = first
+    y, error, amplitude, out = second
     whole = stride == size and tuple(length * size for length in dy.shape[1:3]) == y.shape[1:3]
     lanes = whole_lanes(dy.shape[-1], dy.itemsize)
     if not whole or lanes is None or not in_place(spread_dy, error):
@@ -43,7 +44,8 @@ def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
     def loop(dy: Array, y: Array, slope: Array, share: Array) -> None:
         channels, rows, columns, n = dy.shape
         width = columns * size
-        amplitude, minus_inverse = spread(slope, 0, 0, 1, 1, lanes), spread(slope, 1, 0, 1, 1, lanes)
+        amplitude = spread(slope, 0, 0, 1, 1, lanes)
+        minus_inverse = spread(slope, 1, 0, 1, 1, lanes)
         for row in range(channels * rows):
             for c in range(columns):
                 corner = (row * size * width + c * size) * n

@@ -25,7 +25,8 @@ def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size:
     if call is not None:
         execute(call)
         return
-    n, lanes = out.shape[-1], tiles.lanes(0, out.itemsize)
+    n = out.shape[-1]
+    lanes = tiles.lanes(0, out.itemsize)
     images = -(-n // lanes) * lanes
     result = np.empty((*out.shape[:-1], images), out.dtype)
     _whole(planner, tuple(tiles.filled(array, images) for array in arrays), size, stride, result)

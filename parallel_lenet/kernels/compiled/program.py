@@ -44,7 +44,8 @@ class Recorder:
     def __init__(self, planners: Mapping[str, Planner], pairs: Mapping[tuple[str, str], Pair]) -> None:
         self.calls: list[Call] = []
         self.complete = True
-        self._planners, self._pairs = planners, pairs
+        self._planners = planners
+        self._pairs = pairs
         self._last: tuple[str, Arguments] = ("", ())
         self._elsewhere: dict[int, Array] = {}
         """The array that has a result, by the address of the array in which later functions expect it."""
@@ -54,7 +55,8 @@ class Recorder:
 
     def _note(self, name: str, *arguments: Any, **numbers: float) -> None:
         found = tuple(self._found(argument) for argument in arguments)
-        (last, before), self._last = self._last, (name, found)
+        last, before = self._last
+        self._last = (name, found)
         both = self._pairs[last, name](before, found) if (last, name) in self._pairs else None
         if both is not None:
             self.calls[-1], wanted, written = both

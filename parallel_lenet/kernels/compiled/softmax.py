@@ -68,7 +68,9 @@ def _exponentials(logits: Array, largest: Array, exponentials: Array, total: Arr
 @compiled
 def _softmax(logits: Array, out: Array) -> None:
     classes, n = logits.shape
-    largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
+    largest = np.empty(n)
+    total = np.empty(n)
+    exponentials = np.empty((classes, n))
     _exponentials(logits, largest, exponentials, total)
     for k in range(classes):
         for i in range(n):
@@ -82,7 +84,9 @@ def _softmax_cross_entropy(
     classes, n = logits.shape
     share = smoothing / classes
     certain = 1.0 - smoothing
-    largest, total, exponentials = np.empty(n), np.empty(n), np.empty((classes, n))
+    largest = np.empty(n)
+    total = np.empty(n)
+    exponentials = np.empty((classes, n))
     losses = np.empty((n, 1))
     _exponentials(logits, largest, exponentials, total)
     for k in range(classes):
@@ -106,4 +110,5 @@ def _softmax_cross_entropy(
                 first = k
         correct += first == target and total[i] == total[i]
     add_rows(losses)
-    sums[0], sums[1] = losses[0, 0], correct
+    sums[0] = losses[0, 0]
+    sums[1] = correct

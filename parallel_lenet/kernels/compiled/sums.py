@@ -19,7 +19,8 @@ def add_rows(parts: Array) -> None:
     step = 1
     while step < rows:
         for row in range(0, rows - step, 2 * step):
-            first, second = parts[row], parts[row + step]
+            first = parts[row]
+            second = parts[row + step]
             for k in range(numbers):
                 first[k] += second[k]
         step *= 2

@@ -28,7 +28,10 @@ class Tile(types.Type):
     """Numba's type of a tile: ``rows x columns`` vectors of ``lanes`` numbers."""
 
     def __init__(self, number: Any, rows: int, columns: int, lanes: int) -> None:
-        self.number, self.rows, self.columns, self.lanes = number, rows, columns, lanes
+        self.number = number
+        self.rows = rows
+        self.columns = columns
+        self.lanes = lanes
         super().__init__(name=f"Tile({number}, {rows}, {columns}, {lanes})")
 
 
@@ -54,7 +57,9 @@ class Emitter:
     """Helps to emit instructions: the vectors of a tile, and addresses in arrays."""
 
     def __init__(self, context: Any, builder: Any, tile: Tile) -> None:
-        self.context, self.builder, self.tile = context, builder, tile
+        self.context = context
+        self.builder = builder
+        self.tile = tile
         self.type = context.get_value_type(tile)
         self.vector = self.type.elements[0]
         self.cells = [(p, q) for p in range(tile.rows) for q in range(tile.columns)]
@@ -124,7 +129,8 @@ def exact_fma(x: Array, y: Array, z: Array) -> Array:
     with np.errstate(all="ignore"):
         if dtype != np.float32:
             return np.asarray(x * y + z)
-        product, z = np.float64(1) * x * np.float64(1) * y, np.asarray(z, np.float64)
+        product = np.float64(1) * x * np.float64(1) * y
+        z = np.asarray(z, np.float64)
         total = np.asarray(product + z)
         # The rounding error moves the sum to its odd neighbour, so that rounding to float32 never meets a false tie.
         part = total - product

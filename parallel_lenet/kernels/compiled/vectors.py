@@ -208,7 +208,8 @@ def plus(typing: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, x)
-        first, second = e.unpack(arguments[0]), e.unpack(arguments[1])
+        first = e.unpack(arguments[0])
+        second = e.unpack(arguments[1])
         return e.pack({cell: builder.fadd(first[cell], second[cell]) for cell in e.cells})
 
     return x(x, y), emit
@@ -225,7 +226,8 @@ def times(typing: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, x)
-        first, second = e.unpack(arguments[0]), e.unpack(arguments[1])
+        first = e.unpack(arguments[0])
+        second = e.unpack(arguments[1])
         return e.pack({cell: builder.fmul(first[cell], second[cell]) for cell in e.cells})
 
     return x(x, y), emit
