@@ -45,8 +45,8 @@ def compute() -> int:
 @pytest.fixture(autouse=True)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has been found out or logged yet."""
-    monkeypatch.setattr(jit_cache, "_noted", [])
-    monkeypatch.setattr(jit_cache, "_refused", {})
+    monkeypatch.setattr(jit_cache, "_notes", [])
+    monkeypatch.setattr(jit_cache, "_refusals", {})
     jit_cache._check_room.cache_clear()
     jit_cache._note_compiling.cache_clear()
 

@@ -30,27 +30,27 @@ def function(x, y, octets, shorts, floats, doubles, out, by):
     store(spread(x, 3, 2, 3, 2, LANES), out, 300, 100, LANES)
     store(add_scaled(tile, x, 5, LANES, y, 7, 3, 11), out, 600, 100, LANES)
     store(add_products(tile, x, 9, 50, y, 4, 13), out, 900, 100, LANES)
-    store(scaled(tile, y, 1, 2), out, 1200, 100, LANES)
+    store(scale_rows(tile, y, 1, 2), out, 1200, 100, LANES)
     store(plus(tile, other), out, 1500, 100, LANES)
     store(rows_sum(tile), out, 1800, 100, LANES)
-    store(moved(tile, by), out, 1900, 100, LANES)
+    store(lanes_from(tile, by), out, 1900, 100, LANES)
     store(next_column(tile), out, 2200, 100, LANES)
     store_column(tile, out, 2500, 100)
     store_lane_sums(tile, out, 2800, 100)
     store(larger(tile, other), out, 3100, 100, LANES)
-    store(where_taken(tile, other, other), out, 3400, 100, LANES)
-    store(where_not_taken(tile, other, other), out, 3700, 100, LANES)
+    store(where_largest(tile, other, other), out, 3400, 100, LANES)
+    store(where_not_largest(tile, other, other), out, 3700, 100, LANES)
     store(zeros(x, 3, 2, LANES), out, 4000, 100, LANES)
     out[4300] = fma(x[0], y[0], y[1])
     out[4301] = with_sign(x[0], y[0])
     store(times(tile, other), out, 4400, 100, LANES)
     store(times_plus(tile, other, tile), out, 4700, 100, LANES)
-    store(transposed(load(x, 3, LANES // 2, 0, LANES, 1, LANES)), out, 5000, LANES, 0)
-    store(converted(tile, out), out, 5300, 100, LANES)
-    store(converted(load(octets, 1, 40, LANES, 3, 2, LANES), out), out, 5600, 100, LANES)
-    store(converted(load(shorts, 1, 40, LANES, 3, 2, LANES), out), out, 5900, 100, LANES)
-    store(converted(load(floats, 1, 40, LANES, 3, 2, LANES), out), out, 6200, 100, LANES)
-    store(converted(load(doubles, 1, 40, LANES, 3, 2, LANES), out), out, 6500, 100, LANES)
+    store(transpose(load(x, 3, LANES // 2, 0, LANES, 1, LANES)), out, 5000, LANES, 0)
+    store(convert(tile, out), out, 5300, 100, LANES)
+    store(convert(load(octets, 1, 40, LANES, 3, 2, LANES), out), out, 5600, 100, LANES)
+    store(convert(load(shorts, 1, 40, LANES, 3, 2, LANES), out), out, 5900, 100, LANES)
+    store(convert(load(floats, 1, 40, LANES, 3, 2, LANES), out), out, 6200, 100, LANES)
+    store(convert(load(doubles, 1, 40, LANES, 3, 2, LANES), out), out, 6500, 100, LANES)
 """
 WORDS = {**vars(vectors), **vars(lanes), **vars(scalars)}
 NAMES = [name for name in WORDS if isinstance(WORDS.get(f"_{name}"), type(lambda: None))]
@@ -73,7 +73,7 @@ def test_every_instruction_computes_what_its_python_function_says(dtype: str, la
         x, y = ((rng.standard_normal(200) * 10.0 ** rng.integers(-4, 4, 200)).astype(dtype) for _ in range(2))
         if dtype == "float64":  # The Python functions round float64 products: let them be exact.
             x, y = (np.round(array * 1000) for array in (x, y))
-        y[30:60] = x[29:59]  # Equal numbers, for where_taken.
+        y[30:60] = x[29:59]  # Equal numbers, for where_largest.
         for array in (x, y):
             array[rng.integers(0, 200, 12)] = rng.choice([0.0, -0.0, np.inf, -np.inf], 12)
         if by == lanes:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.augmentation.warp import DRAWN, TERMS
 from parallel_lenet.kernels.compiled import jit_cache
-from parallel_lenet.kernels.compiled.jit import DISABLED, compiled, own
+from parallel_lenet.kernels.compiled.jit import DISABLED, as_writable, compiled
 from parallel_lenet.random_compiled import key_of, words_of_sample
 from parallel_lenet.sample_keys import SampleKeys
 
@@ -24,7 +24,14 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
     whole = images.dtype.kind in "iu"
     pixels = images.astype(np.float32)
     _warp(
-        pixels, keys.samples.astype(np.uint64), key_of(keys), np.float32(background), own(largest), window, whole, out
+        pixels,
+        keys.samples.astype(np.uint64),
+        key_of(keys),
+        np.float32(background),
+        as_writable(largest),
+        window,
+        whole,
+        out,
     )
     return out.astype(images.dtype, copy=False)
 

@@ -1,12 +1,17 @@
 """The tutorial's loops, written with vectors of images and compiled by Numba.
 
-The formulas are those of `naive`. With the batch last, neighbouring images lie side by side in memory: a vector holds
-some images' numbers, and each of its lanes does for its image what a simple loop does, written above each function.
+The formulas are those of `naive`. With the batch last, neighbouring images lie side by side in memory. A vector holds
+the numbers of some images, and each of its lanes computes one image as a simple loop would. That loop is written in
+the docstring of each function.
 
-Three things decide the bits of a result: the order of these loops, in which a product and the addition that follows are
-rounded together (fused); the exp, log and tanh of this package; and the balanced binary tree over positions that sums
-over images follow. So the results for two halves of a block of 2^k images add up, bit by bit, to the block's. The
-number of images per call, the width of vectors, the size of tiles and the processor change nothing.
+Three things decide the bits of a result:
+
+- the order of these loops, in which a product and the addition that follows are rounded together (fused),
+- the exp, log and tanh of this package,
+- the balanced binary tree over positions, which sums over images follow.
+
+So the results for two halves of a block of 2^k images add up, bit by bit, to the block's. The number of images per
+call, the width of vectors, the size of tiles and the processor change nothing.
 
 A processor loads vectors fastest if they don't straddle two cache lines: arrays that start at a multiple of 64 bytes
 are faster by up to a fifth.
@@ -83,7 +88,7 @@ PLANNERS: dict[str, Planner] = {
 LEAF = 1
 Array = NDArray[Any]
 
-SHARD_SIZE = 32  # Fewer images need more calls, more images exceed the cache.
+SHARD_SIZE = 32  # Smaller shards need more calls, and larger ones exceed the cache.
 
 
 def record(work: Callable[..., object], arrays: Sequence[Array]) -> Callable[..., tuple[float, int]] | None:

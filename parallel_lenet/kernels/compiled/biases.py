@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import Call, sized
-from parallel_lenet.kernels.compiled.lanes import moved, store_lane_sums
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for
+from parallel_lenet.kernels.compiled.lanes import lanes_from, store_lane_sums
 from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import load, plus, zeros
 
@@ -34,26 +34,26 @@ def bias_gradient_call(dy: Array, skipped: int, db: Array) -> Call:
 
 @cache
 def _loop(tile_rows: int, lanes: int) -> Callable[..., None]:
-    """A tile holds some filters' sums, each lane one image's; blocks of images in turn.
+    """A tile holds some filters' sums, each lane one image's. Blocks of images follow one another.
 
-    The last block overlaps the one before; only its lanes of new images count.
+    The last block overlaps the one before. Only its lanes of new images count.
     """
 
-    @sized(tile_rows, lanes)
+    @compiled_for(tile_rows, lanes)
     def loop(dy: Array, skipped: int, db: Array) -> None:
         filters, pixels, n = dy.shape
         blocks = (n + lanes - 1) // lanes
         sums = np.empty((blocks, filters), dy.dtype)
         for block in range(blocks):
             v = min(block * lanes, n - lanes)
-            late = block * lanes - v + skipped
+            to_skip = block * lanes - v + skipped
             for first_filter in range(0, filters, tile_rows):
                 f = min(first_filter, filters - tile_rows)
                 errors = zeros(dy, tile_rows, 1, lanes)
                 for pixel in range(pixels):
                     errors = plus(errors, load(dy, (f * pixels + pixel) * n + v, pixels * n, 0, tile_rows, 1, lanes))
-                if late:
-                    errors = moved(errors, late)
+                if to_skip:
+                    errors = lanes_from(errors, to_skip)
                 store_lane_sums(errors, sums, block * filters + f, 1)
         add_rows(sums)
         for f in range(filters):

@@ -1,8 +1,8 @@
 """Convolutions: tiles of outputs, of input errors and of weights, each finished in registers before it is stored.
 
-With the batch last, neighbouring images lie side by side in memory, and so do the columns of an image row. A vector
-therefore holds images (in the forward pass: any neighbours of a row's run of columns and images), and every lane does
-what the simple loop does for its image, in the same order.
+With the batch last, neighbouring images lie side by side in memory, and so do the columns of an image row. So a vector
+holds images. In the forward pass it holds any neighbours in a row's run of columns and images. Every lane does what the
+simple loop does for its image, in the same order.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.biases import bias_gradient_call
-from parallel_lenet.kernels.compiled.jit import Call, execute, sized
-from parallel_lenet.kernels.compiled.lanes import moved, next_column, store_lane_sums
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for, execute
+from parallel_lenet.kernels.compiled.lanes import lanes_from, next_column, store_lane_sums
 from parallel_lenet.kernels.compiled.products import narrowest_run, sums_of_products_call
 from parallel_lenet.kernels.compiled.sums import add_rows
 from parallel_lenet.kernels.compiled.vectors import add_products, add_scaled, store_column, zeros
@@ -26,8 +26,9 @@ Array = NDArray[Any]
 def _windows(x: Array, stride: int, padding: int) -> Array:
     """``x`` with its border of zeros, in a layout in which neighbouring windows see neighbouring pixels.
 
-    With a stride of s, window c's pixel j is the padded row's pixel ``s * c + j``. So the rows are dealt out to s * s
-    pictures, by row and by column, in each of which windows are one pixel apart: ``(s * s * c, height, width, n)``.
+    With a stride of s, window c's pixel j is the padded row's pixel ``s * c + j``. So the pixels are dealt out to s * s
+    pictures, by row and by column. In each of them windows are one pixel apart. The result has the shape
+    ``(s * s * channels, height, width, n)``.
     """
     if stride == 1 and padding == 0:
         return x
@@ -59,14 +60,14 @@ def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out:
     _, _, columns, n = out.shape
     if columns * n < narrowest_run(out.itemsize):
         result = np.empty((*out.shape[:-1], narrowest_run(out.itemsize)), out.dtype)
-        conv2d(tiles.filled(x, result.shape[-1]), weight, bias, stride, padding, result)
+        conv2d(tiles.prepend_zeros(x, result.shape[-1]), weight, bias, stride, padding, result)
         out[...] = result[..., -n:]
         return
     execute(_forward_call(_windows(x, stride, padding), weight, bias, stride, out))
 
 
 def conv2d_call(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> Call | None:
-    """The call for all of it; None if arrays have to be padded first."""
+    """The call that does all of it, or None if arrays have to be padded first."""
     if stride != 1 or padding != 0 or out.shape[2] * out.shape[3] < narrowest_run(out.itemsize):
         return None
     return _forward_call(x, weight, bias, stride, out)
@@ -97,7 +98,7 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
         return
     _, rows, columns, n = dy.shape
     channels, height, width, _ = out.shape
-    errors = tiles.filled(dy, tiles.lanes(n, dy.itemsize))
+    errors = tiles.prepend_zeros(dy, tiles.lanes(n, dy.itemsize))
     padded = np.zeros((channels, height + 2 * padding, width + 2 * padding, errors.shape[-1]), out.dtype)
     for a in range(min(stride, weight.shape[2])):
         for b in range(min(stride, weight.shape[3])):
@@ -112,7 +113,7 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
 
 
 def conv2d_input_gradient_call(dy: Array, weight: Array, stride: int, padding: int, out: Array) -> Call | None:
-    """The call for all of it; None if arrays have to be padded first."""
+    """The call that does all of it, or None if arrays have to be padded first."""
     n = dy.shape[-1]
     if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
         return None
@@ -135,7 +136,7 @@ def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Calla
     It slides along the row: when an output column has been added, the tile's first column is finished.
     """
 
-    @sized(tile_rows, kernel_width, lanes)
+    @compiled_for(tile_rows, kernel_width, lanes)
     def loop(dy: Array, weight: Array, out: Array) -> None:
         filters, rows, columns, n = dy.shape
         channels, height, width, _ = out.shape
@@ -170,7 +171,7 @@ def _input_gradient_loop(tile_rows: int, kernel_width: int, lanes: int) -> Calla
 
 
 def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
-    """The kernel gradient, for every image the sum over its outputs in row order; the images along a tree::
+    """The kernel gradient, for every image the sum over its outputs in row order, then over the images along a tree::
 
         for image:
             each[image] = 0
@@ -183,8 +184,8 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
     n = dy.shape[-1]
     lanes = tiles.lanes(n, dy.itemsize)
     skipped = max(0, lanes - n)
-    x = _windows(tiles.filled(x, lanes), stride, padding)
-    dy = tiles.filled(dy, lanes)
+    x = _windows(tiles.prepend_zeros(x, lanes), stride, padding)
+    dy = tiles.prepend_zeros(dy, lanes)
     execute(bias_gradient_call(dy, skipped, db))
     if stride == 1:
         execute(_weight_gradient_call(x, dy, skipped, dw))
@@ -200,7 +201,7 @@ def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: A
 def conv2d_weight_gradient_calls(
     x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array
 ) -> list[Call] | None:
-    """The calls for all of it; None if arrays have to be padded first."""
+    """The calls that do all of it, or None if arrays have to be padded first."""
     n = dy.shape[-1]
     if stride != 1 or padding != 0 or n < tiles.lanes(n, dy.itemsize):
         return None
@@ -208,7 +209,7 @@ def conv2d_weight_gradient_calls(
 
 
 def _weight_gradient_call(x: Array, dy: Array, skipped: int, dw: Array) -> Call:
-    """The call for a stride of 1 and no padding; the first ``skipped`` images don't count."""
+    """The call for a stride of 1 and no padding. The first ``skipped`` images don't count."""
     lanes = tiles.lanes(dy.shape[-1], dy.itemsize)
     tile = gradient_tile(len(dw), dw.shape[3], tiles.tall(lanes, dy.itemsize))
     return weight_gradient_loop(*tile, lanes), (x, dy, skipped, dw)
@@ -223,12 +224,12 @@ def gradient_tile(filters: int, kernel_width: int, tall: bool) -> tuple[int, int
 
 @cache
 def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Callable[..., None]:
-    """A tile holds the gradients of some filters' neighbouring taps, each lane one image's; blocks of images in turn.
+    """A tile holds the gradients of some filters' neighbouring taps, each lane one image's.
 
-    The last block overlaps the one before; only its lanes of new images count.
+    Blocks of images follow one another. The last block overlaps the one before. Only its lanes of new images count.
     """
 
-    @sized(tile_rows, tile_columns, lanes)
+    @compiled_for(tile_rows, tile_columns, lanes)
     def loop(x: Array, dy: Array, skipped: int, dw: Array) -> None:
         filters, rows, columns, n = dy.shape
         channels, height, width, _ = x.shape
@@ -239,7 +240,7 @@ def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Calla
         weights = np.empty((blocks, filters * taps), dw.dtype)
         for block in range(blocks):
             v = min(block * lanes, n - lanes)
-            late = block * lanes - v + skipped
+            to_skip = block * lanes - v + skipped
             for first_filter in range(0, filters, tile_rows):
                 f = min(first_filter, filters - tile_rows)
                 for kernel_row in range(channels * kernel_height):
@@ -255,8 +256,8 @@ def weight_gradient_loop(tile_rows: int, tile_columns: int, lanes: int) -> Calla
                                 sums = add_products(sums, dy, e, plane, x, s, n)
                                 e += n
                                 s += n
-                        if late:
-                            sums = moved(sums, late)
+                        if to_skip:
+                            sums = lanes_from(sums, to_skip)
                         place = (block * filters + f) * taps + kernel_row * kernel_width + j
                         store_lane_sums(sums, weights, place, taps)
         add_rows(weights)

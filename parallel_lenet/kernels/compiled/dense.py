@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.biases import bias_gradient_call
-from parallel_lenet.kernels.compiled.jit import Call, execute, sized
-from parallel_lenet.kernels.compiled.lanes import rows_sum, transposed
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for, execute
+from parallel_lenet.kernels.compiled.lanes import rows_sum, transpose
 from parallel_lenet.kernels.compiled.products import narrowest_run, no_bias, sums_of_products_call
-from parallel_lenet.kernels.compiled.vectors import load, plus, scaled, store
+from parallel_lenet.kernels.compiled.vectors import load, plus, scale_rows, store
 
 Array = NDArray[Any]
 
@@ -35,13 +35,13 @@ def dense(x: Array, weight: Array, bias: Array, out: Array) -> None:
     if call is not None:
         execute(call)
         return
-    filled, result = _narrowest(x, out)
-    dense(filled, weight, bias, result)
+    padded, result = _narrowest(x, out)
+    dense(padded, weight, bias, result)
     out[...] = result[:, -x.shape[1] :]
 
 
 def dense_call(x: Array, weight: Array, bias: Array, out: Array) -> Call | None:
-    """The call for all of it; None if the images don't fill a vector."""
+    """The call that does all of it, or None if the images don't fill a vector."""
     return _product_call(x, weight, (weight.shape[1], 1), bias, out)
 
 
@@ -57,13 +57,13 @@ def dense_input_gradient(dy: Array, weight: Array, out: Array) -> None:
     if call is not None:
         execute(call)
         return
-    filled, result = _narrowest(dy, out)
-    dense_input_gradient(filled, weight, result)
+    padded, result = _narrowest(dy, out)
+    dense_input_gradient(padded, weight, result)
     out[...] = result[:, -dy.shape[1] :]
 
 
 def dense_input_gradient_call(dy: Array, weight: Array, out: Array) -> Call | None:
-    """The call for all of it; None if the images don't fill a vector."""
+    """The call that does all of it, or None if the images don't fill a vector."""
     return _product_call(dy, weight, (1, weight.shape[1]), no_bias(len(out), out.dtype), out)
 
 
@@ -77,7 +77,7 @@ def _product_call(x: Array, weight: Array, steps: tuple[int, int], bias: Array, 
 def _narrowest(x: Array, out: Array) -> tuple[Array, Array]:
     """``x`` with enough images to fill a vector, and an array for their results."""
     lanes = narrowest_run(x.itemsize)
-    return tiles.filled(x, lanes), np.empty((len(out), lanes), out.dtype)
+    return tiles.prepend_zeros(x, lanes), np.empty((len(out), lanes), out.dtype)
 
 
 def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
@@ -91,14 +91,14 @@ def dense_weight_gradient(x: Array, dy: Array, dw: Array, db: Array) -> None:
     calls = dense_weight_gradient_calls(x, dy, dw, db)
     if calls is None:
         lanes = narrowest_run(x.itemsize)
-        errors = tiles.filled(dy, lanes)
+        errors = tiles.prepend_zeros(dy, lanes)
         execute(bias_gradient_call(errors, lanes - dy.shape[1], db), *_weight_gradient_calls(x, dy, dw))
     else:
         execute(*calls)
 
 
 def dense_weight_gradient_calls(x: Array, dy: Array, dw: Array, db: Array) -> list[Call] | None:
-    """The calls for all of it; None if the images don't fill a vector."""
+    """The calls that do all of it, or None if the images don't fill a vector."""
     if x.shape[1] < narrowest_run(x.itemsize):
         return None
     return [bias_gradient_call(dy, 0, db), *_weight_gradient_calls(x, dy, dw)]
@@ -117,12 +117,12 @@ def _weight_gradient_calls(x: Array, dy: Array, dw: Array) -> list[Call]:
 
 @cache
 def _transpose(lanes: int) -> Callable[..., None]:
-    """``out[j, i] = x[i, j]``: a tile at a time, the last of which overlap those before.
+    """``out[j, i] = x[i, j]``: one tile at a time. The last tiles overlap those before.
 
     Number by number if x is smaller than a tile.
     """
 
-    @sized(lanes)
+    @compiled_for(lanes)
     def loop(x: Array, out: Array) -> None:
         rows, columns = x.shape
         width = out.shape[1]
@@ -136,20 +136,21 @@ def _transpose(lanes: int) -> Callable[..., None]:
             for first_column in range(0, columns, lanes):
                 j = min(first_column, columns - lanes)
                 tile = load(x, i * columns + j, columns, 0, lanes, 1, lanes)
-                store(transposed(tile), out, j * width + i, width, 0)
+                store(transpose(tile), out, j * width + i, width, 0)
 
     return loop
 
 
 @cache
 def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
-    """A vector holds neighbouring features' gradients; ``group`` images are multiplied and added in registers.
+    """A vector holds neighbouring features' gradients.
 
-    Then the groups' sums are added along the tree. ``inputs (images, features)`` fills the last group with images of 0.
-    Their errors are -0 here: the product -0 changes no sum.
+    ``group`` images are multiplied and added in registers. Then the groups' sums are added along the tree. The array
+    ``inputs (images, features)`` fills the last group with images of 0. Their errors are -0 here: the product -0
+    changes no sum.
     """
 
-    @sized(group, lanes)
+    @compiled_for(group, lanes)
     def loop(inputs: Array, dy: Array, dw: Array) -> None:
         images, width = inputs.shape
         units, n = dy.shape
@@ -171,7 +172,7 @@ def _weight_gradient_loop(group: int, lanes: int) -> Callable[..., None]:
                 pixels = load(inputs, part * group * width + i, width, 0, group, 1, lanes)
                 last = part == groups - 1
                 for o in range(units):
-                    total = rows_sum(scaled(pixels, errors, o * images + part * group, 1))
+                    total = rows_sum(scale_rows(pixels, errors, o * images + part * group, 1))
                     level = 0
                     waiting = part
                     while waiting & 1 or (last and waiting):

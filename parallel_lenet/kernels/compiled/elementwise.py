@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
 from parallel_lenet.kernels.compiled.functions import half_tanh32, tanh64
-from parallel_lenet.kernels.compiled.jit import Call, compiled, execute, sized
-from parallel_lenet.kernels.compiled.lanes import transposed
+from parallel_lenet.kernels.compiled.jit import Call, compiled, compiled_for, execute
+from parallel_lenet.kernels.compiled.lanes import transpose
 from parallel_lenet.kernels.compiled.scalars import fma
-from parallel_lenet.kernels.compiled.vectors import converted, load, spread, store, times_plus
+from parallel_lenet.kernels.compiled.vectors import convert, load, spread, store, times_plus
 
 Array = NDArray[Any]
 
 
 def prepare_images(images: Array, scale: float | Array, shift: float | Array, out: Array) -> None:
-    """Every pixel, converted to the dtype of out, to its place; the border is ``shift``::
+    """Every pixel, converted to the dtype of out, to its place. The border is ``shift``::
 
     out[ch, top + r, left + c, image] = fma(images[image, ch, r, c], scale[ch], shift[ch])
     """
@@ -29,7 +29,7 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
 
 
 def prepare_images_call(images: Array, scale: float | Array, shift: float | Array, out: Array) -> Call:
-    """The call for all of it."""
+    """The call that does all of it."""
     lanes = tiles.lanes(min(images.shape[0], images.shape[3]), out.itemsize)
     factors = np.empty((len(out), 2), out.dtype)
     factors[:, 0] = scale
@@ -39,42 +39,42 @@ def prepare_images_call(images: Array, scale: float | Array, shift: float | Arra
 
 @cache
 def _prepare_images(lanes: int) -> Callable[..., None]:
-    """A tile holds neighbouring pixels of a row of some images, and is transposed; the last overlaps the one before.
+    """A tile holds neighbouring pixels of a row of some images, and is transposed. The last overlaps the one before.
 
     If the images are fewer or narrower than a tile, each number is computed by itself.
     """
 
-    @sized(lanes)
+    @compiled_for(lanes)
     def loop(images: Array, factors: Array, out: Array) -> None:
         n, channels, height, width = images.shape
         _, rows, columns, _ = out.shape
         top, left = (rows - height) // 2, (columns - width) // 2
         number = out.dtype.type
         for channel in range(channels):
-            scaled = 2 * channel
-            shifted = 2 * channel + 1
+            at_scale = 2 * channel
+            at_shift = 2 * channel + 1
             for r in range(rows):
                 for c in range(columns):
                     if not (top <= r < top + height and left <= c < left + width):
                         for image in range(n):
-                            out[channel, r, c, image] = factors[shifted]
+                            out[channel, r, c, image] = factors[at_shift]
             for r in range(height):
                 place = ((channel * rows + top + r) * columns + left) * n
                 if n < lanes or width < lanes:
                     for c in range(width):
                         for image in range(n):
                             pixel = number(images[image, channel, r, c])
-                            out[channel, top + r, left + c, image] = fma(pixel, factors[scaled], factors[shifted])
+                            out[channel, top + r, left + c, image] = fma(pixel, factors[at_scale], factors[at_shift])
                     continue
                 for first in range(0, n, lanes):
                     v = min(first, n - lanes)
                     for first_column in range(0, width, lanes):
                         c = min(first_column, width - lanes)
                         start = ((v * channels + channel) * height + r) * width + c
-                        pixels = converted(load(images, start, channels * height * width, 0, lanes, 1, lanes), out)
-                        scale = spread(factors, scaled, 0, lanes, 1, lanes)
-                        shift = spread(factors, shifted, 0, lanes, 1, lanes)
-                        store(transposed(times_plus(pixels, scale, shift)), out, place + c * n + v, n, 0)
+                        pixels = convert(load(images, start, channels * height * width, 0, lanes, 1, lanes), out)
+                        scale = spread(factors, at_scale, 0, lanes, 1, lanes)
+                        shift = spread(factors, at_shift, 0, lanes, 1, lanes)
+                        store(transpose(times_plus(pixels, scale, shift)), out, place + c * n + v, n, 0)
 
     return loop
 
@@ -92,7 +92,7 @@ def tanh(x: Array, amplitude: float, out: Array) -> None:
 
 
 def tanh_call(x: Array, amplitude: float, out: Array) -> Call | None:
-    """The call for all of it; None if it is not in place."""
+    """The call that does all of it, or None if it is not in place."""
     return _tanh_call(out, amplitude) if in_place(x, out) else None
 
 
@@ -122,7 +122,7 @@ def tanh_gradient(y: Array, dy: Array, amplitude: float, out: Array) -> None:
 
 
 def tanh_gradient_call(y: Array, dy: Array, amplitude: float, out: Array) -> Call | None:
-    """The call for all of it; None if it is not in place."""
+    """The call that does all of it, or None if it is not in place."""
     return _tanh_gradient_call(y, amplitude, out) if in_place(dy, out) else None
 
 
@@ -138,14 +138,14 @@ def _tanh_gradient(y: Array, amplitude: Any, inverse: Any, out: Array) -> None:
 
 
 def relu(x: Array, out: Array) -> None:
-    """Forward: y = max(x, 0); NaN stays NaN."""
+    """Forward: y = max(x, 0). NaN stays NaN."""
     if not in_place(x, out):
         out[:] = x
     execute((_relu, (out.reshape(-1),)))
 
 
 def relu_call(x: Array, out: Array) -> Call | None:
-    """The call for all of it; None if it is not in place."""
+    """The call that does all of it, or None if it is not in place."""
     return (_relu, (out.reshape(-1),)) if in_place(x, out) else None
 
 
@@ -164,7 +164,7 @@ def relu_gradient(y: Array, dy: Array, out: Array) -> None:
 
 
 def relu_gradient_call(y: Array, dy: Array, out: Array) -> Call | None:
-    """The call for all of it; None if it is not in place."""
+    """The call that does all of it, or None if it is not in place."""
     return _relu_gradient_call(y, out) if in_place(dy, out) else None
 
 

@@ -22,8 +22,8 @@ SQRT_2 = 1.4142135623730951
 def exp(x: float) -> float:
     """e^x in float64, to 1 unit in the last place.
 
-    x = k log(2) + r with |r| < 0.35: e^r is its Taylor polynomial of degree 13 (what is left out is below 5e-18), then
-    the exponent grows by k, in two steps, so that results below 2^-1022 are rounded once.
+    x = k log(2) + r with |r| < 0.35. e^r is its Taylor polynomial of degree 13, whose error is below 5e-18. Then the
+    exponent grows by k, in two steps, so that results below 2^-1022 are rounded once.
     """
     y = 710.0 if x > 710.0 else x  # e^710 is infinity,
     y = -746.0 if y < -746.0 else y  # and e^-746 is 0.
@@ -53,8 +53,8 @@ def exp(x: float) -> float:
 def log(x: float) -> float:
     """The natural logarithm in float64, to 2 units in the last place.
 
-    x = 2^k m with m between sqrt(1/2) and sqrt(2); log(m) = 2 atanh(f) with f = (m - 1) / (m + 1), whose series in f^2
-    is cut where it is below 1e-18.
+    x = 2^k m with m between sqrt(1/2) and sqrt(2). Then log(m) = 2 atanh(f) with f = (m - 1) / (m + 1). Its series in
+    f^2 is cut off when the rest is below 1e-18.
     """
     small = x < 2.2250738585072014e-308
     y = x * 18014398509481984.0 if small else x  # Subnormal: times 2^54.
@@ -83,10 +83,10 @@ def log(x: float) -> float:
     return np.nan if x < 0.0 or x != x else result
 
 
-# With t = tanh(x / 2), tanh(x) / 2 = t / (1 + t^2). A fraction n / d of two short polynomials in x^2 gives t; errors in
-# t vanish if t is near 1, which is the reason for computing t first. The coefficients are a least-maximum fit to
-# 8e-9 for |x| < 9.03; beyond, tanh(x) is 1 in float32. All are scaled by 1.796875, so that on [1/16, 1/2] the
-# intermediate results lie just below a power of two, where float32 is finest.
+# With t = tanh(x / 2), tanh(x) / 2 = t / (1 + t^2). A fraction n / d of two short polynomials in x^2 gives t. It is
+# computed first because errors in t vanish if t is near 1. The coefficients are a least-maximum fit to 8e-9 for
+# |x| < 9.03. For a larger |x|, tanh(x) is 1 in float32. All are scaled by 1.796875, so that on [1/16, 1/2] the
+# intermediate results lie just below a power of two, at which float32 is finest.
 _N0 = np.float32(0.8984375)
 _N1 = np.float32(0.02675010865)
 _N2 = np.float32(0.0001026542115)
@@ -99,7 +99,7 @@ _SATURATED = np.float32(9.03)
 
 @compiled
 def half_tanh32(x: Any) -> Any:
-    """Half the hyperbolic tangent in float32, to 4 units in the last place; to double it is exact."""
+    """Half the hyperbolic tangent in float32, to 4 units in the last place. Doubling it is exact."""
     size = abs(x)
     size = _SATURATED if size > _SATURATED else size
     u = size * size
@@ -112,7 +112,7 @@ def half_tanh32(x: Any) -> Any:
 def tanh64(x: float) -> float:
     """The hyperbolic tangent in float64, to 3 units in the last place.
 
-    Below 0.625 a fraction of polynomials in x^2 (Moshier's Cephes library, tanh.c); above, 1 - 2 / (e^(2x) + 1).
+    Below 0.625 it is a fraction of polynomials in x^2 (Moshier's Cephes library, tanh.c), above 1 - 2 / (e^(2x) + 1).
     """
     size = -x if x < 0.0 else x
     far = 1.0 - 2.0 / (exp(2.0 * size) + 1.0)

@@ -22,10 +22,10 @@ def compiled(function: Function) -> Function:
 
     No operation is reordered and none is fused, so that all machines compute the same bits.
     """
-    return sized()(function)
+    return compiled_for()(function)
 
 
-def sized(*sizes: int) -> Callable[[Function], Function]:
+def compiled_for(*sizes: int) -> Callable[[Function], Function]:
     """`compiled`, for a function within another one whose ``sizes`` it uses as constants.
 
     They become part of its name: Numba keeps machine code by name, and would confuse the code of two sizes.
@@ -33,12 +33,12 @@ def sized(*sizes: int) -> Callable[[Function], Function]:
 
     def compile_later(function: Function) -> Function:
         function.__qualname__ += "".join(f"_{size}" for size in sizes)
-        return _compiled(function)
+        return _compile(function)
 
     return compile_later
 
 
-def _compiled(function: Function) -> Function:
+def _compile(function: Function) -> Function:
     dispatcher = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
     if not DISABLED:
         jit_cache.keep(dispatcher)
@@ -48,9 +48,9 @@ def _compiled(function: Function) -> Function:
 def execute(*calls: Call) -> None:
     """Call the loops, one after another."""
     for loop, arguments in calls:
-        loop(*(own(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments))
+        loop(*(as_writable(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments))
 
 
-def own(x: NDArray[Any]) -> NDArray[Any]:
+def as_writable(x: NDArray[Any]) -> NDArray[Any]:
     """``x``, or a copy if it is read-only: for Numba that is another type, for which it would compile again."""
     return x if x.flags.writeable else x.copy()

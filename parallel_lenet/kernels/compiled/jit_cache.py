@@ -1,7 +1,7 @@
 """Where Numba's machine code is kept on disk: Numba's own cache, except that its failures only cost time.
 
 Every file begins with the SHA-256 of its content, so damaged code is never run. Code that cannot be read is compiled
-again and written again; code that cannot be written is compiled by each process. The first failure is logged as a
+again and written again. Code that cannot be written is compiled by each process. The first failure is logged as a
 warning, and the first compilation of a process as information.
 """
 
@@ -26,9 +26,10 @@ _DIGEST = hashlib.sha256().digest_size
 _ROOM = 4_000_000  # Bytes: twice as many as all functions take.
 _LOGGER = logging.getLogger("parallel_lenet")
 
-_refused: dict[str, Exception] = {}
+_refusals: dict[str, Exception] = {}
 """Folders that cannot be written, and why."""
-_noted: list[str] = []
+_notes: list[str] = []
+"""The warning of this process, if there was one."""
 _caches: dict[Any, "FunctionCache"] = {}
 """By Numba's dispatcher of the function."""
 
@@ -42,12 +43,12 @@ def keep(dispatcher: Any) -> None:
     try:
         dispatcher._cache = kept = FunctionCache(dispatcher.py_func)
     except RuntimeError:  # There is no such folder.
-        tried = ", ".join(f"{folder} ({_text(error)})" for folder, error in _refused.items())
+        tried = ", ".join(f"{folder} ({_text(error)})" for folder, error in _refusals.items())
         _note(f"compiled code cannot be kept in {tried or 'any folder'}; each process compiles it anew")
         return
     provided = config.CACHE_DIR  # type: ignore[attr-defined]
     if provided and not kept.cache_path.startswith(provided):
-        folder, error = next(iter(_refused.items()))
+        folder, error = next(iter(_refusals.items()))
         _note(f"compiled code cannot be kept in {folder} ({_text(error)}), but is in {kept.cache_path}")
     _caches[dispatcher] = kept
     kept.check()
@@ -71,8 +72,8 @@ def _note_compiling() -> None:
 
 
 def _note(text: str) -> None:
-    if not _noted:  # One is enough: the others have the same reason.
-        _noted.append(text)
+    if not _notes:  # One is enough: the others have the same reason.
+        _notes.append(text)
         _LOGGER.warning(text)
 
 
@@ -98,7 +99,7 @@ class FunctionCache(caching.FunctionCache):
             self._unreadable(error)
 
     def holds(self, number: Any) -> bool:
-        """Whether code for arrays of ``number`` and this processor is kept; False if the index cannot be read."""
+        """Whether code for arrays of ``number`` and this processor is kept. False if the index cannot be read."""
         processor = cpu_target.target_context.codegen().magic_tuple()
         try:
             index = self._cache_file.index()
@@ -107,7 +108,7 @@ class FunctionCache(caching.FunctionCache):
             return False
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """The code for these types; None if it has to be compiled, which Numba does next."""
+        """The code for these types, or None if it has to be compiled, which Numba does next."""
         code = None
         try:
             code = super().load_overload(signature, target)
@@ -144,7 +145,7 @@ def _unwritable(folder: str, error: Exception) -> None:
 
 @cache
 def _sources() -> str:
-    """A digest of all files of this package; of no files if they are in an archive."""
+    """A digest of all files of this package, or of no files if they are in an archive."""
     try:
         files = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     except OSError:
@@ -156,7 +157,7 @@ class _Files(caching.IndexDataCacheFile):
     """The files of one function: an index from (types, processor, code) to names of files, and these files."""
 
     def index(self) -> dict[Any, str]:
-        """Names of files by (types, processor, hashes of the code); empty if nothing is kept."""
+        """Names of files by (types, processor, hashes of the code). Empty if nothing is kept."""
         return self._load_index()
 
     def save(self, key: Any, data: Any) -> None:
@@ -210,7 +211,7 @@ def _read(path: str) -> bytes:
     return content[_DIGEST:]
 
 
-class _Checked:
+class _CheckedLocator:
     """Wraps a locator of Numba: records why a folder is refused, and refuses a folder called ``~``.
 
     Without a home folder Numba would make that folder in the current one.
@@ -223,7 +224,7 @@ class _Checked:
                 raise FileNotFoundError(0, "there is no home folder")
             super().ensure_cache_path()  # type: ignore[misc]
         except OSError as error:
-            _refused[folder] = error
+            _refusals[folder] = error
             raise
 
 
@@ -235,7 +236,7 @@ class _Locations(caching.CompileResultCacheImpl):
 
 
 _Locations._locator_classes = [
-    type(locator.__name__, (_Checked, locator), {})  # type: ignore[misc]
+    type(locator.__name__, (_CheckedLocator, locator), {})  # type: ignore[misc]
     for locator in caching.CacheImpl._locator_classes
 ]
 FunctionCache._impl_class = _Locations

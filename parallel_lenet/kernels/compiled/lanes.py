@@ -1,4 +1,4 @@
-"""Instructions that move the lanes and rows of a tile, add them along a tree, or choose among them; see `vectors`."""
+"""Instructions that move the lanes and rows of a tile, add them along a tree, or choose among them. See `vectors`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.core.cgutils import ir  # type: ignore[attr-defined]  # llvmlite's, on which Numba rests.
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.tile_type import I32, I64, Emitter, Tile, added, instruction
+from parallel_lenet.kernels.compiled.tile_type import I32, I64, Emitter, Tile, instruction, quiet_sum
 
 Array = NDArray[Any]
 
@@ -17,7 +17,7 @@ INDEX = types.intp
 
 
 def _tree(numbers: list[Any], add: Callable[[Any, Any], Any]) -> Any:
-    """((0 + 1) + (2 + 3)) + ((4 + 5) + ...: a missing right half is left out."""
+    """((0 + 1) + (2 + 3)) + ((4 + 5) + ...: A missing right half is left out."""
     while len(numbers) > 1:
         pairs = [add(numbers[i], numbers[i + 1]) for i in range(0, len(numbers) - 1, 2)]
         numbers = pairs + numbers[len(pairs) * 2 :]
@@ -25,7 +25,7 @@ def _tree(numbers: list[Any], add: Callable[[Any, Any], Any]) -> Any:
 
 
 def _rows_sum(tile: Array) -> Array:
-    return np.asarray(_tree(list(tile), added))[None]
+    return np.asarray(_tree(list(tile), quiet_sum))[None]
 
 
 @instruction(_rows_sum)
@@ -43,14 +43,14 @@ def rows_sum(typing: Any, tile: Any) -> Any:
     return single(tile), emit
 
 
-def _moved(tile: Array, by: int) -> Array:
+def _lanes_from(tile: Array, by: int) -> Array:
     lanes = tile.shape[2]
     longer = np.concatenate([tile, np.full_like(tile, -0.0)], axis=2)
     return longer[:, :, by : by + lanes]
 
 
-@instruction(_moved)
-def moved(typing: Any, tile: Any, by: Any) -> Any:
+@instruction(_lanes_from)
+def lanes_from(typing: Any, tile: Any, by: Any) -> Any:
     """In every vector the lanes from number ``by`` (0 to ``lanes``), then -0, which changes no bit of a sum."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -66,12 +66,12 @@ def moved(typing: Any, tile: Any, by: Any) -> Any:
     return tile(tile, INDEX), emit
 
 
-def _transposed(tile: Array) -> Array:
+def _transpose(tile: Array) -> Array:
     return tile.transpose(2, 1, 0).copy()
 
 
-@instruction(_transposed)
-def transposed(typing: Any, tile: Any) -> Any:
+@instruction(_transpose)
+def transpose(typing: Any, tile: Any) -> Any:
     """Of a tile with one column and as many rows as lanes: lane q of row p becomes lane p of row q.
 
     Rows that are 1, 2, 4, ... apart exchange half of their lanes, those that are as far apart.
@@ -114,8 +114,8 @@ def next_column(typing: Any, tile: Any) -> Any:
 def _lane_sums(e: Emitter, vectors: list[Any]) -> list[Any]:
     """The sum of each vector's lanes along the tree, two vectors at a time.
 
-    Neighbouring lanes of a pair of vectors are added into one vector: half the work, and half the vectors are left
-    for the next level. First within pieces of 16 bytes, which the processor shuffles at once, then whole pieces.
+    Neighbouring lanes of a pair of vectors are added into one vector, so half the vectors are left for the next level.
+    The first levels stay within pieces of 16 bytes, which the processor shuffles at once. Then whole pieces are added.
     """
     lanes = e.tile.lanes
     count = len(vectors)
@@ -131,24 +131,24 @@ def _lane_sums(e: Emitter, vectors: list[Any]) -> list[Any]:
             pieces = [order[i : i + piece] for i in range(0, 2 * lanes, piece)]
             evens = [lane for some in pieces[::2] for lane in some]
             odds = [lane for some in pieces[1::2] for lane in some]
-        added = []
+        sums = []
         for i in range(0, len(vectors), 2):
             pair = vectors[i], vectors[min(i + 1, len(vectors) - 1)]
             parts = [e.builder.shuffle_vector(*pair, e.lanes_of(some)) for some in (evens, odds)]
-            added.append(e.builder.fadd(*parts))
-        vectors = added
+            sums.append(e.builder.fadd(*parts))
+        vectors = sums
     return [e.builder.extract_element(vectors[i // lanes], ir.Constant(I32, i % lanes)) for i in range(count)]
 
 
 def _store_lane_sums(tile: Array, array: Array, start: int, row_step: int) -> None:
     for p, row in enumerate(tile):
         for q, vector in enumerate(row):
-            array.reshape(-1)[start + p * row_step + q] = _tree(list(vector), added)
+            array.reshape(-1)[start + p * row_step + q] = _tree(list(vector), quiet_sum)
 
 
 @instruction(_store_lane_sums)
 def store_lane_sums(typing: Any, tile: Any, array: Any, start: Any, row_step: Any) -> Any:
-    """Write one number for each vector, its lanes added along a balanced tree; rows lie ``row_step`` apart."""
+    """Write one number for each vector, its lanes added along a balanced tree. Rows lie ``row_step`` apart."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, tile)
@@ -167,7 +167,7 @@ def _larger(x: Array, y: Array) -> Array:
 
 @instruction(_larger)
 def larger(typing: Any, x: Any, y: Any) -> Any:
-    """The larger of two tiles, lane by lane; NaN if either is."""
+    """The larger of two tiles, lane by lane. NaN if either is."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, x)
@@ -184,8 +184,8 @@ def larger(typing: Any, x: Any, y: Any) -> Any:
     return x(x, y), emit
 
 
-def _taken(context: Any, builder: Any, tile: Any, arguments: Any, taken: bool) -> Any:
-    """``waiting`` in the lanes whose pixel is the largest or NaN, and 0 elsewhere; the reverse unless ``taken``."""
+def _select(context: Any, builder: Any, tile: Any, arguments: Any, at_largest: bool) -> Any:
+    """``waiting`` in the lanes whose pixel is the largest or NaN, else 0. The reverse unless ``at_largest``."""
     e = Emitter(context, builder, tile)
     here, largest, waiting = (e.unpack(argument) for argument in arguments)
     result = {}
@@ -193,25 +193,25 @@ def _taken(context: Any, builder: Any, tile: Any, arguments: Any, taken: bool) -
         equal = builder.fcmp_ordered("==", here[cell], largest[cell])
         found = builder.or_(equal, builder.fcmp_unordered("uno", here[cell], here[cell]))
         choices = (waiting[cell], e.constant(0.0))
-        result[cell] = builder.select(found, *(choices if taken else choices[::-1]))
+        result[cell] = builder.select(found, *(choices if at_largest else choices[::-1]))
     return e.pack(result)
 
 
-def _where_taken(here: Array, largest: Array, waiting: Array) -> Array:
+def _where_largest(here: Array, largest: Array, waiting: Array) -> Array:
     return np.where((here == largest) | np.isnan(here), waiting, waiting.dtype.type(0))
 
 
-@instruction(_where_taken)
-def where_taken(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
-    """``waiting`` in the lanes in which ``here`` equals ``largest`` or is NaN; 0 elsewhere."""
-    return here(here, largest, waiting), lambda c, b, s, a: _taken(c, b, here, a, True)
+@instruction(_where_largest)
+def where_largest(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
+    """``waiting`` in the lanes in which ``here`` equals ``largest`` or is NaN, and 0 elsewhere."""
+    return here(here, largest, waiting), lambda c, b, s, a: _select(c, b, here, a, True)
 
 
-def _where_not_taken(here: Array, largest: Array, waiting: Array) -> Array:
+def _where_not_largest(here: Array, largest: Array, waiting: Array) -> Array:
     return np.where((here == largest) | np.isnan(here), waiting.dtype.type(0), waiting)
 
 
-@instruction(_where_not_taken)
-def where_not_taken(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
-    """0 in the lanes in which ``here`` equals ``largest`` or is NaN; ``waiting`` elsewhere."""
-    return here(here, largest, waiting), lambda c, b, s, a: _taken(c, b, here, a, False)
+@instruction(_where_not_largest)
+def where_not_largest(typing: Any, here: Any, largest: Any, waiting: Any) -> Any:
+    """0 in the lanes in which ``here`` equals ``largest`` or is NaN, and ``waiting`` elsewhere."""
+    return here(here, largest, waiting), lambda c, b, s, a: _select(c, b, here, a, False)

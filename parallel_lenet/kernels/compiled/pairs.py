@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled.elementwise import in_place
-from parallel_lenet.kernels.compiled.jit import Call, sized
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for
 from parallel_lenet.kernels.compiled.pooling import share, whole_lanes
-from parallel_lenet.kernels.compiled.vectors import load, scaled, spread, store, times, times_plus
+from parallel_lenet.kernels.compiled.vectors import load, scale_rows, spread, store, times, times_plus
 
 Array = NDArray[Any]
 
@@ -40,7 +40,7 @@ def avg_pool2d_gradient_tanh_gradient(
 
 @cache
 def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
-    @sized(size, lanes)
+    @compiled_for(size, lanes)
     def loop(dy: Array, y: Array, slope: Array, share: Array) -> None:
         channels, rows, columns, n = dy.shape
         width = columns * size
@@ -51,7 +51,7 @@ def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
                 corner = (row * size * width + c * size) * n
                 place = (row * columns + c) * n
                 for v in range(0, n, lanes):
-                    error = scaled(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
+                    error = scale_rows(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
                     for i in range(size):
                         for j in range(size):
                             pixel = corner + (i * width + j) * n + v
@@ -63,4 +63,4 @@ def _pooled_tanh_gradient(size: int, lanes: int) -> Callable[..., None]:
 
 
 PAIRS = {("avg_pool2d_gradient", "tanh_gradient"): avg_pool2d_gradient_tanh_gradient}
-"""For two functions, the one that returns a call for both, the array that was wanted and the array that is written."""
+"""By two kernel functions: the one that returns a call for both, the array that was wanted and the one written."""

@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import Call, execute, sized
-from parallel_lenet.kernels.compiled.lanes import larger, where_not_taken, where_taken
-from parallel_lenet.kernels.compiled.vectors import load, plus, scaled, store, zeros
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for, execute
+from parallel_lenet.kernels.compiled.lanes import larger, where_largest, where_not_largest
+from parallel_lenet.kernels.compiled.vectors import load, plus, scale_rows, store, zeros
 
 Array = NDArray[Any]
 
 
-def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size: int, stride: int, out: Array) -> None:
+def _execute(
+    planner: Callable[..., Call | None], arrays: tuple[Array, ...], size: int, stride: int, out: Array
+) -> None:
     """Execute the planner's call, with images of zeros before the others if these don't fill the last vector."""
     call = planner(*arrays, size, stride, out)
     if call is not None:
@@ -29,15 +31,16 @@ def _whole(planner: Callable[..., Call | None], arrays: tuple[Array, ...], size:
     lanes = tiles.lanes(0, out.itemsize)
     images = -(-n // lanes) * lanes
     result = np.empty((*out.shape[:-1], images), out.dtype)
-    _whole(planner, tuple(tiles.filled(array, images) for array in arrays), size, stride, result)
+    _execute(planner, tuple(tiles.prepend_zeros(array, images) for array in arrays), size, stride, result)
     out[...] = result[..., -n:]
 
 
 def _call(
     loop: Callable[[int, int], Callable[..., None]], small: Array, size: int, stride: int, *arguments: Any
 ) -> Call | None:
-    """The call for all of it; None if the images don't fill a vector, or windows overlap and it is not whole.
+    """The call that does all of it.
 
+    None if the images don't fill a vector, or if windows overlap and the images don't fill the last vector.
     ``small`` has a number for each window.
     """
     n = small.shape[-1]
@@ -46,7 +49,7 @@ def _call(
 
 
 def whole_lanes(n: int, itemsize: int) -> int | None:
-    """The lanes of the widest vector whose multiple is ``n`` images; None if there is none."""
+    """The lanes of the widest vector whose multiple is ``n`` images, or None if there is none."""
     sizes = tiles.lanes(n, itemsize), tiles.lanes(0, itemsize)
     return next((lanes for lanes in sizes if n % lanes == 0), None)
 
@@ -59,17 +62,17 @@ def share(size: int, dtype: np.dtype[Any]) -> Array:
 
 def avg_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: the window's pixels in row order, added, times 1 / size^2."""
-    _whole(avg_pool2d_call, (x,), size, stride, out)
+    _execute(avg_pool2d_call, (x,), size, stride, out)
 
 
 def avg_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The call for all of it; None if images have to be added first."""
+    """The call that does all of it, or None if images have to be added first."""
     return _call(_avg_pool2d, out, size, stride, x, out, share(size, out.dtype))
 
 
 @cache
 def _avg_pool2d(size: int, lanes: int) -> Callable[..., None]:
-    @sized(size, lanes)
+    @compiled_for(size, lanes)
     def loop(x: Array, out: Array, share: Array, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
@@ -85,24 +88,24 @@ def _avg_pool2d(size: int, lanes: int) -> Callable[..., None]:
                             for j in range(i == 0, size):
                                 pixel = corner + (i * width + j) * n + v
                                 total = plus(total, load(x, pixel, 0, 0, 1, 1, lanes))
-                        store(scaled(total, share, 0, 0), out, place + v, 0, 0)
+                        store(scale_rows(total, share, 0, 0), out, place + v, 0, 0)
 
     return loop
 
 
 def avg_pool2d_gradient(dy: Array, size: int, stride: int, out: Array) -> None:
-    """Backward: each error times 1 / size^2, added to all of its window's pixels; the windows in row order."""
-    _whole(avg_pool2d_gradient_call, (dy,), size, stride, out)
+    """Backward: each error times 1 / size^2, added to all of its window's pixels. The windows follow in row order."""
+    _execute(avg_pool2d_gradient_call, (dy,), size, stride, out)
 
 
 def avg_pool2d_gradient_call(dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The call for all of it; None if images have to be added first."""
+    """The call that does all of it, or None if images have to be added first."""
     return _call(_avg_pool2d_gradient, dy, size, stride, dy, out, share(size, out.dtype))
 
 
 @cache
 def _avg_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
-    @sized(size, lanes)
+    @compiled_for(size, lanes)
     def loop(dy: Array, out: Array, share: Array, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = out.shape
@@ -116,7 +119,7 @@ def _avg_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
                     place = ((channel * rows + r) * columns + c) * n
                     for image in range(0, n, lanes):
                         v = min(image, n - lanes)
-                        error = scaled(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
+                        error = scale_rows(load(dy, place + v, 0, 0, 1, 1, lanes), share, 0, 0)
                         for i in range(size):
                             for j in range(size):
                                 pixel = corner + (i * width + j) * n + v
@@ -130,17 +133,17 @@ def _avg_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
 
 def max_pool2d(x: Array, size: int, stride: int, out: Array) -> None:
     """Forward: the largest of the window's pixels, NaN if it holds one."""
-    _whole(max_pool2d_call, (x,), size, stride, out)
+    _execute(max_pool2d_call, (x,), size, stride, out)
 
 
 def max_pool2d_call(x: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The call for all of it; None if images have to be added first."""
+    """The call that does all of it, or None if images have to be added first."""
     return _call(_max_pool2d, out, size, stride, x, out)
 
 
 @cache
 def _max_pool2d(size: int, lanes: int) -> Callable[..., None]:
-    @sized(size, lanes)
+    @compiled_for(size, lanes)
     def loop(x: Array, out: Array, stride: int) -> None:
         channels, rows, columns, n = out.shape
         _, height, width, _ = x.shape
@@ -166,11 +169,11 @@ def max_pool2d_gradient(x: Array, dy: Array, size: int, stride: int, out: Array)
 
     Every other pixel of the window gets 0 added.
     """
-    _whole(max_pool2d_gradient_call, (x, dy), size, stride, out)
+    _execute(max_pool2d_gradient_call, (x, dy), size, stride, out)
 
 
 def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: Array) -> Call | None:
-    """The call for all of it; None if images have to be added first."""
+    """The call that does all of it, or None if images have to be added first."""
     return _call(_max_pool2d_gradient, dy, size, stride, x, dy, out)
 
 
@@ -178,7 +181,7 @@ def max_pool2d_gradient_call(x: Array, dy: Array, size: int, stride: int, out: A
 def _max_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
     """The error waits in its lane for its pixel, and is 0 afterwards."""
 
-    @sized(size, lanes)
+    @compiled_for(size, lanes)
     def loop(x: Array, dy: Array, out: Array, stride: int) -> None:
         channels, rows, columns, n = dy.shape
         _, height, width, _ = x.shape
@@ -203,8 +206,8 @@ def _max_pool2d_gradient(size: int, lanes: int) -> Callable[..., None]:
                                 before = zeros(out, 1, 1, lanes)
                                 if stride < size:
                                     before = load(out, pixel, 0, 0, 1, 1, lanes)
-                                error = plus(before, where_taken(here, largest, waiting))
+                                error = plus(before, where_largest(here, largest, waiting))
                                 store(error, out, pixel, 0, 0)
-                                waiting = where_not_taken(here, largest, waiting)
+                                waiting = where_not_largest(here, largest, waiting)
 
     return loop

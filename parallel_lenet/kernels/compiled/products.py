@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.kernels.compiled import tiles
-from parallel_lenet.kernels.compiled.jit import Call, sized
+from parallel_lenet.kernels.compiled.jit import Call, compiled_for
 from parallel_lenet.kernels.compiled.vectors import add_scaled, spread, store
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ def sums_of_products_call(
     """
     filters = len(bias)
     run = out.size // (filters * rows)
-    return _tiled(filters, run, out.itemsize), (x, starts, row_step, weight, *steps, bias, out, filters, rows, run)
+    return _loop_for(filters, run, out.itemsize), (x, starts, row_step, weight, *steps, bias, out, filters, rows, run)
 
 
 def narrowest_run(itemsize: int) -> int:
@@ -48,7 +48,7 @@ def narrowest_run(itemsize: int) -> int:
 
 
 @cache
-def _tiled(filters: int, run: int, itemsize: int) -> Callable[..., None]:
+def _loop_for(filters: int, run: int, itemsize: int) -> Callable[..., None]:
     """The loop with a tile for this many filters and this run."""
     lanes = tiles.lanes(run, itemsize)
     vectors = run // lanes
@@ -64,13 +64,13 @@ def _tiled(filters: int, run: int, itemsize: int) -> Callable[..., None]:
 
 @cache
 def _loop(tile_rows: int, tile_columns: int, lanes: int) -> Callable[..., None]:
-    """A tile holds some filters' results for some vectors of the run; all products pass before it is stored.
+    """A tile holds some filters' results for some vectors of the run. All products are added before it is stored.
 
     The last tile of a row, or of the filters, overlaps the one before: it computes the same numbers again.
     """
     width = tile_columns * lanes
 
-    @sized(tile_rows, tile_columns, lanes)
+    @compiled_for(tile_rows, tile_columns, lanes)
     def loop(
         x: Array,
         starts: Array,

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.jit import Call, compiled, sized
+from parallel_lenet.kernels.compiled.jit import Call, compiled, compiled_for
 
 Array = NDArray[Any]
 Arguments = tuple[Any, ...]
@@ -36,9 +36,9 @@ I64 = ir.IntType(64)
 class Recorder:
     """Replaces the kernel module. Its functions compute nothing: they add the loops that they would call to `calls`.
 
-    ``planners`` return for each kernel function the call or calls of its loops, or None if more is needed than calls;
-    then ``complete`` becomes False. ``pairs`` return, for two functions that follow one another, one call for both, the
-    array in which the result was wanted, and the array that has it; or None if there is no such call.
+    ``planners`` return for each kernel function the call or calls of its loops. They return None if more is needed than
+    calls, and ``complete`` becomes False. ``pairs`` are for two functions that follow one another. They return one call
+    for both, the array in which the result was wanted, and the array that has it, or None if there is no such call.
     """
 
     def __init__(self, planners: Mapping[str, Planner], pairs: Mapping[tuple[str, str], Pair]) -> None:
@@ -54,21 +54,22 @@ class Recorder:
         return partial(self._note, name)
 
     def _note(self, name: str, *arguments: Any, **numbers: float) -> None:
-        found = tuple(self._found(argument) for argument in arguments)
+        current = tuple(self._current(argument) for argument in arguments)
         last, before = self._last
-        self._last = (name, found)
-        both = self._pairs[last, name](before, found) if (last, name) in self._pairs else None
+        self._last = (name, current)
+        both = self._pairs[last, name](before, current) if (last, name) in self._pairs else None
         if both is not None:
             self.calls[-1], wanted, written = both
             self._elsewhere[_data(wanted)] = written
             return
-        calls = self._planners[name](*found, **numbers)
+        calls = self._planners[name](*current, **numbers)
         if calls is None:
             self.complete = False
         else:
             self.calls += calls if isinstance(calls, list) else [calls]
 
-    def _found(self, argument: Any) -> Any:
+    def _current(self, argument: Any) -> Any:
+        """The argument, or the array that has its content now."""
         if not isinstance(argument, np.ndarray):
             return argument
         if any(np.may_share_memory(argument, written) for written in self._elsewhere.values()):
@@ -83,9 +84,11 @@ class Program:
     def __init__(self, calls: Sequence[Call], external: Sequence[Array]) -> None:
         kinds = tuple(tuple(_kind(argument) for argument in arguments) for _, arguments in calls)
         self._loops = np.array([_address(loop, kind) for (loop, _), kind in zip(calls, kinds, strict=True)], np.int64)
-        self._kept: list[Array] = []  # So that their addresses stay valid; the caller keeps the arrays from outside.
+        self._internal: list[
+            Array
+        ] = []  # Kept so that their addresses stay valid. The caller keeps the external arrays.
         slots: list[int] = []
-        moved: list[tuple[int, int, int]] = []
+        relocations: list[tuple[int, int, int]] = []
         starts = [_data(array) for array in external]
         for argument in (argument for _, arguments in calls for argument in arguments):
             if not isinstance(argument, np.ndarray):
@@ -94,18 +97,18 @@ class Program:
             data = _data(argument)
             outside = [i for i, array in enumerate(external) if starts[i] <= data < starts[i] + array.nbytes]
             if outside:
-                moved.append((len(slots), outside[0], data - starts[outside[0]]))
+                relocations.append((len(slots), outside[0], data - starts[outside[0]]))
             else:
-                self._kept.append(argument)
+                self._internal.append(argument)
             slots.extend((data, *argument.shape))
         self._slots = np.array(slots, np.int64)
-        self._moved = np.array(moved, np.int64).reshape(-1, 3)
+        self._relocations = np.array(relocations, np.int64).reshape(-1, 3)
         self._starts = np.empty(len(external), np.int64)
         self._run = _runner(kinds)
 
     def __call__(self, external: Sequence[Array]) -> None:
         _find(self._starts, tuple(external))
-        self._run(self._loops, self._slots, self._moved, self._starts)
+        self._run(self._loops, self._slots, self._relocations, self._starts)
 
 
 @compiled
@@ -152,7 +155,7 @@ def _address(loop: Any, kinds: Kinds) -> int:
 
 
 _kinds_of: dict[str, tuple[Kinds, ...]] = {}
-"""The arguments of each loop of a program, by the digest that its runner has as a constant.
+"""The types of the arguments of each loop of a program, by the digest that its runner has as a constant.
 
 A closure over the types would differ in each process, so Numba would not find the kept code.
 """
@@ -167,10 +170,10 @@ def _runner(kinds: tuple[Kinds, ...]) -> Callable[[Array, Array, Array, Array], 
     digest = hashlib.sha256(repr(kinds).encode()).hexdigest()
     _kinds_of[digest] = kinds
 
-    @sized(int(digest[:16], 16))
-    def run(loops: Array, slots: Array, moved: Array, starts: Array) -> None:
-        for k in range(len(moved)):
-            slots[moved[k, 0]] = starts[moved[k, 1]] + moved[k, 2]
+    @compiled_for(int(digest[:16], 16))
+    def run(loops: Array, slots: Array, relocations: Array, starts: Array) -> None:
+        for k in range(len(relocations)):
+            slots[relocations[k, 0]] = starts[relocations[k, 1]] + relocations[k, 2]
         _call_all(loops, slots, digest)  # type: ignore[call-arg]
 
     return cast(Callable[[Array, Array, Array, Array], None], run)

@@ -1,4 +1,4 @@
-"""Instructions on single numbers; see `vectors`."""
+"""Instructions on single numbers. See `vectors`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def _fma(x: Any, y: Any, z: Any) -> Any:
 
 @instruction(_fma)
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
-    """X * y + z of three numbers of one dtype, rounded once."""
+    """``x * y + z`` of three numbers of one dtype, rounded once."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)

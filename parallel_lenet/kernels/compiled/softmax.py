@@ -24,12 +24,13 @@ def softmax_cross_entropy(
         d_logits[k, image] = weight[image] * (exponential[k] / total, less 1 at the target)
         loss[image] = weight[image] * (log(total) - (logits[target, image] - largest))
 
-    With label smoothing s above 0 each quotient is also less ``s / classes``, at the target less ``1 - s`` instead of
-    1, and the loss of an image is ``(1 - s)`` times the one above plus ``s / classes`` times the sum of those for each
-    class as the target, added in order.
+    With label smoothing s above 0, ``s / classes`` is subtracted from each quotient, and ``1 - s`` instead of 1 at the
+    target. The loss of an image is then ``(1 - s)`` times the one above, plus ``s / classes`` times the sum of the
+    losses for each class as the target, added in order.
 
-    The losses are added along a tree over the images. ``logits (k, n)``, ``targets (n,)`` int64, each 0 to k - 1,
-    ``weights (n,)``; ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as wrong.
+    The losses are added along a tree over the images. The shapes are ``logits (k, n)``, ``targets (n,)`` (int64, each 0
+    to k - 1) and ``weights (n,)``. ``d_logits (k, n)`` is overwritten. An image with NaN among its logits counts as
+    wrong.
     """
     sums = np.empty(2)
     execute(softmax_cross_entropy_call(sums, logits, targets, weights, d_logits, smoothing))
@@ -39,7 +40,7 @@ def softmax_cross_entropy(
 def softmax_cross_entropy_call(
     sums: Array, logits: Array, targets: Array, weights: Array, d_logits: Array, smoothing: float = 0.0
 ) -> Call:
-    """The call for all of it, which writes the two results into ``sums``."""
+    """The call that does all of it and writes the two results into ``sums``."""
     return _softmax_cross_entropy, (logits, targets, weights, d_logits, np.float64(smoothing), sums)
 
 

@@ -1,8 +1,8 @@
 """Tiles of vectors: their type for Numba, and the means to emit instructions on them.
 
 A *tile* is a small grid of vectors, ``rows x columns`` of them, each of ``lanes`` numbers that the processor works on
-at once. Its size is fixed when the loop is compiled; a tile that fits the registers never touches memory while a loop
-adds to it.
+at once. Its size is fixed when the loop is compiled. A tile that fits the registers stays in them while a loop adds to
+it.
 """
 
 from collections.abc import Callable
@@ -116,7 +116,7 @@ class Emitter:
         return ir.Constant(ir.VectorType(I32, len(numbers)), numbers)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
-        """X * y + z of vectors, rounded once."""
+        """The vectors ``x * y + z``, rounded once."""
         size = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}[self.vector.element]
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         name = f"llvm.fma.v{self.tile.lanes}{size}"
@@ -124,7 +124,7 @@ class Emitter:
 
 
 def exact_fma(x: Array, y: Array, z: Array) -> Array:
-    """X * y + z, rounded once if they are float32 (in float64, to within two roundings)."""
+    """The array ``x * y + z``, rounded once if it is float32 (in float64, to within two roundings)."""
     dtype = np.result_type(x, y, z)
     with np.errstate(all="ignore"):
         if dtype != np.float32:
@@ -141,7 +141,7 @@ def exact_fma(x: Array, y: Array, z: Array) -> Array:
         return odd.astype(np.float32)
 
 
-def added(x: Array, y: Array) -> Array:
-    """X + y, and no warning from NumPy if that is too large."""
+def quiet_sum(x: Array, y: Array) -> Array:
+    """The array ``x + y``, without a warning from NumPy if it is too large."""
     with np.errstate(all="ignore"):
         return np.asarray(x + y)

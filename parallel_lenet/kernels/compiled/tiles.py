@@ -39,12 +39,12 @@ def tall(lanes: int, itemsize: int) -> bool:
 
 
 def fewest_left_over(count: int, sizes: tuple[int, ...]) -> int:
-    """The size, at most ``count``, whose tiles cover ``count`` with the least excess; the larger of two equal ones."""
+    """The size, at most ``count``, whose tiles cover ``count`` with the least excess. The larger of two equal ones."""
     return max((size for size in sizes if size <= count), key=lambda size: (-(-(-count // size) * size), size))
 
 
-def filled(array: Array, images: int) -> Array:
-    """The array with images of zeros before its own, ``images`` in all; the array itself if it has as many."""
+def prepend_zeros(array: Array, images: int) -> Array:
+    """The array with images of zeros before its own, ``images`` in all. The array itself if it has as many."""
     if array.shape[-1] >= images:
         return array
     result = np.zeros((*array.shape[:-1], images), array.dtype)

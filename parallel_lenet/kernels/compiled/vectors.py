@@ -17,7 +17,7 @@ from numba import types
 from numba.core.cgutils import ir  # type: ignore[attr-defined]  # llvmlite's, on which Numba rests.
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.tile_type import Emitter, Tile, added, exact_fma, instruction
+from parallel_lenet.kernels.compiled.tile_type import Emitter, Tile, exact_fma, instruction, quiet_sum
 
 Array = NDArray[Any]
 
@@ -49,7 +49,7 @@ def _load(array: Array, start: int, row_step: int, column_step: int, rows: int, 
 def load(
     typing: Any, array: Any, start: Any, row_step: Any, column_step: Any, rows: Any, columns: Any, lanes: Any
 ) -> Any:
-    """A tile of the numbers from ``start`` on; rows and columns lie their steps apart."""
+    """A tile of the numbers from ``start`` on. Rows and columns lie their steps apart."""
     tile = Tile(array.dtype, rows.literal_value, columns.literal_value, lanes.literal_value)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -130,7 +130,7 @@ def _add_scaled(
 def add_scaled(
     typing: Any, tile: Any, x: Any, x_start: Any, x_step: Any, w: Any, w_start: Any, row_step: Any, column_step: Any
 ) -> Any:
-    """The tile plus, in each cell (p, q), vector q of ``x`` times number (p, q) of ``w``; each product fused.
+    """The tile plus, in each cell (p, q), vector q of ``x`` times number (p, q) of ``w``, each product fused.
 
     The vectors of ``x`` lie ``x_step`` apart (0: the same for all columns), the numbers of ``w`` their two steps (0:
     the same for the row, or the column).
@@ -161,7 +161,7 @@ def _add_products(tile: Array, dy: Array, dy_start: int, dy_step: int, x: Array,
 def add_products(
     typing: Any, tile: Any, dy: Any, dy_start: Any, dy_step: Any, x: Any, x_start: Any, x_step: Any
 ) -> Any:
-    """The tile plus, in each cell (p, q), vector p of ``dy`` times vector q of ``x``, lane by lane; fused.
+    """The tile plus, in each cell (p, q), vector p of ``dy`` times vector q of ``x``, lane by lane, fused.
 
     The vectors of each array lie a step apart.
     """
@@ -179,14 +179,14 @@ def add_products(
     return tile(tile, dy, INDEX, INDEX, x, INDEX, INDEX), emit
 
 
-def _scaled(tile: Array, w: Array, start: int, step: int) -> Array:
+def _scale_rows(tile: Array, w: Array, start: int, step: int) -> Array:
     numbers = w.reshape(-1)[start + step * np.arange(tile.shape[0])]
     with np.errstate(all="ignore"):
         return np.asarray(tile * numbers[:, None, None])
 
 
-@instruction(_scaled)
-def scaled(typing: Any, tile: Any, w: Any, start: Any, step: Any) -> Any:
+@instruction(_scale_rows)
+def scale_rows(typing: Any, tile: Any, w: Any, start: Any, step: Any) -> Any:
     """Each row p of the tile times number ``start + p * step`` of ``w``."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -199,7 +199,7 @@ def scaled(typing: Any, tile: Any, w: Any, start: Any, step: Any) -> Any:
 
 
 def _plus(x: Array, y: Array) -> Array:
-    return added(x, y)
+    return quiet_sum(x, y)
 
 
 @instruction(_plus)
@@ -239,7 +239,7 @@ def _times_plus(x: Array, y: Array, z: Array) -> Array:
 
 @instruction(_times_plus)
 def times_plus(typing: Any, x: Any, y: Any, z: Any) -> Any:
-    """X * y + z of three tiles, lane by lane; fused."""
+    """``x * y + z`` of three tiles, lane by lane, fused."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         e = Emitter(context, builder, x)
@@ -249,12 +249,12 @@ def times_plus(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return x(x, y, z), emit
 
 
-def _converted(tile: Array, array: Array) -> Array:
+def _convert(tile: Array, array: Array) -> Array:
     return tile.astype(array.dtype)
 
 
-@instruction(_converted)
-def converted(typing: Any, tile: Any, array: Any) -> Any:
+@instruction(_convert)
+def convert(typing: Any, tile: Any, array: Any) -> Any:
     """The tile's numbers in the array's dtype, float32 or float64."""
     result = Tile(array.dtype, tile.rows, tile.columns, tile.lanes)
 
@@ -263,11 +263,11 @@ def converted(typing: Any, tile: Any, array: Any) -> Any:
         vectors = Emitter(context, builder, tile).unpack(arguments[0])
         if tile.number == array.dtype:
             return arguments[0]
-        convert = builder.uitofp
+        operation = builder.uitofp
         if tile.number in types.signed_domain:
-            convert = builder.sitofp
+            operation = builder.sitofp
         elif tile.number in types.real_domain:
-            convert = builder.fpext if tile.number.bitwidth < array.dtype.bitwidth else builder.fptrunc
-        return e.pack({cell: convert(vector, e.vector) for cell, vector in vectors.items()})
+            operation = builder.fpext if tile.number.bitwidth < array.dtype.bitwidth else builder.fptrunc
+        return e.pack({cell: operation(vector, e.vector) for cell, vector in vectors.items()})
 
     return result(tile, array), emit
