@@ -123,12 +123,12 @@ def _flop(name: str, arrays: list[Any]) -> int:
 def fma_flops() -> float:
     """FLOP/s of fused multiply-adds on numbers that stay in registers: the peak of one core."""
     from parallel_lenet.kernels.compiled import tiles
-    from parallel_lenet.kernels.compiled.jit import sized
+    from parallel_lenet.kernels.compiled.jit import compiled_for
     from parallel_lenet.kernels.compiled.vectors import add_products, store, zeros
 
     lanes = tiles.lanes(1000, 4)
 
-    @sized(lanes)
+    @compiled_for(lanes)
     def loop(x: Any, out: Any, times: int) -> None:
         sums = zeros(x, 2, 5, lanes)
         for _ in range(times):
