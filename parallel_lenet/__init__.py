@@ -171,13 +171,14 @@ if not TYPE_CHECKING:  # Type checkers would take any name for one of the packag
         """Import the public name that a program asks for, or the module, such as ``parallel_lenet.kernels``."""
         if name in _MODULES:
             module = import_module(f"{__name__}.{_MODULES[name]}")
-            value = globals()[name] = getattr(module, {"load_dataset": "load"}.get(name, name))
+            value = getattr(module, {"load_dataset": "load"}.get(name, name))
+            globals()[name] = value
             return value
         if name.isidentifier() and not name.startswith("_"):
             try:
                 return import_module(f"{__name__}.{name}")
             except ModuleNotFoundError as error:
-                if error.name != f"{__name__}.{name}":  # The module is there, what it imports is not.
+                if error.name != f"{__name__}.{name}":  # The module exists, but one that it imports does not.
                     raise
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

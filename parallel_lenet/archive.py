@@ -1,9 +1,9 @@
 """The file format of a checkpoint: vectors and metadata. It is written completely or not at all, and not trusted.
 
 The file is an uncompressed ``.npz``, which `numpy.load` opens. It has vectors, and ``metadata``, a JSON text as bytes.
-The archive's comment, the last 64 bytes of the file, is the SHA-256 of all bytes before it, so that any changed or
-missing byte is noticed. Nothing is unpickled. No header decides how much memory is allocated, since each array is a
-view of the bytes that were read. `checkpoint` defines the content.
+The archive's comment, the last 64 bytes of the file, is the SHA-256 of all bytes before it, so that `load` notices
+every changed or missing byte. Nothing is unpickled. No header decides how much memory is allocated, since each array is
+a view of the bytes that were read. `checkpoint` defines the content.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used. The message names the file and says what is wrong."""
 
 
-def checked_path(path: object) -> str:
-    """The path as a string. Raises TypeError for anything else: a number would be the descriptor of an open file."""
+def path_string(path: object) -> str:
+    """The path as a string. Raises TypeError for anything else: the system takes a number for an open file."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a string or a path object, such as 'lenet.npz', got {quoted(path)}")
     return os.fsdecode(path)
@@ -46,10 +46,10 @@ def checked_path(path: object) -> str:
 def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Write flat float vectors and JSON metadata.
 
-    Raises TypeError or ValueError if JSON can't hold the metadata (see `json_value`), OSError if the file can't be
-    written. Then the old file is left as it was.
+    Raises TypeError or ValueError if JSON can't hold the metadata (see `json_value`), and OSError if the file can't be
+    written. After an error, a file that was there before is unchanged.
     """
-    target = Path(checked_path(path))
+    target = Path(path_string(path))
     text = json.dumps(json_value("metadata", metadata), allow_nan=False)
     members = dict(arrays, metadata=np.frombuffer(text.encode(), np.uint8))
     buffer = io.BytesIO()
@@ -61,14 +61,17 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Ma
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
-    """The vectors (read-only) and the metadata; CheckpointError if the file is missing, damaged or not a checkpoint."""
-    path = checked_path(path)
+    """The vectors (read-only) and the metadata.
+
+    Raises CheckpointError if the file is missing, damaged or not a checkpoint.
+    """
+    path = path_string(path)
     try:
         # Checked before opening, since opening a pipe waits for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CheckpointError(f"{path}: can't be read: it is not a regular file")
         with open(path, "rb") as file:
-            content = file.read() if _looks_like_one(file) else b""
+            content = file.read() if _looks_like_checkpoint(file) else b""
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
     if hashlib.sha256(memoryview(content)[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
@@ -79,16 +82,18 @@ def load(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
             if sum(info.file_size for info in infos) > len(content):
                 raise ValueError("its members overlap")
             arrays = {info.filename.removesuffix(".npy"): _member(archive, info) for info in infos}
-        metadata = json.loads(arrays.pop("metadata").tobytes(), parse_constant=_no_constant, parse_float=_finite)
+        metadata = json.loads(
+            arrays.pop("metadata").tobytes(), parse_constant=_refuse_constant, parse_float=_finite_number
+        )
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is not a JSON object")
-        json_value("metadata", metadata)  # No deeper nesting and no longer integers than are written.
+        json_value("metadata", metadata)  # Refuses nesting and integers that `save` would refuse too.
     except Exception as error:  # The parsers raise anything for a crafted file: TokenError, RecursionError, ...
         raise CheckpointError(f"{path}: is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     return arrays, metadata
 
 
-def _looks_like_one(file: BinaryIO) -> bool:
+def _looks_like_checkpoint(file: BinaryIO) -> bool:
     """Whether the file has a checkpoint's first and last bytes. Others, which may have gigabytes, are not read."""
     if file.seek(0, os.SEEK_END) < _DIGEST:
         return False
@@ -100,11 +105,11 @@ def _looks_like_one(file: BinaryIO) -> bool:
     return first == b"PK\x03\x04" and re.fullmatch(b"[0-9a-f]{64}", last) is not None
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"its metadata holds {name}, which is not JSON")
 
 
-def _finite(text: str) -> float:
+def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"its metadata holds {text[:20]}, which is too large")
@@ -112,7 +117,7 @@ def _finite(text: str) -> float:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    """An array of the archive; ValueError unless it is a plain vector exactly as long as its header says."""
+    """An array of the archive. Raises ValueError unless it is a plain vector exactly as long as its header says."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{info.filename} is compressed")
     stream = io.BytesIO(archive.read(info))

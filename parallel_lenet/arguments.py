@@ -21,18 +21,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def require_members(what: str, value: object, members: tuple[str, ...]) -> None:
+def require_members(role: str, value: object, members: tuple[str, ...]) -> None:
     """Raises TypeError unless the value is an object with these members."""
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        raise TypeError(f"the {what} must be an object with {', '.join(members)}, got {value!r}")
+        raise TypeError(f"the {role} must be an object with {', '.join(members)}, got {value!r}")
 
 
 def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
-    """The method. If inputs and targets come as two arguments, it raises a TypeError that asks for one pair."""
+    """The method, which raises TypeError and asks for one pair if inputs and targets come as two arguments."""
     signature = inspect.signature(method)
 
     @wraps(method)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -43,11 +43,11 @@ def takes_a_pair(method: Callable[P, R]) -> Callable[P, R]:
             raise TypeError(f"{name}: {error}{pair}") from None
         return method(*args, **kwargs)
 
-    return checked
+    return call
 
 
 def as_dataset(data: Data) -> Dataset:
-    """The data as a Dataset; TypeError if they are neither a Dataset nor a pair."""
+    """The data as a Dataset. Raises TypeError if they are neither a Dataset nor a pair."""
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -56,7 +56,7 @@ def as_dataset(data: Data) -> Dataset:
 
 
 def dataset_for(model: Model, data: Data) -> Dataset:
-    """The data as a Dataset; DatasetError if the model's own check refuses it."""
+    """The data as a Dataset. Raises DatasetError if the model's own check refuses it."""
     dataset = as_dataset(data)
     if dataset.weights is not None and not takes(model.loss_and_gradient, "weights"):
         raise DatasetError(
@@ -73,7 +73,7 @@ def dataset_for(model: Model, data: Data) -> Dataset:
 
 
 def number_of_epochs(epochs: object) -> int:
-    """The ``epochs`` of ``fit`` as an int; TypeError if targets were passed in their place."""
+    """The ``epochs`` of ``fit`` as an int. Raises TypeError if targets were passed in their place."""
     if isinstance(epochs, np.ndarray | list | tuple):
         raise TypeError(
             f"epochs must be a whole number, got {type(epochs).__name__}: inputs and targets are passed as one pair, "

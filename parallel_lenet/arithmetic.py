@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.slices import ALONE, Threads
+from parallel_lenet.slices import ONE_THREAD, Threads
 
 
 def power(base: float, exponent: int) -> float:
@@ -58,7 +58,7 @@ def half_cosine(part: int, total: int) -> float:
 def sum_of(numbers: NDArray[Any]) -> float:
     """The sum of a float vector, which is overwritten: the upper half is added to the lower, until one number is left.
 
-    Of an odd number of numbers, the one in the middle waits for the next round. An overflow gives infinity.
+    If the number of numbers is odd, the one in the middle waits for the next round. An overflow gives infinity.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         while len(numbers) > 1:
@@ -68,15 +68,15 @@ def sum_of(numbers: NDArray[Any]) -> float:
     return float(numbers[0]) if len(numbers) else 0.0
 
 
-def sum_of_squares(vector: NDArray[np.floating[Any]], threads: Threads = ALONE) -> float:
-    """``vector[0]^2 + vector[1]^2 + ...`` in float64; an overflow gives infinity.
+def sum_of_squares(vector: NDArray[np.floating[Any]], threads: Threads = ONE_THREAD) -> float:
+    """``vector[0]^2 + vector[1]^2 + ...`` in float64. An overflow gives infinity.
 
     Each slice of the vector is added as in `sum_of`, and so are the sums of the slices.
     """
 
-    def one(part: slice) -> float:
+    def square_sum(part: slice) -> float:
         with np.errstate(over="ignore"):
             squares = np.square(vector[part], dtype=np.float64)
         return sum_of(squares)
 
-    return sum_of(np.array(threads.map(one, vector.size)))
+    return sum_of(np.array(threads.map(square_sum, vector.size)))

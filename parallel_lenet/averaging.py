@@ -17,7 +17,7 @@ from parallel_lenet.batching import Block, BlockSizes
 from parallel_lenet.engines import BlockGradient
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.parameters import Vector
-from parallel_lenet.slices import ALONE, Threads
+from parallel_lenet.slices import ONE_THREAD, Threads
 from parallel_lenet.tree import TreeSum
 from parallel_lenet.updates import VectorPool, add, copy_of, quotient
 
@@ -103,7 +103,7 @@ class GradientSum:
         if part.owned:
             return part
         (vector,) = part.vectors
-        return _Sum(part.metrics, (copy_of(vector, self._memory, ALONE),), True)
+        return _Sum(part.metrics, (copy_of(vector, self._memory, ONE_THREAD),), True)
 
 
 def batch_sum(results: Iterable[BlockGradient], blocks: list[Block], sizes: BlockSizes, memory: VectorPool) -> BatchSum:

@@ -1,4 +1,4 @@
-"""The calls that change a coordinator's state: those of one thread at a time."""
+"""The calls that change a coordinator's state. Only one thread at a time may make them."""
 
 import threading
 import weakref
@@ -47,14 +47,17 @@ class Calls:
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._guard = threading.Lock()
 
-    def begin(self, what: str) -> Call:
-        """Register a call of this thread that does ``what``. Raises RuntimeError if another thread has a call."""
+    def begin(self, action: str) -> Call:
+        """Register a call by this thread.
+
+        ``action`` is a verb, such as "load". Raises RuntimeError if another has one.
+        """
         mine = Call()
         with self._guard:
             for call in self._calls:
                 if call.thread is not mine.thread and call.thread.is_alive():
                     raise RuntimeError(
-                        f"can't {what} now: another thread, {call.thread.name}, trains, loads or closes with this "
+                        f"can't {action} now: another thread, {call.thread.name}, trains, loads or closes with this "
                         "coordinator; wait until that has ended"
                     )
             self._calls.add(mine)
@@ -64,9 +67,9 @@ class Calls:
         self._calls.discard(call)
 
     @contextmanager
-    def exclusive(self, what: str) -> Iterator[None]:
+    def exclusive(self, action: str) -> Iterator[None]:
         """A block that must not run while another thread trains. Raises as `begin` does."""
-        mine = self.begin(what)
+        mine = self.begin(action)
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from parallel_lenet import archive, descriptions
-from parallel_lenet.archive import Arrays, CheckpointError, checked_path
+from parallel_lenet.archive import Arrays, CheckpointError, path_string
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.fingerprint import EpochData
 from parallel_lenet.metrics import Metrics
@@ -17,10 +17,10 @@ from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.parameters import Layout, Vector
 from parallel_lenet.reports import EpochReport
 
-FORMAT = 2  # Of the metadata in a checkpoint.
-SLOT = "optimizer."  # Before the name of an optimizer's vector.
+FORMAT = 2  # The version of the metadata in a checkpoint.
+SLOT = "optimizer."  # A prefix: the names of an optimizer's vectors follow it.
 MOST_AXES = 64  # Of an array in NumPy.
-LARGEST = 2**63  # Count in a checkpoint.
+LARGEST = 2**63  # Counts in a checkpoint are below it.
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TrainingState:
     seconds: float = 0.0
     history: tuple[EpochReport, ...] = ()
     data: EpochData | None = None
-    """The data of the last step; None before the first one."""
+    """The data of the last step, or None before the first one."""
 
     @property
     def step(self) -> int:
@@ -56,20 +56,20 @@ class Checkpoint:
         print(checkpoint.state.step, checkpoint.state.history[-1].train_loss)
         filters = checkpoint.layout.views(checkpoint.state.parameters)["conv1.weight"]
 
-    To predict with it, see `load_model`; to continue the training, `Coordinator.load`.
+    `load_model` predicts with a checkpoint. `Coordinator.load` continues its training.
     """
 
     state: TrainingState
     layout: Layout
     """Names and shapes of the parameters."""
     description: Any
-    """The model's ``description`` as JSON; None if it has none."""
+    """The model's ``description`` as JSON, or None if it has none."""
     settings: dict[str, Any]
     """Settings of the training that decide how it continues, such as the optimizer and the batch size."""
     metadata: dict[str, Any]
     """What the user gave to `Coordinator.save`."""
     path: str = ""
-    """The file it was loaded from; empty if it was not."""
+    """The file it was loaded from. Empty if it was not."""
 
     def __repr__(self) -> str:
         return (
@@ -83,7 +83,7 @@ class Checkpoint:
 
         The file is not trusted, and nothing in it is executed.
         """
-        path = checked_path(path)
+        path = path_string(path)
         arrays, content = archive.load(path)
         _require_format(path, content)
         parameters = arrays.get("parameters", np.empty(0, np.uint8))
@@ -141,7 +141,8 @@ class Checkpoint:
                 f"{self.path}: belongs to another network: {descriptions.first_sentences(wrong)}. If it has this "
                 "package's layers, load_model(path).model is the right one"
             )
-        found, wanted = dict(self.layout.entries), dict(model.layout.entries)
+        found = dict(self.layout.entries)
+        wanted = dict(model.layout.entries)
         for name in [*wanted, *found]:
             if wanted.get(name) != found.get(name):
                 raise CheckpointError(
@@ -159,8 +160,8 @@ class Checkpoint:
         """Raise CheckpointError if the optimizer keeps other vectors than these."""
         slots = self.state.optimizer.slots
         for name in sorted(wanted.slots.keys() ^ slots.keys()):
-            what = "is missing" if name in wanted.slots else "belongs to another optimizer"
-            raise CheckpointError(f"{self.path}: optimizer state is incomplete: {name} {what}")
+            problem = "is missing" if name in wanted.slots else "belongs to another optimizer"
+            raise CheckpointError(f"{self.path}: optimizer state is incomplete: {name} {problem}")
 
 
 def _require_format(path: str, content: dict[str, Any]) -> None:
@@ -182,7 +183,9 @@ def _state(content: dict[str, Any], parameters: Vector, slots: Arrays) -> Traini
         OptimizerState(_count(content, "step"), slots),
         epoch=_count(content, "epoch"),
         cursor=_count(content, "cursor"),
-        sums=Metrics(_float(loss_sum), _counted("sums", correct), _counted("sums", count), *map(_weight, weight)),
+        sums=Metrics(
+            _float(loss_sum), _valid_count("sums", correct), _valid_count("sums", count), *map(_weight, weight)
+        ),
         seconds=_float(content["seconds"]),
         history=tuple(_report(report) for report in content["history"]),
         data=EpochData(None, _fingerprint(known)) if content["cursor"] or known else None,
@@ -197,10 +200,10 @@ def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _count(content: dict[str, Any], name: str) -> int:
-    return _counted(name, content[name])
+    return _valid_count(name, content[name])
 
 
-def _counted(name: str, value: object) -> int:
+def _valid_count(name: str, value: object) -> int:
     value = whole_number(name, value, 0)
     if value >= LARGEST:
         raise ValueError(f"{name} must be below 2**63")
@@ -230,11 +233,11 @@ def _report(values: Any) -> EpochReport:
 
 
 def _fingerprint(values: Any) -> dict[str, Any]:
-    """Of the data that the last step was trained on."""
+    """The fingerprint of the data that the last step was trained on."""
     if not isinstance(values, dict):
         raise TypeError(f"data is {quoted(values)}")
     for length in [values["samples"], *values["shape"][:MOST_AXES]]:
-        _counted("data", length)
+        _valid_count("data", length)
     if not isinstance(values["sha256"], str) or len(values["shape"]) > MOST_AXES:
         raise ValueError(f"data is {quoted(values)}")
     return dict(values)

@@ -1,4 +1,7 @@
-"""One check per kind of value. NumPy's scalars become Python's; an error has name, value and what is allowed."""
+"""One check per kind of value.
+
+NumPy's scalars become Python's. An error has the name, the value and what is allowed.
+"""
 
 import math
 import operator
@@ -89,7 +92,7 @@ def optional_number(name: str, value: object, allowed: Range) -> float | None:
 
 
 def numeric_array(name: str, value: object) -> NDArray[Any]:
-    """The value; TypeError unless it is a NumPy array of numbers or booleans."""
+    """The value. Raises TypeError unless it is a NumPy array of numbers or booleans."""
     if not isinstance(value, np.ndarray):
         as_array = f": np.asarray({name}) makes one" if isinstance(value, list | tuple) else ""
         raise TypeError(f"{name} must be a NumPy array of numbers, got {type(value).__name__}{as_array}")

@@ -8,7 +8,7 @@ LONGEST = 300  # Characters: a folder's name has at most 255 bytes.
 
 
 def of_metadata(metadata: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
-    """The list ``class_names`` of a checkpoint's metadata if it holds as many texts as there are classes; else None."""
+    """The list ``class_names`` of a checkpoint's metadata, or None unless it holds one text per class."""
     names = metadata.get("class_names")
     if not isinstance(names, list) or len(names) != classes:
         return None
@@ -23,22 +23,22 @@ def name_of(names: Sequence[str] | None, label: int) -> str:
     return names[label] if visible else str(label)
 
 
-def shown(names: Sequence[str] | None, label: int) -> str:
+def display_name(names: Sequence[str] | None, label: int) -> str:
     """`name_of` in one line of at most `LONGEST` characters, with escapes for those that are not valid in UTF-8."""
     name = name_of(names, label)[: 4 * LONGEST].encode("utf-8", "backslashreplace").decode()
-    return shortened(" ".join(name.split()), LONGEST)
+    return truncate(" ".join(name.split()), LONGEST)
 
 
-def shortened(text: str, columns: int) -> str:
+def truncate(text: str, columns: int) -> str:
     """The text if a terminal shows it in this number of ``columns`` or fewer, else its beginning and ``…``."""
     if width(text) <= columns:
         return text
-    kept = 0
-    used = 1  # The last sign.
-    while used + width(text[kept]) <= columns:
-        used += width(text[kept])
-        kept += 1
-    return f"{text[:kept]}…"
+    length = 0
+    used = 1  # A column for the last sign.
+    while used + width(text[length]) <= columns:
+        used += width(text[length])
+        length += 1
+    return f"{text[:length]}…"
 
 
 def width(text: str) -> int:

@@ -22,15 +22,16 @@ SETTINGS = (
     "kernel",
     "augment",
     "label_smoothing",
-)  # They decide how training continues.
-DATA = "data"  # What else may differ.
+)
+"""The settings that decide how training continues."""
+DATA = "data"  # The data may differ too.
 
 
 def names_that_may_differ(may_differ: Collection[str]) -> frozenset[str]:
-    """The names; ValueError if one of them is not a setting that training depends on."""
+    """The names as a set. Raises ValueError if one of them is not a setting that training depends on."""
     allowed = (*SETTINGS, DATA)
-    listed = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
-    if not listed or not all(name in allowed for name in may_differ):
+    is_list = isinstance(may_differ, Collection) and not isinstance(may_differ, str | bytes)
+    if not is_list or not all(name in allowed for name in may_differ):
         example = may_differ if may_differ in allowed else "optimizer"
         raise ValueError(
             f'may_differ must be a list of settings, such as ["{example}"], got {quoted(may_differ)}; the settings '
@@ -45,7 +46,7 @@ class Origin:
 
     path: str
     settings: dict[str, Any]
-    """Those it was trained with."""
+    """The settings it was trained with."""
     may_differ: frozenset[str]
     """Settings that may have changed when training continues."""
 
@@ -65,7 +66,7 @@ class Origin:
         else:
             refused |= {"optimizer"}
             remedy = (
-                f"This coordinator's optimizer remembers {needed}, the checkpoint's {kept}: it can't take over from it"
+                f"This coordinator's optimizer keeps {needed}, the checkpoint's {kept}: it can't continue from that"
             )
         if refused:
             sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]

@@ -55,7 +55,7 @@ from parallel_lenet.parameters import Vector, sha256
 from parallel_lenet.read_only import ReadOnly, names_unknown_settings
 from parallel_lenet.reports import EpochReport, History, StepReport, StepTimes
 from parallel_lenet.settings import Settings
-from parallel_lenet.slices import ALONE, LONG, Threads
+from parallel_lenet.slices import LONG, ONE_THREAD, Threads
 from parallel_lenet.step_end import finish
 from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
 from parallel_lenet.tracing import Trace
@@ -149,7 +149,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
     ) -> None:
         require_members("model", model, ("layout", "initial_parameters", "loss_and_gradient", "predict"))
         require_members("optimizer", optimizer, ("init", "update"))
-        settings = Settings.checked(
+        settings = Settings.for_model(
             model, batch_size=batch_size, shard_size=shard_size, seed=seed, clip_norm=clip_norm, on_nan=on_nan
         )
         self.model = model
@@ -181,7 +181,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         self._warming = WarmUp(model, optimizer)
         self._draws = takes(model.loss_and_gradient, "keys")
         self._memory = VectorPool()  # For the vectors of the next state, and for sums.
-        self._team = 1, ALONE  # The number of workers, and the threads of this process for it.
+        self._team = 1, ONE_THREAD  # The number of workers, and the threads of this process for it.
         self._turns = turns_of(self.engine)
         self._calls = Calls()
         self._evaluator = Evaluator(model, self.engine, self._turns, settings.sizes)
@@ -493,7 +493,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         if problem is not None:
             return problem
         batch = self._batch_sum(context, work)
-        gradient = mean(batch.vectors, batch.metrics.weight, self._memory, ALONE)
+        gradient = mean(batch.vectors, batch.metrics.weight, self._memory, ONE_THREAD)
         if finite.is_finite(batch.metrics.loss_sum, gradient):
             return finite.irreproducible_error(step, suspects)
         return finite.overflow_error(step)
@@ -501,7 +501,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
     def _threads(self) -> Threads:
         """The threads for this process's work on long vectors: as many as workers, but no more than cores."""
         if self.parameters.size <= LONG:
-            return ALONE
+            return ONE_THREAD
         if self._team[0] != self.n_workers:
             self._team = self.n_workers, Threads(min(self.n_workers, usable_cores()))
         return self._team[1]

@@ -1,4 +1,4 @@
-"""The number of workers: joblib's convention, applied to the cores that this process may use."""
+"""The number of workers by joblib's convention, for the cores that this process may use."""
 
 import math
 import os
@@ -16,9 +16,10 @@ class WorkerCount:
     """A number of workers, and the reason for it."""
 
     count: int
-    how: str
+    origin: str
+    """The reason in a few words, such as ``all 4 usable cores``."""
     all: bool = False
-    """Whether all cores are requested: in a cluster that is another number."""
+    """Whether all cores are requested. In a cluster that is another number."""
 
 
 def usable_cores() -> int:
@@ -37,7 +38,7 @@ def usable_cores() -> int:
 
 
 def _share() -> float:
-    """The number of cores for this process if it is a parallel job itself; infinity if it is not.
+    """The number of cores for this process if it is a parallel job itself, or infinity if it is not.
 
     joblib sets variables in its workers that limit the threads of libraries to cores / jobs. Workers of multiprocessing
     are daemons, which may not start processes, so they get one core.
@@ -61,14 +62,14 @@ def default_workers() -> int:
 
 
 def count_workers(n_workers: int | None) -> WorkerCount:
-    """-1 means all usable cores, -2 all but one (at least one), a positive number itself, None `default_workers`.
+    """-1 means all usable cores, -2 all but one (at least one), a positive number itself, and None `default_workers`.
 
     Raises ValueError for 0, for more than `MOST`, and for anything but a whole number.
     """
     if n_workers is None:
-        asked = default_workers()
+        number = default_workers()
         try:
-            return count_workers(asked)
+            return count_workers(number)
         except ValueError as error:
             raise ValueError(f"{WORKERS_VARIABLE}: {error}") from None
     n_workers = whole_number("the number of workers", n_workers)
@@ -83,9 +84,9 @@ def count_workers(n_workers: int | None) -> WorkerCount:
     cores = usable_cores()
     count = max(1, cores + 1 + n_workers)
     if cores == 1:
-        how = "the only usable core"
+        origin = "the only usable core"
     elif n_workers == -1:
-        how = f"all {cores} usable cores"
+        origin = f"all {cores} usable cores"
     else:
-        how = f"{count} of {cores} usable cores"
-    return WorkerCount(count, how, all=n_workers == -1)
+        origin = f"{count} of {cores} usable cores"
+    return WorkerCount(count, origin, all=n_workers == -1)

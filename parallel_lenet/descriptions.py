@@ -1,4 +1,4 @@
-"""Descriptions of networks and settings in a checkpoint: how two of them differ, and how to build a network from one.
+"""Descriptions of networks and settings in checkpoints: compares two of them, and builds a network from one.
 
 Descriptions from a file are not trusted: only layers of this package are created from them, each value is checked, and
 no arrays are allocated.
@@ -31,19 +31,20 @@ LAYERS: dict[str, type[layers.Layer]] = {
     )
 }
 MOST_LAYERS = 1000
-MOST_NUMBERS = 2**28  # Of one image in all layers: 1 GiB of float32.
-LARGEST = 2**31  # Whole number in a description from a file.
-SHOWN = 5  # Differences that an error names.
+MOST_NUMBERS = 2**28  # For one image in all layers: 1 GiB of float32.
+LARGEST = 2**31  # Whole numbers in a description from a file are below it.
+MOST_DIFFERENCES = 5  # That an error names.
 
 
 def of_model(model: Model) -> Any:
-    """The model's optional member ``description`` as JSON; None if it has none."""
+    """The model's optional member ``description`` as JSON, or None if it has none."""
     return json_value("the model's description", getattr(model, "description", None))
 
 
 def text_of(description: Any) -> str:
     """A description as an error shows it: ``Tanh(amplitude=1.7159)``."""
-    return text if len(text := _full_text(description)) <= 200 else f"{text[:197]}..."
+    text = _full_text(description)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _full_text(description: Any) -> str:
@@ -56,7 +57,7 @@ def _full_text(description: Any) -> str:
 
 
 def _name(text: str) -> str:
-    """A name as it is; any other text as its repr, without control characters."""
+    """The text if it is a name, else its repr, which has no control characters."""
     return text if text.replace(".", "").replace("<", "").replace(">", "").isidentifier() else quoted(text)
 
 
@@ -64,9 +65,10 @@ def differences(saved: Any, ours: Any, where: str) -> list[str]:
     """Sentences that say what differs between a checkpoint's description and the present one, which is in ``where``."""
     if saved is None:
         return ["the checkpoint does not describe its model"]
-    theirs, mine = _labels(saved), _labels(ours)
+    theirs = _labels(saved)
+    mine = _labels(ours)
     return [
-        f"{label} is {_or_missing(theirs, label)} in the checkpoint, {_or_missing(mine, label)} in {where}"
+        f"{label} is {_text_or_missing(theirs, label)} in the checkpoint, {_text_or_missing(mine, label)} in {where}"
         for label in {**mine, **theirs}
         if (label in theirs, theirs.get(label)) != (label in mine, mine.get(label))
     ]
@@ -74,8 +76,8 @@ def differences(saved: Any, ours: Any, where: str) -> list[str]:
 
 def first_sentences(sentences: list[str]) -> str:
     """The first few sentences, joined into one."""
-    more = len(sentences) - SHOWN
-    return "; ".join(sentences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    more = len(sentences) - MOST_DIFFERENCES
+    return "; ".join(sentences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _labels(description: Any) -> dict[str, Any]:
@@ -93,16 +95,19 @@ def _labels(description: Any) -> dict[str, Any]:
     return parts
 
 
-def _or_missing(parts: dict[str, Any], label: str) -> str:
+def _text_or_missing(parts: dict[str, Any], label: str) -> str:
     return text_of(parts[label]) if label in parts else "missing"
 
 
 def build(description: Any, kernel: str = "auto") -> Sequential:
-    """The network that a checkpoint describes, without parameters; ValueError if a layer is not of this package."""
+    """The network that a checkpoint describes, without parameters.
+
+    Raises ValueError if a layer is not of this package.
+    """
     keys = {"images", "layers", "dtype"}
     if not isinstance(description, dict) or description.keys() not in (keys, keys | {"loss"}):
         raise ValueError(
-            "it does not describe a network of this package's layers; make the model, and use Coordinator.load"
+            "it does not describe a network of this package's layers: make the model, and use Coordinator.load"
         )
     stack = description["layers"]
     if not isinstance(stack, list) or len(stack) > MOST_LAYERS:

@@ -1,6 +1,6 @@
 """Keeps descriptors 0 to 2 for the standard streams, also if a program was started with some of them closed.
 
-Otherwise the next file that is opened gets such a number, and printed text is written into it.
+Otherwise the next open file gets such a number, and printed text is written into it.
 """
 
 import os

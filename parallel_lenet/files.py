@@ -102,7 +102,7 @@ def _target(path: Path) -> Path:
 
 
 def _permissions(target: Path) -> int | None:
-    """The permissions of a file; None if it does not exist."""
+    """The permissions of a file, or None if it does not exist."""
     try:
         return stat.S_IMODE(target.stat().st_mode) & _PERMISSIONS
     except FileNotFoundError:

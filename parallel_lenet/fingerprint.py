@@ -72,7 +72,7 @@ class EpochData:
         self._holder = holder  # An object that keeps the copies in memory.
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """The fingerprint; None if the data are not known."""
+        """The fingerprint, or None if the data are not known."""
         if self._known is None and self._data is not None:
             self._known = fingerprint(self._data)
         return self._known

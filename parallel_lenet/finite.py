@@ -41,7 +41,7 @@ def first_layer(layout: Layout, vector: Vector) -> str | None:
 
 
 def traced_error(step: int, layout: Layout, results: Iterable[BlockGradient], shards: int) -> NonFiniteError | None:
-    """The error about the first of the step's shards, computed again, that is not finite; None if all are finite."""
+    """The error about the first of the step's shards, computed again, that is not finite, or None if all are finite."""
     for number, result in enumerate(results, start=1):
         loss = result.metrics.loss_sum
         gradient = result.gradient

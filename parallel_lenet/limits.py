@@ -53,7 +53,7 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """The number of cores whose time the groups leave to this process; infinity if there is no limit."""
+    """The number of cores whose time the groups leave to this process, or infinity if there is no limit."""
     quotas = [math.inf]
     for group in _groups("cpu", root):
         words = _text(group / "cpu.max").split()  # "150000 100000", or "max 100000": microseconds per period.
@@ -65,7 +65,7 @@ def cpu_quota(root: Path = ROOT) -> float:
 
 
 def available_memory(root: Path = ROOT) -> float:
-    """Bytes that this process and its children can use before the system ends one of them; infinity if unknown."""
+    """Bytes that this process and its children can use before the system ends one of them, or infinity if unknown."""
     machine = _table(root / "proc/meminfo")
     if "MemAvailable" not in machine:
         return math.inf

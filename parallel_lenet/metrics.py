@@ -26,12 +26,12 @@ class Metrics(Displayed):
 
     @property
     def loss(self) -> float:
-        """The weighted mean over the samples; NaN if there are none, or if all weights are 0."""
+        """The weighted mean over the samples, or NaN if there are none, or if all weights are 0."""
         return self.loss_sum / self.weight if self.weight else math.nan
 
     @property
     def accuracy(self) -> float:
-        """The share of correct predictions, from 0 to 1; NaN if there are no samples."""
+        """The share of correct predictions, from 0 to 1, or NaN if there are no samples."""
         return self.correct / self.count if self.count else math.nan
 
     def __add__(self, other: "Metrics") -> "Metrics":

@@ -321,7 +321,7 @@ def _load_fused() -> Any:
 
 @cache
 def _fused() -> Any:
-    """The module of the compiled step; None if Numba is missing or switched off, or does not work (logged once)."""
+    """The module of the compiled step, or None if Numba is missing or switched off, or does not work (logged once)."""
     try:
         module = _load_fused()
     except optional.ExtraError as error:

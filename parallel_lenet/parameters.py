@@ -31,7 +31,7 @@ class Layout:
     entries: tuple[tuple[str, tuple[int, ...]], ...]
 
     def __post_init__(self) -> None:
-        """Store plain ints and strings; ValueError if a name comes twice or a length is below 1."""
+        """Store plain ints and strings. Raises ValueError if a name comes twice or a length is below 1."""
         entries = []
         for name, shape in self.entries:
             lengths = shape if isinstance(shape, tuple | list) else (shape,)
@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Layout":
-        """The layout of the named shapes, in the mapping's order; ValueError if a length is not a whole number >= 1."""
+        """The layout of the named shapes, in their order. Raises ValueError unless lengths are whole numbers >= 1."""
         return cls(tuple(shapes.items()))
 
     @cached_property

@@ -10,7 +10,7 @@ from parallel_lenet.kernels.compiled import jit_cache
 from parallel_lenet.kernels.compiled.jit import DISABLED, compiled
 from parallel_lenet.kernels.compiled.scalars import high_word
 from parallel_lenet.random import KEY_STEPS, MULTIPLIERS, ROUNDS, Bits
-from parallel_lenet.sample_keys import APART, SampleKeys
+from parallel_lenet.sample_keys import DOMAIN, SampleKeys
 
 Array = NDArray[Any]
 
@@ -22,7 +22,7 @@ _W0, _W1 = np.uint64(KEY_STEPS[0]), np.uint64(KEY_STEPS[1])
 def words_of_sample(sample: Any, key: Array, words: Array) -> None:
     """The words ``(4 * calls,)`` of one sample: `SampleKeys.words`. ``key`` is that of `key_of`."""
     for j in range(len(words) // 4):
-        c0, c1, c2, c3 = np.uint64(j), sample, key[2], np.uint64(APART)
+        c0, c1, c2, c3 = np.uint64(j), sample, key[2], np.uint64(DOMAIN)
         k0, k1 = key[0], key[1]
         for _ in range(ROUNDS):
             high0, low0 = high_word(c0, _M0), c0 * _M0

@@ -18,7 +18,7 @@ class StepTimes:
     updating: float = 0.0
     """All that follows the last gradient: the last additions, mean, norm, clipping, optimizer and checks."""
     clipping: float = 0.0
-    """Of that, until the gradient was clipped; 0 if it is not."""
+    """Of that, until the gradient was clipped, or 0 if it is not."""
     computing: Mapping[str, float] = field(default_factory=dict)
     """Seconds per worker; work that was lost with a worker does not count."""
 
@@ -40,9 +40,9 @@ class StepReport:
     """Of the mean gradient, before clipping; NaN or infinity if the gradient is not finite."""
     seconds: float
     skipped: str | None = None
-    """Why the batch was skipped: ``on_nan="skip"``, or weights that are all 0; None if it was not skipped."""
+    """Why the batch was skipped: ``on_nan="skip"``, or weights that are all 0. None if it was not skipped."""
     learning_rate: float | None = None
-    """Of this step; None if the optimizer has no ``learning_rate``."""
+    """Of this step, or None if the optimizer has no ``learning_rate``."""
     times: StepTimes = StepTimes()
 
 

@@ -1,7 +1,7 @@
-"""Random numbers for samples, decided by (seed, epoch, sample): for dropout and augmentation with any workers.
+"""Random numbers for dropout and augmentation, decided by (seed, epoch, sample).
 
-A sample's numbers do not depend on the samples beside it. So neither the workers, nor the size of a shard, nor a death,
-nor a resume changes them.
+A sample's numbers do not depend on the samples beside it. So they are the same for any number of workers and any size
+of a shard, after the death of a worker, and after a resume.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parallel_lenet.checks import InvalidValue, whole_number
 from parallel_lenet.random import Bits, philox
 
-APART = 1  # The counter's last word. It is 0 for the numbers that shuffle an epoch, which have the same key.
+DOMAIN = 1  # The counter's last word. It is 0 for the numbers that shuffle an epoch, which have the same key.
 
 
 Draw = Callable[["SampleKeys", int], Bits]
@@ -23,8 +23,8 @@ Draw = Callable[["SampleKeys", int], Bits]
 class SampleKeys:
     """The random numbers of some samples in one epoch of training: see `Model` and `Layer`.
 
-    The numbers are those of `random.philox` with the key ``(seed, epoch)``. Each sample has its own counters, which are
-    numbered by its position in the dataset. They are computed when they are asked for, for all samples at once.
+    The numbers are those of `random.philox` with the key ``(seed, epoch)``. Each sample has its own counters, which
+    contain its position in the dataset. A call computes the numbers of all samples at once.
 
     - ``samples``: the positions ``(n,)`` of the samples in the training data, int64.
     - ``stream``: which numbers of these samples. Every stream has other numbers. `Sequential` gives each layer a
@@ -92,12 +92,13 @@ class SampleKeys:
         Number i of a sample is ``low + floor((high - low) * k / 2^32)``, for the upper 32 bits k of its i-th word.
         Raises ValueError unless ``low < high <= low + 2^32``.
         """
-        low, high = whole_number("low", low), whole_number("high", high)
+        low = whole_number("low", low)
+        high = whole_number("high", high)
         if not low < high <= low + 2**32:
             raise InvalidValue("high", f"above low, {low}, and at most 2^32 more", high)
         upper = self.words(math.prod(shape)).T >> np.uint64(32)
-        chosen = (upper * np.uint64(high - low) >> np.uint64(32)).astype(np.int64) + low
-        return chosen.reshape(len(self), *shape)
+        numbers = (upper * np.uint64(high - low) >> np.uint64(32)).astype(np.int64) + low
+        return numbers.reshape(len(self), *shape)
 
 
 def philox_words(keys: SampleKeys, calls: int) -> Bits:
@@ -107,6 +108,6 @@ def philox_words(keys: SampleKeys, calls: int) -> Bits:
     counters[0] = np.arange(calls, dtype=np.uint64)[:, np.newaxis]
     counters[1] = keys.samples.astype(np.uint64)
     counters[2] = keys.number
-    counters[3] = APART
-    drawn = philox(counters.reshape(4, -1), (keys.seed, keys.epoch)).reshape(4, calls, n)
-    return np.ascontiguousarray(drawn.transpose(1, 0, 2)).reshape(4 * calls, n)
+    counters[3] = DOMAIN
+    words = philox(counters.reshape(4, -1), (keys.seed, keys.epoch)).reshape(4, calls, n)
+    return np.ascontiguousarray(words.transpose(1, 0, 2)).reshape(4 * calls, n)

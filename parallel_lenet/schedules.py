@@ -15,7 +15,7 @@ from parallel_lenet.display import Settings
 
 
 class Schedule(Protocol):
-    """A learning rate for every step; a plain function is enough. To pickle the optimizer, it must be picklable."""
+    """A learning rate for every step. A plain function is enough. To pickle the optimizer, it must be picklable."""
 
     def __call__(self, step: int, /) -> float:
         """Return the learning rate of the update that follows `step` finished ones."""
@@ -55,8 +55,8 @@ class StepDecay(Settings):
         lr(s) = learning_rate * factor ** floor(s / every)
 
     `every` is in optimizer steps. Source: He et al. 2016, "Deep residual learning", section 3.4, which divides by ten
-    at each plateau; here at fixed steps. PyTorch's `StepLR` is the same, though scripts mostly advance it once per
-    epoch; Keras has it as `ExponentialDecay(staircase=True)`.
+    at each plateau, and not at fixed steps. PyTorch's `StepLR` is the same, although most scripts advance it once per
+    epoch. Keras has it as `ExponentialDecay(staircase=True)`.
     """
 
     learning_rate: float
@@ -82,8 +82,8 @@ class Cosine(Settings):
         lr(s) = learning_rate * w(s) + minimum * (1 - w(s))
 
     Source: Loshchilov & Hutter 2017, "SGDR", equation 5, without the restarts. After the last step the paper starts
-    again at `learning_rate` and PyTorch's `CosineAnnealingLR` climbs back along the wave; Keras's `CosineDecay` stays
-    down, as here, but takes the minimum as a fraction `alpha` of the learning rate.
+    again at `learning_rate`, and PyTorch's `CosineAnnealingLR` climbs back along the wave. Keras's `CosineDecay` stays
+    at the minimum, as here, but takes it as a fraction `alpha` of the learning rate.
 
     >>> schedule = Cosine(0.1, total_steps=100)
     >>> [round(schedule(step), 3) for step in (0, 50, 100)]
@@ -121,9 +121,9 @@ class Warmup(Settings):
 
     `schedule` may be a number: the rate then stays there after the climb. A run is `steps` longer than the inner
     schedule. The first step takes 1 / `steps` of the rate. Source: Goyal et al. 2017, "Accurate, large minibatch SGD",
-    section 2.2 ("gradual warmup"). Other implementations begin differently: Keras's `CosineDecay(warmup_steps=...)` at
-    its `initial_learning_rate`, which is often 0 and then wastes the first step, PyTorch's `LinearLR` at a third of the
-    rate.
+    section 2.2 ("gradual warmup"). Other implementations begin differently. Keras's `CosineDecay(warmup_steps=...)`
+    begins at its `initial_learning_rate`; if that is 0, the first step changes nothing. PyTorch's `LinearLR` begins at
+    a third of the rate.
     """
 
     schedule: Schedule | float

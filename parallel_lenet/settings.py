@@ -15,12 +15,12 @@ ON_NAN = ("stop", "skip")
 
 @dataclass(frozen=True)
 class Settings:
-    """As `Coordinator` documents them."""
+    """The settings that `Coordinator` documents."""
 
     batch_size: int
     shard_size: int
     leaf: int | None
-    """The model's: see `Model`. None: gradients are added shard by shard."""
+    """The model's ``leaf``: see `Model`. If it is None, gradients are added shard by shard."""
     sizes: BlockSizes
     """How a batch may be cut into blocks."""
     seed: int
@@ -28,7 +28,7 @@ class Settings:
     on_nan: str
 
     @classmethod
-    def checked(
+    def for_model(
         cls,
         model: Model,
         *,

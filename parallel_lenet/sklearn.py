@@ -63,7 +63,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
     ``predict`` scales in the same way. ``y`` may be labels of any type.
 
     - ``image_shape``: the shape of one image, ``(h, w)``, ``(c, h, w)`` or ``(h, w, c)``, for rows of pixels. By
-      default a square number of pixels is a square image, and up to 32 numbers are one line; other rows need it.
+      default a square number of pixels is a square image, and up to 32 numbers are one line. Other rows need it.
     - ``channels``: "first" or "last" if that is not clear from the shape of the images.
     - ``activation``, ``pooling``, ``kernel``: as in `lenet5`.
     - ``batch_size``: images per step, over all workers together.
@@ -73,18 +73,25 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
       ``early_stopping`` the validation score) is not better by ``tol`` than the best one before.
     - ``early_stopping``: hold out ``validation_fraction`` of the images, of each class the same part, score them after
       each epoch, and keep the parameters of the best epoch.
-    - ``warm_start``: ``fit`` continues the training before it: ``fit`` twice with ``max_iter=5`` gives the bits of
+    - ``warm_start``: ``fit`` continues the training before it. Two calls with ``max_iter=5`` give the bits of one with
       ``max_iter=10``.
-    - ``class_weight``: weights of classes by label, or "balanced"; ``sample_weight`` of ``fit`` is multiplied with it.
-    - ``random_state``: an int is the coordinator's seed; from a ``RandomState``, or None, one is drawn.
-    - ``n_jobs``: worker processes, as in joblib: None is 1, or that of ``joblib.parallel_config``; -1 all cores. With 1
-      this process computes. Inside a parallel job of joblib None is 1 and -1 the job's share of the cores.
+    - ``class_weight``: weights of classes by label, or "balanced". They multiply the ``sample_weight`` of ``fit``.
+    - ``random_state``: an int is the coordinator's seed. A ``RandomState``, or None, draws one.
+    - ``n_jobs``: worker processes, as in joblib: None is 1 or the number of ``joblib.parallel_config``, and -1 is all
+      cores. With 1 this process computes. Inside a parallel job of joblib, None is 1 and -1 is the job's share of the
+      cores.
     - ``verbose``: print a line per epoch.
 
-    Attributes after ``fit``: ``classes_``; ``n_features_in_``, numbers per image; ``n_iter_``, epochs so far;
-    ``loss_curve_``, the mean loss of each epoch; ``loss_``, the last of them; ``validation_scores_``, the accuracy
-    after each epoch, and ``best_validation_score_``, both None without ``early_stopping``; ``settings_``, the arguments
-    of `lenet5`; ``parameters_``, the network's parameters.
+    Attributes after ``fit``:
+
+    - ``classes_``: the labels, sorted.
+    - ``n_features_in_``: numbers per image.
+    - ``n_iter_``: epochs so far.
+    - ``loss_curve_``, ``loss_``: the mean loss of each epoch, and of the last one.
+    - ``validation_scores_``, ``best_validation_score_``: the accuracy after each epoch, and the best of them. Both are
+      None without ``early_stopping``.
+    - ``settings_``: the arguments of `lenet5`.
+    - ``parameters_``: the network's parameters.
 
     >>> import numpy as np
     >>> from parallel_lenet import load_dataset
@@ -140,9 +147,9 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         fewer than two classes. After an error or an interrupt there are no workers, and the estimator is as before.
         """
         self._check_parameters()
-        with self._unchanged_by_errors():
+        with self._restore_after_error():
             continues = self.warm_start and hasattr(self, "_state")
-            images, labels = self._checked(X, y, reset=not continues)
+            images, labels = self._arrange(X, y, reset=not continues)
             classes, targets = np.unique(labels, return_inverse=True)
             if continues and not np.array_equal(classes, self.classes_):
                 raise ValueError(
@@ -167,11 +174,11 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
             raise ValueError("partial_fit does not hold out images: it needs early_stopping=False")
         if isinstance(self.class_weight, str):
             raise ValueError(f"partial_fit does not know all labels: class_weight={self.class_weight!r} needs fit")
-        with self._unchanged_by_errors():
+        with self._restore_after_error():
             begins = not hasattr(self, "_state")
             if begins and classes is None:
                 raise ValueError("the first call of partial_fit needs classes, all labels that there will be")
-            images, labels = self._checked(X, y, reset=begins)
+            images, labels = self._arrange(X, y, reset=begins)
             known = np.unique(classes) if begins else self.classes_
             if classes is not None and not np.array_equal(np.unique(classes), known):
                 raise ValueError(
@@ -193,12 +200,12 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         return labels
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class, ``(n, classes)``, in the order of ``classes_``; rows sum to 1."""
+        """The probability of each class, ``(n, classes)``, in the order of ``classes_``. Rows sum to 1."""
         network, images = self._for_prediction(X)
         return network.predict_proba(images)
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn should know: images may be arrays of three dimensions."""
+        """Tells scikit-learn that images may be arrays of three dimensions."""
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
@@ -212,7 +219,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         real_number("validation_fraction", self.validation_fraction, FRACTION)
 
     @contextmanager
-    def _unchanged_by_errors(self) -> Iterator[None]:
+    def _restore_after_error(self) -> Iterator[None]:
         before = dict(self.__dict__)
         try:
             yield
@@ -220,7 +227,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
             self.__dict__ = before
             raise
 
-    def _checked(self, X: Any, y: Any = NO_LABELS, *, reset: bool) -> tuple[Array, Array]:
+    def _arrange(self, X: Any, y: Any = NO_LABELS, *, reset: bool) -> tuple[Array, Array]:
         """The images in the package's order, and the labels ``(n,)``."""
         array = X if hasattr(X, "shape") else np.asarray(X)
         nested = len(array.shape) > 2 and not hasattr(array, "toarray")  # Sparse arrays are refused below.
@@ -257,7 +264,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         )
 
     def _weights(self, images: Array, labels: Array, sample_weight: Any) -> Array | None:
-        """``sample_weight`` times the weight of each label; None if neither is given."""
+        """``sample_weight`` times the weight of each label, or None if neither is given."""
         weights: Array | None = None
         if sample_weight is not None:
             weights = validation._check_sample_weight(sample_weight, images, dtype=np.float64)
@@ -269,7 +276,7 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         return weights
 
     def _begin(self, data: Dataset, classes: Array) -> None:
-        """Learn how images are scaled, and forget the training before."""
+        """Take the scale of the images from the data, and drop the state of earlier training."""
         if len(classes) < 2:
             raise ValueError(f"LeNetClassifier needs at least two classes, got 1 class: {quoted(classes.tolist())}")
         self.classes_ = classes
@@ -296,16 +303,19 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
             random_state=self._seed % MOST_SEEDS,
             stratify=data.targets,
         )
-        judged = data.subset(np.sort(held_out))
-        return data.subset(np.sort(train)), dataclasses.replace(judged, weights=None)  # They may all be 0.
+        validation_data = data.subset(np.sort(held_out))
+        # Without weights: those of the images held out may all be 0.
+        return data.subset(np.sort(train)), dataclasses.replace(validation_data, weights=None)
 
     def _network(self) -> _Network:
-        made = lenet5(**self.settings_, kernel=self.kernel)
-        return _Network(**{each.name: getattr(made, each.name) for each in dataclasses.fields(made) if each.init})
+        network = lenet5(**self.settings_, kernel=self.kernel)
+        arguments = {each.name: getattr(network, each.name) for each in dataclasses.fields(network) if each.init}
+        return _Network(**arguments)
 
     def _train(self, train: Dataset, held_out: Dataset | None, epochs: int) -> None:
-        """Train for at most ``epochs`` epochs, and take over the result."""
-        network, workers = self._network(), _workers(self.n_jobs)
+        """Train for at most ``epochs`` epochs, and store the result."""
+        network = self._network()
+        workers = _workers(self.n_jobs)
         optimizer = Adam(float(self.learning_rate_init))
         engine = "serial" if workers == 1 else "processes"
         reports = list[EpochReport]()
@@ -319,11 +329,11 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
                 for report in steps:
                     if isinstance(report, EpochReport):
                         reports.append(report)
-                        self._tell(report, len(self.loss_curve_) + len(reports))
+                        self._print(report, len(self.loss_curve_) + len(reports))
                         values = [_badness(each) for each in reports]
                         if held_out is None or values[-1] < min(values[:-1], default=math.inf):
                             best = coordinator._state
-                        if _stale(values, self.tol) >= self.n_iter_no_change:
+                        if _epochs_without_progress(values, self.tol) >= self.n_iter_no_change:
                             break
         self._state = dataclasses.replace(best, data=None)
         self.parameters_ = best.parameters
@@ -334,16 +344,16 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         self.validation_scores_ = [*(self.validation_scores_ or []), *scores] or None
         self.best_validation_score_ = max(self.validation_scores_) if self.validation_scores_ else None
 
-    def _tell(self, report: EpochReport, epoch: int) -> None:
+    def _print(self, report: EpochReport, epoch: int) -> None:
         if self.verbose:
             accuracy = report.validation_accuracy
             score = "" if accuracy is None else f", validation score {accuracy:.4f}"
             sys.stdout.write(f"epoch {epoch}: loss {report.train_loss:.4f}{score}, {report.seconds:.2f} s\n")
 
     def _for_prediction(self, X: Any) -> tuple[TrainedModel, Array]:
-        """The trained network and the images in its order; NotFittedError before ``fit``."""
+        """The trained network and the images in its order. Raises NotFittedError before ``fit``."""
         validation.check_is_fitted(self)
-        images, _ = self._checked(X, reset=False)
+        images, _ = self._arrange(X, reset=False)
         self._check_unit(images)
         return TrainedModel(self._network(), self.parameters_, {}), images
 
@@ -364,21 +374,22 @@ def _dataset(images: Array, targets: Array, weights: Array | None) -> Dataset:
 
 
 def _badness(report: EpochReport) -> float:
-    """What is to become small: the loss, or the validation accuracy with a minus sign."""
+    """The number that training makes smaller: the loss, or the validation accuracy with a minus sign."""
     return report.train_loss if report.validation_accuracy is None else -report.validation_accuracy
 
 
-def _stale(values: Sequence[float], tol: float) -> int:
+def _epochs_without_progress(values: Sequence[float], tol: float) -> int:
     """How many of the last values are not below the smallest one before by ``tol``, in a row."""
-    best, waited = math.inf, 0
+    best = math.inf
+    epochs = 0
     for value in values:
-        waited = 0 if value <= best - tol else waited + 1
+        epochs = 0 if value <= best - tol else epochs + 1
         best = min(best, value)
-    return waited
+    return epochs
 
 
 def _seed(random_state: Any) -> int:
-    """A whole number is the seed itself; from anything else one is drawn."""
+    """The seed: ``random_state`` itself if it is a whole number, else a number that it draws."""
     if isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
         return whole_number("random_state", random_state, 0, 2**32 - 1)
     return int(utils.check_random_state(random_state).randint(MOST_SEEDS))

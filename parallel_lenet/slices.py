@@ -1,7 +1,7 @@
 """Long vectors in slices that fit a core's cache, shared by several threads.
 
-NumPy and compiled loops release the interpreter's lock, so the threads work at once. Where a slice begins depends on
-the vector's length alone: no bit depends on the number of threads.
+NumPy and compiled loops release the interpreter's lock, so the threads work in parallel. Where a slice begins depends
+only on the vector's length, so no bit depends on the number of threads.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SLICE = 1 << 18  # Numbers. Smaller slices spend more time in the interpreter than they save in the cache.
-LONG = 4 * SLICE  # Up to this length, whole vectors on one thread are as fast.
+LONG = 4 * SLICE  # Up to this length, one thread with whole vectors is as fast.
 
 
 class Threads:
@@ -22,30 +22,30 @@ class Threads:
         self.number = number
 
     def map(self, function: Callable[[slice], T], size: int) -> list[T]:
-        """Call the function with each slice of a vector of ``size`` numbers; results in their order.
+        """Call the function with each slice of a vector of ``size`` numbers, and return the results in order.
 
-        The other threads start and end with the call, which takes about 0.05 ms each, a tenth of a slice. (Threads that
-        stay would be missing in a forked process, and would have to be ended with the coordinator.) If calls raise, the
-        error of the first such slice is raised after all threads have stopped.
+        The other threads start and end with this call. Each takes about 0.05 ms, a tenth of a slice, to start. A forked
+        process would lack threads that outlive the call, and the coordinator would have to end them. If calls raise,
+        the error of the first such slice is raised after all threads have stopped.
         """
         parts = [slice(start, min(start + SLICE, size)) for start in range(0, max(1, size), SLICE)]
         if min(self.number, len(parts)) == 1:
             return [function(part) for part in parts]
-        left = deque(enumerate(parts))
+        waiting = deque(enumerate(parts))
         results: dict[int, T] = {}
         errors: dict[int, BaseException] = {}
 
         def work() -> None:
             while True:
                 try:
-                    number, part = left.popleft()
+                    number, part = waiting.popleft()
                 except IndexError:
                     return
                 try:
                     results[number] = function(part)
                 except BaseException as error:
                     errors[number] = error
-                    left.clear()
+                    waiting.clear()
 
         helpers: list[threading.Thread] = []
         try:
@@ -58,7 +58,7 @@ class Threads:
                 helpers.append(helper)
             work()
         finally:
-            left.clear()
+            waiting.clear()
             for helper in helpers:
                 helper.join()
         interrupts = [error for error in errors.values() if not isinstance(error, Exception)]
@@ -67,4 +67,4 @@ class Threads:
         return [results[number] for number in range(len(parts))]
 
 
-ALONE = Threads(1)
+ONE_THREAD = Threads(1)

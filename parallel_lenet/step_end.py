@@ -1,7 +1,7 @@
 """The end of a step: from the sums of a batch's gradients to the mean, its norm, and the next parameters.
 
-The workers wait meanwhile. So Adam does all of it in one compiled pass over the vectors if it can; otherwise each
-operation is a pass of its own. The bits are the same.
+The workers wait meanwhile. So Adam does all of it in one compiled pass over the vectors if it can. Otherwise each
+operation is a pass of its own, with the same bits.
 """
 
 import math
@@ -24,7 +24,7 @@ class StepEnd(NamedTuple):
     """The result of a step."""
 
     norm: float
-    """Of the mean gradient, before clipping."""
+    """The norm of the mean gradient, before clipping."""
     parameters: Vector
     state: OptimizerState
     gradient_finite: bool = True
@@ -32,7 +32,7 @@ class StepEnd(NamedTuple):
     finite: bool = True
     """Whether the parameters are finite."""
     clipped: float = 0.0
-    """When the gradient had been clipped, by `time.perf_counter`; 0 if it was not."""
+    """When the gradient had been clipped, by `time.perf_counter`, or 0 if it was not."""
 
 
 def finish(
@@ -46,9 +46,9 @@ def finish(
 ) -> StepEnd:
     """The step from ``before``, parameters and state, by the mean gradient, clipped to ``clip_norm``.
 
-    ``sums`` are as in `averaging.BatchSum`; the mean divides by ``metrics.weight``. Nothing is changed in place.
+    ``sums`` are as in `averaging.BatchSum`. The mean divides them by ``metrics.weight``. Nothing is changed in place.
     """
-    if clip_norm is None and math.isfinite(metrics.loss_sum) and _does_it_all(optimizer):
+    if clip_norm is None and math.isfinite(metrics.loss_sum) and _has_fused_step(optimizer):
         end = _in_one_pass(optimizer, before, metrics.weight, sums, memory, threads)
         if end is not None:
             return end
@@ -64,7 +64,7 @@ def finish(
     return StepEnd(norm, parameters, state, finite=finite, clipped=clipped)
 
 
-def _does_it_all(optimizer: Optimizer) -> TypeGuard[Adam]:
+def _has_fused_step(optimizer: Optimizer) -> TypeGuard[Adam]:
     """Whether it has `Adam.update_by_mean`, and no ``update`` of its own."""
     return isinstance(optimizer, Adam) and type(optimizer).update is Adam.update and optimizer.is_compiled
 
@@ -77,7 +77,7 @@ def _in_one_pass(
     memory: VectorPool,
     threads: Threads,
 ) -> StepEnd | None:
-    """The step, slice by slice if vectors are long; None if the squares of the gradient overflow or become 0."""
+    """The step, slice by slice if vectors are long, or None if the squares of the gradient overflow or become 0."""
     parameters, state = before
     sums = partial_sums(sums, 2, memory, threads)
     if parameters.size <= LONG:
@@ -85,13 +85,13 @@ def _in_one_pass(
     else:
         result, after = next_state(parameters, state, memory)
 
-        def one(part: slice) -> MeanUpdate:
+        def update_slice(part: slice) -> MeanUpdate:
             slots = state_slice(after, part).slots
             out = (result[part], slots["first_moment"], slots["second_moment"])
-            some = [vector[part] for vector in sums]
-            return optimizer.update_by_mean(parameters[part], some, weight, state_slice(state, part), out=out)
+            slices = [vector[part] for vector in sums]
+            return optimizer.update_by_mean(parameters[part], slices, weight, state_slice(state, part), out=out)
 
-        parts = threads.map(one, parameters.size)
+        parts = threads.map(update_slice, parameters.size)
         squares = sum(part.squares for part in parts)
         finite = all(part.finite for part in parts)
     norm = norm_of_squares(squares)

@@ -1,6 +1,6 @@
-"""Which epoch is best by the validation data, and when to stop because none is better (early stopping).
+"""Early stopping: which epoch is best by the validation data, and when to stop because no later one is better.
 
-Everything follows from the figures of the finished epochs, so a resumed run stops where it would have anyway.
+Everything follows from the figures of the finished epochs, so a resumed run stops at the same epoch.
 """
 
 import math
@@ -23,12 +23,12 @@ def check_best_by(name: object, model: Model) -> None:
 
 
 def figures(reports: Sequence[EpochReport], best_by: str) -> list[float | None]:
-    """What decides, for each epoch: None if it was not validated."""
+    """The figure of each epoch that decides, or None if it was not validated."""
     return [report.validation_loss if best_by == "loss" else report.validation_accuracy for report in reports]
 
 
 def best_epoch(values: Sequence[float | None], best_by: str) -> int | None:
-    """The epoch, counted from 1, with the best value, the first of equals; None if no value is a number.
+    """The epoch, counted from 1, with the best value. Of equals, the first. None if no value is a number.
 
     >>> best_epoch([0.5, 0.2, 0.3, 0.2], "loss")
     2

@@ -1,20 +1,24 @@
-"""Traces: when each phase of each step began and ended, in the coordinator and in every worker, as a file for viewers.
+"""Traces: files for viewers that show when each phase of each step began and ended, in all processes.
 
 The file is a JSON array in the Trace Event format, which https://ui.perfetto.dev and chrome://tracing open. All times
-are those of one clock, in microseconds since the trace began. It has a process with a thread for the coordinator, which
-has an epoch around its steps and a step around its phases, and one for each worker, which has the blocks it computed:
+are those of one clock, in microseconds since the trace began. The trace has one process. Its first thread is the
+coordinator's, where an epoch encloses its steps, and a step encloses its phases. Each worker has a thread with the
+blocks that it computed.
+
+The file has a little more than 300 lines: half of it turns times into the spans that viewers draw.
+
 
 ======== ===============================================================================================
 send     from the step's begin until the first worker has begun: cutting the batch, copying, waking
-wait     the coordinator waits for the next gradient; with the serial engine it computes it
+wait     the coordinator waits for the next gradient (with the serial engine, it computes the gradient)
 add      it adds gradients along the tree
 clip     with ``clip_norm``: the last additions, the mean, its norm, and clipping
-update   all that follows: optimizer and checks; without ``clip_norm`` what is said of clip, too
+update   optimizer and checks (without ``clip_norm`` also the last additions, the mean and its norm)
 compute  a worker computes a block
 ======== ===============================================================================================
 
-Worker processes tell when they began. Workers of a cluster may be on machines with other clocks, so only how long they
-computed is known: their blocks are shown one after the other from the step's begin.
+Worker processes report when they began. Workers of a cluster may be on machines with other clocks, so only the time
+that they computed is known. Their blocks are shown one after the other from the step's begin.
 
 Source: "Trace Event Format", Google, 2016.
 """
@@ -28,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from parallel_lenet.archive import checked_path
+from parallel_lenet.archive import path_string
 from parallel_lenet.closing import Closeable
 from parallel_lenet.engines import BlockGradient
 from parallel_lenet.optional import note_once
@@ -37,7 +41,7 @@ from parallel_lenet.reports import EpochReport, StepReport
 FLUSH_BYTES = 1 << 16
 FLUSH_SECONDS = 1.0
 FLUSH_STEPS = 500
-COORDINATOR = 1  # The number of its thread; workers follow.
+COORDINATOR = 1  # The number of its thread. Those of the workers follow.
 SHORT = 2000  # Nanoseconds: shorter waits count as adding.
 SERIAL = "this process"  # A worker's name if the coordinator computes itself.
 
@@ -47,7 +51,7 @@ _Arrival = tuple[float, float, str, float, float, int]
 
 
 class Trace(Closeable):
-    """Writes what a `Coordinator` does to ``path``; compressed if the name ends with ``.gz``.
+    """Writes what a `Coordinator` does to ``path``, compressed if the name ends with ``.gz``.
 
     >>> import tempfile
     >>> import numpy as np
@@ -57,33 +61,33 @@ class Trace(Closeable):
     ...     with Coordinator(lenet5(kernel="im2col"), SGD(0.1), engine="serial", trace=trace) as coordinator:
     ...         history = coordinator.fit(digits)
 
-    It is written about once a second: a program that is killed leaves a file that still opens, without its last second.
-    A file that can't be written any more ends the trace and not the training: ``parallel_lenet`` logs a warning.
-    Raises OSError if the file can't be created. With ``opens=False`` it is created by `open`, so that its folder may be
-    made in between.
+    Events are written about once per second. If the program is killed, the file still opens and lacks the last second.
+    If the file can't be written any more, the trace ends with a logged warning, and training continues. Raises OSError
+    if the file can't be created. With ``opens=False`` `open` creates the file, so that its folder may be made before
+    that.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, opens: bool = True) -> None:
-        self.path = Path(checked_path(path))
+        self.path = Path(path_string(path))
         self._file: BinaryIO | None = None
-        self._packed = self.path.suffix == ".gz"
+        self._compresses = self.path.suffix == ".gz"
         self._origin = time.perf_counter_ns()
         self._events: list[str] = []
         self._size = 0
         self._first = True
-        self._flushed = time.monotonic()
+        self._flush_time = time.monotonic()
         self._arrivals: list[_Arrival] = []
         self._steps: list[tuple[StepReport, float, list[_Arrival]]] = []
-        """Those that have no events yet: the report, when it was made, and the results."""
+        """The steps that have no events yet: the report, when it was made, and the results."""
         self._templates: dict[str, str] = {}
-        """Of each worker's events."""
-        self._numbered: dict[str, str] = {}
-        """The last name of each worker, without and with its process."""
+        """The template of each worker's events."""
+        self._full_names: dict[str, str] = {}
+        """The last name of each worker with its process, by the name without it."""
         self._ends: dict[str, int] = {}
-        """Until when each worker has events."""
+        """When each worker's last event ends."""
         self._epoch: int | None = None
         self._pid = os.getpid()
-        self._where = f'"pid":{self._pid},"tid":{COORDINATOR}'
+        self._thread_fields = f'"pid":{self._pid},"tid":{COORDINATOR}'
         self._name("process_name", 0, f"parallel_lenet (pid {self._pid})")
         self._thread("coordinator", COORDINATOR)
         if opens:
@@ -94,7 +98,7 @@ class Trace(Closeable):
         self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115, `close` closes it.
 
     def record_arrivals(self, results: Iterable[BlockGradient]) -> Iterator[BlockGradient]:
-        """The same results; notes when each was asked for and when it came."""
+        """Yields the same results, and notes when each was asked for and when it came."""
         clock = time.perf_counter
         self._arrivals.clear()  # Those of an interrupted step.
         asked = clock()
@@ -108,7 +112,7 @@ class Trace(Closeable):
             asked = clock()
 
     def report(self, report: StepReport | EpochReport) -> None:
-        """What the coordinator has just done."""
+        """Record what the coordinator has just done."""
         now = time.perf_counter()
         if isinstance(report, EpochReport):
             self._write_steps()
@@ -119,13 +123,14 @@ class Trace(Closeable):
         if (
             len(self._steps) >= FLUSH_STEPS
             or self._size > FLUSH_BYTES
-            or time.monotonic() - self._flushed > FLUSH_SECONDS
+            or time.monotonic() - self._flush_time > FLUSH_SECONDS
         ):
             self.flush()
 
     def _write_steps(self) -> None:
         """Make the events of the steps that were only noted."""
-        steps, self._steps = self._steps, []
+        steps = self._steps
+        self._steps = []
         for report, now, arrivals in steps:
             self._step(report, now, arrivals)
 
@@ -135,29 +140,30 @@ class Trace(Closeable):
         if arrivals:
             begun = min(begun, arrivals[0][0])
         now = begun + report.seconds
-        start, end = self._at(begun), self._at(now)
+        start = self._at(begun)
+        end = self._at(now)
         if report.epoch != self._epoch:
             self._end_epoch(start)
             self._epoch = report.epoch
             begin = max(0, start - SHORT)  # Viewers may take two spans that begin together for the other way round.
-            self._add(f'{{"ph":"B","name":"epoch {report.epoch}",{self._where},"ts":{begin / 1000:.3f}}}')
+            self._add(f'{{"ph":"B","name":"epoch {report.epoch}",{self._thread_fields},"ts":{begin / 1000:.3f}}}')
         arguments = (
             f'{{"step":{report.step},"images":{report.count},"loss":{_number(report.loss)},'
             f'"gradient_norm":{_number(report.gradient_norm)}}}'
         )
         self._span("step", start, end, arguments)
         begin = start
-        summed = now - report.times.updating
-        clipped = self._at(summed + report.times.clipping) if report.times.clipping else 0
-        for name, until in self._phases(arrivals, start, end, self._at(summed), clipped):
+        sum_end = now - report.times.updating
+        clip_end = self._at(sum_end + report.times.clipping) if report.times.clipping else 0
+        for name, until in self._phases(arrivals, start, end, self._at(sum_end), clip_end):
             self._span(name, begin, until)
             begin = until
-        # In the order of their beginnings; a worker may have computed a later block first.
+        # In the order of their beginnings: a worker may have computed a later block first.
         for arrival in sorted(arrivals, key=_began) if len(arrivals) > 1 else arrivals:
             self._compute(arrival, start)
 
     def _phases(
-        self, arrivals: list[_Arrival], start: int, end: int, summed: int, clipped: int
+        self, arrivals: list[_Arrival], start: int, end: int, sum_end: int, clip_end: int
     ) -> list[tuple[str, int]]:
         """What the coordinator did from the step's start to its end, without gaps: names, and until when."""
         parts: list[tuple[str, int]] = []
@@ -169,14 +175,15 @@ class Trace(Closeable):
         origin = self._origin
         adding = False  # Since the last part.
         for asked, got, *_ in arrivals:
-            before, after = int(asked * 1e9) - origin, int(got * 1e9) - origin
+            before = int(asked * 1e9) - origin
+            after = int(got * 1e9) - origin
             if after - max(before, last) >= SHORT:
                 if adding and before > last:
                     parts.append(("add", before))
                 parts.append(("wait", after))
                 last = after
             adding = True
-        for name, until in (("add", summed), ("clip", min(clipped, end))):
+        for name, until in (("add", sum_end), ("clip", min(clip_end, end))):
             if until > last:
                 parts.append((name, until))
                 last = until
@@ -196,26 +203,26 @@ class Trace(Closeable):
             self._add(template % (start / 1000, (end - start) / 1000, samples))
 
     def _worker(self, worker: str, when: int) -> str:
-        """The template of a worker's events. A worker that has another process than before is told of."""
+        """The template of a worker's events. A worker with a new process gets an event."""
         thread = COORDINATOR
         if worker != SERIAL:
             name = worker.partition(" (pid")[0]
             number = name.removeprefix("worker ")
-            if number.isdecimal() and len(number) < 4 and name not in self._numbered:
+            if number.isdecimal() and len(number) < 4 and name not in self._full_names:
                 thread += 1 + int(number)  # Viewers show threads in this order.
             else:
                 thread += 1000 + len(self._templates)
             self._thread(worker, thread)
-            if name in self._numbered:
-                self._instant(f"{self._numbered[name]} was replaced", thread, when)
-            self._numbered[name] = worker
+            if name in self._full_names:
+                self._instant(f"{self._full_names[name]} was replaced", thread, when)
+            self._full_names[name] = worker
         where = f'"pid":{self._pid},"tid":{thread}'
         template = f'{{"ph":"X","name":"compute",{where},"ts":%.3f,"dur":%.3f,"args":{{"images":%d}}}}'
         self._templates[worker] = template
         return template
 
     def instant(self, name: str, text: str = "") -> None:
-        """Something happened now."""
+        """Record something that happened now."""
         self._instant(name, COORDINATOR, self._at(time.perf_counter()), text)
 
     def _instant(self, name: str, thread: int, when: int, text: str = "") -> None:
@@ -223,13 +230,13 @@ class Trace(Closeable):
         self._add(json.dumps({**event, "args": {"text": text}} if text else event))
 
     def span(self, name: str, seconds: float, ago: float = 0.0) -> None:
-        """Something took ``seconds`` in the coordinator's thread, and ended ``ago`` seconds ago. Not within a step."""
+        """Record that ``name`` took ``seconds``, outside of a step, and ended ``ago`` seconds ago."""
         now = time.perf_counter() - ago
         self._span(json.dumps(name)[1:-1], self._at(now - seconds), self._at(now))
 
     def _end_epoch(self, when: int) -> None:
         if self._epoch is not None:
-            self._add(f'{{"ph":"E",{self._where},"ts":{when / 1000:.3f}}}')
+            self._add(f'{{"ph":"E",{self._thread_fields},"ts":{when / 1000:.3f}}}')
             self._epoch = None
 
     def _at(self, seconds: float) -> int:
@@ -239,7 +246,7 @@ class Trace(Closeable):
     def _span(self, name: str, start: int, end: int, arguments: str = "{}") -> None:
         """An event of the coordinator. Times are whole nanoseconds, so spans end exactly where their parts end."""
         times = f'"ts":{start / 1000:.3f},"dur":{(end - start) / 1000:.3f}'
-        self._add(f'{{"ph":"X","name":"{name}",{self._where},{times},"args":{arguments}}}')
+        self._add(f'{{"ph":"X","name":"{name}",{self._thread_fields},{times},"args":{arguments}}}')
 
     def _name(self, kind: str, thread: int, name: str) -> None:
         self._add(json.dumps({"ph": "M", "name": kind, "pid": self._pid, "tid": thread, "args": {"name": name}}))
@@ -260,10 +267,12 @@ class Trace(Closeable):
         self._size += len(event)
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write the events so far."""
         self._write_steps()
-        events, self._events, self._size = self._events, [], 0
-        self._flushed = time.monotonic()
+        events = self._events
+        self._events = []
+        self._size = 0
+        self._flush_time = time.monotonic()
         if events:
             text = ("[\n" if self._first else ",\n") + ",\n".join(events)
             self._first = False
@@ -272,7 +281,7 @@ class Trace(Closeable):
     def _write(self, content: bytes) -> None:
         if self._file is None:
             return
-        if self._packed:  # Each piece is a gzip file in itself, so that those before a kill can be read.
+        if self._compresses:  # Each piece is a gzip file in itself, so that those before a kill can be read.
             content = gzip.compress(content, 1, mtime=0)
         try:
             while content:

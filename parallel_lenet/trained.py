@@ -35,7 +35,7 @@ class TrainedModel(Displayed):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, by label, if ``metadata`` has a list ``class_names`` of as many; else None."""
+        """What the classes are called, by label, or None unless ``metadata`` has a list ``class_names`` of as many."""
         return class_names.of_metadata(self.metadata, self.model.classes)
 
     @property
@@ -51,8 +51,8 @@ class TrainedModel(Displayed):
     def scores(self, images: Array) -> Array:
         """The class scores (logits) of images ``(n, h, w)`` or ``(n, c, h, w)``: ``(n, classes)``.
 
-        ValueError if the images have another size or unit than the network's, TypeError if they are not an array of
-        numbers, NonFiniteError if the parameters hold NaN or infinity.
+        Raises ValueError if the images have another size or unit than the network's, TypeError if they are not an array
+        of numbers, and NonFiniteError if the parameters hold NaN or infinity.
         """
         return self._predictions(self.model.scores, images)
 
@@ -84,7 +84,7 @@ def load_model(path: str | os.PathLike[str], kernel: str = "auto") -> TrainedMod
 
 
 def from_checkpoint(checkpoint: Checkpoint, kernel: str) -> TrainedModel:
-    """The network in a checkpoint; see `load_model`."""
+    """The network in a checkpoint, as `load_model` returns it."""
     try:
         model = descriptions.build(checkpoint.description, kernel)
     except ValueError as error:

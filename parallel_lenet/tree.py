@@ -1,7 +1,7 @@
 r"""The order in which the sums of a batch are added: a balanced binary tree over the samples' positions.
 
 The samples of a batch are cut into *leaves*. A *block* is an aligned run of 2^k leaves, and its sum is the sum of its
-left half plus the sum of its right half; a right half beyond the end of the batch is left out::
+left half plus the sum of its right half. A right half beyond the end of the batch is left out::
 
     leaf      0   1   2   3   4   5   6
                \ /     \ /     \ /    |
@@ -11,8 +11,8 @@ left half plus the sum of its right half; a right half beyond the end of the bat
                        \         /
                          0123456
 
-So a block's sum does not depend on the batch around it, and a worker may cut a block into smaller ones: the tree, and
-with it every bit of the total, stays the same.
+So a block's sum does not depend on the batch around it. A worker may cut a block into smaller ones: the tree stays the
+same, and with it every bit of the total.
 """
 
 import operator
@@ -55,7 +55,10 @@ class TreeSum(Generic[Sum]):
         return len(self._waiting)
 
     def total(self) -> Sum:
-        """The sum of all blocks so far; ValueError if there are none. Ask once if ``add`` writes into its blocks."""
+        """The sum of all blocks so far.
+
+        Raises ValueError if there are none. Ask once if ``add`` writes into its blocks.
+        """
         if not self._waiting:
             raise ValueError("there is nothing to add")
         *rest, (_, total) = self._waiting

@@ -35,8 +35,8 @@ class Turns:
         self._last = _Turn()
         self._owner = 0
 
-    def run(self, what: str, function: Callable[[], T]) -> T:
-        """Wait for the turn of this call, which ``what`` names, and return the function's result.
+    def run(self, call: str, function: Callable[[], T]) -> T:
+        """Wait for the turn of this call, which ``call`` names, and return the function's result.
 
         Raises RuntimeError if this thread is inside another turn, for example in a signal handler or a model that calls
         its coordinator: it would wait for itself.
@@ -45,7 +45,7 @@ class Turns:
             self._begin()
         me = threading.get_ident()
         if self._owner == me:
-            raise RuntimeError(f"{what} was called during another call of this coordinator, by the same thread")
+            raise RuntimeError(f"{call} was called during another call of this coordinator, by the same thread")
         mine = _Turn()
         with mine.lock:
             with self._guard:

@@ -1,4 +1,4 @@
-"""What the coordinator does with vectors of any length: copies, sums, and the update by an optimizer.
+"""The coordinator's operations on vectors of any length: copies, sums, and the update by an optimizer.
 
 Long vectors are computed slice by slice, by as many threads of this process as there are workers, which wait meanwhile.
 All of this happens in the coordinator, not in workers. The bits are those of whole vectors on one thread.
@@ -14,7 +14,7 @@ from parallel_lenet.slices import LONG, Threads
 
 
 class VectorPool:
-    """Vectors of one size and dtype. Their memory is used again when no reference to them or to a view of them is left.
+    """Vectors of one size and dtype. Their memory is used again when no reference to them or to a view is left.
 
     The system clears the memory of a new long vector page by page when it is first written, which takes as long as an
     update. Short vectors are in memory that the process has already.
@@ -44,16 +44,15 @@ class VectorPool:
 
 
 def copy_of(vector: Vector, memory: VectorPool, threads: Threads) -> Vector:
-    """A copy of the vector."""
     copy = memory.empty_like(vector)
     if threads.number == 1:
         np.copyto(copy, vector)
         return copy
 
-    def one(part: slice) -> None:
+    def copy_slice(part: slice) -> None:
         copy[part] = vector[part]
 
-    threads.map(one, vector.size)
+    threads.map(copy_slice, vector.size)
     return copy
 
 
@@ -63,20 +62,20 @@ def add(left: Vector, right: Vector, total: Vector, threads: Threads) -> None:
         np.add(left, right, out=total)
         return
 
-    def one(part: slice) -> None:
+    def add_slice(part: slice) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the sum says more than a warning.
             np.add(left[part], right[part], out=total[part])
 
-    threads.map(one, total.size)
+    threads.map(add_slice, total.size)
 
 
 def quotient(total: Vector, weight: float, result: Vector, threads: Threads) -> Vector:
     """Write the quotient into ``result``, which may be ``total``, and return it."""
 
-    def one(part: slice) -> None:
+    def divide_slice(part: slice) -> None:
         np.divide(total[part], weight, out=result[part])
 
-    threads.map(one, total.size)
+    threads.map(divide_slice, total.size)
     return result
 
 
@@ -92,20 +91,20 @@ def update(
 
     An optimizer that is elementwise gets the slices of a long vector one by one, any other whole vectors.
     """
-    sliced = parameters.size > LONG and is_elementwise(optimizer)
-    if sliced:
+    in_slices = parameters.size > LONG and is_elementwise(optimizer)
+    if in_slices:
         result, after = next_state(parameters, state, memory)
     else:
         with np.errstate(over="ignore", invalid="ignore"):  # The check says more than a warning.
             result, after = optimizer.update(parameters, gradient, state)
 
-    def one(part: slice) -> bool:
-        if sliced:
+    def is_finite(part: slice) -> bool:
+        if in_slices:
             with np.errstate(over="ignore", invalid="ignore"):
                 update_into(optimizer, part, (parameters, gradient, state), (result, after))
         return bool(np.isfinite(result[part]).all())
 
-    return result, after, all(threads.map(one, parameters.size))
+    return result, after, all(threads.map(is_finite, parameters.size))
 
 
 def next_state(parameters: Vector, state: OptimizerState, memory: VectorPool) -> tuple[Vector, OptimizerState]:
@@ -123,7 +122,10 @@ def is_elementwise(optimizer: Optimizer) -> bool:
 def update_into(
     optimizer: Optimizer, part: slice, old: tuple[Vector, Vector, OptimizerState], new: tuple[Vector, OptimizerState]
 ) -> None:
-    """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``; for elementwise optimizers."""
+    """Write a slice of the update of ``old`` (parameters, gradient, state) into ``new``.
+
+    The optimizer is elementwise.
+    """
     parameters = old[0][part]
     gradient = old[1][part]
     state = state_slice(old[2], part)

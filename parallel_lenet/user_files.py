@@ -1,4 +1,4 @@
-"""Python files of the user that are named by their path: kernels and models. What fails in one is one sentence."""
+"""Python files of the user that are named by their path: kernels and models. A failure in one becomes a sentence."""
 
 import hashlib
 import os
@@ -9,13 +9,13 @@ import traceback
 from types import ModuleType
 
 _LIBRARIES = (os.path.dirname(os.path.abspath(__file__)) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep, "<")
-"""Where code lies that is not the user's: this package and the standard library."""
+"""The folders of code that is not the user's: this package and the standard library."""
 
 DIGITS = 16  # Of a file's SHA-256, in names and errors.
 
 
 class UserFileError(ValueError):
-    """A file of the user's that can't be read, run or used: the message names it, and the line if there is one."""
+    """A file of the user's that can't be read, run or used. The message names it, and the line if there is one."""
 
 
 def read(path: str) -> bytes:
@@ -67,7 +67,7 @@ def error_text(path: str, error: BaseException) -> str:
 
 
 def origin(error: BaseException) -> str:
-    """Where in the user's code an exception comes from: `` in FILE, line N``; "" if that is not known."""
+    """Where in the user's code an exception comes from: `` in FILE, line N``, or "" if that is not known."""
     places = [
         f" in {frame.filename}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
@@ -77,7 +77,7 @@ def origin(error: BaseException) -> str:
 
 
 def line_in(path: str, error: BaseException) -> int | None:
-    """The line of the file that an exception comes from, also if a worker raised it; None if it has none."""
+    """The line of the file that an exception comes from, also if a worker raised it, or None if it has none."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     for note in getattr(error, "__notes__", []):  # The traceback of a worker.
         lines += [int(number) for number in re.findall(rf'File "{re.escape(path)}", line (\d+)', note)]

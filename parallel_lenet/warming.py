@@ -1,4 +1,4 @@
-"""Compiling what training computes with, in the coordinator's process, before any worker needs it."""
+"""Compiles the code that training needs, in the coordinator's process, before any worker needs it."""
 
 import numpy as np
 
@@ -16,9 +16,9 @@ class WarmUp:
         self._model = model
         self._optimizer = optimizer
         self._sizes: set[int] = set()
-        """The numbers of samples that are done."""
+        """The numbers of samples for which the model is compiled."""
         self.n_workers = 0
-        """For which all is done; 0 before the first time."""
+        """The number of workers for which everything is compiled, or 0 before the first time."""
 
     def run(
         self,

@@ -1,6 +1,6 @@
 """The engine of a coordinator: made from a name, with ``step_timeout`` and ``max_tries``, or passed in.
 
-It has no more workers than a batch has work for.
+A batch has work for all of its workers.
 """
 
 import logging
@@ -34,10 +34,10 @@ class Workforce:
         max_tries: int | None,
     ) -> None:
         self._settings = settings
-        self._created = isinstance(engine, str)
+        self._owns_engine = isinstance(engine, str)
         self._starts_workers = isinstance(engine, str) and cluster_address is None
         self.note: str | None = None
-        """Why some of the requested workers do not run, or have no work; None if all have."""
+        """Why some of the requested workers do not run or have no work. None if all of them work."""
         if isinstance(engine, str):
             self.engine = self._make(engine, n_workers, cluster_address, step_timeout, max_tries)
         else:
@@ -75,9 +75,9 @@ class Workforce:
     def _limit(self, requested: int) -> int:
         """How many of the ``requested`` workers to start. Sets `note` if they are fewer, or if some have no work."""
         settings = self._settings
-        with_work = settings.sizes.workers(settings.batch_size)
+        busy = settings.sizes.workers(settings.batch_size)
         self.note = None
-        if with_work < requested:
+        if busy < requested:
             verb = "run" if self._starts_workers else "have work"
             part = "block"
             remedy = "a larger batch_size"
@@ -85,24 +85,24 @@ class Workforce:
                 part = "shard"
                 remedy = f"a smaller shard_size or {remedy}"
             self.note = (
-                f"{with_work} of {requested} workers {verb}: a batch of {settings.batch_size} makes {with_work} "
-                f"{part}{'s' * (with_work > 1)} of {settings.sizes.least}; {remedy} makes more"
+                f"{busy} of {requested} workers {verb}: a batch of {settings.batch_size} makes {busy} "
+                f"{part}{'s' * (busy > 1)} of {settings.sizes.least}; {remedy} makes more"
             )
             _log.info(self.note)
-        return min(requested, with_work) if self._starts_workers else requested
+        return min(requested, busy) if self._starts_workers else requested
 
     def limit(self, n_workers: int) -> int:
-        """The number of workers for `Coordinator.resize`, which counts as the constructor does. Sets `note`."""
+        """The number of workers for `Coordinator.resize`, counted as in the constructor. Sets `note`."""
         return self._limit(count_workers(n_workers).count)
 
     def close(self) -> None:
         """Close the engine if it was made from a name. Any other is closed by the caller who created it."""
-        if self._created:
+        if self._owns_engine:
             self.engine.close()
 
 
 def _require_existing(engine: object, **arguments: object) -> None:
-    """Raises TypeError unless this is an engine, and none of the arguments that it would not see is set."""
+    """Raises TypeError unless this is an engine, and none of the other arguments is set."""
     if not isinstance(engine, Engine):
         raise TypeError(f"engine must be a name or an Engine, got {quoted(engine)}")
     for name, value in arguments.items():

@@ -67,7 +67,7 @@ class Case:
 def steps_sha256(steps: int, workers: int, shard_size: int | None) -> str:
     """The SHA-256 of the parameters after the first steps of the default run; 0 workers are the serial engine."""
     train, _ = load()
-    model, optimizer = _published.recipe(train, "compiled", BATCH_SIZE)
+    model, optimizer = _published.network_and_optimizer(train, "compiled", BATCH_SIZE)
     where = {"engine": "serial"} if workers == 0 else {"n_workers": workers}
     with Coordinator(model, optimizer, batch_size=BATCH_SIZE, shard_size=shard_size, seed=SEED, **where) as coordinator:
         for _ in coordinator.iterate(train, epochs=steps):

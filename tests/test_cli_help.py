@@ -18,7 +18,7 @@ from parallel_lenet import PictureError, load_dataset, png, read_digit
 from parallel_lenet.cli import COMMANDS, main
 from parallel_lenet.cli._options import OPTIONS, UsageError
 from parallel_lenet.cli._parser import name_of, parser, read
-from parallel_lenet.cli._suggestions import meant
+from parallel_lenet.cli._suggestions import closest_name
 
 ALL = [command for group in COMMANDS.values() for command in group]
 NAMES = [name_of(command) for command in ALL]
@@ -78,7 +78,7 @@ def test_an_example_of_help_runs(
     monkeypatch.chdir(here)
     command, _, standard_input = words.partition(" < ")
     if name in SLOW or words == "doctor":
-        assert read(parser(COMMANDS), shlex.split(command)).whole
+        assert read(parser(COMMANDS), shlex.split(command)).program
         return
     with open(standard_input or os.devnull) as stream:
         monkeypatch.setattr("sys.stdin", stream)
@@ -188,10 +188,10 @@ def test_a_configuration_file_is_guessed_too_and_may_be_standard_input(
 
 def test_meant_prefers_initials_then_beginnings() -> None:
     names = ["learning-rate", "lru", "long-run"]
-    assert meant("lr", names) == "learning-rate"
-    assert meant("lo", names) == "long-run"
-    assert meant("LEARNING_RATE", names) == "learning-rate"
-    assert meant("", names) is None
+    assert closest_name("lr", names) == "learning-rate"
+    assert closest_name("lo", names) == "long-run"
+    assert closest_name("LEARNING_RATE", names) == "learning-rate"
+    assert closest_name("", names) is None
 
 
 @pytest.mark.slow

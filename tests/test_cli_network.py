@@ -107,7 +107,7 @@ def test_a_run_recognises_the_unit_records_it_and_refuses_data_in_another(
         assert command("train", *run, "--engine", "serial", "--kernel", "im2col", "--json") == 0
         out, err = capsys.readouterr()
         losses[name] = json.loads(out)["test_loss"]
-        assert note in err if note else "test images must be in the same unit" not in err
+        assert note in err if note else "Test images must be in the same unit" not in err
     assert [losses[name] for name in ("f8", "1", "s", "-1")] == pytest.approx([losses["8"]] * 4, rel=1e-3)
     for name in units:
         for other in ("8", "1", "16", "s"):

@@ -78,7 +78,7 @@ def test_a_thousand_workers_need_more_than_a_files_word(
     (tmp_path / "c.toml").write_text("workers = 1024")
     monkeypatch.delenv("PARALLEL_LENET_WORKERS", raising=False)
     assert worker_count(None, 1024).count == usable_cores()
-    assert "not the 1024 of --config: to use that number, give --workers" in worker_count(None, 1024).how
+    assert "not the 1024 of --config: to use that number, give --workers" in worker_count(None, 1024).origin
     assert worker_count(1024, 1).count == 1024
 
 

@@ -132,7 +132,7 @@ def test_settings_that_may_differ_continue_with_the_optimizers_memory(tmp_path: 
     other.load(tmp_path / "c.npz", may_differ=["optimizer"])
     sentence = (
         r"training can't continue: optimizer is Adam\(.*\) in the checkpoint, SGD\(.*\) in this coordinator\. This "
-        r"coordinator's optimizer remembers nothing, the checkpoint's first_moment, second_moment: it can't take over "
+        r"coordinator's optimizer keeps nothing, the checkpoint's first_moment, second_moment: it can't continue from "
     )
     with pytest.raises(CheckpointError, match=sentence):
         other.fit(digits)

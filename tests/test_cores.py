@@ -59,7 +59,7 @@ def test_a_quota_of_a_control_group_limits_the_cores_and_a_part_of_a_core_counts
     assert count_workers(-1).count == workers
 
 
-PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).count, c(-2).count, c(-1).how)"
+PROGRAM = "from parallel_lenet.cores import count_workers as c; print(c(-1).count, c(-2).count, c(-1).origin)"
 
 
 def test_the_environment_can_limit_the_cores(run: Run) -> None:

@@ -33,9 +33,9 @@ from parallel_lenet.doctor import (
     threads,
 )
 from parallel_lenet.doctor import python as interpreter
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.doctor.redaction import redact
-from parallel_lenet.doctor.requirements import Requirement, older
+from parallel_lenet.doctor.requirements import Requirement, is_older
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.runs import folder as run_folder
 
@@ -52,12 +52,12 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Here:
+def here(tmp_path: Path) -> System:
     """A quiet machine without limits, and an empty current folder."""
     (tmp_path / "folder").mkdir()
     root = tmp_path / "root"
     write(root, {"proc/loadavg": "0.10 0.20 0.30 1/99 7", "proc/cpuinfo": "flags : fpu fma avx2\ncpu MHz : 2000.0\n"})
-    return Here(root, tmp_path / "folder")
+    return System(root, tmp_path / "folder")
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -77,7 +77,7 @@ def the_fault(found: list[Finding], state: str, text: str, remedy: str) -> None:
     assert "\n" not in fault.text + fault.remedy
 
 
-def test_a_quiet_machine_without_limits_has_no_fault(here: Here) -> None:
+def test_a_quiet_machine_without_limits_has_no_fault(here: System) -> None:
     machine = [cores.check(here), processor.check(here), threads.check(here), memory.check(here), leftovers.check(here)]
     assert [fault for found in machine for fault in faults(found)] == []
     assert all(found[0].state == "ok" for found in machine)
@@ -97,7 +97,7 @@ def test_a_quiet_machine_without_limits_has_no_fault(here: Here) -> None:
     ],
 )
 def test_a_variable_that_takes_cores_or_threads_is_named(
-    variable: str, value: str, state: str, text: str, here: Here, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, state: str, text: str, here: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value == "1" and (os.cpu_count() or 1) < 2:
         pytest.skip("takes nothing from one core")
@@ -116,7 +116,7 @@ def one_core() -> Iterator[None]:
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
 @pytest.mark.usefixtures("one_core")
-def test_an_affinity_of_one_core_is_named(here: Here) -> None:
+def test_an_affinity_of_one_core_is_named(here: System) -> None:
     found = cores.check(here)
     assert found[0].facts["usable"] == found[0].facts["affinity"] == 1
     the_fault(found, "slow", "this process may use 1 of the machine's", "taskset")
@@ -139,27 +139,27 @@ def test_an_affinity_of_one_core_is_named(here: Here) -> None:
     ],
     ids=["version 2", "version 1"],
 )  # fmt: skip
-def test_a_quota_below_the_cores_is_named(files: dict[str, str], here: Here) -> None:
+def test_a_quota_below_the_cores_is_named(files: dict[str, str], here: System) -> None:
     write(here.root, files)
     found = cores.check(here)
     assert found[0].facts["usable"] == 1
     the_fault(found, "slow", "a control group leaves the time of 0.5 of ", "--cpus")
 
 
-def test_a_processor_without_fused_multiply_adds_is_named(here: Here) -> None:
+def test_a_processor_without_fused_multiply_adds_is_named(here: System) -> None:
     write(here.root, {"proc/cpuinfo": "model name : Old\nflags\t: fpu sse2 avx\n"})
     found = processor.check(here)
     the_fault(found, "slow", "no fused multiply-add", "--kernel im2col")
     assert "kernels that suit it: im2col and naive; compiled works, but slowly" in found[0].text
 
 
-def test_a_busy_machine_is_named(here: Here) -> None:
+def test_a_busy_machine_is_named(here: System) -> None:
     write(here.root, {"proc/loadavg": "999.00 3.0 2.0 5/99 7"})
     the_fault(processor.check(here), "slow", "the machine is busy: 999.0 programs", "top")
 
 
 @pytest.mark.parametrize(("driver", "named"), [("acpi-cpufreq", True), ("intel_pstate", False)])
-def test_a_power_saving_governor_is_named_unless_it_follows_the_load(driver: str, named: bool, here: Here) -> None:
+def test_a_power_saving_governor_is_named_unless_it_follows_the_load(driver: str, named: bool, here: System) -> None:
     for core in range(3):
         place = f"sys/devices/system/cpu/cpu{core}/cpufreq"
         governor = "powersave" if core else "performance"
@@ -171,7 +171,7 @@ def test_a_power_saving_governor_is_named_unless_it_follows_the_load(driver: str
         assert faults(found) == []
 
 
-def test_too_little_memory_is_named_with_the_workers_that_fit(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_named_with_the_workers_that_fit(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = {"proc/meminfo": f"MemAvailable: {300 * 1024} kB\nSwapFree: 0 kB\n"}
     write(here.root, limit)
     monkeypatch.setattr(cores, "usable_cores", lambda: 8)
@@ -183,7 +183,7 @@ def test_too_little_memory_is_named_with_the_workers_that_fit(here: Here, monkey
     the_fault(memory.check(here), "broken", "60 MB are left", "raise the memory limit")
 
 
-def test_few_open_files_and_a_tiny_shared_memory_are_named(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_open_files_and_a_tiny_shared_memory_are_named(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**26, 0, 2**26))  # type: ignore[attr-defined]
     the_fault(memory.check(here), "note", "/dev/shm has 64 MB", "--shm-size=1g")
     monkeypatch.setattr(resource, "getrlimit", lambda name: (30, 4096) if name == resource.RLIMIT_NOFILE else (-1, -1))
@@ -192,7 +192,7 @@ def test_few_open_files_and_a_tiny_shared_memory_are_named(here: Here, monkeypat
     the_fault(memory.check(here), "broken", "ulimit -v allows 512 MB of address space", "ulimit -v unlimited")
 
 
-def test_a_sandbox_that_shares_no_memory_is_named(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_shares_no_memory_is_named(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> int:
         raise PermissionError(1, "Operation not permitted")
 
@@ -231,7 +231,7 @@ def test_a_numba_that_does_not_work_is_named_and_harms_nobody(
     state: str,
     text: str,
     remedy: str,
-    here: Here,
+    here: System,
     modules: Callable[[str, str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -244,7 +244,7 @@ def test_a_numba_that_does_not_work_is_named_and_harms_nobody(
 
 @pytest.mark.slow
 def test_a_cache_that_cannot_be_written_and_one_that_is_damaged_are_named(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("numba")
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
@@ -262,14 +262,14 @@ def test_a_cache_that_cannot_be_written_and_one_that_is_damaged_are_named(
 
 
 @pytest.mark.slow
-def test_a_disabled_compiler_is_named(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disabled_compiler_is_named(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     the_fault(compiler.check(here), "slow", "kernel compiled runs as Python", "unset NUMBA_DISABLE_JIT")
 
 
 def test_libraries_that_are_too_old_or_there_twice_are_named(
-    here: Here, modules: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    here: System, modules: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [Requirement("numpy", "2.0", ""), Requirement("nowhere-at-all", "1.5", "")]
     monkeypatch.setattr(packages, "requirements", lambda: wanted)
@@ -280,7 +280,7 @@ def test_libraries_that_are_too_old_or_there_twice_are_named(
     the_fault(found, "broken", "nowhere-at-all is not installed", "pip install 'nowhere-at-all>=1.5'")
 
 
-def test_a_file_in_the_place_of_a_library_is_named(here: Here, modules: Callable[[str, str], None]) -> None:
+def test_a_file_in_the_place_of_a_library_is_named(here: System, modules: Callable[[str, str], None]) -> None:
     modules("threadpoolctl.py", "answer = 42")
     the_fault(packages.check(here), "broken", "threadpoolctl without a version is imported, but", "current folder")
 
@@ -290,7 +290,7 @@ def test_a_file_in_the_place_of_a_library_is_named(here: Here, modules: Callable
     [("1.26.4", "2.0", True), ("2.0.0", "2.0", False), ("2.10", "2.9", False), ("3", "2.9.1", False), ("2", "", False)],
 )  # fmt: skip
 def test_versions_are_compared_by_their_numbers(version: str, least: str, expected: bool) -> None:
-    assert older(version, least) is expected
+    assert is_older(version, least) is expected
 
 
 def test_a_library_that_fails_crashes_or_hangs_does_not_hide_the_others(
@@ -310,7 +310,7 @@ def test_a_library_that_fails_crashes_or_hangs_does_not_hide_the_others(
 
 
 def test_extras_are_told_apart_broken_incomplete_missing_and_fine(
-    here: Here, modules: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    here: System, modules: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules("raises.py", "raise ValueError('built for another NumPy')")
     wanted = [
@@ -330,7 +330,7 @@ def test_extras_are_told_apart_broken_incomplete_missing_and_fine(
     the_fault(found, "broken", text, "pip install --upgrade 'damaged>=1'")
 
 
-def test_files_that_hide_modules_are_named(here: Here) -> None:
+def test_files_that_hide_modules_are_named(here: System) -> None:
     (here.folder / "numpy.py").write_text("")
     (here.folder / "random.py").write_text("")
     (here.folder / "joblib").mkdir()
@@ -385,7 +385,7 @@ def test_names_and_home_folders_are_replaced(text: str, expected: str, monkeypat
     assert redact(text) == expected
 
 
-def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: Here) -> None:
+def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: System) -> None:
     old = time.time() - 3600
     names = ("dead", "alive", "never", "20260102-030405", "prepared", "foreign", "new")
     run_of = {name: here.folder / "runs" / name for name in names}
@@ -419,7 +419,7 @@ def test_what_dead_runs_left_in_the_folder_runs_is_named_and_removed(here: Here)
 
 
 def test_old_temporary_folders_of_this_user_are_removed_and_no_others(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "temporary"
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -449,13 +449,13 @@ def test_a_worker_that_outlived_its_coordinator_is_ended_and_a_living_one_is_not
     with start(tmp_path, "train", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         pids = sorted(wait_for_workers(process, 2))
         assert wait_until(lambda: all(leftovers.PROGRAM in cmdline(pid) for pid in pids), 20)
-        assert [each for each in leftovers.all_leftovers(Here(folder=tmp_path)) if str(pids[0]) in each.what] == []
+        assert [each for each in leftovers.all_leftovers(System(folder=tmp_path)) if str(pids[0]) in each.name] == []
         os.kill(pids[0], signal.SIGSTOP)
         process.kill()
         process.wait()
     try:
         assert wait_until(lambda: alive(pids) == pids[:1], 20)
-        assert f"the worker process {pids[0]}" in leftovers.check(Here(folder=tmp_path))[0].text
+        assert f"the worker process {pids[0]}" in leftovers.check(System(folder=tmp_path))[0].text
         result = run(tmp_path, "doctor", "leftovers", "--clean")
         assert f"removed the worker process {pids[0]}\n" in result.stderr
         assert wait_until(lambda: not alive(pids), 10)
@@ -484,7 +484,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_speed_is_measured_and_what_is_far_below_the_usual_is_named(
-    here: Here, monkeypatch: pytest.MonkeyPatch
+    here: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 1)
     found = speed.check(here)
@@ -506,7 +506,7 @@ def test_the_speed_is_measured_and_what_is_far_below_the_usual_is_named(
 
 
 @pytest.mark.usefixtures("quick")
-def test_workers_that_cannot_start_are_named(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_start_are_named(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
     (found,) = speed._workers(here, "im2col", 1.0, 1.0)
     assert found.state == "broken"
@@ -514,7 +514,7 @@ def test_workers_that_cannot_start_are_named(here: Here, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("quick")
-def test_slow_workers_on_a_busy_machine_are_not_called_ok(here: Here) -> None:
+def test_slow_workers_on_a_busy_machine_are_not_called_ok(here: System) -> None:
     (found,) = speed._workers(here, "im2col", 1e12, 0.5)
     assert found.state == "note"
     assert "while other programs use the cores: measure again when they have ended" in found.text
@@ -527,8 +527,8 @@ def test_the_product_is_measured_on_one_thread(quick: None) -> None:
     assert 0 < share <= 1
 
 
-def test_a_check_that_fails_itself_is_a_finding(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(here: Here) -> list[Finding]:
+def test_a_check_that_fails_itself_is_a_finding(here: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(here: System) -> list[Finding]:
         raise KeyError("surprise")
 
     monkeypatch.setitem(CHECKS, "cores", fail)

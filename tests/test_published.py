@@ -22,7 +22,7 @@ def after(steps: int) -> str:
     """The SHA-256 of the default run's parameters after so many steps, by the kernel compiled."""
     pytest.importorskip("numba")
     train, _ = load_dataset()
-    model, optimizer = _published.recipe(train, "compiled", SIZE)
+    model, optimizer = _published.network_and_optimizer(train, "compiled", SIZE)
     with Coordinator(model, optimizer, engine="serial", batch_size=SIZE, seed=TrainOptions().seed) as coordinator:
         next(report for report in coordinator.iterate(train, 2) if report.step == steps)
         return coordinator.parameters_sha256()

@@ -92,7 +92,7 @@ def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place:
     last.write_bytes(last.read_bytes()[:-1])
     result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
     assert "checkpoint.npz: is damaged" in result.stderr
-    assert "; to continue from another one: --resume half/checkpoint.previous.npz" in result.stderr
+    assert ". To continue from another one: --resume half/checkpoint.previous.npz" in result.stderr
     kept = archive.load(previous)[1]["step"]
     assert kept == 30
     assert same(train(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
@@ -157,7 +157,7 @@ def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
             "disagrees with the run in half, which has --data-dir",
         ),
         (["data"], 2, "--resume data: name a run's folder"),
-        (["half/best.npz"], 2, "No such file or directory; to continue from another one: --resume half/checkpoint.npz"),
+        (["half/best.npz"], 2, "No such file or directory. To continue from another one: --resume half/checkpoint.npz"),
         (["half/config.toml"], 2, "--resume half/config.toml: name a run's folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

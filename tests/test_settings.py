@@ -15,7 +15,7 @@ GIVEN = {"batch_size": 128, "shard_size": None, "seed": 0, "clip_norm": None, "o
 
 
 def checked(model: Any = None, **changed: Any) -> Settings:
-    return Settings.checked(model or SimpleNamespace(), **{**GIVEN, **changed})
+    return Settings.for_model(model or SimpleNamespace(), **{**GIVEN, **changed})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from parallel_lenet.sklearn import LeNetClassifier, _stale, _workers
+from parallel_lenet.sklearn import LeNetClassifier, _epochs_without_progress, _workers
 
 EXPECTED = {
     "check_sample_weight_equivalence_on_dense_data": "batches are cut by images: one twice is not one of weight 2",
@@ -142,7 +142,7 @@ def test_early_stopping_keeps_the_best_epoch_of_images_held_out() -> None:
     assert trained().best_validation_score_ is None
     patient = fitted(max_iter=30, tol=10.0, n_iter_no_change=3)
     assert patient.n_iter_ == 4  # No epoch after the first is better by 10.
-    assert _stale([1.0, 0.5, 0.45, 0.6], 0.1) == 2
+    assert _epochs_without_progress([1.0, 0.5, 0.45, 0.6], 0.1) == 2
 
 
 def test_random_states() -> None:

@@ -146,13 +146,13 @@ def test_a_validation_loss_that_is_not_finite_is_not_better(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path / "data", 40, 10)
-    measure = Training._measured
+    measure = Training._evaluate
 
     def overflowing(training: Training, name: str, data: Dataset) -> dict[str, Any]:
         found: dict[str, Any] = measure(training, name, data)
         return found | ({"validation_loss": None} if name == "validation" else {})
 
-    monkeypatch.setattr(Training, "_measured", overflowing)
+    monkeypatch.setattr(Training, "_evaluate", overflowing)
     assert main(["train", *STOPPING, "--no-report", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished_epochs"] == 2
 

@@ -143,8 +143,8 @@ def test_a_tracker_that_fails_is_noted_once_and_left(
     trackers.begin({}, 0)
     told = capsys.readouterr().err
     assert told.count("note: --log mlflow failed: ") == 1
-    assert "training continues without it" in told
-    tracker: Any = trackers._live["tensorboard"]
+    assert "Training continues without it" in told
+    tracker: Any = trackers._trackers["tensorboard"]
     with open("/dev/full", "wb", buffering=0) as full:
         file, tracker._file = tracker._file, full
         for _ in range(3):
@@ -153,7 +153,7 @@ def test_a_tracker_that_fails_is_noted_once_and_left(
     file.close()
     told = capsys.readouterr().err
     error = "OSError: [Errno 28] No space left on device"
-    assert told == f"note: --log tensorboard failed: {error}; training continues without it\n"
+    assert told == f"note: --log tensorboard failed: {error}. Training continues without it\n"
     assert shown(tmp_path / "tensorboard") == {}
 
 

@@ -127,7 +127,7 @@ def test_max_time_stops_with_a_checkpoint_that_continues_to_the_same_bits(result
     options = (*QUICK, "--epochs", "9999", "--max-time", "2s", "--report")
     error = result(*options, "--out", "r", code=124)["error"]
     assert "--max-time has passed after" in error
-    assert "no report: --max-time leaves no time for it; to write it: parallel-lenet report r\n" in error
+    assert "no report: --max-time leaves no time for it. To write it: parallel-lenet report r\n" in error
     steps = str(archive.load("r/checkpoint.npz")[1]["step"] + 5)
     resumed = result("--resume", "r", "--engine", "serial", "--max-steps", steps)
     assert resumed["max_time"] is None
@@ -346,7 +346,7 @@ def test_a_run_interrupted_while_it_evaluates_measures_that_epoch_on_resuming(
 ) -> None:
     whole = result(*QUICK, "--epochs", "2", "--out", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_measured", lambda *_: signal.raise_signal(signal.SIGINT) or (_[0].interrupts.check()))
+        patch.setattr(Training, "_evaluate", lambda *_: signal.raise_signal(signal.SIGINT) or (_[0].interrupts.check()))
         result(*QUICK, "--epochs", "2", "--out", "r", code=130)
     assert archive.load("r/checkpoint.npz")[1]["epoch"] == 1
     assert result("--resume", "r", "--engine", "serial")["test_loss"] == whole["test_loss"]

@@ -136,7 +136,7 @@ ZEROS = np.zeros((6, 3, 5, 5), np.float32)
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "another shape": (
         lambda: npz(**changed(conv1_weight=ZEROS)),
-        r"'conv1.weight' has shape \(6, 3, 5, 5\); this network's conv1.weight has \(6, 1, 5, 5\)",
+        r"'conv1.weight' has shape \(6, 3, 5, 5\), but this network's conv1.weight has \(6, 1, 5, 5\)",
     ),
     "an array is missing": (lambda: npz(**changed(dense2_bias=None)), r"'dense2.bias' of shape \(84,\) is missing"),
     "one too many": (
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "other names, another shape": (
         lambda: npz(*[*list(ARRAYS.values())[:-2], np.zeros((7, 84)), np.zeros(7)]),
-        r"'arr_8' has shape \(7, 84\); this network's dense3.weight has \(10, 84\)",
+        r"'arr_8' has shape \(7, 84\), but this network's dense3.weight has \(10, 84\)",
     ),
     "no order": (
         lambda: npz(**{f"{name}.{part}": np.zeros(shape) for name, out in (("a", 16), ("b", 16), ("c", 16), ("d", 2))
@@ -157,9 +157,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "'conv2.bias' holds NaN, infinity or a number too large for float32",
     ),
     "too large": (lambda: npz(**changed(conv2_bias=np.full(16, 1e300))), "'conv2.bias' holds NaN, infinity"),
-    "whole numbers": (lambda: npz(**changed(conv2_bias=np.zeros(16, int))), "'conv2.bias' is int64; float16, float32"),
-    "long double": (lambda: npz(**changed(conv2_bias=np.zeros(16, "g"))), "'conv2.bias' is float128; float16"),
-    "pickles": (lambda: npz(**changed(conv2_bias=np.array([{}] * 16))), "'conv2.bias' is object; float16"),
+    "whole numbers": (lambda: npz(**changed(conv2_bias=np.zeros(16, int))), "'conv2.bias' is int64: float16, float32"),
+    "long double": (lambda: npz(**changed(conv2_bias=np.zeros(16, "g"))), "'conv2.bias' is float128: float16"),
+    "pickles": (lambda: npz(**changed(conv2_bias=np.array([{}] * 16))), "'conv2.bias' is object: float16"),
     "empty": (lambda: b"", "is damaged, or neither a safetensors file nor an .npz file"),
     "text": (lambda: b"hello, this is not a file of weights", "is damaged, or neither"),
     "no arrays": (lambda: npz(), "no array fits conv1.weight|is damaged"),
@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: safetensors({"a": ("F32", [2**62, 2**62])}, data=9),
         "not a safetensors file: Safe",
     ),
-    "safetensors: another type": (lambda: safetensors({"a": ("BF16", [3])}), "'a' is BF16; float16, float32 and"),
+    "safetensors: another type": (lambda: safetensors({"a": ("BF16", [3])}), "'a' is BF16: float16, float32 and"),
     "safetensors: another network": (lambda: safetensors({"a": ("F32", [3])}), "no array fits|'a' has shape"),
     "safetensors: no JSON": (lambda: struct.pack("<Q", 4) + b"{{{{" + bytes(9), "not a safetensors file"),
 }  # fmt: skip
@@ -213,7 +213,7 @@ def test_files_that_are_not_files_and_the_largest_header(tmp_path: Path) -> None
     with sparse.open("wb") as file:
         file.write(struct.pack("<Q", 2**30))
         file.truncate(2**31)
-    with pytest.raises(WeightsError, match="has a header of 1,073,741,824 bytes; at most 16,777,216 are read"):
+    with pytest.raises(WeightsError, match="has a header of 1,073,741,824 bytes, and at most 16,777,216 are read"):
         load_weights(MODEL, sparse)
 
 
@@ -256,10 +256,10 @@ def test_training_begins_with_the_weights_of_a_file_and_evaluate_measures_them(t
     assert json.loads(capsys.readouterr().out)["test_loss"] == pytest.approx(np.log(4), rel=1e-6)
     export(tmp_path / "other.npz", MODEL, PARAMETERS)
     assert main([*evaluate, str(tmp_path / "other.npz")]) == 1
-    assert "'dense3.weight' has shape (10, 84); this network's dense3.weight has (4, 84)" in capsys.readouterr().err
+    assert "'dense3.weight' has shape (10, 84), but this network's dense3.weight has (4, 84)" in capsys.readouterr().err
 
 
 def test_an_onnx_file_is_refused_with_the_format_to_use(tmp_path: Path) -> None:
     (tmp_path / "lenet.onnx").write_bytes(b"\x08\x08\x12\x0eparallel_lenet" + bytes(40))
-    with pytest.raises(WeightsError, match=r"lenet\.onnx: ONNX is only written, not read; .* --format safetensors"):
+    with pytest.raises(WeightsError, match=r"lenet\.onnx: ONNX is only written, not read: .* --format safetensors"):
         load_weights(lenet5(), tmp_path / "lenet.onnx")

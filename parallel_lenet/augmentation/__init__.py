@@ -1,7 +1,7 @@
 """Augmentation: each epoch trains on images that are shifted, turned, scaled, sheared and bent at random.
 
 The random numbers of an image are decided by (seed, epoch, sample): see `sample_keys`. `warp` has the formulas, in
-NumPy; `compiled` has the same ones as a loop over pixels, with the same bits.
+NumPy. `compiled` has the same formulas as a loop over pixels, with the same bits.
 """
 
 import math
@@ -36,12 +36,13 @@ class Augment(Settings):
     - ``scale``: how much larger or smaller; 0.1 draws a factor from 0.9 to 1.1.
     - ``shear``: pixels to the side for each pixel downwards; 0.1 leans an upright stroke by up to 5.7 degrees.
     - ``elastic``: the strength alpha, in pixels, of elastic distortions. Every pixel draws a displacement from -1 to 1
-      in both directions; these are smoothed by a Gaussian of deviation ``smoothness``, in pixels, and multiplied by
-      alpha. Source: Simard, Steinkraus, Platt, "Best practices for convolutional neural networks applied to visual
-      document analysis" (2003), section 2, with alpha 34 and smoothness 4 for MNIST.
+      in both directions. A Gaussian of deviation ``smoothness``, in pixels, smooths them, and alpha multiplies them.
+      Source: Simard, Steinkraus, Platt, "Best practices for convolutional neural networks applied to visual document
+      analysis" (2003), section 2, with alpha 34 and smoothness 4 for MNIST.
 
-    A distorted image has the background where it shows what was outside of the image. Between pixels it is interpolated
-    (bilinear, in float32); images of whole numbers are rounded. Evaluation and prediction use images as they are.
+    The parts of a distorted image that lie outside of the original have the background's value. Values between pixels
+    are interpolated (bilinear, in float32), and rounded if the pixels are integers. Evaluation and prediction use
+    images as they are.
 
     Raises InvalidValue, a ValueError, if a number is out of its range.
 
@@ -64,9 +65,9 @@ class Augment(Settings):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The distortions that a text such as ``shift=2,rotation=10`` names; `DEFAULT` for ``default``.
+        """The distortions that a text such as ``shift=2,rotation=10`` names, or `DEFAULT` for ``default``.
 
-        Raises InvalidValue if it is anything else.
+        Raises InvalidValue for any other text.
         """
         if text == "default":
             return cls(**DEFAULT)
@@ -87,23 +88,24 @@ class Augment(Settings):
             raise InvalidValue(f"{error.name} of augment", error.allowed, error.value) from None
 
     def __call__(self, images: Array, keys: SampleKeys, *, background: float = 0.0, compiled: bool = False) -> Array:
-        """Distorted copies of ``images (n, c, h, w)``, in their dtype; all channels of an image alike.
+        """Distorted copies of ``images (n, c, h, w)``, in their dtype. All channels of an image have the same
+        distortion.
 
         ``background`` is the pixel outside of images. ``compiled`` uses Numba, which gives the same bits faster.
         """
         if len(keys) != len(images):
             raise ValueError(f"there must be a key for each of the {len(images)} images, got {len(keys)}")
-        loop = _compiled().warp if compiled else warp.warp
+        loop = _compiled_module().warp if compiled else warp.warp
         largest = np.array([self.shift, math.radians(self.rotation), self.scale, self.shear, self.elastic])
         result: Array = loop(np.ascontiguousarray(images), keys.stream(STREAM), background, largest, self._window())
         return result
 
     def is_compiled(self) -> bool:
         """Whether the compiled code is in memory or on disk."""
-        return bool(_compiled().is_kept())
+        return bool(_compiled_module().is_kept())
 
     def _window(self) -> NDArray[np.float32]:
-        """The weights of the Gaussian up to three deviations from its centre, which sum to 1; empty if not elastic."""
+        """The weights of the Gaussian up to three deviations from its centre, which sum to 1. Empty if not elastic."""
         if not self.elastic:
             return np.empty(0, np.float32)
         reach = math.ceil(3 * self.smoothness)
@@ -112,7 +114,7 @@ class Augment(Settings):
         return np.array([weight / total for weight in weights], np.float32)
 
 
-def _compiled() -> Any:
+def _compiled_module() -> Any:
     return optional.load("fast", "numba", "compiled augmentation", "parallel_lenet.augmentation.compiled")
 
 

@@ -21,7 +21,7 @@ TAPS = 5  # Rows that are added in one pass over the sums.
 def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: NDArray[np.float32]) -> Array:
     """See `warp.warp`."""
     out = np.empty(images.shape, np.float32)
-    whole = images.dtype.kind in "iu"
+    is_integer = images.dtype.kind in "iu"
     pixels = images.astype(np.float32)
     _warp(
         pixels,
@@ -30,7 +30,7 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
         np.float32(background),
         as_writable(largest),
         window,
-        whole,
+        is_integer,
         out,
     )
     return out.astype(images.dtype, copy=False)
@@ -43,13 +43,20 @@ def is_kept() -> bool:
 
 @compiled
 def _smooth(field: Array, weights: Array, row: int, out: Array) -> None:
-    """The weighted sums of a field's rows, each of ``row`` numbers; `TAPS` rows at a time."""
+    """The weighted sums of a field's rows, each of ``row`` numbers, `TAPS` rows at a time."""
     for p in range(len(out)):
         out[p] = np.float32(0)
     for k in range(0, len(weights), TAPS):
-        w0, w1, w2, w3, w4 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3], weights[k + 4]
-        f0, f1, f2 = field[k * row :], field[(k + 1) * row :], field[(k + 2) * row :]
-        f3, f4 = field[(k + 3) * row :], field[(k + 4) * row :]
+        w0 = weights[k]
+        w1 = weights[k + 1]
+        w2 = weights[k + 2]
+        w3 = weights[k + 3]
+        w4 = weights[k + 4]
+        f0 = field[k * row :]
+        f1 = field[(k + 1) * row :]
+        f2 = field[(k + 2) * row :]
+        f3 = field[(k + 3) * row :]
+        f4 = field[(k + 4) * row :]
         for p in range(len(out)):
             out[p] = ((((out[p] + w0 * f0[p]) + w1 * f1[p]) + w2 * f2[p]) + w3 * f3[p]) + w4 * f4[p]
 
@@ -62,7 +69,7 @@ def _warp(
     background: Any,
     largest: Array,
     window: Array,
-    whole: bool,
+    is_integer: bool,
     out: Array,
 ) -> None:
     n, channels, height, width = images.shape
@@ -72,7 +79,7 @@ def _warp(
     weights = np.zeros(-(-len(window) // TAPS) * TAPS, np.float32)
     weights[: len(window)] = window
     reach = len(window) // 2
-    # Around the fields there is a border of 0; they lie side by side, row by row, and then column by column.
+    # `along` has the rows of both fields side by side, `across` their columns. Each has a border of 0.
     across = np.zeros((height + len(weights) - 1, 2 * width), np.float32)
     along = np.zeros((width + len(weights) - 1, 2 * height), np.float32)
     noise = np.empty(size + 8, np.float32)
@@ -81,7 +88,7 @@ def _warp(
     padded = np.empty((height + 3) * (width + 3), np.float32)
     ys = (np.arange(height) - (height - 1) / 2).astype(np.float32)
     xs = (np.arange(width) - (width - 1) / 2).astype(np.float32)
-    place = np.empty(width, np.int32)
+    corner = np.empty(width, np.int32)
     down = np.empty(width, np.float32)
     right = np.empty(width, np.float32)
     numbers = np.empty(5, np.float64)
@@ -91,7 +98,8 @@ def _warp(
             drawn = np.float64(words[j] >> np.uint64(11)) * 2.0**-53 * 2.0 - 1.0
             numbers[j] = drawn * largest[max(0, j - 1)]
         square = numbers[2] * numbers[2]
-        sine = cosine = 1.0
+        sine = 1.0
+        cosine = 1.0
         for half in range(TERMS // 2):
             k = TERMS - 2 * half
             sine = 1.0 - square * sine / (k * (k + 1))
@@ -139,16 +147,18 @@ def _warp(
                     row = np.float32(height) if row > np.float32(height) else row
                     column = np.float32(-1) if column < np.float32(-1) else column
                     column = np.float32(width) if column > np.float32(width) else column
-                    top, left = np.floor(row), np.floor(column)
-                    down[c], right[c] = row - top, column - left
-                    place[c] = (np.int32(top) + 1) * row_length + np.int32(left) + 1
+                    top = np.floor(row)
+                    left = np.floor(column)
+                    down[c] = row - top
+                    right[c] = column - left
+                    corner[c] = (np.int32(top) + 1) * row_length + np.int32(left) + 1
                 for c in range(width):
-                    here = np.uint64(place[c])
-                    below = here + np.uint64(row_length)
+                    above = np.uint64(corner[c])
+                    below = above + np.uint64(row_length)
                     next_ = np.uint64(1)
-                    upper = padded[here] * (np.float32(1) - right[c]) + padded[here + next_] * right[c]
+                    upper = padded[above] * (np.float32(1) - right[c]) + padded[above + next_] * right[c]
                     lower = padded[below] * (np.float32(1) - right[c]) + padded[below + next_] * right[c]
                     value = upper * (np.float32(1) - down[c]) + lower * down[c]
-                    if whole:
+                    if is_integer:
                         value = np.floor(value + np.float32(0.5))
                     out[i, channel, r, c] = value

@@ -21,8 +21,8 @@ TERMS = 22  # Of the Taylor series of sine and cosine: their errors up to pi are
 def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: Singles) -> Array:
     """Distorted images; see `Augment`. ``largest`` are its first five numbers, the rotation in radians.
 
-    With the drawn shift, turn by the angle a, factor s, shear h and displacement (u, v), and counted from the centre,
-    the pixel in row y and column x comes from
+    Rows and columns are counted from the image's centre. Each image draws a shift, an angle a, a factor s and a shear
+    h; each pixel draws a displacement (u, v). The pixel in row y and column x comes from
 
         row     y cos(a) / s + (x + h y) sin(a) / s - shift_down  + alpha u
         column  (x + h y) cos(a) / s - y sin(a) / s - shift_right + alpha v
@@ -30,7 +30,8 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
     height, width = images.shape[2:]
     numbers = keys.uniform(-1, 1, (DRAWN,)) * largest[[0, 0, 1, 2, 3, 0, 0, 0]]
     sine, cosine = sine_and_cosine(numbers[:, 2])
-    sine, cosine = sine / (1 + numbers[:, 3]), cosine / (1 + numbers[:, 3])
+    sine = sine / (1 + numbers[:, 3])
+    cosine = cosine / (1 + numbers[:, 3])
     shear = numbers[:, 4]
 
     def single(numbers: Array) -> Singles:
@@ -53,7 +54,8 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
 def sine_and_cosine(angle: Array) -> tuple[Array, Array]:
     """Sine and cosine of angles from -pi to pi: the Taylor series, added from the last term to the first."""
     square = angle * angle
-    sine = cosine = np.ones_like(angle)
+    sine = np.ones_like(angle)
+    cosine = sine
     for k in range(TERMS, 0, -2):
         sine = 1 - square * sine / (k * (k + 1))
         cosine = 1 - square * cosine / (k * (k - 1))
@@ -77,7 +79,7 @@ def displacements(keys: SampleKeys, height: int, width: int, window: Singles) ->
 
 
 def smooth(field: Singles, window: Singles, axis: int) -> Singles:
-    """The field's weighted sums over a window along an axis; it is 0 outside. Weights are added in order."""
+    """The field's weighted sums over a window along an axis, in the order of the weights. Outside it is 0."""
     reach = len(window) // 2
     size = field.shape[axis]
     widths = [(0, 0)] * 4
@@ -96,14 +98,16 @@ def interpolate(images: Array, rows: Singles, columns: Singles, background: floa
     n, channels, height, width = images.shape
     padded = np.full((n, channels, height + 3, width + 3), background, np.float32)
     padded[:, :, 1 : height + 1, 1 : width + 1] = images
-    top, down = _whole_and_rest(rows, height)
-    left, right = _whole_and_rest(columns, width)
-    here = np.arange(n).reshape(n, 1, 1, 1), np.arange(channels).reshape(1, channels, 1, 1)
-    top, left = top[:, np.newaxis], left[:, np.newaxis]
-    down, right = down[:, np.newaxis], right[:, np.newaxis]
+    top, down = _index_and_fraction(rows, height)
+    left, right = _index_and_fraction(columns, width)
+    plane = (np.arange(n).reshape(n, 1, 1, 1), np.arange(channels).reshape(1, channels, 1, 1))
+    top = top[:, np.newaxis]
+    left = left[:, np.newaxis]
+    down = down[:, np.newaxis]
+    right = right[:, np.newaxis]
     one = np.float32(1)
-    upper = padded[(*here, top, left)] * (one - right) + padded[(*here, top, left + 1)] * right
-    lower = padded[(*here, top + 1, left)] * (one - right) + padded[(*here, top + 1, left + 1)] * right
+    upper = padded[(*plane, top, left)] * (one - right) + padded[(*plane, top, left + 1)] * right
+    lower = padded[(*plane, top + 1, left)] * (one - right) + padded[(*plane, top + 1, left + 1)] * right
     result = upper * (one - down) + lower * down
     if images.dtype.kind in "iu":
         result = np.floor(result + np.float32(0.5))
@@ -111,8 +115,8 @@ def interpolate(images: Array, rows: Singles, columns: Singles, background: floa
     return warped
 
 
-def _whole_and_rest(positions: Singles, size: int) -> tuple[NDArray[np.int64], Singles]:
+def _index_and_fraction(positions: Singles, size: int) -> tuple[NDArray[np.int64], Singles]:
     """The padded index of the pixel before each position, and how far after it the position is, from 0 to below 1."""
     inside = np.minimum(np.maximum(positions, np.float32(-1)), np.float32(size))
-    whole = np.floor(inside)
-    return whole.astype(np.int64) + 1, inside - whole
+    floor = np.floor(inside)
+    return floor.astype(np.int64) + 1, inside - floor

@@ -1,4 +1,4 @@
-"""Checks of a user's own kernels and layers: are they right, and if not, what is the mistake?
+"""Checks whether a user's own kernels and layers are right, and names the mistake if they are not.
 
 `kernels` and `layers` call the code and compare what comes out with `naive` and with finite differences. `diagnosis`
 finds the mistake by trying: it computes what known mistakes would give, and compares these with the actual result.

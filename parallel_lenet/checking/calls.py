@@ -19,8 +19,9 @@ Results = dict[str, Any]
 IMAGES = 3
 MANY = 67  # Images: more than a vector or a block holds, and not a multiple of one.
 WIDE = 300  # More than a small integer counts.
-MAPS, FEATURES = ("channel", "row", "column", "image"), ("feature", "image")
-RETURNED = ("loss", "correct")
+MAPS = ("channel", "row", "column", "image")
+FEATURES = ("feature", "image")
+RETURN_VALUES = ("loss", "correct")
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Call:
 
     function: str
     inputs: dict[str, Any]
-    """In the order of the contract; arrays of numbers are float64."""
+    """In the order of the contract. Arrays of numbers are float64."""
     outputs: dict[str, tuple[int, ...]]
     """Names and shapes of the arrays to write, in the order of the contract: they follow the inputs."""
     axes: dict[str, tuple[str, ...]]
-    """What the axes of each output are."""
+    """What each axis of each output stands for, such as ``channel``."""
     setting: str = ""
     """What is special about the call, as the end of a sentence: `` with stride 2``."""
     options: dict[str, float] = field(default_factory=dict)
@@ -41,7 +42,6 @@ class Call:
 
     @property
     def images(self) -> int:
-        """How many images there are."""
         if self.function == "prepare_images":
             return len(self.inputs["images"])
         return int(next(value for value in self.inputs.values() if isinstance(value, np.ndarray)).shape[-1])
@@ -64,7 +64,7 @@ class Call:
         }
         with np.errstate(all="ignore"):
             returned = getattr(naive, self.function)(*inputs.values(), *outputs.values(), **self.options)
-        return outputs if returned is None else outputs | dict(zip(RETURNED, returned, strict=True))
+        return outputs if returned is None else outputs | dict(zip(RETURN_VALUES, returned, strict=True))
 
     def part(self, images: slice) -> "Call":
         """The same for some of the images."""
@@ -87,8 +87,8 @@ def calls(function: str) -> list[Call]:
     return list(_MAKERS[function](function, rng))
 
 
-def large(function: str) -> Call | None:
-    """A call with numbers so large that careless formulas overflow; None if that means nothing for the function."""
+def large_call(function: str) -> Call | None:
+    """A call with numbers so large that careless formulas overflow, or None if that means nothing for the function."""
     first = calls(function)[0]
     if function == "tanh":
         return replace(first, inputs={**first.inputs, "x": first.inputs["x"] * 1e4})
@@ -110,21 +110,23 @@ def _convolutions(function: str, rng: np.random.Generator) -> Iterator[Call]:
         (f" with images of {WIDE} columns", (3, WIDE), (3, 3), 1, 0, 1),
     )
     for setting, (h, w), (kh, kw), stride, padding, n in variants:
-        x, weight, bias = rng.standard_normal((5, h, w, n)), rng.standard_normal((4, 5, kh, kw)), rng.standard_normal(4)
+        x = rng.standard_normal((5, h, w, n))
+        weight = rng.standard_normal((4, 5, kh, kw))
+        bias = rng.standard_normal(4)
         shape = (4, (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1, n)
         dy = rng.standard_normal(shape)
-        place = {"stride": stride, "padding": padding}
+        geometry = {"stride": stride, "padding": padding}
         maps = ("filter", *MAPS[1:])
         if function == "conv2d":
             yield Call(
-                function, {"x": x, "weight": weight, "bias": bias, **place}, {"out": shape}, {"out": maps}, setting
+                function, {"x": x, "weight": weight, "bias": bias, **geometry}, {"out": shape}, {"out": maps}, setting
             )
         elif function == "conv2d_input_gradient":
-            yield Call(function, {"dy": dy, "weight": weight, **place}, {"out": x.shape}, {"out": MAPS}, setting)
+            yield Call(function, {"dy": dy, "weight": weight, **geometry}, {"out": x.shape}, {"out": MAPS}, setting)
         else:
             axes = {"dw": ("filter", "channel", "row", "column"), "db": ("filter",)}
             outputs = {"dw": weight.shape, "db": bias.shape}
-            yield Call(function, {"x": x, "dy": dy, **place}, outputs, axes, setting)
+            yield Call(function, {"x": x, "dy": dy, **geometry}, outputs, axes, setting)
 
 
 def _pools(function: str, rng: np.random.Generator) -> Iterator[Call]:
@@ -140,15 +142,16 @@ def _pools(function: str, rng: np.random.Generator) -> Iterator[Call]:
     for setting, (h, w), size, stride, n in variants:
         x = rng.permutation(np.arange(2.0 * h * w * n)).reshape(2, h, w, n) / 10 - 3
         shape = (2, (h - size) // stride + 1, (w - size) // stride + 1, n)
-        place = {"size": size, "stride": stride}
+        geometry = {"size": size, "stride": stride}
         if not function.endswith("gradient"):
-            yield Call(function, {"x": x, **place}, {"out": shape}, {"out": MAPS}, setting)
+            yield Call(function, {"x": x, **geometry}, {"out": shape}, {"out": MAPS}, setting)
             continue
         dy = rng.standard_normal(shape)
-        given = {"x": x, "dy": dy} if function.startswith("max") else {"dy": dy}
-        yield Call(function, {**given, **place}, {"out": x.shape}, {"out": MAPS}, setting)
+        arrays = {"x": x, "dy": dy} if function.startswith("max") else {"dy": dy}
+        yield Call(function, {**arrays, **geometry}, {"out": x.shape}, {"out": MAPS}, setting)
     if function == "max_pool2d_gradient":
-        x, dy = rng.integers(0, 2, (2, 6, 4, IMAGES)).astype(float), rng.standard_normal((2, 3, 2, IMAGES))
+        x = rng.integers(0, 2, (2, 6, 4, IMAGES)).astype(float)
+        dy = rng.standard_normal((2, 3, 2, IMAGES))
         inputs = {"x": x, "dy": dy, "size": 2, "stride": 2}
         yield Call(function, inputs, {"out": x.shape}, {"out": MAPS}, " with equal maxima")
 
@@ -156,7 +159,8 @@ def _pools(function: str, rng: np.random.Generator) -> Iterator[Call]:
 def _activations(function: str, rng: np.random.Generator) -> Iterator[Call]:
     for setting, n in (("", IMAGES), (" with one image", 1), (f" with {MANY} images", MANY)):
         shape = (2, 4, 5, n)
-        x, dy = rng.standard_normal(shape), rng.standard_normal(shape)
+        x = rng.standard_normal(shape)
+        dy = rng.standard_normal(shape)
         inputs: dict[str, Any] = {"x": x}
         if function.endswith("gradient"):
             y = 1.7159 * np.tanh(x) if function.startswith("tanh") else np.maximum(x, 0)
@@ -174,8 +178,10 @@ def _dense(function: str, rng: np.random.Generator) -> Iterator[Call]:
         (f" with {WIDE} inputs", WIDE, IMAGES),
     )
     for setting, inputs, n in variants:
-        x, dy = rng.standard_normal((inputs, n)), rng.standard_normal((4, n))
-        weight, bias = rng.standard_normal((4, inputs)), rng.standard_normal(4)
+        x = rng.standard_normal((inputs, n))
+        dy = rng.standard_normal((4, n))
+        weight = rng.standard_normal((4, inputs))
+        bias = rng.standard_normal(4)
         if function == "dense":
             outputs: dict[str, tuple[int, ...]] = {"out": (4, n)}
             yield Call(function, {"x": x, "weight": weight, "bias": bias}, outputs, {"out": FEATURES}, setting)
@@ -187,7 +193,8 @@ def _dense(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _softmax(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    weighted, smoothed = " with weights other than 1", " with a smoothing of 0.2"
+    weighted = " with weights other than 1"
+    smoothed = " with a smoothing of 0.2"
     variants = (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (weighted, 4), (smoothed, 4))
     for setting, n in variants:
         logits = rng.standard_normal((5, n))
@@ -205,7 +212,8 @@ def _softmax(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _images(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    one, each = (1 / 64, -0.5), (np.array([1 / 64, 1 / 50]), np.array([-0.5, -0.75]))
+    one = (1 / 64, -0.5)
+    each = (np.array([1 / 64, 1 / 50]), np.array([-0.5, -0.75]))
     variants = (
         ("", IMAGES, (8, 7), one),
         (" with one image", 1, (8, 7), one),

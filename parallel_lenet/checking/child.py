@@ -9,12 +9,15 @@ from parallel_lenet import user_files
 from parallel_lenet.checking import kernels, speed
 from parallel_lenet.kernels.files import FUNCTIONS
 
-CONSTANTS, LOADING, DIFFERENCES, SPEED = "constants", "loading", "finite differences", "speed"
-"""The parts of the check, beside the functions."""
+CONSTANTS = "constants"
+LOADING = "loading"
+DIFFERENCES = "finite differences"
+SPEED = "speed"
+"""The four parts of the check beside the functions."""
 
 
 def main() -> None:
-    """The other process's program: check the file that is named first, except the parts that are named after it."""
+    """Check the file that the first argument names, except the parts that the other arguments name."""
     path, *done = sys.argv[1:]
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # What the file prints is not a result.
@@ -25,28 +28,28 @@ def main() -> None:
 def _check(path: str, done: list[str], output: TextIO) -> None:
     """Write what is found as lines of JSON."""
 
-    def say(**message: Any) -> None:
+    def send(**message: Any) -> None:
         output.write(json.dumps(message) + "\n")
         output.flush()
 
-    say(begins=LOADING)
+    send(begins=LOADING)
     try:
         module = user_files.run(path, user_files.read(path), "user_kernel")
     except user_files.UserFileError as error:
-        say(result={"error": str(error)})
+        send(result={"error": str(error)})
         return
-    say(result={})
+    send(result={})
     failed = False
     for part in (CONSTANTS, *FUNCTIONS):
         if part in done:
             continue
-        say(begins=part)
+        send(begins=part)
         problems = list(kernels.constants(module)) if part == CONSTANTS else kernels.check_function(module, part)
         failed = failed or bool(problems)
-        say(result=problems)
+        send(result=problems)
     if DIFFERENCES not in done:
-        say(begins=DIFFERENCES)
-        say(result={} if failed or any(part in FUNCTIONS for part in done) else kernels.finite_differences(module))
+        send(begins=DIFFERENCES)
+        send(result={} if failed or any(part in FUNCTIONS for part in done) else kernels.finite_differences(module))
     if SPEED not in done:
-        say(begins=SPEED)
-        say(result=[] if failed or any(part in FUNCTIONS for part in done) else speed.speeds(module))
+        send(begins=SPEED)
+        send(result=[] if failed or any(part in FUNCTIONS for part in done) else speed.speeds(module))

@@ -1,4 +1,4 @@
-"""What mistake gives a wrong result? The results of known mistakes are computed, and compared with it.
+"""Finds the mistake behind a wrong result: computes what known mistakes would give, and compares.
 
 The file has more than 300 lines: half of it is the list of known mistakes, with the sentence for each.
 """
@@ -19,7 +19,7 @@ Mistake = tuple[str, Callable[[Call], Any]]
 
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}  # Of the largest number. Sums here have some dozen terms.
 
-WHAT = {
+OUTPUT_NAMES = {
     ("conv2d_weight_gradient", "dw"): "the kernel gradient dw",
     ("dense_weight_gradient", "dw"): "the weight gradient dw",
     ("conv2d_weight_gradient", "db"): "the bias gradient db",
@@ -30,13 +30,13 @@ WHAT = {
 }
 
 
-def what(function: str, output: str) -> str:
+def output_name(function: str, output: str) -> str:
     """The output, in words."""
-    plain = "the input gradient out" if function.endswith("_gradient") else "the output out"
-    return WHAT.get((function, output), plain)
+    default = "the input gradient out" if function.endswith("_gradient") else "the output out"
+    return OUTPUT_NAMES.get((function, output), default)
 
 
-def close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
+def is_close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
     """Whether the numbers are the same except for rounding."""
     wanted = np.asarray(wanted, np.float64)
     if np.shape(found) != wanted.shape:
@@ -48,20 +48,20 @@ def close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
 
 def diagnose(call: Call, output: str, found: Any, wanted: Results, dtype: str) -> str:
     """A sentence about a wrong output: the mistake if it is a known one, else where it is wrong and by how much."""
-    subject = f"{call.function}: {what(call.function, output)}"
+    subject = f"{call.function}: {output_name(call.function, output)}"
     right = np.asarray(wanted[output], np.float64)
     if np.isnan(np.asarray(found, np.float64)).any() and np.isfinite(right).all():
         if np.ndim(found) == 0:
             return f"{subject} is NaN{call.setting}"
-        holds = where(np.isnan(found), call, output)
+        holds = location(np.isnan(found), call, output)
         return f"{subject} holds NaN{holds}{call.setting}: it was computed, or was there before and is not overwritten"
     known: list[tuple[str, Callable[[], Any]]] = [
         *((sentence, partial(result, call)) for sentence, result in _KNOWN.get((call.function, output), ())),
         *((sentence, partial(result, right, call.axes.get(output, ()))) for sentence, result in _GENERAL),
     ]
     for sentence, result in known:
-        supposed = _supposed(result, output)
-        if supposed is not None and not close(supposed, right, dtype) and close(found, supposed, dtype):
+        candidate = _result_of_mistake(result, output)
+        if candidate is not None and not is_close(candidate, right, dtype) and is_close(found, candidate, dtype):
             return f"{subject} {sentence}{call.setting}"
     factor = _factor(call, output, np.asarray(found, np.float64), right, dtype)
     if factor is not None:
@@ -71,19 +71,19 @@ def diagnose(call: Call, output: str, found: Any, wanted: Results, dtype: str) -
         return f"{subject} is wrong{call.setting}: it is {found:.6g}, and must be {float(right):.6g}"
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
     return (
-        f"{subject} is wrong{where(wrong, call, output)}{call.setting}: for example {output}{list(place)} is "
+        f"{subject} is wrong{location(wrong, call, output)}{call.setting}: for example {output}{list(place)} is "
         f"{float(np.asarray(found)[place]):.6g}, and must be {float(right[place]):.6g}"
     )
 
 
-def _supposed(result: Callable[[], Any], output: str) -> Any:
-    """What a mistake would give; None if it can't be made in this call."""
+def _result_of_mistake(result: Callable[[], Any], output: str) -> Any:
+    """What a mistake would give, or None if this call leaves no room for it."""
     try:
         with np.errstate(all="ignore"):
-            supposed = result()
+            candidate = result()
     except (ValueError, IndexError):
         return None
-    return supposed[output] if isinstance(supposed, dict) else supposed
+    return candidate[output] if isinstance(candidate, dict) else candidate
 
 
 def _factor(call: Call, output: str, found: Array, right: Array, dtype: str) -> str | None:
@@ -92,19 +92,20 @@ def _factor(call: Call, output: str, found: Array, right: Array, dtype: str) -> 
     if norm == 0:
         return None
     factor = float((found * right).sum()) / norm
-    if not np.isfinite(factor) or not close(found, factor * right, dtype):
+    if not np.isfinite(factor) or not is_close(found, factor * right, dtype):
         return None
-    n, inputs = call.images, call.inputs
+    n = call.images
+    inputs = call.inputs
     reasons = [(-1.0, "has the wrong sign")]
     if n > 1:
         reasons.append((1 / n, "is averaged over the images, but must be summed"))
         reasons.append((float(n), "is multiplied by the number of images"))
     if "size" in inputs:
         area = inputs["size"] ** 2
-        taken = "is the sum of each window instead of its mean"
+        summed = "is the sum of each window instead of its mean"
         spread = "is not divided by the size of the window"
         if call.function.startswith("avg"):
-            reasons.append((float(area), spread if call.function.endswith("gradient") else taken))
+            reasons.append((float(area), spread if call.function.endswith("gradient") else summed))
             reasons.append((1 / area, "is divided by the size of the window twice"))
     if "dy" in inputs and inputs["dy"].ndim == 4:
         positions = inputs["dy"].shape[1] * inputs["dy"].shape[2]
@@ -116,8 +117,8 @@ def _factor(call: Call, output: str, found: Array, right: Array, dtype: str) -> 
     return "is 0" if factor == 0 else f"is {factor:.4g} times what it must be"
 
 
-def where(wrong: Array, call: Call, output: str) -> str:
-    """Which part of an array is wrong, as the end of a sentence; "" if it is spread over all of it."""
+def location(wrong: Array, call: Call, output: str) -> str:
+    """Which part of an array is wrong, as the end of a sentence, or "" if it is spread over all of it."""
     places = []
     for axis, name in enumerate(call.axes.get(output, ())):
         length = wrong.shape[axis]
@@ -137,15 +138,15 @@ def where(wrong: Array, call: Call, output: str) -> str:
     return f" in {' of '.join(places)}" if places else ""
 
 
-def _only(array: Array, axis: int, index: int) -> Array:
-    """The array with zeros but at one index of an axis."""
+def _keep_one(array: Array, axis: int, index: int) -> Array:
+    """The array, with zeros everywhere but at one index of an axis."""
     result = np.zeros_like(array)
     place = (slice(None),) * axis + (index,)
     result[place] = array[place]
     return result
 
 
-def _cropped(call: Call, output: str, **changed: Any) -> Array:
+def _crop(call: Call, output: str, **changed: Any) -> Array:
     """The output for other settings, cut to the size of the right one."""
     shape = call.outputs[output]
     settings = call.inputs | changed
@@ -155,15 +156,15 @@ def _cropped(call: Call, output: str, **changed: Any) -> Array:
         (size + 2 * padding - k) // settings["stride"] + 1
         for size, k in zip(settings["x"].shape[1:3], window, strict=True)
     )
-    whole = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).reference(
+    padded = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).reference(
         **changed
     )
-    result: Array = whole[output][:, : shape[1], : shape[2]]
+    result: Array = padded[output][:, : shape[1], : shape[2]]
     return result
 
 
-def _moved(x: Array, rows: int, columns: int) -> Array:
-    """The images moved, with zeros from outside."""
+def _move(x: Array, rows: int, columns: int) -> Array:
+    """The images, moved down and to the right. Zeros come in from outside."""
     result = np.zeros_like(x)
     h, w = x.shape[1:3]
     result[:, max(0, rows) : h + min(0, rows), max(0, columns) : w + min(0, columns)] = x[
@@ -172,7 +173,7 @@ def _moved(x: Array, rows: int, columns: int) -> Array:
     return result
 
 
-def _padded(x: Array, padding: int, mode: str = "constant") -> Array:
+def _pad(x: Array, padding: int, mode: str = "constant") -> Array:
     """The images with another padding: on one side, or with other numbers."""
     ends = {"begin": (2 * padding, 0), "end": (0, 2 * padding)}.get(mode)
     each = ends or (padding, padding)
@@ -180,22 +181,25 @@ def _padded(x: Array, padding: int, mode: str = "constant") -> Array:
 
 
 def _with_padding(mode: str) -> Callable[[Call], Results]:
-    return lambda call: call.reference(x=_padded(call.inputs["x"], call.inputs["padding"], mode), padding=0)
+    return lambda call: call.reference(x=_pad(call.inputs["x"], call.inputs["padding"], mode), padding=0)
 
 
 def _windows(call: Call) -> Iterator[tuple[int, int, slice, slice]]:
     """Row and column of each output, and its window in the padded input."""
-    dy, stride = call.inputs["dy"], call.inputs["stride"]
+    dy = call.inputs["dy"]
+    stride = call.inputs["stride"]
     kh, kw = call.inputs["weight"].shape[2:] if "weight" in call.inputs else (call.inputs.get("size", 0),) * 2
     for row in range(dy.shape[1]):
         for column in range(dy.shape[2]):
-            top, left = row * stride, column * stride
+            top = row * stride
+            left = column * stride
             yield row, column, slice(top, top + kh), slice(left, left + kw)
 
 
-def _overwritten(call: Call) -> Array:
+def _overwrite_windows(call: Call) -> Array:
     """An input gradient whose windows overwrite each other."""
-    dy, padding = call.inputs["dy"], call.inputs.get("padding", 0)
+    dy = call.inputs["dy"]
+    padding = call.inputs.get("padding", 0)
     c, h, w, n = call.outputs["out"]
     dx = np.zeros((c, h + 2 * padding, w + 2 * padding, n))
     for row, column, rows, columns in _windows(call):
@@ -207,43 +211,45 @@ def _overwritten(call: Call) -> Array:
     return dx[:, padding : padding + h, padding : padding + w]
 
 
-def _not_cropped(call: Call) -> Array:
-    """An input gradient of which the wrong part is taken from the padded one."""
+def _crop_at_corner(call: Call) -> Array:
+    """The upper left part of the padded input gradient, in place of its centre."""
     c, h, w, n = call.outputs["out"]
     padding = call.inputs["padding"]
     shape = (c, h + 2 * padding, w + 2 * padding, n)
-    whole = Call(call.function, call.inputs | {"padding": 0}, {"out": shape}, call.axes).reference()["out"]
-    result: Array = whole[:, :h, :w]
+    padded = Call(call.function, call.inputs | {"padding": 0}, {"out": shape}, call.axes).reference()["out"]
+    result: Array = padded[:, :h, :w]
     return result
 
 
-def _max_gradient(call: Call, which: str) -> Array:
-    """The gradient of max pooling if the maximum is taken elsewhere."""
-    x, dy = call.inputs["x"], call.inputs["dy"]
+def _max_gradient(call: Call, receiver: str) -> Array:
+    """The gradient of max pooling if it goes to other numbers of a window than the first maximum."""
+    x = call.inputs["x"]
+    dy = call.inputs["dy"]
     dx = np.zeros(call.outputs["out"])
     for row, column, rows, columns in _windows(call):
-        window, error = x[:, rows, columns], dy[:, row, column]
+        window = x[:, rows, columns]
+        error = dy[:, row, column]
         flat = window.reshape(window.shape[0], -1, window.shape[-1])
-        if which == "every":
+        if receiver == "every":
             share = (flat == flat.max(axis=1, keepdims=True)).astype(float)
-        elif which == "shared":
+        elif receiver == "shared":
             share = (flat == flat.max(axis=1, keepdims=True)).astype(float)
             share /= share.sum(axis=1, keepdims=True)
-        elif which == "window":
+        elif receiver == "window":
             share = np.ones_like(flat)
-        elif which == "mean":
+        elif receiver == "mean":
             share = np.full_like(flat, 1 / flat.shape[1])
         else:
             last = flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)
             first = flat.argmin(axis=1)
-            chosen = last if which == "last" else first
-            share = (np.arange(flat.shape[1])[:, None] == chosen[:, None]).astype(float)
+            target = last if receiver == "last" else first
+            share = (np.arange(flat.shape[1])[:, None] == target[:, None]).astype(float)
         dx[:, rows, columns] += (share * error[:, None]).reshape(window.shape)
     return dx
 
 
-def _of_windows(call: Call, reduce: Callable[..., Any]) -> Array:
-    """A pooling with another function of the window."""
+def _pool(call: Call, reduce: Callable[..., Any]) -> Array:
+    """Pooling by this function of the window."""
     x, size, stride = (call.inputs[name] for name in ("x", "size", "stride"))
     out = np.empty(call.outputs["out"])
     for row in range(out.shape[1]):
@@ -253,24 +259,24 @@ def _of_windows(call: Call, reduce: Callable[..., Any]) -> Array:
     return out
 
 
-def _onehot(call: Call) -> Array:
+def _one_hot(call: Call) -> Array:
     classes = len(call.inputs["logits"])
-    onehot: Array = (np.arange(classes)[:, None] == call.inputs["targets"]).astype(float)
-    return onehot
+    one_hot: Array = (np.arange(classes)[:, None] == call.inputs["targets"]).astype(float)
+    return one_hot
 
 
-def _unsmoothed(call: Call) -> Call:
+def _without_smoothing(call: Call) -> Call:
     return replace(call, options={})
 
 
 def _losses(call: Call) -> Array:
-    one = _unsmoothed(call).reference(weights=np.ones(call.images))
-    p = one["d_logits"] + _onehot(call)
-    losses: Array = -np.log((p * _onehot(call)).sum(axis=0))
+    one = _without_smoothing(call).reference(weights=np.ones(call.images))
+    p = one["d_logits"] + _one_hot(call)
+    losses: Array = -np.log((p * _one_hot(call)).sum(axis=0))
     return losses
 
 
-def _prepared(call: Call, *, centred: bool = True, border: bool = True, up: int = 0) -> Array:
+def _prepare(call: Call, *, centred: bool = True, border: bool = True, up: int = 0) -> Array:
     images = call.inputs["images"]
     scale, shift = (np.reshape(call.inputs[name], (-1, 1, 1, 1)) for name in ("scale", "shift"))
     out = np.full(call.outputs["out"], shift if border else 0.0)
@@ -288,37 +294,36 @@ def _first_channel(call: Call) -> Any:
 Axes = tuple[str, ...]
 
 
-def _swapped(right: Array, axes: Axes) -> Array:
-    row, column = axes.index("row"), axes.index("column")
-    return right.swapaxes(row, column)
+def _swap_rows_and_columns(right: Array, axes: Axes) -> Array:
+    return right.swapaxes(axes.index("row"), axes.index("column"))
 
 
-def _reversed(*names: str) -> Callable[[Array, Axes], Array]:
+def _reverse(*names: str) -> Callable[[Array, Axes], Array]:
     return lambda right, axes: np.flip(right, tuple(axes.index(name) for name in names))
 
 
-def _shifted(step: int) -> Callable[[Array, Axes], Array]:
-    return lambda right, axes: _moved(right, step, step) if axes[1:3] == ("row", "column") else right
+def _move_by(step: int) -> Callable[[Array, Axes], Array]:
+    return lambda right, axes: _move(right, step, step) if axes[1:3] == ("row", "column") else right
 
 
 _GENERAL: list[tuple[str, Callable[[Array, Axes], Array]]] = [
-    ("has rows and columns swapped", _swapped),
-    ("is turned by 180 degrees", _reversed("row", "column")),
-    ("has its rows in reverse order", _reversed("row")),
-    ("has its columns in reverse order", _reversed("column")),
-    ("has its channels in reverse order", _reversed("channel")),
-    ("has its filters in reverse order", _reversed("filter")),
-    ("has its images in reverse order", _reversed("image")),
-    ("is 0 for all images but the first", lambda right, axes: _only(right, axes.index("image"), 0)),
+    ("has rows and columns swapped", _swap_rows_and_columns),
+    ("is turned by 180 degrees", _reverse("row", "column")),
+    ("has its rows in reverse order", _reverse("row")),
+    ("has its columns in reverse order", _reverse("column")),
+    ("has its channels in reverse order", _reverse("channel")),
+    ("has its filters in reverse order", _reverse("filter")),
+    ("has its images in reverse order", _reverse("image")),
+    ("is 0 for all images but the first", lambda right, axes: _keep_one(right, axes.index("image"), 0)),
     ("is the absolute value of what it must be", lambda right, axes: np.abs(right)),
     ("is cut off at 0, as by ReLU", lambda right, axes: np.maximum(right, 0)),
-    ("is moved by one row and one column", _shifted(1)),
-    ("is moved by one row and one column", _shifted(-1)),
+    ("is moved by one row and one column", _move_by(1)),
+    ("is moved by one row and one column", _move_by(-1)),
 ]
-"""Mistakes that are computed from the right result and the names of its axes."""
+"""Mistakes computed from the right result and the names of its axes."""
 
 
-def _inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
+def _with_inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
     """The results for changed inputs."""
     return lambda call: call.reference(**{name: change(call.inputs[name]) for name, change in changed.items()})
 
@@ -337,16 +342,16 @@ _PADDING: list[Mistake] = [
 ]
 
 _BIAS: list[Mistake] = [
-    ("lacks the bias", _inputs(bias=np.zeros_like)),
-    ("has the bias subtracted instead of added", _inputs(bias=np.negative)),
-    ("has the bias added twice", _inputs(bias=lambda bias: 2 * bias)),
+    ("lacks the bias", _with_inputs(bias=np.zeros_like)),
+    ("has the bias subtracted instead of added", _with_inputs(bias=np.negative)),
+    ("has the bias added twice", _with_inputs(bias=lambda bias: 2 * bias)),
 ]
 
 _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("prepare_images", "out"): [
-        ("has the images at the upper left instead of in the centre", lambda call: _prepared(call, centred=False)),
-        ("has the wider border at the beginning: it belongs at the end", lambda call: _prepared(call, up=1)),
-        ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepared(call, border=False)),
+        ("has the images at the upper left instead of in the centre", lambda call: _prepare(call, centred=False)),
+        ("has the wider border at the beginning: it belongs at the end", lambda call: _prepare(call, up=1)),
+        ("has a border of 0: the border must be scaled and shifted too", lambda call: _prepare(call, border=False)),
         ("has the scale and the shift of the first channel in all channels", lambda call: _first_channel(call)),
         ("lacks the shift", lambda call: call.reference(shift=0.0)),
         ("lacks the scale", lambda call: call.reference(scale=1.0)),
@@ -358,14 +363,14 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
     ("conv2d", "out"): [
         (
             "is a true convolution, with filters turned by 180 degrees: the window must not be flipped",
-            _inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
+            _with_inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
         ),
         (
             "is computed with rows and columns of the filters swapped",
-            _inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
+            _with_inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
         ),
-        ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
-        ("is computed with the filters in reverse order", _inputs(weight=lambda weight: weight[::-1])),
+        ("is computed with the channels in reverse order", _with_inputs(x=lambda x: x[::-1])),
+        ("is computed with the filters in reverse order", _with_inputs(weight=lambda weight: weight[::-1])),
         *_BIAS,
         (
             "has the bias added once per channel",
@@ -383,63 +388,78 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
             "is divided as a whole by the number of products: it must be their sum",
             lambda call: call.reference()["out"] / call.inputs["weight"][0].size,
         ),
-        ("counts only the first channel", _inputs(x=lambda x: _only(x, 0, 0))),
+        ("counts only the first channel", _with_inputs(x=lambda x: _keep_one(x, 0, 0))),
         (
             "counts only the last channel: the channels overwrite each other",
-            _inputs(x=lambda x: _only(x, 0, len(x) - 1)),
+            _with_inputs(x=lambda x: _keep_one(x, 0, len(x) - 1)),
         ),
-        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+        ("ignores the stride", lambda call: _crop(call, "out", stride=1)),
         *_PADDING,
-        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
-        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
-        ("takes windows that begin one row too late", _inputs(x=lambda x: np.roll(x, -1, 1))),
-        ("takes windows that begin one column too late", _inputs(x=lambda x: np.roll(x, -1, 2))),
-        ("takes windows that begin one row and one column too early", _inputs(x=lambda x: np.roll(x, (1, 1), (1, 2)))),
-        ("takes windows that begin one row and one column too early", _inputs(x=lambda x: _moved(x, 1, 1))),
+        ("takes windows that begin one row and one column too late", _with_inputs(x=lambda x: _move(x, -1, -1))),
+        (
+            "takes windows that begin one row and one column too late",
+            _with_inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2))),
+        ),
+        ("takes windows that begin one row too late", _with_inputs(x=lambda x: np.roll(x, -1, 1))),
+        ("takes windows that begin one column too late", _with_inputs(x=lambda x: np.roll(x, -1, 2))),
+        (
+            "takes windows that begin one row and one column too early",
+            _with_inputs(x=lambda x: np.roll(x, (1, 1), (1, 2))),
+        ),
+        ("takes windows that begin one row and one column too early", _with_inputs(x=lambda x: _move(x, 1, 1))),
     ],
     ("conv2d_input_gradient", "out"): [
         (
             "is computed with the filters turned by 180 degrees",
-            _inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
+            _with_inputs(weight=lambda weight: weight[:, :, ::-1, ::-1]),
         ),
         (
             "is computed with rows and columns of the filters swapped",
-            _inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
+            _with_inputs(weight=lambda weight: weight.swapaxes(2, 3) if weight.shape[2] == weight.shape[3] else weight),
         ),
-        ("is computed with the filters in reverse order", _inputs(weight=lambda weight: weight[::-1])),
-        ("has overlapping windows that overwrite each other instead of being added", _overwritten),
-        ("counts only the first filter", _inputs(dy=lambda dy: _only(dy, 0, 0))),
+        ("is computed with the filters in reverse order", _with_inputs(weight=lambda weight: weight[::-1])),
+        ("has overlapping windows that overwrite each other instead of being added", _overwrite_windows),
+        ("counts only the first filter", _with_inputs(dy=lambda dy: _keep_one(dy, 0, 0))),
         (
             "counts only the last filter: the filters overwrite each other",
-            _inputs(dy=lambda dy: _only(dy, 0, len(dy) - 1)),
+            _with_inputs(dy=lambda dy: _keep_one(dy, 0, len(dy) - 1)),
         ),
         ("ignores the stride", lambda call: call.reference(stride=1)),
-        ("ignores the padding", _not_cropped),
+        ("ignores the padding", _crop_at_corner),
     ],
     ("conv2d_weight_gradient", "dw"): [
         *_FIRST_IMAGE,
         ("ignores the stride", lambda call: call.reference(stride=1)),
         *_PADDING,
-        ("is computed with the channels in reverse order", _inputs(x=lambda x: x[::-1])),
-        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
-        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: _moved(x, -1, -1))),
+        ("is computed with the channels in reverse order", _with_inputs(x=lambda x: x[::-1])),
+        (
+            "takes windows that begin one row and one column too late",
+            _with_inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2))),
+        ),
+        ("takes windows that begin one row and one column too late", _with_inputs(x=lambda x: _move(x, -1, -1))),
     ],
     ("conv2d_weight_gradient", "db"): list(_FIRST_IMAGE),
     ("avg_pool2d", "out"): [
-        ("is the largest number of each window instead of the mean", lambda call: _of_windows(call, np.max)),
-        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
-        ("takes windows that begin one row and one column too late", _inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2)))),
-        ("is the upper left number of each window", lambda call: _of_windows(call, lambda x, axis: x[:, 0, 0])),
+        ("is the largest number of each window instead of the mean", lambda call: _pool(call, np.max)),
+        ("ignores the stride", lambda call: _crop(call, "out", stride=1)),
+        (
+            "takes windows that begin one row and one column too late",
+            _with_inputs(x=lambda x: np.roll(x, (-1, -1), (1, 2))),
+        ),
+        ("is the upper left number of each window", lambda call: _pool(call, lambda x, axis: x[:, 0, 0])),
     ],
     ("avg_pool2d_gradient", "out"): [
-        ("has overlapping windows that overwrite each other instead of being added", _overwritten),
+        ("has overlapping windows that overwrite each other instead of being added", _overwrite_windows),
         ("ignores the stride", lambda call: call.reference(stride=1)),
     ],
     ("max_pool2d", "out"): [
-        ("is the mean of each window instead of the largest number", lambda call: _of_windows(call, np.mean)),
-        ("is the smallest number of each window instead of the largest", lambda call: _of_windows(call, np.min)),
-        ("begins with 0: it is 0 where all numbers are negative", lambda call: np.maximum(call.reference()["out"], 0)),
-        ("ignores the stride", lambda call: _cropped(call, "out", stride=1)),
+        ("is the mean of each window instead of the largest number", lambda call: _pool(call, np.mean)),
+        ("is the smallest number of each window instead of the largest", lambda call: _pool(call, np.min)),
+        (
+            "begins with 0: it is 0 where all numbers are negative",
+            lambda call: np.maximum(call.reference()["out"], 0),
+        ),
+        ("ignores the stride", lambda call: _crop(call, "out", stride=1)),
     ],
     ("max_pool2d_gradient", "out"): [
         ("goes to every one of equal maxima: only the first in row order gets it", lambda c: _max_gradient(c, "every")),
@@ -511,12 +531,12 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ("is the logarithm of the softmax", lambda call: np.log(call.reference()["out"])),
     ],
     ("softmax_cross_entropy", "d_logits"): [
-        ("is only the softmax: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _onehot(c)),
-        ("ignores the smoothing", lambda call: _unsmoothed(call).reference()),
+        ("is only the softmax: 1 must be subtracted at the target", lambda c: c.reference()["d_logits"] + _one_hot(c)),
+        ("ignores the smoothing", lambda call: _without_smoothing(call).reference()),
         ("ignores the weights", lambda call: call.reference(weights=np.ones(call.images))),
         (
             "has 1 added at the target instead of subtracted",
-            lambda call: call.reference()["d_logits"] + 2 * _onehot(call),
+            lambda call: call.reference()["d_logits"] + 2 * _one_hot(call),
         ),
         (
             "is the mean over the images, but must be that of the sum",
@@ -524,7 +544,7 @@ _KNOWN: dict[tuple[str, str], list[Mistake]] = {
         ),
     ],
     ("softmax_cross_entropy", "loss"): [
-        ("ignores the smoothing", lambda call: _unsmoothed(call).reference()),
+        ("ignores the smoothing", lambda call: _without_smoothing(call).reference()),
         ("ignores the weights", lambda call: _losses(call).sum()),
         ("is the mean over the images, but must be their sum", lambda call: call.reference()["loss"] / call.images),
         ("is the loss of the first image only", lambda call: _losses(call)[0]),

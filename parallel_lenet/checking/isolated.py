@@ -1,7 +1,7 @@
 """The check of a kernel file in another process, since the file's code may crash or never end.
 
 The other process runs `child` and writes a line of JSON before and after each part of the check. A part that takes too
-long, or ends the process, is a problem; another process continues with the next part.
+long, or ends the process, is a problem. Then another process continues with the next part.
 """
 
 import json
@@ -39,12 +39,11 @@ class FileCheck:
 
     @property
     def sentences(self) -> list[str]:
-        """All problems."""
         return [sentence for sentences in self.problems.values() for sentence in sentences]
 
 
 def check_file(path: str, time_limit: float) -> FileCheck:
-    """Check the kernel in a file. ``time_limit`` are the seconds for each function.
+    """Check the kernel in a file. Each function may take ``time_limit`` seconds.
 
     Raises UserFileError if the file cannot be read or run, with the line that failed.
     """
@@ -77,7 +76,7 @@ def check_file(path: str, time_limit: float) -> FileCheck:
 
 
 def _parts(path: str, done: list[str], time_limit: float) -> Iterator[tuple[str, Any]]:
-    """The parts that another process checked, with their results; a sentence for a last one that failed."""
+    """The parts that another process checked, with their results. A part that ends the process has a sentence."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_package(), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, path, *done],

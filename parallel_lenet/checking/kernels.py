@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checking.calls import Call, Results, calls, large
-from parallel_lenet.checking.diagnosis import close, diagnose, what, where
+from parallel_lenet.checking.calls import Call, Results, calls, large_call
+from parallel_lenet.checking.diagnosis import diagnose, is_close, location, output_name
 from parallel_lenet.checking.report import CheckReport
 from parallel_lenet.checks import quoted, whole_number
 from parallel_lenet.kernels.files import FUNCTIONS
@@ -30,12 +30,12 @@ def check_kernels(module: Any) -> CheckReport:
     """Check a kernel module of your own: all functions of the contract in `parallel_lenet.kernels`.
 
     Each function is called with small arrays of both dtypes, and compared with the loops of `naive`. It must not write
-    to its inputs, must write its outputs whole, and must not depend on earlier calls or on chance. The gradients are
-    compared with finite differences of the module's own functions besides. Each problem of the report is a sentence
-    that names the mistake, if it is a known one. Nothing is raised for mistakes of the module.
+    to its inputs, must write its outputs whole, and must not depend on earlier calls or on chance. Its gradients are
+    also compared with finite differences of its own functions. Each problem of the report is a sentence that names the
+    mistake, if it is a known one. Nothing is raised for mistakes of the module.
 
-    The functions run in this process: one that never ends does not return. ``parallel-lenet check FILE.py`` runs them
-    in another process, with a time limit.
+    The functions run in this process, so `check_kernels` does not return if one of them never ends. ``parallel-lenet
+    check FILE.py`` runs them in another process, with a time limit.
 
     >>> from parallel_lenet import check_kernels
     >>> from parallel_lenet.kernels import im2col
@@ -48,8 +48,8 @@ def check_kernels(module: Any) -> CheckReport:
         problems += check_function(module, function)
     errors = {} if problems else finite_differences(module)
     problems += [
-        f"{what_}: the gradient differs from finite differences by {error:.2g}"
-        for what_, error in errors.items()
+        f"{name_and_array}: the gradient differs from finite differences by {error:.2g}"
+        for name_and_array, error in errors.items()
         if not error < TOLERANCE
     ]
     return CheckReport(f"kernels of {name}", tuple(problems), errors)
@@ -67,7 +67,7 @@ def constants(module: Any) -> Iterator[str]:
 
 
 def finite_differences(module: Any) -> dict[str, float]:
-    """The largest errors of the layers' gradients with these kernels, by layer and array; infinity if one raises."""
+    """The largest errors of the layers' gradients with these kernels, by layer and array, or infinity if one raises."""
     rng = np.random.default_rng(0)
     errors: dict[str, float] = {}
     for name, layer, shape in LAYERS:
@@ -80,21 +80,21 @@ def finite_differences(module: Any) -> dict[str, float]:
 
 
 def check_function(module: Any, name: str) -> list[str]:
-    """The problems of one function: one sentence per mistake; those of a special case only if the simplest is right."""
+    """One sentence per mistake of a function. Special cases are checked only if the simplest case is right."""
     function = getattr(module, name, None)
     if not callable(function):
         return [
             f"{name} is missing: define it, or take another kernel's with "
             f"`from parallel_lenet.kernels.im2col import {name}`"
         ]
-    tried = [call for call in calls(name) if all(takes(function, option) for option in call.options)]
+    cases = [call for call in calls(name) if all(takes(function, option) for option in call.options)]
     try:
-        for call in tried:
+        for call in cases:
             problems = list(dict.fromkeys(_results(function, call)))
             if problems:
                 return problems
-        problems = list(dict.fromkeys(_manners(function, tried[0], getattr(module, "LEAF", None))))
-        extreme = large(name)
+        problems = list(dict.fromkeys(_side_effects(function, cases[0], getattr(module, "LEAF", None))))
+        extreme = large_call(name)
         if extreme is not None and not problems:
             problems = _large(function, extreme)
         return problems
@@ -103,7 +103,7 @@ def check_function(module: Any, name: str) -> list[str]:
 
 
 class _RaisedError(Exception):
-    """The function raised an exception; the text is the problem."""
+    """The function raised an exception. The text is the problem."""
 
 
 class _Outcome:
@@ -137,7 +137,7 @@ class _Outcome:
                 self.returned = function(*self.arguments.values(), *self.outputs.values(), **call.options)
             self.draws = repr(_random_state()) != repr(state)
         except (Exception, SystemExit) as error:
-            raise _RaisedError(_raised(call, error)) from error
+            raise _RaisedError(_exception_text(call, error)) from error
         finally:
             np.random.set_state(saved[0])  # noqa: NPY002
             random.setstate(saved[1])
@@ -154,18 +154,17 @@ class _Outcome:
         return dict(self.outputs)
 
     def bits(self) -> list[bytes]:
-        """All results, to compare."""
         return [np.asarray(value).tobytes() for value in self.results().values()]
 
 
 def _random_state() -> tuple[Any, Any]:
-    """Of NumPy's and Python's global generators."""
+    """The state of NumPy's and of Python's global generator."""
     state = np.random.get_state(legacy=True)  # noqa: NPY002
     assert isinstance(state, tuple)
     return (state[0], list(state[1]), *state[2:]), random.getstate()
 
 
-def _raised(call: Call, error: BaseException) -> str:
+def _exception_text(call: Call, error: BaseException) -> str:
     """The exception, and the line of the user's file that raised it."""
     shapes = ", ".join(f"{name} {shape}" for name, shape in call.outputs.items())
     text = " ".join(str(error).split())
@@ -184,19 +183,21 @@ def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:
         for name in outcome.written:
             yield f"{call.function}: writes into its input {name}"
         if call.function == RETURNS:
-            wrong = _returned(outcome.returned)
+            wrong = _return_problem(outcome.returned)
             if wrong is not None:
                 yield f"{call.function}: must return the loss and the number of correct answers, {wrong}"
                 return
         problem = False
         for name in wanted:
-            if close(found[name], wanted[name], dtype):
+            if is_close(found[name], wanted[name], dtype):
                 continue
             problem = True
             if name in call.outputs:
-                unwritten = _unwritten(function, call, name, found[name], wanted, outcome.returned, dtype)
-                if unwritten:
-                    yield unwritten
+                problem_of_writing = _overwrite_problem(
+                    function, call, name, found[name], wanted, outcome.returned, dtype
+                )
+                if problem_of_writing:
+                    yield problem_of_writing
                     continue
             sentence = diagnose(call, name, found[name], wanted, dtype)
             if _Outcome(function, call, np.nan, dtype).bits() != outcome.bits():
@@ -206,8 +207,8 @@ def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:
             return
 
 
-def _returned(value: Any) -> str | None:
-    """What is wrong with what the loss returns."""
+def _return_problem(value: Any) -> str | None:
+    """What is wrong with the value that the loss returns, or None."""
     if not isinstance(value, tuple) or len(value) != 2:
         return f"got {quoted(value)}"
     loss, correct = value
@@ -218,11 +219,11 @@ def _returned(value: Any) -> str | None:
     return None
 
 
-def _unwritten(
+def _overwrite_problem(
     function: Callable[..., Any], call: Call, name: str, found: Array, wanted: Results, returned: Any, dtype: str
 ) -> str | None:
-    """If an output keeps or adds to what it held before: a sentence."""
-    subject = f"{call.function}: {what(call.function, name)}"
+    """A sentence if the function does not overwrite an output, else None."""
+    subject = f"{call.function}: {output_name(call.function, name)}"
     if not np.isnan(found).any():
         return None
     again = _Outcome(function, call, 7.0, dtype).results()[name]
@@ -231,23 +232,23 @@ def _unwritten(
             instead = f"the function returns an array of {returned.dtype} instead of writing into {name}"
             return f"{subject} is not written: {instead}"
         return f"{subject} is not written{call.setting}: what is written may be a copy, as reshape and transpose make"
-    if close(again - 7, wanted[name], dtype):
+    if is_close(again - 7, wanted[name], dtype):
         return f"{subject} is added to what the array held before: it must be overwritten{call.setting}"
-    left = np.isnan(found)
-    if (again[left] == 7).all():
-        return f"{subject} is not written{where(left, call, name)}{call.setting}: it must be written whole"
+    untouched = np.isnan(found)
+    if (again[untouched] == 7).all():
+        return f"{subject} is not written{location(untouched, call, name)}{call.setting}: it must be written whole"
     return None
 
 
-def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iterator[str]:
-    """Side effects that a function must not have, even if its results are right."""
+def _side_effects(function: Callable[..., Any], call: Call, leaf: int | None) -> Iterator[str]:
+    """Side effects that a function must not have, although its results are right."""
     first = _Outcome(function, call, np.nan, "float64")
     if first.draws:
         yield f"{call.function}: changes the global state of random numbers"
     if _Outcome(function, call, 7.0, "float64").bits() != first.bits():
         yield f"{call.function}: two calls with the same arguments have different results"
         return
-    kept = first.bits()
+    first_bits = first.bits()
     other = Call(
         call.function,
         {
@@ -257,28 +258,29 @@ def _manners(function: Callable[..., Any], call: Call, leaf: int | None) -> Iter
         call.outputs,
         call.axes,
     )
-    second, wanted = _Outcome(function, other, np.nan, "float64").results(), other.reference()
-    if not all(close(second[name], wanted[name]) for name in wanted):
+    second = _Outcome(function, other, np.nan, "float64").results()
+    wanted = other.reference()
+    if not all(is_close(second[name], wanted[name]) for name in wanted):
         yield f"{call.function}: keeps data of an earlier call: a call with other arguments has wrong results"
         return
-    if first.bits() != kept:
+    if first.bits() != first_bits:
         yield f"{call.function}: keeps a reference to the arrays of an earlier call, and writes into them later"
         return
     third = _Outcome(function, other, np.nan, "float64", earlier=first).results()
-    if not all(close(third[name], wanted[name]) for name in wanted):
-        same = "a call with the same arrays, which hold other numbers by then, has wrong results"
-        yield f"{call.function}: keeps data of an earlier call: {same}"
+    if not all(is_close(third[name], wanted[name]) for name in wanted):
+        problem = "a call with the same arrays, which hold other numbers by then, has wrong results"
+        yield f"{call.function}: keeps data of an earlier call: {problem}"
         return
     if call.function in IN_PLACE:
         place = IN_PLACE[call.function]
-        if not close(_Outcome(function, call, np.nan, "float64", place).outputs["out"], call.reference()["out"]):
+        if not is_close(_Outcome(function, call, np.nan, "float64", place).outputs["out"], call.reference()["out"]):
             yield f"{call.function}: is wrong if out is {place}, which a network makes use of"
     if leaf is not None:
-        yield from _law(function, call, leaf)
+        yield from _sum_tree(function, call, leaf)
 
 
-def _law(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
-    """The law for sums, bit by bit."""
+def _sum_tree(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
+    """Whether sums over images follow the tree, bit by bit, as ``LEAF`` promises."""
     n = call.images
     whole = _Outcome(function, call.part(slice(0, 2)), np.nan, "float32").results()
     halves = [_Outcome(function, call.part(slice(i, i + 1)), np.nan, "float32").results() for i in range(2)]
@@ -286,12 +288,12 @@ def _law(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
         return
     for name, value in whole.items():
         one, two = (half[name] for half in halves)
-        summed = name in ("loss", "correct") or "image" not in call.axes[name]
-        expected = one + two if summed else np.concatenate([one, two], axis=-1)
+        is_sum = name in ("loss", "correct") or "image" not in call.axes[name]
+        expected = one + two if is_sum else np.concatenate([one, two], axis=-1)
         if np.asarray(expected).tobytes() != np.asarray(value).tobytes():
-            rule = "is not the sum of those for its halves" if summed else "depends on the images beside it"
+            rule = "is not the sum of those for its halves" if is_sum else "depends on the images beside it"
             yield (
-                f"{call.function}: LEAF is 1, but {what(call.function, name)} {rule}, bit for bit: "
+                f"{call.function}: LEAF is 1, but {output_name(call.function, name)} {rule}, bit for bit: "
                 "follow the tree of sums, or say LEAF = None"
             )
 
@@ -301,8 +303,8 @@ def _large(function: Callable[..., Any], call: Call) -> list[str]:
     problems = []
     wanted = call.reference()
     for name, value in _Outcome(function, call, np.nan, "float64").results().items():
-        if not close(value, wanted[name]):
+        if not is_close(value, wanted[name]):
             remedy = ": take the largest logit off before exp" if call.function.startswith("softmax") else ""
             kind = "is NaN or infinite" if not np.isfinite(value).all() else "is wrong"
-            problems.append(f"{call.function}: {what(call.function, name)} {kind} for large inputs{remedy}")
+            problems.append(f"{call.function}: {output_name(call.function, name)} {kind} for large inputs{remedy}")
     return problems

@@ -45,7 +45,7 @@ def check_layer(layer: Layer, shape: Shape, *, kernel: str = "auto") -> CheckRep
     checking = _Checking(layer, tuple(shape), kernels.load(kernels.resolve(kernel)))
     problems: list[str] = []
     try:
-        for part in (checking.shapes, checking.forward, checking.gradients, checking.travel):
+        for part in (checking.shapes, checking.forward, checking.gradients, checking.sending):
             found = list(dict.fromkeys(part()))
             problems += found
             if found and part is not checking.gradients:
@@ -56,7 +56,7 @@ def check_layer(layer: Layer, shape: Shape, *, kernel: str = "auto") -> CheckRep
 
 
 class _StopError(Exception):
-    """The rest cannot be checked; the text is the problem."""
+    """The rest cannot be checked. The text is the problem."""
 
 
 class _Checking:
@@ -77,7 +77,7 @@ class _Checking:
         self.rng = rng
 
     def call(self, method: str, *arguments: Any, samples: Array = SAMPLES) -> Any:
-        """Call a method; an exception stops the check, with its place."""
+        """Call a method. An exception stops the check, with the file and line that raised it."""
         function: Callable[..., Any] = getattr(self.layer, method)
         more: dict[str, Any] = {}
         if takes(function, "keys"):
@@ -138,7 +138,8 @@ class _Checking:
         """The output for ``x``, and the problems of the call."""
         parameters = {name: array.astype(dtype) for name, array in self.parameters.items()}
         x = x.astype(dtype)
-        before, kept = x.copy(), copy.deepcopy(parameters)
+        x_before = x.copy()
+        parameters_before = copy.deepcopy(parameters)
         images = x.shape[-1]
         if self.in_place:
             self.call("forward", self.kernel, parameters, x, x, samples=samples)
@@ -147,12 +148,12 @@ class _Checking:
             y = np.full((*self.output, images), fill, dtype)
             self.call("forward", self.kernel, parameters, x, y, samples=samples)
         problems = []
-        if not self.in_place and not np.array_equal(x, before):
+        if not self.in_place and not np.array_equal(x, x_before):
             problems.append(f"{self.name}.forward writes into its input x")
         problems += [
             f"{self.name}.forward writes into its parameter {name}"
             for name in parameters
-            if not np.array_equal(parameters[name], kept[name])
+            if not np.array_equal(parameters[name], parameters_before[name])
         ]
         return y, problems
 
@@ -177,54 +178,58 @@ class _Checking:
             yield f"{self.name}.forward: two calls with the same arguments have different outputs: {random}"
             return
         part, _ = self.run(self.x[..., :2], samples=SAMPLES[:2])
-        if not _close(part, y[..., :2]):
+        if not _is_close(part, y[..., :2]):
             yield f"{self.name}.forward: the output for an image depends on the images beside it, or on their number"
         single, _ = self.run(self.x, "float32")
-        if not _close(single, y, 1e-3):
+        if not _is_close(single, y, 1e-3):
             yield f"{self.name}.forward has other results in float32 than in float64"
         if isinstance(self.layer, Activation):  # After another activation it is not called in place.
-            apart, x = np.full((*self.output, IMAGES), np.nan), self.x.copy()
-            self.call("forward", self.kernel, self.parameters, x, apart)
-            if not (np.array_equal(apart, y) and np.array_equal(x, self.x)):
+            separate = np.full((*self.output, IMAGES), np.nan)
+            x = self.x.copy()
+            self.call("forward", self.kernel, self.parameters, x, separate)
+            if not (np.array_equal(separate, y) and np.array_equal(x, self.x)):
                 yield f"{self.name} is an Activation, but forward does not do the same if y is another array than x"
 
-    def _back(self, images: slice, fill: float = np.nan) -> tuple[Array, Parameters, list[str]]:
+    def _compute_gradients(self, images: slice, fill: float = np.nan) -> tuple[Array, Parameters, list[str]]:
         """The gradients of ``sum(r * y)``, of the input and of the parameters."""
         x = self.x[..., images].copy()
         samples = SAMPLES[images]
         y, _ = self.run(x, samples=samples)
         r = self.r[..., images].copy()
-        before, kept, given = x.copy(), r.copy(), copy.deepcopy(self.parameters)
+        x_before = x.copy()
+        r_before = r.copy()
+        parameters_before = copy.deepcopy(self.parameters)
         gradients = {name: np.full_like(array, fill) for name, array in self.parameters.items()}
         self.call("parameter_gradient", self.kernel, x, r, gradients, samples=samples)
         problems = []
-        if not np.array_equal(r, kept):
+        if not np.array_equal(r, r_before):
             problems.append(f"{self.name}.parameter_gradient writes into dy")
         if self.in_place:
-            dx = kept.reshape(x.shape)
-            self.call("input_gradient", self.kernel, self.parameters, y.reshape(x.shape), y, kept, dx, samples=samples)
+            dy = r_before.copy()
+            dx = dy.reshape(x.shape)
+            self.call("input_gradient", self.kernel, self.parameters, y.reshape(x.shape), y, dy, dx, samples=samples)
         else:
             dx = np.full_like(x, fill)
             self.call("input_gradient", self.kernel, self.parameters, x, y, r, dx, samples=samples)
-            if not np.array_equal(r, kept):
+            if not np.array_equal(r, r_before):
                 problems.append(f"{self.name}.input_gradient writes into dy")
-        if not np.array_equal(x, before):
+        if not np.array_equal(x, x_before):
             problems.append(f"{self.name}: a gradient writes into the input x")
-        if any(not np.array_equal(given[name], self.parameters[name]) for name in given):
+        if any(not np.array_equal(array, self.parameters[name]) for name, array in parameters_before.items()):
             problems.append(f"{self.name}: a gradient writes into the parameters")
         return dx, gradients, problems
 
     def gradients(self) -> Iterator[str]:
         """Whether both gradients are those of `forward`."""
         self.r = self.rng.standard_normal((*self.output, IMAGES))
-        dx, gradients, problems = self._back(slice(None))
+        dx, gradients, problems = self._compute_gradients(slice(None))
         yield from problems
-        filled, filled_gradients, _ = self._back(slice(None), 7.0)
-        _, first, _ = self._back(slice(0, 2))
-        _, second, _ = self._back(slice(2, None))
+        second_dx, second_gradients, _ = self._compute_gradients(slice(None), 7.0)
+        _, first, _ = self._compute_gradients(slice(0, 2))
+        _, second, _ = self._compute_gradients(slice(2, None))
         found = {
-            "input": (dx, filled, self.x),
-            **{name: (gradients[name], filled_gradients[name], self.parameters[name]) for name in gradients},
+            "input": (dx, second_dx, self.x),
+            **{name: (gradients[name], second_gradients[name], self.parameters[name]) for name in gradients},
         }
         for name, (gradient, again, values) in found.items():
             method = "input_gradient" if name == "input" else "parameter_gradient"
@@ -242,8 +247,8 @@ class _Checking:
             error = _error(analytic, numeric)
             self.errors[f"{self.name}, {name}"] = error
             if error > TOLERANCE:
-                yield self._wrong(subject, name, gradient, analytic, numeric)
-            elif name != "input" and not _close(first[name] + second[name], gradient):
+                yield self._mistake(subject, name, gradient, analytic, numeric)
+            elif name != "input" and not _is_close(first[name] + second[name], gradient):
                 yield f"{subject} is not the sum over the images: those of two halves must add up to it"
 
     def _numeric(self, values: Array) -> tuple[Array, Array]:
@@ -254,19 +259,19 @@ class _Checking:
         for i, place in enumerate(places):
             value = flat[place]
             sides = []
-            for moved in (value + STEP, value - STEP):
-                flat[place] = moved
+            for neighbour in (value + STEP, value - STEP):
+                flat[place] = neighbour
                 sides.append(self.run(self.x)[0])
             flat[place] = value
             numeric[i] = (self.r * (sides[0] - sides[1])).sum() / ((value + STEP) - (value - STEP))
         return places, numeric
 
-    def _wrong(self, subject: str, name: str, gradient: Array, analytic: Array, numeric: Array) -> str:
+    def _mistake(self, subject: str, name: str, gradient: Array, analytic: Array, numeric: Array) -> str:
         """The mistake, if it is a known one."""
         whole = len(analytic) == gradient.size
         norm = float((numeric * numeric).sum())
         factor = float((analytic * numeric).sum()) / norm if norm else math.nan
-        if math.isfinite(factor) and _close(analytic, factor * numeric, 1e-5):
+        if math.isfinite(factor) and _is_close(analytic, factor * numeric, 1e-5):
             if abs(factor + 1) < 1e-5:
                 return f"{subject} has the wrong sign"
             if abs(factor * IMAGES - 1) < 1e-4:
@@ -277,15 +282,15 @@ class _Checking:
         right = numeric.reshape(gradient.shape) if whole else None
         if right is not None:
             square = name != "input" and gradient.ndim >= 2 and gradient.shape[-1] == gradient.shape[-2]
-            if square and _close(gradient, right.swapaxes(-1, -2), 1e-5):
+            if square and _is_close(gradient, right.swapaxes(-1, -2), 1e-5):
                 return f"{subject} has its last two axes, rows and columns, swapped"
             if gradient.ndim >= 3:
-                turned = right[..., ::-1, ::-1] if name != "input" else right[:, ::-1, ::-1]
-                if _close(gradient, turned, 1e-5):
+                rotated = right[..., ::-1, ::-1] if name != "input" else right[:, ::-1, ::-1]
+                if _is_close(gradient, rotated, 1e-5):
                     return f"{subject} is turned by 180 degrees"
-            if _close(gradient, right[::-1], 1e-5):
+            if _is_close(gradient, right[::-1], 1e-5):
                 return f"{subject} has its first axis in reverse order"
-        if name == "input" and self.output == self.shape and whole and _close(gradient, self.r, 1e-5):
+        if name == "input" and self.output == self.shape and whole and _is_close(gradient, self.r, 1e-5):
             return f"{subject} is dy itself: it must be multiplied by the slope of the layer"
         worst = int(np.abs(analytic - numeric).argmax())
         return (
@@ -293,7 +298,7 @@ class _Checking:
             f"{analytic[worst]:.6g}, and must be {numeric[worst]:.6g}"
         )
 
-    def travel(self) -> Iterator[str]:
+    def sending(self) -> Iterator[str]:
         """Whether the layer can be sent to workers, and described in a checkpoint."""
         try:
             unpickle_model(pickle_model(self.layer))  # type: ignore[arg-type]
@@ -311,7 +316,7 @@ def _is_shape(value: object) -> bool:
     )
 
 
-def _close(found: Array, wanted: Array, tolerance: float = 1e-9) -> bool:
+def _is_close(found: Array, wanted: Array, tolerance: float = 1e-9) -> bool:
     return np.shape(found) == np.shape(wanted) and bool(
         np.abs(found - wanted).max(initial=0) <= tolerance * (np.abs(wanted).max(initial=0) or 1.0)
     )

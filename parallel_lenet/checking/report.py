@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check of kernels or layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class CheckReport(Displayed):
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem."""
+        """Whether the check found no problem."""
         return not self.problems
 
     def _summary(self) -> Summary:

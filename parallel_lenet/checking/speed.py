@@ -1,4 +1,4 @@
-"""How fast a kernel is: the time that each function takes in LeNet-5, beside that of `im2col`."""
+"""Measures how fast a kernel is: the time of each function in LeNet-5, beside that of `im2col`."""
 
 import time
 from collections import defaultdict
@@ -16,7 +16,7 @@ from parallel_lenet.network.lenet5 import lenet5
 from parallel_lenet.network.sequential import Sequential
 
 IMAGES = 8
-SECONDS = 0.15  # Of passes, for each network and kernel; one pass at least.
+SECONDS = 0.15  # For the passes of each network and kernel. There is at least one pass.
 
 
 class Speed(NamedTuple):
@@ -27,8 +27,8 @@ class Speed(NamedTuple):
     im2col_microseconds: float
 
 
-class _Timed:
-    """The functions of a kernel, each of whose calls is timed."""
+class _TimedKernel:
+    """A kernel that measures the time of each call of its functions."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -49,9 +49,9 @@ def speeds(module: Any) -> list[Speed]:
     found: dict[str, Speed] = {}
     networks = lenet5(kernel="im2col"), lenet5(activation="relu", pooling="max", kernel="im2col")
     for network in networks:
-        own, other = (_fastest(network, kernel) for kernel in (module, im2col))
-        for name in own:
-            found.setdefault(name, Speed(name, own[name], other[name]))
+        times, im2col_times = (_fastest(network, kernel) for kernel in (module, im2col))
+        for name in times:
+            found.setdefault(name, Speed(name, times[name], im2col_times[name]))
     return list(found.values())
 
 
@@ -66,7 +66,7 @@ def _fastest(network: Sequential, kernel: Any) -> dict[str, float]:
     end = time.perf_counter() + SECONDS
     with one_blas_thread(), np.errstate(all="ignore"):
         while True:
-            timed = _Timed(kernel)
+            timed = _TimedKernel(kernel)
             _pass(network, timed, buffers, parameters, images, targets)
             for name, seconds in timed.seconds.items():
                 best[name] = min(seconds / IMAGES * 1e6, best.get(name, np.inf))
@@ -83,13 +83,16 @@ def _pass(network: Sequential, kernel: Any, buffers: Buffers, parameters: Any, i
         ]
         for vectors in (network.layout.views(parameters), network.layout.views(np.empty_like(parameters)))
     )
-    outputs, errors = buffers.outputs, buffers.errors
+    outputs = buffers.outputs
+    errors = buffers.errors
     network.images.prepare(kernel, network.images.pixels(images, parameters.dtype), outputs[0])
     for i, layer in enumerate(network.layers):
         layer.forward(kernel, views[i], outputs[i], outputs[i + 1])
     kernel.softmax_cross_entropy(outputs[-1], targets, buffers.ones, errors[-1])
     for i in reversed(range(len(network.layers))):
-        layer, x, y, dy = network.layers[i], outputs[i], outputs[i + 1], errors[i + 1]
+        layer = network.layers[i]
+        x = outputs[i]
+        dy = errors[i + 1]
         layer.parameter_gradient(kernel, x, dy, gradients[i])
         if i > 0 and not isinstance(layer, Flatten):
-            layer.input_gradient(kernel, views[i], x, y, dy, errors[i])
+            layer.input_gradient(kernel, views[i], x, outputs[i + 1], dy, errors[i])

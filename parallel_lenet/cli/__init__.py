@@ -34,7 +34,7 @@ from parallel_lenet.cli import (
     verify,
 )
 from parallel_lenet.cli._console import drop_unread_output, open_standard_descriptors, printable, write
-from parallel_lenet.cli._interrupts import Ended, ending_signals_raise
+from parallel_lenet.cli._interrupts import EndingSignal, ending_signals_raise
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.cli._parser import Commands, parser, read
 from parallel_lenet.datasets import DatasetError
@@ -54,7 +54,8 @@ FAILURES = (
     NonFiniteError,
     ExtraError,
     UserFileError,
-)  # Their text is a sentence for the user.
+)
+"""Errors whose text is a sentence for the user."""
 COMMANDS: Commands = {
     "train": (train,),
     "use a trained network": (predict, evaluate, explain, export),
@@ -67,18 +68,19 @@ COMMANDS: Commands = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default that of this process) and return its exit code.
 
-    It may be called repeatedly, and in a thread. Afterwards signal handlers, warning filters and locks are as before.
+    It may be called repeatedly, and in a thread. Afterwards signal handlers, warning filters and locks are as they
+    were.
     """
     open_standard_descriptors()
     try:
         with ending_signals_raise():
             code = _run(arguments)
-    except Ended as ended:
-        code = _failed(f"terminated by {signal.Signals(ended.number).name}", 128 + ended.number)
+    except EndingSignal as ending:
+        code = _fail(f"terminated by {signal.Signals(ending.number).name}", 128 + ending.number)
     except BrokenPipeError:
         drop_unread_output()
         code = BROKEN_PIPE
-    if Ray.hung:  # Everything else is closed; Ray would crash the interpreter at its end.
+    if Ray.hung:  # Everything else is closed. Ray would crash the interpreter at its exit.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
@@ -100,25 +102,25 @@ def _run(arguments: Sequence[str] | None) -> int:
             file = _user_model.file_behind(options, error)
             if file is None or isinstance(error, OSError | UserFileError | CheckpointError | NonFiniteError):
                 raise
-            return _failed(error_text(file, error))
+            return _fail(error_text(file, error))
         return code
     except UsageError as error:
-        return _failed(str(error), 2)
+        return _fail(str(error), 2)
     except BrokenPipeError:
         raise
     except DatasetError as error:
-        return _failed(printable(str(error)))  # It names files of a folder, which may be called anything.
+        return _fail(printable(str(error)))  # It names files of a folder, which may be called anything.
     except (CheckpointError, WeightsError, WorkerError, NonFiniteError, ExtraError, UserFileError) as error:
-        return _failed(str(error))
+        return _fail(str(error))
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        return _failed(f"{where}{error.strerror or error}")
+        return _fail(f"{where}{error.strerror or error}")
     except MemoryError as error:
-        return _failed(f"not enough memory: {error}" if str(error) else "not enough memory")
+        return _fail(f"not enough memory: {error}" if str(error) else "not enough memory")
     except KeyboardInterrupt:
-        return _failed("interrupted", 128 + signal.SIGINT)
+        return _fail("interrupted", 128 + signal.SIGINT)
 
 
-def _failed(sentence: str, code: int = 1) -> int:
+def _fail(sentence: str, code: int = 1) -> int:
     write(sys.stderr, f"parallel-lenet: {sentence}")
     return code

@@ -18,9 +18,9 @@ GREYS = 24  # Of the 256 colours, from 232 on.
 
 
 def image_lines(image: Array, stream: TextIO | None) -> list[str]:
-    """Lines that show an image of floats ``(h, w)``, from 0, black, to 1; none if the stream is not a terminal.
+    """Lines that show an image of floats ``(h, w)``, from 0, black, to 1. No lines if the stream is not a terminal.
 
-    In greys if the terminal has colours and NO_COLOR is not set. A terminal that is too narrow gets a smaller image.
+    They are grey if the terminal has colours and NO_COLOR is not set. A narrow terminal gets a smaller image.
     """
     if stream is None or not is_terminal(stream):
         return []
@@ -28,7 +28,8 @@ def image_lines(image: Array, stream: TextIO | None) -> list[str]:
     columns = min(width, shutil.get_terminal_size().columns)
     rows = max(1, round(height * columns / width / 2))
     image = area_means(image, 2 * rows, columns)
-    upper, lower = image[::2], image[1::2]
+    upper = image[::2]
+    lower = image[1::2]
     encoding = (getattr(stream, "encoding", None) or "").lower()
     if not encoding.startswith("utf"):
         shades = np.rint((upper + lower) / 2 * (len(RAMP) - 1)).astype(int)
@@ -36,7 +37,7 @@ def image_lines(image: Array, stream: TextIO | None) -> list[str]:
     if not _has_colours():
         codes = (lower > 0.5) + 2 * (upper > 0.5)
         return ["".join(HALVES[code] for code in row).rstrip() for row in codes]
-    return [_coloured(*pair) for pair in zip(_greys(upper), _greys(lower), strict=True)]
+    return [_colour_cells(*pair) for pair in zip(_greys(upper), _greys(lower), strict=True)]
 
 
 def _has_colours() -> bool:
@@ -47,13 +48,13 @@ def _has_colours() -> bool:
 
 
 def _greys(image: Array) -> list[list[int]]:
-    """The numbers of the colours; the first is the terminal's black."""
+    """The numbers of the colours. The first is the terminal's black."""
     steps = np.rint(image * GREYS).astype(int)
     numbers: list[list[int]] = np.where(steps == 0, 16, 231 + steps).tolist()
     return numbers
 
 
-def _coloured(upper: list[int], lower: list[int]) -> str:
+def _colour_cells(upper: list[int], lower: list[int]) -> str:
     cells = list[str]()
     before = None
     for colours in zip(upper, lower, strict=True):

@@ -10,15 +10,15 @@ from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
 
 HELP = (
-    "faults that the run survives: kill:every=N kills a random worker every N steps, stop:every=N stops one for a "
-    "second, seed=N chooses others; several are joined with commas"
+    "faults that the run survives, joined with commas: kill:every=N kills a random worker every N steps, stop:every=N "
+    "stops one for a second, seed=N makes other random choices"
 )
 PAUSE = 1.0  # Seconds for which a stopped worker stays stopped.
-SPREAD = 0.01  # A fault strikes within this many seconds after its step, at any point of the next one or two steps.
+SPREAD = 0.01  # Seconds after its step within which a fault strikes, at a random moment.
 
 
 class Chaos:
-    """Kills and stops workers during a run; does nothing without a plan. Raises UsageError if the plan is invalid."""
+    """Kills and stops workers during a run, if there is a plan. Raises UsageError if the plan is invalid."""
 
     def __init__(self, plan: str | None = None) -> None:
         every: dict[str, int] = {}
@@ -35,15 +35,16 @@ class Chaos:
                 every[name.partition(":")[0]] = int(value)
         if plan is not None and os.name != "posix":
             raise UsageError("--chaos needs the signals of POSIX, which this system doesn't have")
-        self.kills = self.stops = 0
+        self.kills = 0
+        self.stops = 0
         self._every = every
         self._random = random.Random(seed)
         self._steps = 0
-        self._stopped: set[int] = set()
+        self._stopped_pids: set[int] = set()
         self._timers: list[threading.Timer] = []
 
     def after(self, coordinator: Coordinator) -> None:
-        """Plan the faults that are due after a step; call it after each one."""
+        """Plan the faults that are due after this step. To be called after each step."""
         self._steps += 1
         for fault, every in self._every.items():
             if self._steps % every == 0 and (pids := sorted(coordinator.worker_pids())):
@@ -65,10 +66,10 @@ class Chaos:
             elif fault == "stop":
                 os.kill(pid, signal.SIGSTOP)
                 self.stops += 1
-                self._stopped.add(pid)
+                self._stopped_pids.add(pid)
                 self._later(PAUSE, "continue", pid, coordinator)
-            elif pid in self._stopped:
-                self._stopped.discard(pid)
+            elif pid in self._stopped_pids:
+                self._stopped_pids.discard(pid)
                 os.kill(pid, signal.SIGCONT)
 
     def end(self) -> None:
@@ -76,7 +77,7 @@ class Chaos:
         self._every = {}
         for timer in self._timers:
             timer.cancel()
-        for pid in list(self._stopped):
-            self._stopped.discard(pid)
+        for pid in list(self._stopped_pids):
+            self._stopped_pids.discard(pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)

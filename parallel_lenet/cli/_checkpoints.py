@@ -22,13 +22,13 @@ from parallel_lenet.trained import from_checkpoint
 RUNS = "runs"
 
 
-def find(named: str | None, console: Console) -> str:
-    """The checkpoint's file: the file itself, or the last checkpoint of the folder that is named.
+def find(name: str | None, console: Console) -> str:
+    """The checkpoint's file: ``name`` itself, or the last checkpoint of the folder of this name.
 
-    Without a name it is the last checkpoint of the newest run, and a note says which run that is. Raises UsageError if
-    there is no run.
+    If the name is None it is the last checkpoint of the newest run, and a note says which run that is. Raises
+    UsageError if there is no run.
     """
-    if named is None:
+    if name is None:
         found = [file for file in Path(RUNS).glob(f"*/{LAST}") if file.is_file()]
         if not found:
             raise UsageError(
@@ -37,10 +37,10 @@ def find(named: str | None, console: Console) -> str:
         newest = max(found, key=lambda file: (file.stat().st_mtime, str(file)))
         console.note(f"note: using the newest run, {newest.parent}")
         return str(newest)
-    if os.path.isdir(named):
-        files = [os.path.join(named, name) for name in (LAST, PREVIOUS, BEST)]
-        return next(filter(os.path.isfile, files), named)
-    return named
+    if os.path.isdir(name):
+        files = [os.path.join(name, file) for file in (LAST, PREVIOUS, BEST)]
+        return next(filter(os.path.isfile, files), name)
+    return name
 
 
 def require(file: str) -> None:
@@ -52,48 +52,48 @@ def require(file: str) -> None:
         raise UsageError(f"{file or repr('')} does not exist: name a checkpoint, such as FOLDER/{LAST}")
 
 
-def model_of(checkpoint: Checkpoint, asked: dict[str, Any]) -> Model:
+def model_of(checkpoint: Checkpoint, flag_options: dict[str, Any]) -> Model:
     """The model of ``--model``, or the network that the checkpoint describes, with the kernel that is asked for.
 
     Raises UsageError if the run trained a model of ``--model``, and that option is missing.
     """
-    if "model" not in asked:
-        kernel = kernels.resolve(asked.get("kernel") or kernel_of(checkpoint))
+    if "model" not in flag_options:
+        kernel = kernels.resolve(flag_options.get("kernel") or kernel_of(checkpoint))
         try:
             return from_checkpoint(checkpoint, kernel).model
         except CheckpointError:
-            words = users_model(checkpoint)
+            words = model_reference(checkpoint)
             if words is None:
                 raise
             raise UsageError(
                 f"{checkpoint.path}: its run trained {words}, and a checkpoint does not decide which code runs: "
                 f"give --model {words}"
             ) from None
-    reference = _user_model.parse(asked["model"])
+    reference = _user_model.parse(flag_options["model"])
     assert reference is not None
     model = _user_model.load(reference)
-    if isinstance(model, Sequential) and "kernel" in asked:
-        model = replace(model, kernel=asked["kernel"])
+    if isinstance(model, Sequential) and "kernel" in flag_options:
+        model = replace(model, kernel=flag_options["kernel"])
     checkpoint.require_model(model)
     return model
 
 
-def users_model(checkpoint: Checkpoint) -> str | None:
-    """What ``--model`` was in the run that left the checkpoint, as FILE.py:NAME; None if it was not given."""
+def model_reference(checkpoint: Checkpoint) -> str | None:
+    """The run's ``--model`` as FILE.py:NAME, or None if it had none."""
     options = checkpoint.metadata.get("options")
-    named = options.get("model") if isinstance(options, dict) else None
-    return printable(_user_model.without_hash(named)) if isinstance(named, str) else None
+    model = options.get("model") if isinstance(options, dict) else None
+    return printable(_user_model.without_hash(model)) if isinstance(model, str) else None
 
 
 def images_of(
-    file: str, asked: dict[str, Any], metadata: dict[str, Any], console: Console
+    file: str, flag_options: dict[str, Any], metadata: dict[str, Any], console: Console
 ) -> tuple[str | None, str | None]:  # fmt: skip
     """The name of the dataset and the folder of the images: those of the command line, else the checkpoint's.
 
     A note names the checkpoint's folder. Raises CheckpointError if the checkpoint holds anything but names.
     """
-    if "dataset" in asked or "data_dir" in asked:
-        return asked.get("dataset"), asked.get("data_dir")
+    if "dataset" in flag_options or "data_dir" in flag_options:
+        return flag_options.get("dataset"), flag_options.get("data_dir")
     dataset = metadata.get("dataset") or None
     data_dir = metadata.get("data_dir")
     if data_dir is not None:
@@ -105,10 +105,10 @@ def images_of(
     return dataset, data_dir
 
 
-def image_size(asked: dict[str, Any], metadata: dict[str, Any], model: Model) -> tuple[int, int] | None:
-    """The size that images are resized to: the given one, else the network's if its run resized them, else None."""
-    if "image_size" in asked:
-        return sides(asked["image_size"])
+def image_size(flag_options: dict[str, Any], metadata: dict[str, Any], model: Model) -> tuple[int, int] | None:
+    """The size to resize images to: that of the flag, else the network's if its run resized them, else None."""
+    if "image_size" in flag_options:
+        return sides(flag_options["image_size"])
     options = metadata.get("options")
     resizes = isinstance(options, dict) and options.get("image_size") is not None
     return model.images.height_and_width if resizes and isinstance(model, Sequential) else None

@@ -1,4 +1,4 @@
-"""What ``predict`` asks: the network of a checkpoint, or a model of the user's own with the checkpoint's parameters."""
+"""The classifier of ``predict``: a checkpoint's network, or a user's own model with the checkpoint's parameters."""
 
 import math
 from collections.abc import Callable
@@ -26,11 +26,14 @@ class Classifier(NamedTuple):
     images: Images
     """The images that it takes."""
     predict: Callable[[str | BinaryIO], Prediction]
-    """The prediction for a picture; without ``probabilities`` if the model has none. Raises PictureError."""
+    """Returns the prediction for a picture, without ``probabilities`` if the model has none. Raises PictureError."""
 
 
 def classifier(checkpoint: Checkpoint, model: Model) -> Classifier:
-    """Raises CheckpointError if the model predicts no classes, or takes other images than those of files."""
+    """The classifier.
+
+    Raises CheckpointError if the model predicts no classes, or takes no images like those of files.
+    """
     if not getattr(model, "classifies", True):
         raise CheckpointError(f"{checkpoint.path}: its model predicts numbers: it has no classes to predict")
     if isinstance(model, Sequential):
@@ -41,7 +44,10 @@ def classifier(checkpoint: Checkpoint, model: Model) -> Classifier:
 
 
 def _images(checkpoint: Checkpoint) -> tuple[Images, tuple[int, ...]]:
-    """The images that a model was trained on, and their shape. Raises CheckpointError unless pictures can be such."""
+    """The images that a model was trained on, and their shape.
+
+    Raises CheckpointError if pictures can't be such images.
+    """
     data = checkpoint.state.data
     known = (data.fingerprint() if data is not None else None) or {}
     shape = tuple(known.get("shape", ()))
@@ -50,8 +56,8 @@ def _images(checkpoint: Checkpoint) -> tuple[Images, tuple[int, ...]]:
     channels, *sides = shape if len(shape) == 3 else (1, *shape)
     if dtype != "|u1" or len(sides) != 2 or channels not in (1, 3):
         raise CheckpointError(
-            f"{checkpoint.path}: its model was trained on inputs of shape {shape} and type {quoted(dtype)}; pictures "
-            "are prepared for uint8 images of shape (h, w) or (c, h, w) with 1 or 3 channels"
+            f"{checkpoint.path}: its model was trained on inputs of shape {shape} and type {quoted(dtype)}, but "
+            "pictures are prepared for uint8 images of shape (h, w) or (c, h, w) with 1 or 3 channels"
         )
     return Images((sides[0], sides[1]), channels=channels), shape
 
@@ -70,8 +76,8 @@ def _predict(
         (probabilities,) = predictions(model.predict_proba, model.layout, state.parameters, inputs, state.step)
         require_finite_probabilities(state.step, probabilities)
     label = int(labels[0])
-    listed = checkpoint.metadata.get("class_names")
-    classes = len(probabilities) or (len(listed) if isinstance(listed, list) else 0)
+    entries = checkpoint.metadata.get("class_names")
+    classes = len(probabilities) or (len(entries) if isinstance(entries, list) else 0)
     names = class_names.of_metadata(checkpoint.metadata, classes)
     return Prediction(
         label,

@@ -1,4 +1,4 @@
-"""Configuration files: the options of training as TOML, as runs write them and users do."""
+"""Configuration files: the options of training as TOML, written by runs or by users."""
 
 import argparse
 import os
@@ -11,11 +11,11 @@ from typing import Any
 
 from parallel_lenet.checks import quoted
 from parallel_lenet.cli import _recipes, _sources
-from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, stored, with_dashes
+from parallel_lenet.cli._options import OPTIONS, TrainOptions, UsageError, recorded_value, with_dashes
 from parallel_lenet.cli._suggestions import did_you_mean
 from parallel_lenet.kernels import files
 
-LARGEST = 1 << 20  # Bytes: no configuration is as long. A device file has no end.
+LARGEST = 1 << 20  # Bytes. No configuration is as long, but a device file has no end.
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 PATIENCE = 10  # Seconds for the next bytes of a pipe.
 
@@ -75,24 +75,24 @@ def read(file: str) -> dict[str, Any]:
             raise UsageError(f"{where} is not taken from a file: give --model on the command line")
         if name == "kernel" and isinstance(value, str) and files.is_file(value):  # It is code.
             raise UsageError(f"{where} can't be a Python file: give --kernel on the command line")
-        values[name] = stored(name, _check(where, value, OPTIONS[name]), where)
+        values[name] = recorded_value(name, _check(where, value, OPTIONS[name]), where)
     if "data_dir" in values and values.pop("dataset", TrainOptions.dataset) != TrainOptions.dataset:
         raise UsageError(f"--config {path}: dataset and data-dir both name the images: leave one out")
     return values
 
 
-def merge(configured: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def merge(configured: dict[str, Any], flag_options: dict[str, Any]) -> dict[str, Any]:
     """Options of a file and of the command line, which takes precedence, also for the source of the images.
 
-    A recipe of the command line replaces the file's recipe, also if the file spells that out as a run's config.toml
-    does, and the file's options that it stands for. The result has its name: `_recipes.expand` adds its options.
+    A recipe of the command line replaces the file's recipe, and the file's options that belong to either recipe. A
+    run's config.toml has such options. The result has the recipe's name, and `_recipes.expand` adds its options.
     """
     sources = {"dataset", "data_dir"}
-    left_out = sources if sources & given.keys() else set()
-    if "recipe" in given:
-        left_out = left_out | _recipes.of(configured | given).keys()
+    left_out = sources if sources & flag_options.keys() else set()
+    if "recipe" in flag_options:
+        left_out = left_out | _recipes.of(configured | flag_options).keys()
         left_out |= {name for name, value in _recipes.of(configured).items() if configured.get(name) == value}
-    return {name: value for name, value in configured.items() if name not in left_out} | given
+    return {name: value for name, value in configured.items() if name not in left_out} | flag_options
 
 
 def _sentence(error: BaseException) -> str:

@@ -68,17 +68,17 @@ def drop_unread_output() -> None:
 
 
 def to_json(value: object) -> str:
-    """One line of JSON; NaN and the infinities, which JSON does not have, become null."""
-    return json.dumps(_finite(value), allow_nan=False)
+    """One line of JSON. NaN and the infinities, which JSON does not have, become null."""
+    return json.dumps(_without_nan(value), allow_nan=False)
 
 
-def _finite(value: object) -> object:
+def _without_nan(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_without_nan(each) for each in value]
     return value
 
 
@@ -94,7 +94,7 @@ class Console:
         self.listener: Callable[[type[Warning], str], None] | None = None
         """Called with every warning, whether it is shown or not."""
         self._json = json
-        self._noted = False
+        self._rich_error_noted = False
 
     @property
     def _out(self) -> TextIO | None:
@@ -141,7 +141,7 @@ class Console:
             if self.listener is not None:
                 self.listener(category, str(message))
 
-        with warnings.catch_warnings(), _logged(lambda text: self.note(f"note: {text}")):
+        with warnings.catch_warnings(), _logging_as_notes(lambda text: self.note(f"note: {text}")):
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = show
             yield
@@ -157,7 +157,7 @@ class Console:
 
     @property
     def width(self) -> int | None:
-        """Columns of the terminal that results go to; None for a file or a pipe, which have no limit."""
+        """The columns of the terminal that shows the results, or None for a file or a pipe."""
         return shutil.get_terminal_size().columns if is_terminal(self._out) else None
 
     def restore(self) -> None:
@@ -186,12 +186,12 @@ class Console:
         write(self._out, f"{title}\n{text}")
 
     def _rich(self, *modules: str) -> list[Any]:
-        """Some of rich's modules, imported lazily; an empty list if rich is missing or does not work."""
+        """Some of rich's modules, imported lazily. The list is empty if rich is missing or does not work."""
         try:
             return [optional.load("cli", "rich", "output with colours and bars", f"rich.{name}") for name in modules]
         except optional.ExtraError as error:
-            if error.installed and not self._noted:
-                self._noted = True
+            if error.installed and not self._rich_error_noted:
+                self._rich_error_noted = True
                 self.note(f"note: {error}")
             return []
 
@@ -202,10 +202,10 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _logged(show: Callable[[str], None]) -> Iterator[None]:
+def _logging_as_notes(show: Callable[[str], None]) -> Iterator[None]:
     """Show what the library logs, instead of passing it to the program's handlers.
 
-    Not how many workers run: `_run_notes.note_limits` says that, with the remedy in terms of the command line.
+    Records about the number of workers are not shown: `_run_notes.note_limits` names flags of the command line.
     """
 
     class Handler(logging.Handler):
@@ -215,7 +215,7 @@ def _logged(show: Callable[[str], None]) -> Iterator[None]:
 
     logger = logging.getLogger("parallel_lenet")
     handler = Handler()
-    propagated = logger.propagate
+    propagates = logger.propagate
     level = logger.level
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -225,4 +225,4 @@ def _logged(show: Callable[[str], None]) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        logger.propagate = propagated
+        logger.propagate = propagates

@@ -8,7 +8,7 @@ from parallel_lenet.cores import WorkerCount
 
 
 def arguments(engine: str, address: str | None, workers: WorkerCount) -> tuple[dict[str, Any], str]:
-    """The arguments, and in words where the number of workers comes from.
+    """The arguments, and a phrase that says where the number of workers comes from.
 
     Raises UsageError if an address is given to an engine of this machine.
     """
@@ -16,18 +16,20 @@ def arguments(engine: str, address: str | None, workers: WorkerCount) -> tuple[d
         raise UsageError(f"--cluster-address {address} goes with --engine dask or ray, not with {engine}")
     whole_cluster = address is not None and workers.all
     n_workers = -1 if whole_cluster else workers.count
-    how = workers.how
+    origin = workers.origin
     if whole_cluster:
-        how = f"all that the {engine} cluster has"
+        origin = f"all that the {engine} cluster has"
     elif engine == "serial":
-        how = "in this process"
-    return {"engine": engine, "cluster_address": address, "n_workers": n_workers}, how
+        origin = "in this process"
+    return {"engine": engine, "cluster_address": address, "n_workers": n_workers}, origin
 
 
-def say_unused(given: dict[str, Any], engine: str, console: Console) -> None:
-    """Note the given flags about workers that have no effect because the engine has no worker processes."""
+def note_unused(flag_options: dict[str, Any], engine: str, console: Console) -> None:
+    """Note the flags about workers that have no effect because the engine has no worker processes."""
     unused = [
-        f"--{with_dashes(name)} {given[name]}" for name in ("workers", "step_timeout", "max_tries") if name in given
+        f"--{with_dashes(name)} {flag_options[name]}"
+        for name in ("workers", "step_timeout", "max_tries")
+        if name in flag_options
     ]
     if engine == "serial" and unused and unused != ["--workers 1"]:
         verb = "has" if len(unused) == 1 else "have"

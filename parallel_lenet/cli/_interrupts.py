@@ -1,10 +1,11 @@
 """Signals and time limits while a command runs: the current step is finished or dropped, and nothing remains.
 
-Terminals, batch systems and service managers end programs with more signals than SIGINT and SIGTERM: all in `ENDING`
-are treated alike. The first one only sets an attribute, which the training loop checks after each step. An exception
-raised at any moment could be swallowed, or come while a process is being started. If the loop has not checked for half
-a second (a slow kernel, a download), an alarm raises `Interrupted`, repeatedly until it is handled. The end of
-``--max-time`` works the same way. Python allows signal handlers in the main thread only: in others, nothing is done.
+Terminals, batch systems and service managers end programs with more signals than SIGINT and SIGTERM. All signals in
+`ENDING` have the same effect. The first one only sets an attribute, which the training loop checks after each step. An
+exception that is raised at any moment could be swallowed, or come while a process starts. If the loop has not checked
+for half a second (a slow kernel, a download), an alarm raises `Interrupted`, repeatedly until it is handled. The end of
+``--max-time`` works the same way. Python allows signal handlers only in the main thread. In other threads this module
+does nothing.
 """
 
 import os
@@ -38,8 +39,8 @@ class OutOfTime(Exception):  # noqa: N818
     """The time of an `Interrupts.time_limit` has passed."""
 
 
-class Ended(BaseException):
-    """A signal ended a command that has nothing to save; ``number`` is the signal's."""
+class EndingSignal(BaseException):
+    """Signal ``number`` ended a command that has nothing to save."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -63,12 +64,12 @@ def _restore(before: dict[int, Any]) -> None:
 
 @contextmanager
 def ending_signals_raise() -> Iterator[None]:
-    """Raise `Ended` for each of the ending signals but SIGINT, for which Python raises KeyboardInterrupt."""
+    """Raise `EndingSignal` for each of the ending signals but SIGINT, for which Python raises KeyboardInterrupt."""
 
-    def raise_ended(number: int, frame: FrameType | None) -> None:
-        raise Ended(number)
+    def raise_ending_signal(number: int, frame: FrameType | None) -> None:
+        raise EndingSignal(number)
 
-    before = _install({number: raise_ended for number in ENDING if number != signal.SIGINT})
+    before = _install({number: raise_ending_signal for number in ENDING if number != signal.SIGINT})
     try:
         yield
     finally:
@@ -92,17 +93,17 @@ class Interrupts:
         self._alarms = False
         self._delayed = False
         self._ending = False
-        self._limited = False
+        self._has_time_limit = False
         self._before: dict[int, Any] = {}
         self._timer_before = (0.0, 0.0)
 
     def __enter__(self) -> Self:
         """Install the handlers, except for signals that this program was started to ignore."""
-        self._before = _install(dict.fromkeys(ENDING, self._signalled))
+        self._before = _install(dict.fromkeys(ENDING, self._handle_signal))
         if hasattr(signal, "setitimer"):
-            replaced = _install({signal.SIGALRM: self._alarm})
-            self._alarms = bool(replaced)
-            self._before |= replaced
+            alarm_before = _install({signal.SIGALRM: self._handle_alarm})
+            self._alarms = bool(alarm_before)
+            self._before |= alarm_before
         if self._alarms:
             self._timer_before = signal.setitimer(signal.ITIMER_REAL, 0)
         return self
@@ -148,9 +149,9 @@ class Interrupts:
 
     @contextmanager
     def time_limit(self, end: float | None) -> Iterator[None]:
-        """Raises OutOfTime within the block after ``end``, in seconds of `time.monotonic`; never if that is None.
+        """Raises OutOfTime within the block after ``end``, in seconds of `time.monotonic`. None is no limit.
 
-        For a program that is ending. On systems without alarms, the time is checked only when the block begins.
+        It is for programs that are ending. Systems without alarms check the time only when the block begins.
         """
         if end is None:
             yield
@@ -158,7 +159,7 @@ class Interrupts:
         seconds = end - time.monotonic()
         if seconds <= 0:
             raise OutOfTime
-        self._limited = True
+        self._has_time_limit = True
         self._set_timer(seconds)
         try:
             yield
@@ -167,14 +168,14 @@ class Interrupts:
                 raise
             raise OutOfTime from error  # The code that was interrupted may have raised another exception.
         finally:
-            self._limited = False
+            self._has_time_limit = False
             self._set_timer(0)
 
     def _set_timer(self, seconds: float) -> None:
         if self._alarms:
             signal.setitimer(signal.ITIMER_REAL, seconds, PATIENCE if seconds else 0)
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.number is not None:
             echo = number == self.number and now - self._signal_time < ECHO
@@ -190,12 +191,12 @@ class Interrupts:
         elif not self._delayed:  # Windows has no alarm.
             raise Interrupted
 
-    def _alarm(self, number: int, frame: FrameType | None) -> None:
-        if self._limited:
+    def _handle_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._has_time_limit:
             raise OutOfTime
         if self.number is None and not self.timed_out:
             if self._deadline is None or time.monotonic() < self._deadline - ECHO:
-                self._signalled(number, frame)  # An alarm from outside, which ends a program by default.
+                self._handle_signal(number, frame)  # An alarm from outside, which ends a program by default.
             else:
                 self.timed_out = True
         elif not self._delayed:

@@ -1,4 +1,4 @@
-"""Whether a network and a run's images belong together."""
+"""Checks that a network fits a run's images, and notes their unit."""
 
 import re
 
@@ -20,7 +20,7 @@ def check(model: Model, data: Dataset) -> None:
         raise DatasetError(f"{data.name}: {sentence}") from None
 
 
-def say_unit(model: Model, train: Dataset, console: Console) -> None:
+def note_unit(model: Model, train: Dataset, console: Console) -> None:
     """Note the unit of the pixels, unless it is the usual 0 to 255."""
     if not isinstance(model, Sequential):
         return
@@ -29,5 +29,5 @@ def say_unit(model: Model, train: Dataset, console: Console) -> None:
         low, high = pixels.extremes(train.inputs)
         console.note(
             f"note: the pixels of {train.name} are {train.inputs.dtype} from {low:g} to {high:g}, taken as {unit} "
-            f"({unit.arguments}); test images must be in the same unit"
+            f"({unit.arguments}). Test images must be in the same unit"
         )

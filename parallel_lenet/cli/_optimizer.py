@@ -1,4 +1,4 @@
-"""From the names of an optimizer and a schedule to the objects, with defaults that suit LeNet-5."""
+"""Makes optimizers and schedules from their names, with defaults that suit LeNet-5."""
 
 from dataclasses import replace
 
@@ -40,8 +40,8 @@ def schedule(options: TrainOptions, steps: int) -> Schedule | float:
         "step": StepDecay(rate, every=-(-after_warmup // 3)),
         "cosine": Cosine(rate, after_warmup),
     }
-    chosen = schedules[options.schedule]
-    return Warmup(chosen, options.warmup) if options.warmup else chosen
+    rates = schedules[options.schedule]
+    return Warmup(rates, options.warmup) if options.warmup else rates
 
 
 def optimizer(options: TrainOptions, steps: int) -> Optimizer:
@@ -49,7 +49,7 @@ def optimizer(options: TrainOptions, steps: int) -> Optimizer:
     rates = schedule(options, steps)
     decay = options.weight_decay
     assert decay is not None
-    fused = options.kernel == "compiled"  # Only then is Numba loaded anyway.
+    fused = options.kernel == "compiled"  # With other kernels it would be the only part that loads Numba.
     optimizers: dict[str, Optimizer] = {
         "sgd": SGD(rates, weight_decay=decay),
         "momentum": SGD(rates, momentum=MOMENTUM, weight_decay=decay),

@@ -37,12 +37,12 @@ from parallel_lenet.stopping import BEST_BY
 
 ACTIVATIONS = ("tanh", "relu")
 POOLINGS = {"average": "avg", "max": "max"}
-"""The names that `lenet5` uses."""
+"""The flag's names, with those that `lenet5` uses."""
 # Titles in --help.
 IMAGES = "images"
 NETWORK = "network"
 TRAINING = "training"
-PLACE = "where it runs"
+EXECUTION = "where it runs"
 LENGTH = "length and failures"
 OUTPUT = "output"
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
@@ -50,9 +50,9 @@ SCHEDULES = ("constant", "step", "cosine")
 LONGEST = 10**9  # The longest time that timers accept, in seconds: 31 years.
 MOST = 10**12  # The largest count: products of larger ones would overflow.
 DURATION = Range(f"positive and at most {LONGEST:,} seconds", lambda value: 0 < value <= LONGEST)
-# Where code runs, which machines it talks to and where it writes: the command line decides it, never a file.
-NOT_WRITTEN = ("engine", "cluster_address", "out", "model")
-MOST_WORKERS_PER_CORE = 4  # That a configuration file may ask for.
+# Which code runs and where, and where it writes: only the command line decides it, never a file.
+COMMAND_LINE_ONLY = ("engine", "cluster_address", "out", "model")
+MOST_WORKERS_PER_CORE = 4  # That a configuration file may request.
 
 
 class UsageError(ValueError):
@@ -109,7 +109,7 @@ def size(text: str) -> str:
 
 
 def sides(text: str | None) -> tuple[int, int] | None:
-    """Height and width of an image size as `size` returns it; None for None."""
+    """Height and width of an image size as `size` returns it. None stays None."""
     if text is None:
         return None
     height, _, width = size(text).partition("x")
@@ -148,14 +148,14 @@ class TrainOptions:
     """The options of training. One that is None follows from the others."""
 
     dataset: str = _option(
-        IMAGES, str, "mnist-5k", "the images to use; all but mnist-5k are downloaded on first use", choices=NAMES
+        IMAGES, str, "mnist-5k", "the images to use (all but mnist-5k are downloaded on first use)", choices=NAMES
     )
     data_dir: str | None = _option(
         IMAGES,
         str,
         None,
-        "images of your own instead of --dataset: a folder with image files in train/CLASS and test/CLASS, with IDX "
-        "files (MNIST's, EMNIST's), with .npz or .npy files, or with .parquet files; or one .npz or .parquet file",
+        "images of your own instead of --dataset: one .npz or .parquet file, or a folder with image files in "
+        "train/CLASS and test/CLASS, with IDX files (MNIST's, EMNIST's), .npz, .npy or .parquet files",
         metavar="FOLDER",
     )
     image_size: str | None = _option(
@@ -170,7 +170,7 @@ class TrainOptions:
         IMAGES,
         float,
         None,
-        "fraction of the training images to hold out; best.npz is the epoch with the lowest loss on them",
+        "fraction of the training images to hold out: best.npz is the epoch with the lowest loss on them",
         metavar="FRACTION",
     )
     class_weights: str | None = _option(
@@ -184,48 +184,48 @@ class TrainOptions:
         IMAGES,
         str,
         None,
-        "distort the training images at random, otherwise in each epoch: 'default', or the largest distortions, as in "
+        "distort the training images at random, anew in each epoch: 'default', or the largest distortions, as in "
         "shift=2,rotation=10,scale=0.1,shear=0.1,elastic=34,smoothness=4 (pixels, degrees, factors, pixels)",
         metavar="HOW",
     )
     evaluate_on: int | None = _option(
-        IMAGES, int, None, "number of test images to evaluate on, spread evenly; 0 for none (default: all)", least=0
+        IMAGES, int, None, "number of test images to evaluate on, spread evenly, or 0 for none (default: all)", least=0
     )
     kernel: str = _option(
         NETWORK,
         str,
         "auto",
-        "how layers are computed, or a Python file with a kernel of yours; auto: compiled if numba works, else im2col",
+        "how layers are computed: auto is compiled if numba works, else im2col; or a Python file with your own kernel",
         choices=_Kernels(("auto", *kernels.NAMES)),
     )
     model: str | None = _option(
         NETWORK,
         str,
         None,
-        "a model of yours instead of LeNet-5: a Python file, and the name in it of a model, or of what makes one",
+        "your own model in place of LeNet-5: a Python file, and the name in it of a model or of what returns a model",
         metavar="FILE.py:NAME",
     )
     activation: str = _option(NETWORK, str, "tanh", "LeNet-5's activation", choices=tuple(ACTIVATIONS))
     pooling: str = _option(NETWORK, str, "average", "LeNet-5's pooling", choices=tuple(POOLINGS))
     workers: int = _option(
-        PLACE, int, -1, f"worker processes; -1: all usable cores, -2: all but one; also set by {WORKERS_VARIABLE}"
+        EXECUTION, int, -1, f"worker processes: -1 is all usable cores, -2 all but one; {WORKERS_VARIABLE} sets it too"
     )
     engine: str = _option(
-        PLACE, str, "processes", "where gradients are computed; serial: in this process; dask, ray: on a cluster",
+        EXECUTION, str, "processes", "where gradients are computed: serial in this process, dask and ray on a cluster",
         choices=ENGINES,
     )  # fmt: skip
     cluster_address: str | None = _option(
-        PLACE,
+        EXECUTION,
         str,
         None,
-        "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379); default: start one here",
+        "a running Dask scheduler (tcp://HOST:8786) or Ray cluster (HOST:6379) (default: start one here)",
         metavar="ADDRESS",
     )
     recipe: str | None = _option(
         TRAINING,
         str,
         None,
-        "options that suit MNIST, chosen by images held out of training: see docs/recipes.md; other options win",
+        "options that suit MNIST, chosen by images held out of training; options beside it win (see docs/recipes.md)",
         choices=tuple(RECIPES),
     )
     epochs: int = _option(TRAINING, int, 30, "passes over the training images", least=1)
@@ -236,7 +236,7 @@ class TrainOptions:
         TRAINING,
         int,
         None,
-        "the most images computed at a time; decides the last bits with im2col only (default: what suits the kernel)",
+        "most images computed at a time, which decides the last bits with im2col only (default: what suits the kernel)",
         least=LEAST["shard_size"],
     )
     optimizer: str = _option(TRAINING, str, "adamw", "the update rule", choices=OPTIMIZERS)
@@ -252,22 +252,26 @@ class TrainOptions:
         TRAINING,
         str,
         "cosine",
-        "learning-rate schedule over all --epochs; step: x0.1 after each third",
+        "learning-rate schedule over all --epochs: step is x0.1 after each third",
         choices=SCHEDULES,
     )
     warmup: int = _option(TRAINING, int, 100, "steps over which the learning rate first rises to its peak", least=0)
     weight_decay: float | None = _option(
-        TRAINING, float, None, "L2 penalty (default: 0); for adamw decoupled weight decay (default: 0.2)", metavar="X"
+        TRAINING,
+        float,
+        None,
+        "L2 penalty (default: 0), or for adamw decoupled weight decay (default: 0.2)",
+        metavar="X",
     )
     clip_norm: float | None = _option(
-        TRAINING, float, None, "largest norm of the gradient; larger ones are scaled down to it"
+        TRAINING, float, None, "largest norm of the gradient: larger gradients are scaled down to it"
     )
     label_smoothing: float = _option(
         TRAINING,
         float,
         0.0,
-        "share of each label that is spread evenly over all classes in training, from 0 to below 1, such as 0.1; the "
-        "training loss is then the smoothed one",
+        "share of each label that training spreads evenly over all classes, from 0 to below 1, such as 0.1 (the "
+        "training loss is then the smoothed one)",
         metavar="X",
     )
     initial_weights: str | None = _option(
@@ -284,12 +288,12 @@ class TrainOptions:
         LENGTH,
         str,
         "stop",
-        "what to do if a loss or gradient is NaN or infinite; skip: leave out the step",
+        "what to do if a loss or gradient is NaN or infinite: skip leaves out the step",
         choices=ON_NAN,
         metavar="X",
     )
     max_steps: int | None = _option(
-        LENGTH, int, None, "end the run after this many steps in all; the schedule stays that of --epochs", least=1
+        LENGTH, int, None, "end the run after this many steps in all (the schedule stays that of --epochs)", least=1
     )
     max_time: float | None = _option(
         LENGTH,
@@ -304,8 +308,8 @@ class TrainOptions:
         LENGTH,
         bool,
         False,
-        "end the run when --patience epochs in a row are no better than the best before them; without --validation, "
-        "a tenth of the training images is held out",
+        "end the run when --patience epochs in a row are no better than the best before them "
+        "(without --validation, a tenth of the training images is held out)",
     )
     patience: int = _option(LENGTH, int, 5, "epochs without a better one after which --early-stopping ends", least=1)
     best_by: str = _option(
@@ -328,8 +332,8 @@ class TrainOptions:
     out: str | None = _option(OUTPUT, str, None, "the run's folder (default: runs/<time>)", metavar="FOLDER")
 
     def toml(self) -> str:
-        """A configuration file that gives the same result. It leaves out `NOT_WRITTEN`: where to run and to write."""
-        left_out = NOT_WRITTEN if self.data_dir is None else (*NOT_WRITTEN, "dataset")
+        """A configuration file that gives the same result. It leaves out `COMMAND_LINE_ONLY`."""
+        left_out = COMMAND_LINE_ONLY if self.data_dir is None else (*COMMAND_LINE_ONLY, "dataset")
         if files.is_file(self.kernel):
             left_out = (*left_out, "kernel")  # Only the command line says which code runs.
         if self.model is not None:
@@ -360,7 +364,7 @@ def as_usage(error: ValueError) -> UsageError:
 
 
 def require_count(name: str, value: int, least: int) -> None:
-    """UsageError, which names the flag, unless the value of a flag of its own command is in its range."""
+    """Raises UsageError, which names the flag, unless the value of a command's own flag is in its range."""
     try:
         whole_number(f"--{with_dashes(name)}", value, least, MOST)
     except InvalidValue as error:
@@ -400,17 +404,18 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given on the command line. Raises UsageError if two of them name the images."""
-    given = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
-    if "dataset" in given and "data_dir" in given:
+    """The options on the command line. Raises UsageError if two of them name the images."""
+    flag_options = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
+    if "dataset" in flag_options and "data_dir" in flag_options:
         raise UsageError(
-            f"--dataset {given['dataset']} and --data-dir {given['data_dir']} both name the images: leave one out"
+            f"--dataset {flag_options['dataset']} and --data-dir {flag_options['data_dir']} both name the images: "
+            "leave one out"
         )
-    return {name: stored(name, value, f"--{with_dashes(name)}") for name, value in given.items()}
+    return {name: recorded_value(name, value, f"--{with_dashes(name)}") for name, value in flag_options.items()}
 
 
-def stored(name: str, value: Any, where: str) -> Any:
-    """A value as runs record it; a path becomes absolute. Raises UsageError if a value cannot be a path."""
+def recorded_value(name: str, value: Any, where: str) -> Any:
+    """A value as runs record it: a path becomes absolute. Raises UsageError if a value cannot be a path."""
     if name in ("data_dir", "initial_weights", "out") and value is not None:
         if "\0" in value or not _encodable(value):
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
@@ -434,12 +439,15 @@ def _model_reference(text: str, where: str) -> str:
 
 
 def _kernel_file(name: str, where: str) -> str:
-    """The full name of a kernel in a file, which prints to standard error. Raises UsageError without such a file."""
+    """The full name of a kernel in a file.
+
+    What the file prints goes to standard error. Raises UsageError without it.
+    """
     if "\0" in name or not _encodable(name) or not os.path.isfile(files.path_of(name)):
         raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
     with redirect_stdout(sys.stderr):
         full = files.resolve(name)
-        kernels.load(full)  # A mistake in the file is better found now.
+        kernels.load(full)  # Finds mistakes in the file now.
     return full
 
 
@@ -508,28 +516,29 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
 
     Raises UsageError if the number is 0.
     """
-    asked = -1
+    number = -1
     origin = "the default"
     if flag is not None:
-        asked = flag
+        number = flag
         origin = "--workers"
     elif os.environ.get(WORKERS_VARIABLE):
         origin = WORKERS_VARIABLE
         try:
-            asked = default_workers()
+            number = default_workers()
         except ValueError as error:
             raise UsageError(str(error)) from None
     elif configured is not None:
-        asked = configured
+        number = configured
         origin = "--config"
-    if origin == "--config" and asked > MOST_WORKERS_PER_CORE * max(2, usable_cores()):
+    if origin == "--config" and number > MOST_WORKERS_PER_CORE * max(2, usable_cores()):
         # A file may come from a larger machine, or from another person: a thousand processes need the user's consent.
         workers = count_workers(-1)
         return replace(
-            workers, how=f"{workers.how}, not the {quoted(asked)} of --config: to use that number, give --workers"
+            workers,
+            origin=f"{workers.origin}, not the {quoted(number)} of --config: to use that number, give --workers",
         )
     try:
-        workers = count_workers(asked)
+        workers = count_workers(number)
     except ValueError as error:
         raise UsageError(f"{origin}: {error}") from None
-    return replace(workers, how=f"{workers.how}: {origin}")
+    return replace(workers, origin=f"{workers.origin}: {origin}")

@@ -1,4 +1,4 @@
-"""Reads the command line, and lays out its help."""
+"""Parses the command line, and lays out its help."""
 
 import argparse
 import re
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
-        """Say that these arguments are not known, and which option the first may be."""
+        """Raises UsageError, which names these arguments and the option that the first may stand for."""
         names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         first = words[0].partition("=")[0]
         hint = did_you_mean(first.lstrip("-"), names, "--") if first.startswith("-") else ""
@@ -100,7 +100,7 @@ class _Overview(Parser):
             formatter.add_text("\n".join([f"{title}:", *lines]))
         formatter.add_text(_examples([group[0].EXAMPLES[0] for group in list(self.commands.values())[:3]]))
         formatter.add_text(
-            f"{PROGRAM} COMMAND --help lists the options of a command, with examples; --version prints the version."
+            f"{PROGRAM} COMMAND --help lists the options of a command, with examples. --version prints the version."
         )
         return formatter.format_help()
 
@@ -115,15 +115,15 @@ def _word(action: argparse.Action) -> str:
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str:
-    lines = [f"  {what}:\n    {PROGRAM} {words}" for what, words in examples]
+    lines = [f"  {purpose}:\n    {PROGRAM} {words}" for purpose, words in examples]
     return "\n".join(["examples:", *lines])
 
 
 def parser(commands: Commands) -> Parser:
-    """The parser of all commands; ``run`` in what it gives is the command's function."""
-    whole = _Overview(commands)
-    whole.add_argument("--version", action="version", version=f"{PROGRAM} {parallel_lenet.__version__}")
-    subparsers = whole.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    """The parser of all commands. The options that it returns have the command's function as ``run``."""
+    program = _Overview(commands)
+    program.add_argument("--version", action="version", version=f"{PROGRAM} {parallel_lenet.__version__}")
+    subparsers = program.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in [command for group in commands.values() for command in group]:
         assert command.__doc__ is not None
         sub = subparsers.add_parser(
@@ -136,21 +136,21 @@ def parser(commands: Commands) -> Parser:
         sub.epilog = f"{_examples(command.EXAMPLES)}\n\n{EXIT_CODES.format(timeout=timeout)}"
         # Not argparse's, which repeats all options in twenty lines.
         sub.usage = " ".join([sub.prog, "[OPTION ...]", *map(_word, sub._get_positional_actions())])
-        sub.set_defaults(run=command.run, parser=sub, whole=whole)
-    return whole
+        sub.set_defaults(run=command.run, parser=sub, program=program)
+    return program
 
 
-def read(whole: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """The options that these words give. Raises UsageError for a mistake, SystemExit after ``--help``.
+def read(program: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse these words. Raises UsageError for a mistake, SystemExit after ``--help``.
 
     No words ask for the list of commands, and ``help COMMAND`` for the command's help.
     """
     if not words or words[0] == "help":
         words = [*words[1:2], "--help"]
     first = words[0]
-    if first.startswith("-") and first not in whole._option_string_actions:
-        whole.error(f"the command comes first, and options such as {first} after it")
-    options, unknown = whole.parse_known_args(words)
+    if first.startswith("-") and first not in program._option_string_actions:
+        program.error(f"the command comes first, and options such as {first} after it")
+    options, unknown = program.parse_known_args(words)
     if unknown:
         options.parser.refuse_unknown(unknown)
     return options

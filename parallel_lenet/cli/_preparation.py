@@ -48,7 +48,7 @@ from parallel_lenet.cli._options import (
     worker_count,
 )
 from parallel_lenet.cli._recorder import Recorder
-from parallel_lenet.cli._resume import Resumed
+from parallel_lenet.cli._resume import EarlierRun
 from parallel_lenet.cli._run_folder import RunFolder, holds_run, new_folder
 from parallel_lenet.cli._sources import Images, load
 from parallel_lenet.cli._trackers import Trackers
@@ -66,22 +66,21 @@ from parallel_lenet.stopping import check_best_by
 from parallel_lenet.tracing import Trace
 from parallel_lenet.trained import load_model
 
-# Seconds before the end of --max-time at which a run stops, to drop a step, save and end; and to write the report.
-STOPPING = 1.5 + PATIENCE
-REPORTING = 4.0
+STOPPING = 1.5 + PATIENCE  # Seconds of --max-time that are kept to drop a step, save and end.
+REPORTING = 4.0  # Seconds of --max-time that are kept to write the report.
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line, the environment, a configuration file and a checkpoint ask for together."""
+    """What the command line, the environment, a configuration file and a checkpoint request together."""
 
     arguments: argparse.Namespace
-    given: dict[str, Any]
+    explicit_options: dict[str, Any]
     """The options that flags and the file give."""
     options: TrainOptions
     workers: WorkerCount
-    resumed: Resumed | None
-    """The run to continue; None for a new one."""
+    earlier_run: EarlierRun | None
+    """The run to continue, or None for a new one."""
     start: float
     """When the command began, by `time.monotonic`."""
 
@@ -91,7 +90,7 @@ class Request:
         return None if self.options.max_time is None else self.start + self.options.max_time
 
     def limit(self, interrupts: Interrupts, saving: float = 0.0) -> None:
-        """Have the run stop before the end of ``--max-time``; ``saving`` are the seconds that a checkpoint takes."""
+        """Let the run stop before the end of ``--max-time``. A checkpoint takes ``saving`` seconds."""
         if self.options.max_time is not None and self.end is not None:
             reporting = min(REPORTING, self.options.max_time / 10) if _results.reports(self.arguments) else 0.0
             # The last checkpoint takes as long as the first one, or longer.
@@ -104,7 +103,7 @@ def prepare(
 ) -> Training:
     """Prepare the run up to its first step: data, network, coordinator, and a folder with a first checkpoint."""
     request = _request(arguments, start)
-    arguments.log = _trackers.named(arguments.log)
+    arguments.log = _trackers.require(arguments.log)
     request.limit(interrupts)
     faults = _faults(arguments.chaos, request.options.engine)
     where, origin = _engines.arguments(request.options.engine, request.options.cluster_address, request.workers)
@@ -115,10 +114,10 @@ def prepare(
         if part is not None:
             _network.check(model, part)
     options = replace(request.options, kernel=getattr(model, "kernel", request.options.kernel))
-    if isinstance(model, Sequential):  # One of the user's may smooth labels without the option.
+    if isinstance(model, Sequential):  # A network of the user's may smooth labels without the option.
         options = replace(options, label_smoothing=model.label_smoothing)
     options = _optimizer.with_defaults(options)
-    if images.validation is not None:  # Then early stopping holds out none.
+    if images.validation is not None:  # Then early stopping holds out no others.
         options = replace(options, validation=None)
     trace = None if arguments.trace is None else _trace(arguments.trace)
     try:
@@ -151,10 +150,10 @@ def prepare(
             options_in_force=_results.options_in_force(arguments, options, coordinator),
             end=request.end,
         )
-        if request.resumed is not None:
-            _restore(training, request.resumed)
+        if request.earlier_run is not None:
+            _restore(training, request.earlier_run)
         if trace is not None and not training.is_finished:
-            if request.resumed is not None:
+            if request.earlier_run is not None:
                 _keep_trace(trace.path, console)
             trace.open()
             stack.callback(trace.close)
@@ -162,23 +161,23 @@ def prepare(
         interrupts.at_once = training.abandon
     _run_notes.note_network(training, model, request.workers.count, origin)
     _run_notes.note_limits(training, flags(arguments), len(images.test))
-    _network.say_unit(model, train, console)
+    _network.note_unit(model, train, console)
     return training
 
 
 def _request(arguments: argparse.Namespace, start: float) -> Request:
     """The options and the run to continue. Raises UsageError if they are not allowed or disagree."""
     configured = {} if arguments.config is None else _config.read(arguments.config)
-    given = _config.merge(configured, flags(arguments))
-    options = TrainOptions(**_recipes.expand(given))
+    explicit_options = _config.merge(configured, flags(arguments))
+    options = TrainOptions(**_recipes.expand(explicit_options))
     check(options)
-    resumed = _find_resumed(arguments, given)
-    if resumed is not None:
-        options = resumed.options
+    earlier_run = _find_earlier_run(arguments, explicit_options)
+    if earlier_run is not None:
+        options = earlier_run.options
     if "patience" in flags(arguments) and not options.early_stopping:
         raise UsageError(f"--patience {options.patience} goes with --early-stopping: give that too")
     workers = worker_count(flags(arguments).get("workers"), configured.get("workers"))
-    return Request(arguments, given, options, workers, resumed, start)
+    return Request(arguments, explicit_options, options, workers, earlier_run, start)
 
 
 def _faults(plan: str | None, engine: str) -> Chaos:
@@ -191,17 +190,17 @@ def _faults(plan: str | None, engine: str) -> Chaos:
 def _load(request: Request, console: Console) -> Images:
     """The images, before any are held out. Raises DatasetError if they are not those of the run to continue."""
     options = request.options
-    named = request.resumed is None or "data_dir" in request.given
-    if options.data_dir is not None and not named:
+    by_user = request.earlier_run is None or "data_dir" in request.explicit_options
+    if options.data_dir is not None and not by_user:
         console.note(_sources.reading_note(options.data_dir))
-    images = load(options.dataset, options.data_dir, named, sides(options.image_size))
+    images = load(options.dataset, options.data_dir, by_user, sides(options.image_size))
     if options.validation is not None and images.validation is not None:
         raise UsageError(
             f"--validation {options.validation}: {options.data_dir} has images for validation itself, "
             f"{len(images.validation):,}: leave it out"
         )
-    if request.resumed is not None:
-        _resume.check_data(request.resumed, images)
+    if request.earlier_run is not None:
+        _resume.check_data(request.earlier_run, images)
     if options.data_dir is not None:
         console.note(printable(f"{images.train.name}: {images.train.description}"))
     if images.held_out:
@@ -216,13 +215,13 @@ def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
     """The network of the run to continue with its parameters, or a new one, whose parameters may be None."""
     if request.options.model is not None:
         return _users_model(request)
-    how = request.options.augment
-    augment = None if how is None else Augment.parse(how)
+    distortions = request.options.augment
+    augment = None if distortions is None else Augment.parse(distortions)
     smoothing = request.options.label_smoothing
-    if request.resumed is not None:
-        trained = load_model(request.resumed.file, request.options.kernel)
-        return _changed(request, trained.model, augment=augment, label_smoothing=smoothing), trained.parameters
-    model = _changed(request, _build(data, request.options), augment=augment, label_smoothing=smoothing)
+    if request.earlier_run is not None:
+        trained = load_model(request.earlier_run.file, request.options.kernel)
+        return _replace_settings(request, trained.model, augment=augment, label_smoothing=smoothing), trained.parameters
+    model = _replace_settings(request, _build(data, request.options), augment=augment, label_smoothing=smoothing)
     if request.options.initial_weights is None:
         return model, None
     return model, _weights.load("--initial-weights", request.options.initial_weights, model)
@@ -281,22 +280,22 @@ def _keep_trace(file: Path, console: Console) -> None:
         return
     stem, dot, ending = file.name.partition(".")
     names = (file.with_name(f"{stem}-{n}{dot}{ending}") for n in itertools.count(1))
-    kept = next(name for name in names if not os.path.lexists(name))
-    file.rename(kept)
-    console.note(f"note: --trace {file}: the trace of the run so far is kept as {kept}")
+    free_name = next(name for name in names if not os.path.lexists(name))
+    file.rename(free_name)
+    console.note(f"note: --trace {file}: the trace of the run so far is kept as {free_name}")
 
 
 def _run_folder(request: Request, stack: ExitStack) -> RunFolder:
     """The folder of the run, locked. Raises UsageError if another run began there at the same moment."""
-    resumed = request.resumed
-    if resumed is None:
-        place = new_folder(request.options.out, continues=request.arguments.continues)
+    earlier_run = request.earlier_run
+    if earlier_run is None:
+        path = new_folder(request.options.out, continues=request.arguments.continues)
     else:
-        place = resumed.folder
-    folder = RunFolder(place)
+        path = earlier_run.folder
+    folder = RunFolder(path)
     stack.callback(folder.close)
-    if resumed is None and holds_run(str(place)):
-        raise UsageError(f"another run began in {place} at the same moment: continue it with --resume {place}")
+    if earlier_run is None and holds_run(str(path)):
+        raise UsageError(f"another run began in {path} at the same moment: continue it with --resume {path}")
     return folder
 
 
@@ -312,11 +311,11 @@ def _begin(training: Training, request: Request) -> None:
             training.options_in_force,
             training.metadata["data"],
         )
-        training.recorder.begin("started" if request.resumed is None else "resumed", session)
-    if request.resumed is None:
-        before = time.monotonic()
+        training.recorder.begin("started" if request.earlier_run is None else "resumed", session)
+    if request.earlier_run is None:
+        start = time.monotonic()
         training.folder.save(coordinator, training.metadata)
-        request.limit(training.interrupts, saving=time.monotonic() - before)
+        request.limit(training.interrupts, saving=time.monotonic() - start)
 
 
 def _users_model(request: Request) -> tuple[Model, Vector | None]:
@@ -326,7 +325,10 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
     reference = _user_model.parse(options.model)
     assert reference is not None
     for name in ("recipe", "activation", "pooling"):
-        if name in flags(request.arguments) or request.given.get(name, OPTIONS[name].default) != OPTIONS[name].default:
+        if (
+            name in flags(request.arguments)
+            or request.explicit_options.get(name, OPTIONS[name].default) != OPTIONS[name].default
+        ):
             raise UsageError(f"--{name} is for LeNet-5: leave it out, or leave out --model")
     model = _user_model.load(reference)
     if isinstance(model, Sequential):
@@ -335,27 +337,27 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
             changes["kernel"] = options.kernel
         if options.augment is not None:
             changes["augment"] = Augment.parse(options.augment)
-        if "label_smoothing" in request.given or request.resumed is not None:
+        if "label_smoothing" in request.explicit_options or request.earlier_run is not None:
             changes["label_smoothing"] = options.label_smoothing
-        model = _changed(request, model, **changes)
-        if options.initial_weights is not None and request.resumed is None:
+        model = _replace_settings(request, model, **changes)
+        if options.initial_weights is not None and request.earlier_run is None:
             return model, _weights.load("--initial-weights", options.initial_weights, model)
         return model, None
     for name in ("kernel", "augment", "label_smoothing", "initial_weights"):
-        if name in request.given and request.given[name] != OPTIONS[name].default:
+        if name in request.explicit_options and request.explicit_options[name] != OPTIONS[name].default:
             raise UsageError(
                 f"--{with_dashes(name)} is for networks made of layers: {reference.words} is a {type(model).__name__}"
             )
     return model, None
 
 
-def _changed(request: Request, model: Sequential, **changes: Any) -> Sequential:
-    """The network with other settings. Raises UsageError if its loss or kernel can't smooth labels."""
+def _replace_settings(request: Request, model: Sequential, **changes: Any) -> Sequential:
+    """The network with these settings changed. Raises UsageError if its loss or kernel can't smooth labels."""
     try:
         return replace(model, **changes)
     except InvalidValue as error:
         usage = as_usage(error)
-        if request.options.recipe is not None and error.name not in request.given:
+        if request.options.recipe is not None and error.name not in request.explicit_options:
             usage = UsageError(
                 f"{usage} by --recipe {request.options.recipe}: give --{with_dashes(error.name)} 0 beside it"
             )
@@ -363,26 +365,31 @@ def _changed(request: Request, model: Sequential, **changes: Any) -> Sequential:
 
 
 def _build(data: Dataset, options: TrainOptions) -> Sequential:
-    """A new network for these images. Raises DatasetError if there is none, as for pixels that can't be normalised."""
+    """A new network for these images.
+
+    Raises DatasetError if no network fits, as for pixels that can't be normalised.
+    """
     try:
         return lenet5_for(data, kernel=options.kernel, activation=options.activation, pooling=POOLINGS[options.pooling])
     except ValueError as error:
         raise DatasetError(f"{data.name}: {error}") from error
 
 
-def _find_resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> Resumed | None:
-    """The run to continue; None for a new one. Raises UsageError if the options about it disagree."""
+def _find_earlier_run(arguments: argparse.Namespace, explicit_options: dict[str, Any]) -> EarlierRun | None:
+    """The run to continue, or None for a new one. Raises UsageError if the options about it disagree."""
     if arguments.continues:
         if arguments.resume is not None:
-            raise UsageError("--continue goes with --out, which names the folder; --resume names it too")
-        if not given.get("out"):
+            raise UsageError("--continue goes with --out, which names the folder: leave out --resume")
+        if not explicit_options.get("out"):
             raise UsageError("--continue needs --out FOLDER: the folder to begin a run in, or to continue")
-        return _resume.find(given["out"], given, fall_back=True) if holds_run(given["out"]) else None
-    return None if arguments.resume is None else _resume.find(arguments.resume, given)
+        if not holds_run(explicit_options["out"]):
+            return None
+        return _resume.find(explicit_options["out"], explicit_options, fall_back=True)
+    return None if arguments.resume is None else _resume.find(arguments.resume, explicit_options)
 
 
 def _evaluation_data(test: Dataset, number: int | None) -> Dataset | None:
-    """The test images to evaluate on: all of them, or ``number``, spread evenly; None for 0."""
+    """The test images to evaluate on: ``number`` of them, spread evenly. All if it is None, and None if it is 0."""
     if number == 0:
         return None
     if number is None or number >= len(test):
@@ -391,32 +398,36 @@ def _evaluation_data(test: Dataset, number: int | None) -> Dataset | None:
     return test.subset(rows)
 
 
-def _restore(training: Training, resumed: Resumed) -> None:
-    """Continue from the checkpoint, and restore the folder to its state when that was written."""
+def _restore(training: Training, earlier_run: EarlierRun) -> None:
+    """Continue from the checkpoint, and restore the folder to its state at that checkpoint."""
     coordinator = training.coordinator
     console = training.console
     options = training.options
-    before = resumed.before
-    coordinator.load(resumed.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
+    earlier_options = earlier_run.earlier_options
+    coordinator.load(earlier_run.file, may_differ=("optimizer",))  # Its schedule follows the number of epochs.
     # Figures of an unfinished epoch are dropped if it continues.
-    training.metadata |= {"figures": resumed.figures, "partial": resumed.partial if training.is_finished else None}
-    training.folder.make_last(resumed.file)
+    training.metadata |= {
+        "figures": earlier_run.figures,
+        "partial": earlier_run.partial if training.is_finished else None,
+    }
+    training.folder.make_last(earlier_run.file)
     training.folder.write_metrics(training.lines())
-    for note in resumed.notes:
+    for note in earlier_run.notes:
         console.note(note)
     if training.is_finished:
         console.note(
-            f"the run in {resumed.folder} is finished: nothing is left to train "
+            f"the run in {earlier_run.folder} is finished: nothing is left to train "
             f"(to train longer, give a larger {' and a larger '.join(training.limits)})"
         )
         return
-    console.note(f"resuming {resumed.folder} after {position(coordinator)}")
+    console.note(f"resuming {earlier_run.folder} after {position(coordinator)}")
     samples = len(training.train)
     new_rates = _optimizer.schedule(options, _optimizer.total_steps(options, samples))
-    old_rates = _optimizer.schedule(before, _optimizer.total_steps(before, samples))
+    old_rates = _optimizer.schedule(earlier_options, _optimizer.total_steps(earlier_options, samples))
     steps = range(0, coordinator.step, 1 + coordinator.step // 10_000)
     if any(rate_at(new_rates, step) != rate_at(old_rates, step) for step in steps):
         console.note(
-            f"note: --epochs {options.epochs} instead of {before.epochs}: from here on the learning rate follows the "
-            f"{options.schedule} schedule of a run of {options.epochs}, so the result is not that of such a run"
+            f"note: --epochs {options.epochs} instead of {earlier_options.epochs}: from here on the learning rate "
+            f"follows the {options.schedule} schedule of a run of {options.epochs}, so the result is not that of such "
+            "a run"
         )

@@ -15,14 +15,16 @@ from parallel_lenet.optimizers import Optimizer
 from parallel_lenet.optional import ExtraError
 
 SHA256 = "c5a992b9903940739a9be0e3b8a55931b58ff2b2486cc7426aa84b334ef556c5"
-"""Of the parameters after `STEPS` steps on the bundled digits, with kernel compiled and every other option as it is by
-default. A change that is meant to change bits writes it anew, here and in the README: see CONTRIBUTING."""
+"""The hash of the parameters after `STEPS` steps on the bundled digits, with kernel compiled and defaults for the rest.
+
+A change that is meant to change bits replaces it, here and in the README: see CONTRIBUTING.
+"""
 
 STEPS = 50
 MADE_WITH = "NumPy 2.4.6, numba 0.68.1, x86_64"
 
 
-def recipe(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
+def network_and_optimizer(train: Dataset, kernel: str, batch_size: int) -> tuple[Sequential, Optimizer]:
     """The network that ``parallel-lenet train`` trains on these images, and the optimizer."""
     model = lenet5_for(train, kernel=kernel)
     options = _optimizer.with_defaults(TrainOptions(kernel=model.kernel, batch_size=batch_size))
@@ -34,18 +36,19 @@ def compare(kernel: str, steps: int, batch_size: int, sha256: str) -> tuple[bool
     if (steps, batch_size) != (STEPS, TrainOptions().batch_size):
         return None, f"not compared with the published bits, which are of {STEPS} steps of {TrainOptions().batch_size}"
     if kernel != "compiled":
-        return None, f"not compared with the published bits, which are of kernel compiled, not {kernel}{_missing()}"
+        text = f"not compared with the published bits, which are of kernel compiled, not {kernel}{_compiled_error()}"
+        return None, text
     if sha256 == SHA256:
         return True, f"the same bits as published for version {__version__}: SHA-256 {SHA256[:16]}..."
-    here = f"NumPy {np.__version__}, numba {metadata.version('numba')}, {platform.machine()}"
+    local = f"NumPy {np.__version__}, numba {metadata.version('numba')}, {platform.machine()}"
     return False, (
         f"not the bits published for version {__version__}: SHA-256 {sha256[:16]}... instead of {SHA256[:16]}...; "
-        f"here: {here}; published: {MADE_WITH}"
+        f"here: {local}; published: {MADE_WITH}"
     )
 
 
-def _missing() -> str:
-    """Why the compiled kernel can't be used here, if it can't."""
+def _compiled_error() -> str:
+    """Why the compiled kernel does not work here, after a colon. Empty if it works."""
     try:
         kernels.load("compiled")
     except ExtraError as error:

@@ -18,7 +18,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def of(options: dict[str, Any]) -> dict[str, Any]:
-    """What the recipe that the options name stands for. Its learning rate and weight decay are for adamw only."""
+    """The options of the recipe that these options name. Its learning rate and weight decay are for adamw only."""
     name = options.get("recipe")
     if name is None:
         return {}

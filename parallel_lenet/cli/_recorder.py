@@ -32,23 +32,23 @@ class Recorder:
         self._console = console
         self._log = StepLog(folder, coordinator.n_workers)
         self._workers = coordinator.n_workers
-        self._works = True
+        self._has_room = True
         self._trackers = trackers
         self._trace = trace
-        self._state = "failed"  # If nothing else is heard of.
+        self._state = "failed"  # Unless an event says something else.
 
     def begin(self, kind: str, session: Session) -> None:
         """Record that the run is ``started`` or ``resumed`` (``kind``) from the state of the coordinator."""
-        self._try(lambda: environment.add(self._folder, session))
-        self._try(lambda: self._log.begin(self._coordinator.epoch, self._coordinator.cursor))
+        self._write(lambda: environment.add(self._folder, session))
+        self._write(lambda: self._log.begin(self._coordinator.epoch, self._coordinator.cursor))
         self.event(kind, session["command"])
         self._trackers.begin(session["options"], self._coordinator.step)
-        self._console.listener = self._warned
+        self._console.listener = self._record_warning
 
     def step(self, report: StepReport, last: bool) -> None:
-        """Record a finished step; ``last`` if it is the last of its epoch."""
+        """Record a finished step. ``last`` says whether it is the last of its epoch."""
         coordinator = self._coordinator
-        self._try(lambda: self._log.append(report, coordinator.cursor, coordinator.parameters, last=last))
+        self._write(lambda: self._log.append(report, coordinator.cursor, coordinator.parameters, last=last))
         self._trackers.step(report)
         if report.skipped is not None:
             self.event("skipped", report.skipped)
@@ -57,17 +57,17 @@ class Recorder:
             self._workers = coordinator.n_workers
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """An epoch is done; its line of ``metrics.jsonl``."""
+        """Record a finished epoch by its line of ``metrics.jsonl``."""
         self._trackers.epoch(line)
 
     def event(self, kind: str, text: str = "", seconds: Mapping[str, float] | None = None) -> None:
-        """Record an event that happened now; ``kind`` is one of `events.KINDS`."""
+        """Record an event that happened now. ``kind`` is one of `events.KINDS`."""
         if kind in ("finished", "interrupted", "failed"):
             self._state = kind
         self._trace_event(kind, text, seconds or {})
-        epoch, step = self._coordinator.epoch, self._coordinator.step
+        coordinator = self._coordinator
         more = {name: round(value, 6) for name, value in (seconds or {}).items()}
-        self._try(lambda: events.append(self._folder, kind, epoch, step, text, **more))
+        self._write(lambda: events.append(self._folder, kind, coordinator.epoch, coordinator.step, text, **more))
 
     def _trace_event(self, kind: str, text: str, seconds: Mapping[str, float]) -> None:
         """Add the spans of an epoch's evaluation and save, which came last, to the trace."""
@@ -79,11 +79,11 @@ class Recorder:
         elif self._trace is not None:
             self._trace.instant("worker lost" if kind == "worker" else kind, text)
 
-    def _warned(self, category: type[Warning], text: str) -> None:
+    def _record_warning(self, category: type[Warning], text: str) -> None:
         self.event("worker" if category.__name__ == "WorkerWarning" else "warning", text)
 
     def flush(self) -> None:
-        """Have the steps so far written to the disk, before a checkpoint that follows them."""
+        """Write the steps so far to the disk, before a checkpoint that follows them."""
         self._log.flush()
         self._trackers.flush()
 
@@ -92,14 +92,14 @@ class Recorder:
         self._trackers.end(self._state)
         self._log.close()
 
-    def _try(self, write: Callable[[], Any]) -> None:
+    def _write(self, write: Callable[[], Any]) -> None:
         try:
             write()
         except (OSError, RunError) as error:
-            if self._works:
+            if self._has_room:
                 where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
                 self._console.note(f"note: {where}: the run's record will be incomplete")
-            self._works = False
+            self._has_room = False
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def repeat_command(options: TrainOptions) -> str:
 
 
 def reports(arguments: argparse.Namespace) -> bool:
-    """Whether a report is written at the end: as the flag says, else as the environment does."""
+    """Whether a report is written at the end. The flag decides, else the environment."""
     return os.environ.get(REPORT_VARIABLE) != "0" if arguments.report is None else bool(arguments.report)
 
 
@@ -72,9 +72,7 @@ def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = sum(line["seconds"] for line in lines)
     images = sum(line["images_per_second"] * line["seconds"] for line in lines)
     best = training.best_epoch
-    measured = {
-        name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")
-    }
+    figures = {name: value for name, value in last.items() if name.partition("_")[0] in ("train", "validation", "test")}
     return {
         **training.options_in_force,
         "dataset": options.data_dir or options.dataset,
@@ -83,7 +81,7 @@ def results(training: Training, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "train_images": len(training.train),
         "epoch_seconds": [line["seconds"] for line in lines],
         "train_images_per_second": images / seconds if seconds else 0.0,
-        **measured,
+        **figures,
         "stopped_early": training.stopped_early,
         "best": None if best is None else {"epoch": best, **training.figures[best - 1]},
         "parameters_sha256": coordinator.parameters_sha256(),

@@ -1,8 +1,8 @@
 """Continuing a run: the content of its checkpoint, and the options that may differ from it.
 
-A checkpoint's checksum shows that it is not damaged, not who wrote it. So the place where code runs, the machines it
-talks to and the place it writes to (`NEVER`) are never taken from a checkpoint. The file has more than 300 lines
-because each check is a function with its own sentence.
+A checkpoint's checksum shows that it is not damaged, but not who wrote it. So a checkpoint never decides which machines
+compute and where a run writes (`NEVER`), nor which file of code runs. The file has more than 300 lines because each
+check is a function with its own sentence.
 """
 
 import os
@@ -24,11 +24,11 @@ from parallel_lenet.kernels import files
 from parallel_lenet.runs import BEST, LAST, PREVIOUS
 from parallel_lenet.user_files import DIGITS
 
-# Options that a checkpoint does not decide: each command gives them again, or they have their default.
+# Options that a checkpoint does not decide. Each command gives them again, or they have their default.
 NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
 
-# Options that may differ on resuming: they decide how and for how long numbers are computed and which are reported, not
-# which parameters result. The data may have moved: their content is compared.
+# Options that may differ on resuming. They decide how and for how long the run computes and what it reports, but not
+# the parameters. The data may have moved: their content is compared.
 FREE = (
     *(*NEVER, "epochs", "max_steps", "early_stopping", "patience"),
     *("data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every"),
@@ -40,7 +40,7 @@ Figures = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Resumed:
+class EarlierRun:
     """A run to continue."""
 
     folder: Path
@@ -48,7 +48,7 @@ class Resumed:
     """The checkpoint to continue from."""
     options: TrainOptions
     """The options from now on: those of the run, with the free ones as they are given now."""
-    before: TrainOptions
+    earlier_options: TrainOptions
     """The options of the run so far."""
     data: dict[str, Any]
     """The data's fingerprint."""
@@ -83,7 +83,7 @@ def fingerprint(images: Images) -> dict[str, Any]:
     return {**sizes, "sha256": digest}
 
 
-class _Recorded(NamedTuple):
+class _Metadata(NamedTuple):
     """What the command line stored in a checkpoint."""
 
     options: TrainOptions
@@ -92,71 +92,71 @@ class _Recorded(NamedTuple):
     partial: Figures | None
 
 
-def find(named: str, given: dict[str, Any], *, fall_back: bool = False) -> Resumed:
+def find(name: str, explicit_options: dict[str, Any], *, fall_back: bool = False) -> EarlierRun:
     """The run in a folder, or that of one of its checkpoints. Raises UsageError if the given options disagree with it.
 
-    With ``fall_back``, the checkpoint before is taken if the last one is damaged or missing.
+    With ``fall_back``, the previous checkpoint is used if the last one is damaged or missing.
     """
-    file, checkpoint, notes = _load(named, fall_back)
+    file, checkpoint, notes = _load(name, fall_back)
     folder = file.parent
-    recorded = _recorded(file, checkpoint.metadata)
-    before = recorded.options
-    _require_kernel_file(folder, before.kernel, given.get("kernel"))
-    notes += _model_notes(folder, before.model, given.get("model"))
+    metadata = _metadata(file, checkpoint.metadata)
+    before = metadata.options
+    _require_kernel_file(folder, before.kernel, explicit_options.get("kernel"))
+    notes += _model_notes(folder, before.model, explicit_options.get("model"))
     free = [*FREE, "model"]
     if before.model is None and kernels.load(before.kernel).LEAF is not None:
         free.append("shard_size")  # It decides no bit.
-    _require_same_options(folder, before, given, free)
-    _require_unfinished(folder, checkpoint, given)
-    if before.engine not in ("processes", "serial") and "engine" not in given:
+    _require_same_options(folder, before, explicit_options, free)
+    _require_unfinished(folder, checkpoint, explicit_options)
+    if before.engine not in ("processes", "serial") and "engine" not in explicit_options:
         notes.append(
-            f"note: the run in {folder} was computed by --engine {before.engine}; a checkpoint doesn't decide where "
-            "code runs, so this machine continues: give --engine and --cluster-address again to use a cluster"
+            f"note: the run in {folder} was computed by --engine {before.engine}, but a checkpoint doesn't decide "
+            "where code runs. This machine continues: to use a cluster, give --engine and --cluster-address again"
         )
-    if before.data_dir is not None and "data_dir" not in given:
+    if before.data_dir is not None and "data_dir" not in explicit_options:
         local_path(file, before.data_dir)
     changed: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
-    changed |= {name: value for name, value in given.items() if name in free}
+    changed |= {name: value for name, value in explicit_options.items() if name in free}
     now = replace(before, **(changed | {"out": str(folder)}))
     check(now)
-    if now.early_stopping and now.validation is None and "validation" not in recorded.data:
+    if now.early_stopping and now.validation is None and "validation" not in metadata.data:
         raise UsageError(
             f"--early-stopping needs images held out, and the run in {folder} has none: begin a new run with it"
         )
-    return Resumed(folder, file, now, before, recorded.data, recorded.figures, recorded.partial, notes)
+    return EarlierRun(folder, file, now, before, metadata.data, metadata.figures, metadata.partial, notes)
 
 
-def _file(named: str) -> Path:
+def _file(name: str) -> Path:
     """The checkpoint of the run that is named. Raises UsageError if there is none."""
-    path = Path(named)
+    path = Path(name)
     file = path / LAST if path.is_dir() else path
-    if file.name not in CHECKPOINTS or not any(file.with_name(name).exists() for name in CHECKPOINTS):
-        missing = " does not exist" if named and not os.path.lexists(path) else ""
+    if file.name not in CHECKPOINTS or not any(file.with_name(each).exists() for each in CHECKPOINTS):
+        missing = " does not exist" if name and not os.path.lexists(path) else ""
         raise UsageError(
-            f"--resume {named or repr('')}{missing}: name a run's folder, or one of its files "
+            f"--resume {name or repr('')}{missing}: name a run's folder, or one of its files "
             f"{LAST}, {PREVIOUS} and {BEST}"
         )
     return file
 
 
-def _load(named: str, fall_back: bool) -> tuple[Path, Checkpoint, list[str]]:
-    """The file of the checkpoint, the checkpoint, and notes; with ``fall_back`` the one before if it can't be read."""
-    file = _file(named)
+def _load(name: str, fall_back: bool) -> tuple[Path, Checkpoint, list[str]]:
+    """The checkpoint's file, the checkpoint, and notes. With ``fall_back`` the previous one if it can't be read."""
+    file = _file(name)
     try:
         return file, Checkpoint.load(file), []
     except CheckpointError as error:
-        others = [file.with_name(name) for name in CHECKPOINTS if name != file.name]
+        others = [file.with_name(each) for each in CHECKPOINTS if each != file.name]
         readable = next(filter(_is_readable, others), None)
         if fall_back and readable is not None and readable.name == PREVIOUS:
             return readable, Checkpoint.load(readable), [f"note: {error}; continuing from {readable}"]
-        remedy = "" if readable is None else f"; to continue from another one: --resume {readable}"
+        remedy = "" if readable is None else f". To continue from another one: --resume {readable}"
         # To name a file that does not exist is a mistake in the call.
-        kind = CheckpointError if os.path.lexists(named) else UsageError
+        kind = CheckpointError if os.path.lexists(name) else UsageError
         raise kind(f"{error}{remedy}") from error
 
 
-def _recorded(file: Path, metadata: dict[str, Any]) -> _Recorded:
-    """Raises CheckpointError unless the command line wrote the checkpoint."""
+def _metadata(file: Path, metadata: dict[str, Any]) -> _Metadata:
+    """The metadata. Raises CheckpointError unless the command line wrote them."""
     try:
         data = metadata["data"]
         figures = metadata["figures"]
@@ -165,7 +165,7 @@ def _recorded(file: Path, metadata: dict[str, Any]) -> _Recorded:
             raise ValueError(f"data is {quoted(data)}")
         if not isinstance(figures, list):
             raise ValueError(f"figures are {quoted(figures)}")
-        return _Recorded(
+        return _Metadata(
             _options(metadata["options"]),
             dict(data),
             [_figures(each) for each in figures],
@@ -176,38 +176,42 @@ def _recorded(file: Path, metadata: dict[str, Any]) -> _Recorded:
         raise CheckpointError(f"{file}: was not left by a training run of this program: {reason}") from error
 
 
-def _require_same_options(folder: Path, before: TrainOptions, given: dict[str, Any], free: Sequence[str]) -> None:
+def _require_same_options(
+    folder: Path, before: TrainOptions, explicit_options: dict[str, Any], free: Sequence[str]
+) -> None:
     """Raises UsageError if a given option that is not free differs from the run's."""
-    if "dataset" in given and before.data_dir is not None:
+    if "dataset" in explicit_options and before.data_dir is not None:
         raise UsageError(
-            f"--dataset {given['dataset']} disagrees with the run in {folder}, which has --data-dir {before.data_dir}: "
-            "leave it out, or begin a new run"
+            f"--dataset {explicit_options['dataset']} disagrees with the run in {folder}, which has --data-dir "
+            f"{before.data_dir}: leave it out, or begin a new run"
         )
-    for name, value in given.items():
+    for name, value in explicit_options.items():
         old = getattr(before, name)
         if name not in free and value != old and (name, value) != ("kernel", "auto"):
             raise UsageError(
                 f"--{with_dashes(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"
             )
-    if given.get("out") is not None and Path(given["out"]).resolve() != folder.resolve():
-        raise UsageError(f"--out {given['out']} disagrees with --resume, which continues in {folder}: leave it out")
+    if explicit_options.get("out") is not None and Path(explicit_options["out"]).resolve() != folder.resolve():
+        raise UsageError(
+            f"--out {explicit_options['out']} disagrees with --resume, which continues in {folder}: leave it out"
+        )
 
 
-def _require_unfinished(folder: Path, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
-    """Raises UsageError if fewer epochs or steps are asked for than are done."""
+def _require_unfinished(folder: Path, checkpoint: Checkpoint, explicit_options: dict[str, Any]) -> None:
+    """Raises UsageError if fewer epochs or steps are requested than are done."""
     state = checkpoint.state
     for name, done in (("epochs", state.epoch + (state.cursor > 0)), ("max_steps", state.step)):
-        if name in given and given[name] < done:
+        if name in explicit_options and explicit_options[name] < done:
             raise UsageError(
                 f"--{with_dashes(name)} must be at least {done}, which the run in {folder} has reached, "
-                f"got {given[name]}"
+                f"got {explicit_options[name]}"
             )
 
 
-def _model_notes(folder: Path, before: str | None, given: str | None) -> list[str]:
+def _model_notes(folder: Path, before: str | None, model: str | None) -> list[str]:
     """Notes about the file of a model. Raises UsageError unless the command line names the run's model, or none."""
-    old, new = (None if each is None else _user_model.parse(each) for each in (before, given))
+    old, new = (None if each is None else _user_model.parse(each) for each in (before, model))
     if old is None and new is None:
         return []
     if old is None or (new is not None and (new.path, new.name) != (old.path, old.name)):
@@ -224,24 +228,24 @@ def _model_notes(folder: Path, before: str | None, given: str | None) -> list[st
     return [f"note: {new.path} has changed since the run in {folder} began: the result is that of the new file"]
 
 
-def _require_kernel_file(folder: Path, before: str, given: str | None) -> None:
+def _require_kernel_file(folder: Path, before: str, kernel: str | None) -> None:
     """Raises UsageError if the run computes with a file, unless the command line names it, unchanged."""
     if not files.is_file(before):
         return
     path = files.path_of(before)
-    if given is None:
+    if kernel is None:
         raise UsageError(
             f"the run in {folder} computes with {path}, and a checkpoint does not decide which code runs: "
             f"give --kernel {path} again"
         )
-    if given != before and files.path_of(given) != path:
+    if kernel != before and files.path_of(kernel) != path:
         raise UsageError(
-            f"--kernel {files.path_of(given)} disagrees with the run in {folder}, which has {path}: begin a new run"
+            f"--kernel {files.path_of(kernel)} disagrees with the run in {folder}, which has {path}: begin a new run"
         )
-    if given != before:
+    if kernel != before:
         raise UsageError(
             f"{path} has changed since the run in {folder} began, so it could give other bits: its SHA-256 begins with "
-            f"{given[-DIGITS:]}, not {before[-DIGITS:]}; restore it, or begin a new run"
+            f"{kernel[-DIGITS:]}, not {before[-DIGITS:]}. Restore it, or begin a new run"
         )
 
 
@@ -276,7 +280,9 @@ def _options(values: Any) -> TrainOptions:
 
 
 def _figures(values: Any) -> Figures:
-    test, validation = ({f"{of}_{what}" for what in ("loss", "accuracy", "images")} for of in ("test", "validation"))
+    test, validation = (
+        {f"{of}_{figure}" for figure in ("loss", "accuracy", "images")} for of in ("test", "validation")
+    )
     if not isinstance(values, dict) or values.keys() not in (test, test | validation):
         raise ValueError(f"figures are {quoted(values)}")
     figures: Figures = {}
@@ -297,13 +303,13 @@ def _is_readable(file: Path) -> bool:
     return True
 
 
-def check_data(resumed: Resumed, images: Images) -> None:
+def check_data(earlier_run: EarlierRun, images: Images) -> None:
     """Raises DatasetError unless these are the data that the run was trained on."""
     now = fingerprint(images)
-    if now != resumed.data:
+    if now != earlier_run.data:
         raise DatasetError(
-            f"{images.train.name}: these are not the data of the run in {resumed.folder}: {_summary(now)}, "
-            f"not {_summary(resumed.data)}"
+            f"{images.train.name}: these are not the data of the run in {earlier_run.folder}: {_summary(now)}, "
+            f"not {_summary(earlier_run.data)}"
         )
 
 

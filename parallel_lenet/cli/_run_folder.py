@@ -1,9 +1,9 @@
 """A run's folder: its configuration, its metrics and its checkpoints.
 
-``checkpoint.npz`` is the last checkpoint, ``checkpoint.previous.npz`` the one before, ``best.npz`` that of the epoch
-with the lowest loss on the validation images, if there are any. These files and ``config.toml`` are replaced as a
-whole. ``metrics.jsonl`` gets a line per epoch, so that it can be followed; resuming repairs it. `parallel_lenet.runs`
-describes the other files. One program at a time may write here.
+``checkpoint.npz`` is the last checkpoint, and ``checkpoint.previous.npz`` the one before. If there are validation
+images, ``best.npz`` is that of the best epoch. Each of these files and ``config.toml`` is replaced in one step.
+``metrics.jsonl`` gets a line per epoch, so that other programs can follow it. Resuming repairs it.
+`parallel_lenet.runs` describes the other files. Only one program at a time may write here.
 """
 
 import os
@@ -23,8 +23,8 @@ from parallel_lenet.files import append_line, keep_as, write_atomically
 from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS
 from parallel_lenet.runs.folder import NAMES, TEMPORARY, lock
 
-# What file systems, desktops and version control put into folders that look empty.
-_IGNORED = re.compile(
+# Files that file systems, desktops and version control put into folders that look empty.
+_FOREIGN_FILES = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.Trash.*|\.nfs.*|\.DS_Store|\._.*|\.localized|\.Spotlight-V100|\.fseventsd|"
     r"Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|\.git(keep|ignore)|\.keep|\.placeholder"
 )
@@ -79,7 +79,7 @@ class RunFolder:
         coordinator.save(self.path / LAST, metadata)
 
     def save_best(self, coordinator: Coordinator, metadata: dict[str, Any]) -> None:
-        """Write ``best.npz``; before the last checkpoint, so that a run killed in between writes it again."""
+        """Write ``best.npz``, before the last checkpoint: a run that is killed in between writes it again."""
         coordinator.save(self.path / BEST, metadata)
 
     def make_last(self, file: Path) -> None:
@@ -128,7 +128,7 @@ def new_folder(out: str | None, *, continues: bool = False) -> Path:
 
 
 def _is_empty(folder: Path, continues: bool) -> bool:
-    names = {file.name for file in folder.iterdir() if not _IGNORED.fullmatch(file.name)}
+    names = {file.name for file in folder.iterdir() if not _FOREIGN_FILES.fullmatch(file.name)}
     if continues:
         names = {
             name for name in names if name not in set(NAMES) - {LAST, PREVIOUS, BEST} and not TEMPORARY.fullmatch(name)

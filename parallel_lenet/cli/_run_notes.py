@@ -11,13 +11,13 @@ from parallel_lenet.model import Model
 
 
 def network_name(model: str | None) -> str:
-    """What is trained, in words; ``model`` is the option of that name."""
+    """The name of what is trained. ``model`` is the option of that name."""
     reference = None if model is None else _user_model.parse(model)
     return "LeNet-5" if reference is None else f"{reference.name} of {os.path.basename(reference.path)}"
 
 
 def note_network(training: Training, model: Model, workers: int, origin: str) -> None:
-    """Note what is trained, on what, and where. ``workers`` were asked for; ``origin`` says by what."""
+    """Note what is trained, on what, and where. ``workers`` were requested, and ``origin`` says by what."""
     coordinator = training.coordinator
     parts = [
         f"{network_name(training.options.model)}, {count(model.layout.size, 'parameter')}, on "
@@ -34,8 +34,8 @@ def note_network(training: Training, model: Model, workers: int, origin: str) ->
         training.console.note(f"{images} {source} for validation, to decide which epoch is best")
 
 
-def note_limits(training: Training, given: dict[str, Any], test_images: int) -> None:
-    """Note options with another effect than expected: fewer workers or images, and ``given`` flags without effect."""
+def note_limits(training: Training, flag_options: dict[str, Any], test_images: int) -> None:
+    """Note options with an unexpected effect: fewer workers or images than requested, and flags without effect."""
     coordinator = training.coordinator
     console = training.console
     options = training.options
@@ -46,13 +46,13 @@ def note_limits(training: Training, given: dict[str, Any], test_images: int) -> 
         console.note(f"note: {fact}; {smaller}a larger --batch-size makes more")
     if options.evaluate_on is not None and options.evaluate_on > test_images:
         console.note(f"note: --evaluate-on {options.evaluate_on}: all {count(test_images, 'test image')} are used")
-    if "best_by" in given and training.validation is None:
+    if "best_by" in flag_options and training.validation is None:
         console.note(f"note: --best-by {options.best_by} has no effect: no images are held out, as --validation does")
-    _engines.say_unused(given, options.engine, console)
+    _engines.note_unused(flag_options, options.engine, console)
 
 
-def _workers(coordinator: Coordinator, asked: int, origin: str) -> str:
-    """The number of workers and its origin. Another note says why there are fewer than asked for."""
-    if coordinator.workers_note is not None and coordinator.n_workers < asked:
-        return f"{coordinator.n_workers} of {count(asked, 'worker')}"
+def _workers(coordinator: Coordinator, requested: int, origin: str) -> str:
+    """The number of workers and its origin. Another note says why there are fewer than requested."""
+    if coordinator.workers_note is not None and coordinator.n_workers < requested:
+        return f"{coordinator.n_workers} of {count(requested, 'worker')}"
     return f"{count(coordinator.n_workers, 'worker')} ({origin})"

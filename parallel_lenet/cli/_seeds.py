@@ -29,21 +29,21 @@ TrainOne = Callable[[argparse.Namespace, Console], tuple[int, dict[str, Any] | N
 
 
 class _RunConsole(Console):
-    """The output of the run with one seed: only its notes, except those that were shown for a seed before."""
+    """The output of the run with one seed: only its notes, without those that an earlier seed has shown."""
 
-    def __init__(self, outer: Console, seed: int, shown: set[str]) -> None:
+    def __init__(self, outer: Console, seed: int, shown_notes: set[str]) -> None:
         super().__init__(quiet=True)
         self._outer = outer
         self._seed = seed
-        self._shown = shown
+        self._shown_notes = shown_notes
 
     def note(self, text: str) -> None:
-        if text not in self._shown:
-            self._shown.add(text)
+        if text not in self._shown_notes:
+            self._shown_notes.add(text)
             self._outer.note(f"seed {self._seed}: {text}")
 
     def detail(self, text: str) -> None:
-        """Not shown."""
+        """Notes about the process are not shown."""
 
 
 def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     seeds = range(options.seed, options.seed + arguments.seeds)
     if seeds[-1] >= 2**64:
         raise UsageError(f"--seed must be below 2**64, got {seeds[-1]} as the last of {count(len(seeds), 'seed')}")
-    new = options.out is None or not os.path.lexists(options.out)
+    is_new = options.out is None or not os.path.lexists(options.out)
     folder = _folder(options.out, arguments.continues)
     try:
         return _train(arguments, console, folder, seeds, train_one)
     finally:
-        if new:  # If the first run finds a mistake, no folder is left.
+        if is_new:  # If the first run finds a mistake, no folder is left.
             with suppress(OSError):  # The folder has runs in it.
                 folder.rmdir()
 
@@ -72,18 +72,18 @@ def _train(
     arguments: argparse.Namespace, console: Console, folder: Path, seeds: range, train_one: TrainOne
 ) -> int:  # fmt: skip
     """Train each seed in a folder of its own, and print the statistics. Returns the exit code."""
-    found: list[dict[str, Any]] = []
-    shown: set[str] = set()
+    results: list[dict[str, Any]] = []
+    shown_notes: set[str] = set()
     with console.progress(count(len(seeds), "seed"), len(seeds)) as progress:
         for seed in seeds:
-            one = copy.copy(arguments)
-            one.seed = seed
-            one.out = str(folder / f"seed-{seed}")
-            one.report = bool(arguments.report)
+            seed_arguments = copy.copy(arguments)
+            seed_arguments.seed = seed
+            seed_arguments.out = str(folder / f"seed-{seed}")
+            seed_arguments.report = bool(arguments.report)
             try:
-                code, result = train_one(one, _RunConsole(console, seed, shown))
+                code, result = train_one(seed_arguments, _RunConsole(console, seed, shown_notes))
             except (NonFiniteError, WorkerError):
-                finished = f"{len(found)} of {count(len(seeds), 'seed')} are finished"
+                finished = f"{len(results)} of {count(len(seeds), 'seed')} are finished"
                 write(sys.stderr, f"parallel-lenet: seed {seed} failed; {finished}, in {folder}")
                 raise
             if code or result is None:
@@ -91,16 +91,16 @@ def _train(
                 out = "" if "out" in flags(arguments) else f" --out {shlex.quote(str(folder))}"
                 write(
                     sys.stderr,
-                    f"parallel-lenet: {len(found)} of {count(len(seeds), 'seed')} are finished; continue with: "
+                    f"parallel-lenet: {len(results)} of {count(len(seeds), 'seed')} are finished; continue with: "
                     f"{start_command(arguments)}{out}{again}",
                 )
                 return code
-            found.append(result)
+            results.append(result)
             accuracy = result.get("test_accuracy", result.get("validation_accuracy"))
             text = "not evaluated" if accuracy is None else f"{accuracy:.2%}"
             console.line(f"seed {seed}: accuracy {text}, {sum(result['epoch_seconds']):.2f} s of training")
-            progress(len(found), f"accuracy {text}")
-    _finish(arguments, console, folder, seeds, found)
+            progress(len(results), f"accuracy {text}")
+    _finish(arguments, console, folder, seeds, results)
     return 0
 
 
@@ -127,15 +127,15 @@ def _folder(out: str | None, continues: bool) -> Path:
 
 
 def _finish(
-    arguments: argparse.Namespace, console: Console, folder: Path, seeds: range, found: list[dict[str, Any]]
+    arguments: argparse.Namespace, console: Console, folder: Path, seeds: range, results: list[dict[str, Any]]
 ) -> None:
     """Write the page, and print the statistics."""
-    runs = [Run(Path(result["run_dir"])) for result in found]
+    runs = [Run(Path(result["run_dir"])) for result in results]
     statistics = over_runs(runs)
     file = None
     if reports(arguments):
         try:
-            from parallel_lenet.report import seeds as seeds_page  # Lazily: an extra.
+            from parallel_lenet.report import seeds as seeds_page  # Imported lazily: an extra.
 
             seeds_page.write(runs, seeds, start_command(arguments), folder / seeds_page.FILE)
             file = folder / seeds_page.FILE
@@ -146,13 +146,13 @@ def _finish(
             {
                 "seeds": list(seeds),
                 "statistics": {name: each._asdict() for name, each in statistics.items()},
-                "runs": found,
+                "runs": results,
                 "out": str(folder),
                 "report_file": None if file is None else str(file),
             }
         )
     else:
-        _show(console, network_name(found[0]["model"]), folder, file, len(seeds), statistics)
+        _show(console, network_name(results[0]["model"]), folder, file, len(seeds), statistics)
 
 
 def _show(

@@ -10,10 +10,10 @@ from parallel_lenet.batching import split
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets.local import read_local
-from parallel_lenet.datasets.parts import resized_data
+from parallel_lenet.datasets.parts import resize_data
 from parallel_lenet.datasets.values import require_memory
 
-HELD_OUT = 0.2  # Of the training images, for the test, if a folder has no test images.
+HELD_OUT = 0.2  # The fraction of the training images to test on if a folder has no test images.
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Images:
     validation: Dataset | None = None
     """Images for validation, if the folder has any."""
     pictures: bool = False
-    """Whether they were image files: then `predict` shows the network whole pictures."""
+    """Whether they were image files. If so, `predict` shows the network whole pictures."""
     held_out: bool = False
-    """Whether the test images are some of the folder's images to train on, because it has no others."""
+    """Whether the test images were held out of the images to train on, because the folder has no test images."""
 
 
-def load(dataset: str, data_dir: str | None, named: bool, image_size: tuple[int, int] | None = None) -> Images:
-    """The images, resized to ``image_size``; ``named`` says whether the user named the folder, or a checkpoint did.
+def load(dataset: str, data_dir: str | None, by_user: bool, image_size: tuple[int, int] | None = None) -> Images:
+    """The images, resized to ``image_size``. ``by_user`` says whether the user or a checkpoint named the folder.
 
-    If a folder has no test images, a fifth of those to train on is held out, always the same. Raises UsageError if the
-    user's folder does not exist, and DatasetError as `datasets.load` does.
+    If a folder has no test images, a fifth of the training images is held out, always the same ones. Raises UsageError
+    if the user's folder does not exist, and DatasetError as `datasets.load` does.
     """
     if data_dir is None:
         train, test = datasets.load(dataset)
         if image_size is not None:
-            train, test = (resized_data(data, image_size) for data in (train, test))
+            train, test = (resize_data(data, image_size) for data in (train, test))
         return Images(train, test)
     try:
         parts, pictures = read_local(data_dir, image_size)
@@ -54,7 +54,7 @@ def load(dataset: str, data_dir: str | None, named: bool, image_size: tuple[int,
         # A folder that does not exist may still name one of several sets in its parent.
         if os.path.exists(data_dir) or "cannot be read as a folder" not in str(error):
             raise
-        if named:
+        if by_user:
             raise UsageError(f"--data-dir {data_dir} does not exist") from None
         raise DatasetError(
             f"{data_dir}, the folder of the images that the checkpoint names, does not exist: "

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable
 
 
-def meant(word: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant: by its initials, its beginning or similar spelling; None if there is none."""
+def closest_name(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant, or None. Initials, beginnings and similar spellings are compared."""
     names = list(names)
     word = word.lower().replace("_", "-")
     initials = [name for name in names if "-" in name and "".join(part[:1] for part in name.split("-")) == word]
@@ -15,5 +15,5 @@ def meant(word: str, names: Iterable[str]) -> str | None:
 
 def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence about an unknown word, empty if nothing is similar: ``; did you mean compare?``."""
-    name = meant(word, names)
+    name = closest_name(word, names)
     return f"; did you mean {prefix}{name}?" if name else ""

@@ -11,10 +11,10 @@ def literal(value: str | float) -> str:
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, int):
         return str(value)
-    return '"' + "".join(map(_escaped, value)) + '"'
+    return '"' + "".join(map(_escape, value)) + '"'
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     if character < " " or character == "\x7f":
         return f"\\u{ord(character):04x}"
     return f"\\{character}" if character in '"\\' else character

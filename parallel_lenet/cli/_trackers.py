@@ -11,11 +11,11 @@ from parallel_lenet.reports import StepReport
 from parallel_lenet.trackers import Tracker, mlflow, tensorboard
 
 NAMES = ("tensorboard", "mlflow")
-DECIDING = frozenset({"epochs"})  # It may differ when a run continues, and the learning-rate schedule depends on it.
+DECIDING = frozenset({"epochs"})  # It may change when a run continues, and the learning rates depend on it.
 _REQUIRE = {"tensorboard": tensorboard.require, "mlflow": mlflow.require}
 
 
-def named(names: list[str]) -> list[str]:
+def require(names: list[str]) -> list[str]:
     """The names, each once. Raises ExtraError if the library of one is missing or does not work."""
     once = list(dict.fromkeys(names))
     for name in once:
@@ -30,15 +30,15 @@ class Trackers:
         self._names = names
         self._folder = folder
         self._console = console
-        self._live: dict[str, Tracker] = {}
+        self._trackers: dict[str, Tracker] = {}
 
     def begin(self, settings: Mapping[str, Any], step: int) -> None:
-        """Open them, after ``step`` finished steps."""
+        """Open the trackers, after ``step`` finished steps."""
         for name in self._names:
-            with self._dropping_if_broken(name):
-                self._live[name] = self._open(name, settings, step)
+            with self._drop_on_error(name):
+                self._trackers[name] = self._make(name, settings, step)
 
-    def _open(self, name: str, settings: Mapping[str, Any], step: int) -> Tracker:
+    def _make(self, name: str, settings: Mapping[str, Any], step: int) -> Tracker:
         if name == "tensorboard":
             folder = self._folder / tensorboard.FOLDER
             self._console.note(f"TensorBoard: tensorboard --logdir {folder}")
@@ -49,7 +49,7 @@ class Trackers:
 
     def step(self, report: StepReport) -> None:
         """Log a finished step."""
-        if self._live:
+        if self._trackers:
             self._each(lambda tracker: tracker.log(report))
 
     def epoch(self, line: Mapping[str, Any]) -> None:
@@ -63,17 +63,17 @@ class Trackers:
     def end(self, state: str) -> None:
         """Say that the training is finished, interrupted or failed, and close the trackers."""
         self._each(lambda tracker: tracker.end(state))
-        self._live.clear()
+        self._trackers.clear()
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in [*self._live.items()]:
-            with self._dropping_if_broken(name):
+        for name, tracker in [*self._trackers.items()]:
+            with self._drop_on_error(name):
                 call(tracker)
 
     @contextmanager
-    def _dropping_if_broken(self, name: str) -> Iterator[None]:
+    def _drop_on_error(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # A library's own, for a full disk, a server that is away, and so on.
-            self._live.pop(name, None)
-            self._console.note(f"note: --log {name} failed: {reason(error)}; training continues without it")
+        except Exception as error:  # Libraries have their own errors for a full disk, a server that is away, and so on.
+            self._trackers.pop(name, None)
+            self._console.note(f"note: --log {name} failed: {reason(error)}. Training continues without it")

@@ -32,7 +32,7 @@ from parallel_lenet.runs import LAST, REPORT, predictions
 from parallel_lenet.runs.run import Run
 from parallel_lenet.stopping import best_epoch, is_enough
 
-PREDICTING = 1.0  # Seconds in which test images are predicted for a report.
+PREDICTING = 1.0  # Seconds for the predictions of test images in a report.
 CLOSING = 1.0  # Seconds before the end of --max-time at which a report has to be written.
 TIMED_OUT = 124  # The exit code of the command timeout.
 
@@ -47,7 +47,7 @@ class Training:
     validation: Dataset | None
     """The images held out of training, which decide which epoch is best."""
     test: Dataset | None
-    """The images to report on; None if they are not evaluated. They decide nothing."""
+    """The images to report on, or None if they are not evaluated. They decide nothing."""
     options: TrainOptions
     folder: RunFolder
     metadata: dict[str, Any]
@@ -71,7 +71,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done or enough, or ``--max-steps`` ends the run within one or at its end."""
+        """Whether ``--epochs``, ``--max-steps`` or early stopping ends the run here."""
         if "--max-steps" in self.limits and self.coordinator.cursor < len(self.train):
             return True
         return "--epochs" in self.limits or self.stopped_early
@@ -90,19 +90,21 @@ class Training:
 
     @property
     def best_epoch(self) -> int | None:
-        """The best epoch by the images held out, counted from 1, the first of equals; None without such images."""
-        return best_epoch(self._deciding, self.options.best_by)
+        """The best epoch by the images held out, counted from 1. None without such images. Of equals, the first."""
+        return best_epoch(self._deciding_figures, self.options.best_by)
 
     @property
     def stopped_early(self) -> bool:
         """Whether ``--early-stopping`` ends the run."""
-        return self.options.early_stopping and is_enough(self._deciding, self.options.best_by, self.options.patience)
+        return self.options.early_stopping and is_enough(
+            self._deciding_figures, self.options.best_by, self.options.patience
+        )
 
     @property
-    def _deciding(self) -> list[float | None]:
+    def _deciding_figures(self) -> list[float | None]:
         """The number that decides which epoch is best, of each finished epoch."""
         name = f"validation_{self.options.best_by}"
-        # A loss that is not finite is recorded as None; it is not better, and counts as an epoch without a better one.
+        # A loss that is not finite is recorded as None. NaN counts as an epoch that is not better.
         return [math.nan if name in each and each[name] is None else each.get(name) for each in self.figures]
 
     def run(self) -> list[dict[str, Any]]:
@@ -113,16 +115,16 @@ class Training:
         reports = coordinator.iterate(self.train, self.options.epochs - coordinator.epoch)
         if coordinator.epoch > len(self.figures):  # Interrupted while it evaluated.
             self._finish_epoch()
-        noted = False
+        processes_noted = False
         while not self.is_finished:
             title = f"epoch {coordinator.epoch + 1}/{self.options.epochs}"
             with self.console.progress(title, len(self.train)) as progress:
                 for report in reports:
                     if isinstance(report, EpochReport):
                         break
-                    if not noted:
+                    if not processes_noted:
                         self._note_processes()
-                        noted = True
+                        processes_noted = True
                     self._after_step(report, progress)
                     if self.is_finished:
                         break
@@ -138,19 +140,19 @@ class Training:
         return self.lines()
 
     def _note_early_stop(self) -> str:
-        """Say why the run ends before ``--epochs``; empty if it does not."""
+        """Note why the run ends before ``--epochs``, and return the text. Empty if it does not."""
         if not self.stopped_early or self.coordinator.epoch >= self.options.epochs:
             return ""
         best = self.best_epoch
         done = len(self.figures)
         better = "lower validation loss" if self.options.best_by == "loss" else "higher validation accuracy"
         if best is None:
-            why = f"no epoch of {done} has a finite validation loss"
+            explanation = f"no epoch of {done} has a finite validation loss"
         elif done - best == 1:
-            why = f"epoch {done} has no {better} than epoch {best}"
+            explanation = f"epoch {done} has no {better} than epoch {best}"
         else:  # More than --patience if that is smaller than it was before a resume.
-            why = f"none of the {done - best} epochs since epoch {best} has a {better}"
-        text = f"stopped early: {why} (--patience {self.options.patience})"
+            explanation = f"none of the {done - best} epochs since epoch {best} has a {better}"
+        text = f"stopped early: {explanation} (--patience {self.options.patience})"
         self.console.note(text)
         return text
 
@@ -197,12 +199,12 @@ class Training:
             self.recorder.event("epoch", seconds=seconds)
 
     def _measure(self) -> Figures:
-        figures = {} if self.validation is None else self._measured("validation", self.validation)
+        figures = {} if self.validation is None else self._evaluate("validation", self.validation)
         if self.test is None:
             return figures | {"test_loss": None, "test_accuracy": None, "test_images": 0}
-        return figures | self._measured("test", self.test)
+        return figures | self._evaluate("test", self.test)
 
-    def _measured(self, name: str, data: Dataset) -> Figures:
+    def _evaluate(self, name: str, data: Dataset) -> Figures:
         with self.console.progress(f"{name} images", len(data)) as progress:
             for metrics in self.coordinator.iterate_evaluation(data):
                 progress(metrics.count, f"accuracy {metrics.accuracy:.2%}")
@@ -211,7 +213,7 @@ class Training:
         return {f"{name}_loss": loss, f"{name}_accuracy": metrics.accuracy, f"{name}_images": metrics.count}
 
     def _record(self) -> None:
-        """Write the checkpoint, then the line that belongs to it: a resumed run repairs the lines."""
+        """Write the checkpoint, then its line. If the run is killed in between, resuming adds the line."""
         line = self.lines()[-1]
         self.recorder.epoch(line)
         self.recorder.flush()
@@ -240,7 +242,7 @@ class Training:
     def write_report(self) -> None:
         """Write the page about the run, unless it is switched off. An error becomes a note.
 
-        With ``--max-time`` the page is given up when that has almost passed.
+        No page is written if the end of ``--max-time`` comes first.
         """
         if not self.options_in_force["report"]:
             return
@@ -248,15 +250,15 @@ class Training:
             with self.interrupts.time_limit(None if self.end is None else self.end - CLOSING):
                 self._write_report()
         except OutOfTime:
-            how = shlex.join(["parallel-lenet", "report", str(self.folder.path)])
-            self.console.note(f"note: no report: --max-time leaves no time for it; to write it: {how}")
+            command = shlex.join(["parallel-lenet", "report", str(self.folder.path)])
+            self.console.note(f"note: no report: --max-time leaves no time for it. To write it: {command}")
         except Exception as error:  # A page never makes a run fail.
             self.console.note(f"note: no report: {error}")
 
     def _write_report(self) -> None:
         coordinator = self.coordinator
         if self.test is not None:
-            # With any kernel: the loops of naive would take minutes.
+            # With the fastest kernel: the loops of naive would take minutes.
             with suppress(ValueError):  # If the model is not made of this package's layers.
                 model = descriptions.build(descriptions.of_model(coordinator.model))
                 found = predictions.predict(model, coordinator.parameters, coordinator.step, self.test, PREDICTING)
@@ -316,8 +318,8 @@ def command_prefix() -> str:
 
 
 def _line(report: EpochReport, figures: Figures) -> dict[str, Any]:
-    measured = ("validation_loss", "validation_accuracy")  # The command line measures them itself, with --validation.
-    return {name: value for name, value in asdict(report).items() if name not in measured} | figures
+    own_figures = ("validation_loss", "validation_accuracy")  # With --validation the command line measures them itself.
+    return {name: value for name, value in asdict(report).items() if name not in own_figures} | figures
 
 
 def _sentence(line: dict[str, Any], epochs: int) -> str:
@@ -329,5 +331,5 @@ def _sentence(line: dict[str, Any], epochs: int) -> str:
 
 
 def decimals(loss: float | None) -> str:
-    """A loss with four decimals; None stands for NaN or infinity."""
+    """A loss with four decimals. None stands for NaN or infinity."""
     return "not finite" if loss is None else f"{loss:.4f}"

@@ -18,7 +18,7 @@ from parallel_lenet.model import Model
 from parallel_lenet.user_files import UserFileError
 
 MEMBERS = ("layout", "initial_parameters", "loss_and_gradient", "predict")
-FORM = "must be FILE.py:NAME: a Python file, and the name in it of a model, or of what makes one"
+FORM = "must be FILE.py:NAME: a Python file, and the name in it of a model or of what returns a model"
 
 
 class Reference(NamedTuple):
@@ -39,13 +39,13 @@ class Reference(NamedTuple):
 
 
 def parse(text: str) -> Reference | None:
-    """The reference that a run recorded, or a user wrote: then without a hash. None if it is neither."""
+    """The reference that a run recorded or a user wrote, which has no hash. None for any other text."""
     found = re.fullmatch(rf"(.+\.py)(?:@([0-9a-f]{{{user_files.DIGITS}}}))?:([^\W\d]\w*)", text, re.DOTALL)
     return None if found is None else Reference(found[1], found[2] or "", found[3])
 
 
 def load(reference: Reference) -> Model:
-    """The model: an object with the members of one, or what a class or function makes without arguments.
+    """The model: an object with the members of one, or the result of a class or function without arguments.
 
     What the file prints goes to standard error: standard output is for the command's results. Raises UserFileError,
     with the line, if the file can't be run, or holds no such model.
@@ -61,17 +61,17 @@ def _load(reference: Reference) -> Model:
     if not hasattr(module, reference.name):
         hint = did_you_mean(reference.name, public)
         raise UserFileError(f"{reference.path} defines no {reference.name}{hint}")
-    made: Any = getattr(module, reference.name)
-    if isinstance(made, type) or not _is_model(made):
-        if not callable(made):
-            raise UserFileError(f"{reference.path}: {_lacks(reference.name, made)}")
+    value: Any = getattr(module, reference.name)
+    if isinstance(value, type) or not _is_model(value):
+        if not callable(value):
+            raise UserFileError(f"{reference.path}: {_missing_members(reference.name, value)}")
         try:
-            made = made()
+            value = value()
         except Exception as error:
             raise UserFileError(f"{user_files.error_text(reference.path, error)} (from {reference.name}())") from error
-        if isinstance(made, type) or not _is_model(made):
-            raise UserFileError(f"{reference.path}: {_lacks(f'{reference.name}()', made)}")
-    model: Model = made
+        if isinstance(value, type) or not _is_model(value):
+            raise UserFileError(f"{reference.path}: {_missing_members(f'{reference.name}()', value)}")
+    model: Model = value
     return model
 
 
@@ -79,7 +79,7 @@ def _is_model(value: Any) -> bool:
     return all(hasattr(value, member) for member in MEMBERS)
 
 
-def _lacks(name: str, value: Any) -> str:
+def _missing_members(name: str, value: Any) -> str:
     missing = ", ".join(member for member in MEMBERS if not hasattr(value, member))
     return f"{name} is not a model: {quoted(value)} has no {missing or 'members of its own, being a class'}"
 
@@ -97,7 +97,7 @@ def without_hash(text: str) -> str:
 
 
 def file_behind(options: Any, error: Exception) -> str | None:
-    """The user's file, of ``--model`` or ``--kernel``, that an exception comes from; None if it comes from none."""
+    """The file of ``--model`` or ``--kernel`` that raised an exception, or None if neither did."""
     reference = parse(getattr(options, "model", None) or "")
     paths = [] if reference is None else [os.path.abspath(reference.path)]
     kernel = getattr(options, "kernel", None)

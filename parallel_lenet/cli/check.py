@@ -68,10 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         if found.errors:
             console.line(f"largest difference of a gradient from finite differences: {max(found.errors.values()):.1e}")
         if found.speed:
-            times = [(name, f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}") for name, own, other in found.speed]
-            own = sum(row[1] for row in found.speed)
-            other = sum(row[2] for row in found.speed)
-            times.append(("all", f"{own:.1f}", f"{other:.1f}", f"{own / other:.2f}"))
+            total = ("all", sum(row[1] for row in found.speed), sum(row[2] for row in found.speed))
+            times = [
+                (name, f"{time:.1f}", f"{im2col_time:.1f}", f"{time / im2col_time:.2f}")
+                for name, time, im2col_time in (*found.speed, total)
+            ]
             title = "Microseconds per image, forward and backward: LeNet-5, and what ReLU and max pooling take instead"
             console.table(title, ("function", "here", "im2col", "ratio"), times)
     console.note(f"{count(len(problems), 'problem')} found" if problems else "no problem found")

@@ -1,7 +1,7 @@
 """Name what differs between two runs: settings, versions, machine, data, and the first step with another result.
 
-The losses of single steps are compared with all their digits, the parameters by their hash after each 50th step and at
-the end of each epoch. Settings that only decide where a run is written are left out.
+The losses of single steps are compared with all their digits. The parameters are compared by their hash after each 50th
+step and at the end of each epoch. Settings that only decide where a run is written are left out.
 """
 
 import argparse
@@ -41,12 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
         for difference in found:
             part = {"name": difference.name, "left": difference.left, "right": difference.right}
             parts.setdefault(difference.part, []).append(part)
-        said = [{"run": str(each.folder), "options": each.options, "epochs": each.epochs[-1:]} for each in runs]
+        summaries = [{"run": str(each.folder), "options": each.options, "epochs": each.epochs[-1:]} for each in runs]
         console.result(
-            {"left": said[0], "right": said[1], "same": not found, "differences": parts, "equal_steps": equal_steps}
+            {
+                "left": summaries[0],
+                "right": summaries[1],
+                "same": not found,
+                "differences": parts,
+                "equal_steps": equal_steps,
+            }
         )
     elif found:
-        rows = [(each.part, each.name.replace("_", " "), _shown(each.left), _shown(each.right)) for each in found]
+        rows = [(each.part, each.name.replace("_", " "), _text(each.left), _text(each.right)) for each in found]
         console.table("What differs", ("", "", arguments.left, arguments.right), rows, texts=4)
         if equal_steps:
             first = "first step has" if equal_steps == 1 else f"first {equal_steps:,} steps have"
@@ -54,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     elif equal_steps:
         console.line("nothing differs: settings, versions, machine, data, every step and the result are the same")
     else:
-        console.line("settings, versions, machine, data and the result are the same; the steps were not recorded")
+        console.line("settings, versions, machine, data and the result are the same, but the steps were not recorded")
     return 0
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -29,19 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the script."""
     shtab = optional.load("completion", "shtab", "shell completion")
-    for action in _actions(arguments.whole):
+    for action in _actions(arguments.program):
         if not action.choices and (action.nargs != 0):
             name = str(action.metavar)
             if name in ("FOLDER", "RUN"):
                 action.complete = shtab.DIRECTORY
             elif name in ("FILE", "IMAGE", "CHECKPOINT"):
                 action.complete = shtab.FILE
-    Console().line(shtab.complete(arguments.whole, arguments.shell).rstrip("\n"))
+    Console().line(shtab.complete(arguments.program, arguments.shell).rstrip("\n"))
     return 0
 
 
 def _actions(parser: Any) -> list[Any]:
     """All options and arguments of a parser and of its commands."""
-    own = list(parser._actions)
-    commands = [action.choices for action in own if isinstance(action, argparse._SubParsersAction)]
-    return own + [action for choices in commands for each in choices.values() for action in _actions(each)]
+    actions = list(parser._actions)
+    commands = [action.choices for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return actions + [action for choices in commands for each in choices.values() for action in _actions(each)]

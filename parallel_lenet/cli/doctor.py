@@ -1,8 +1,8 @@
 """Look for what is broken or slow here, and say what to do about it.
 
 Checks the interpreter, the libraries, cores, processor, BLAS, Numba and its cache, memory, the extras, what dead runs
-left, and how fast it computes. What it prints can be pasted into a report of a problem: it holds no names of users,
-machines or home folders. The exit code is 1 if something is broken.
+left, and the speed. The output can be pasted into a report of a problem: it has no names of users, machines or home
+folders. The exit code is 1 if something is broken.
 """
 
 import argparse
@@ -19,7 +19,7 @@ EXAMPLES = (
     ("some of the checks, for a program", "doctor cores blas memory --json"),
     ("remove what dead runs left", "doctor leftovers --clean"),
 )
-# Not taken from the package, whose import takes longer than all other help; a test compares.
+# Repeated here because the package's import takes longer than all other help. A test compares the two.
 CHECKS = (
     *("python", "packages", "cores", "processor", "blas", "numba", "memory", "extras", "leftovers", "speed"),
 )  # fmt: skip
@@ -36,44 +36,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the findings as they come."""
+    """Print each finding as soon as it is there."""
     from parallel_lenet.doctor import diagnose, leftovers
-    from parallel_lenet.doctor.finding import Finding, Here
+    from parallel_lenet.doctor.finding import Finding, System
     from parallel_lenet.doctor.redaction import redact
 
     console = Console(json=arguments.json)
     removed = []
     if arguments.clean:
-        for sentence in leftovers.clean(Here()):
+        for sentence in leftovers.clean(System()):
             removed.append(printable(redact(sentence)))
             console.note(removed[-1])
-    found: list[dict[str, Any]] = []
+    findings: list[dict[str, Any]] = []
     console.line(f"parallel-lenet {parallel_lenet.__version__}")
 
-    def told(value: Any) -> Any:
+    def redact_all(value: Any) -> Any:
         """The finding as JSON, without names of users and machines."""
         if isinstance(value, str):
             return printable(redact(value))
         if isinstance(value, dict):
-            return {key: told(each) for key, each in value.items()}
-        return [told(each) for each in value] if isinstance(value, list) else value
+            return {key: redact_all(each) for key, each in value.items()}
+        return [redact_all(each) for each in value] if isinstance(value, list) else value
 
     def show(finding: Finding) -> None:
-        found.append(told(asdict(finding)))
-        console.line(f"{finding.state:6}  {finding.check:9}  {found[-1]['text']}")
+        findings.append(redact_all(asdict(finding)))
+        console.line(f"{finding.state:6}  {finding.check:9}  {findings[-1]['text']}")
         if finding.remedy:
-            console.line(f"{'':17}  -> {found[-1]['remedy']}")
+            console.line(f"{'':17}  -> {findings[-1]['remedy']}")
 
     with console.warnings_as_notes():
         for finding in diagnose(arguments.checks):
             show(finding)
-    states = [each["state"] for each in found]
+    states = [each["state"] for each in findings]
     broken = states.count("broken")
     slow = states.count("slow")
     if arguments.json:
         version = parallel_lenet.__version__
-        console.result({"version": version, "broken": broken, "slow": slow, "findings": found, "removed": removed})
+        console.result({"version": version, "broken": broken, "slow": slow, "findings": findings, "removed": removed})
     else:
         verdict = "nothing is broken or slow" if not broken + slow else f"{broken} broken, {slow} slow"
-        console.line(f"{verdict}; {count(len(found), 'finding')}")
+        console.line(f"{verdict}; {count(len(findings), 'finding')}")
     return 1 if broken else 0

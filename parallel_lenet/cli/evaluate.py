@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
-        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs); without "
-        "--dataset and --data-dir it is measured on that run's test images",
+        help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs), "
+        "measured on that run's test images unless --dataset or --data-dir names others",
     )
     add_train_options(
         parser, only=("dataset", "data_dir", "image_size", "kernel", "model", "workers", "engine", "cluster_address")
@@ -47,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the network that the checkpoint describes, and evaluate it."""
     console = Console(json=arguments.json)
-    asked = flags(arguments)
-    workers = worker_count(asked.get("workers"))
+    flag_options = flags(arguments)
+    workers = worker_count(flag_options.get("workers"))
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
     with console.warnings_as_notes():
-        model = _checkpoints.model_of(checkpoint, asked)
+        model = _checkpoints.model_of(checkpoint, flag_options)
     parameters = _parameters(arguments.weights, checkpoint, model)
-    name, test = _test_images(file, checkpoint, model, asked, console)
-    _engines.say_unused(asked, asked.get("engine", "processes"), console)
-    coordinator = _coordinator(model, parameters, len(test), asked, workers)
+    name, test = _test_images(file, checkpoint, model, flag_options, console)
+    _engines.note_unused(flag_options, flag_options.get("engine", "processes"), console)
+    coordinator = _coordinator(model, parameters, len(test), flag_options, workers)
     metrics = _measure(coordinator, test, console)
     digest = coordinator.parameters_sha256()
     if arguments.json:
@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
             "checkpoint": file,
             "weights": arguments.weights,
             "dataset": name,
-            "engine": asked.get("engine", "processes"),
-            "cluster_address": asked.get("cluster_address"),
+            "engine": flag_options.get("engine", "processes"),
+            "cluster_address": flag_options.get("cluster_address"),
             "kernel": getattr(model, "kernel", None),
-            "model": asked.get("model"),
+            "model": flag_options.get("model"),
             "workers": coordinator.n_workers,
             "test_loss": metrics.loss,
             "test_accuracy": metrics.accuracy,
@@ -97,30 +97,30 @@ def _parameters(weights: str | None, checkpoint: Checkpoint, model: Model) -> Ve
 
 
 def _test_images(
-    file: str, checkpoint: Checkpoint, model: Model, asked: dict[str, Any], console: Console
+    file: str, checkpoint: Checkpoint, model: Model, flag_options: dict[str, Any], console: Console
 ) -> tuple[str, Dataset]:
     """The name or the folder of the images, and the test images. Raises DatasetError if the network can't take them."""
-    dataset, data_dir = _checkpoints.images_of(file, asked, checkpoint.metadata, console)
-    size = _checkpoints.image_size(asked, checkpoint.metadata, model)
-    test = load(dataset or DEFAULT, data_dir, "data_dir" in asked, size).test
-    named = dataset is not None or data_dir is not None
-    assumed = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
+    dataset, data_dir = _checkpoints.images_of(file, flag_options, checkpoint.metadata, console)
+    size = _checkpoints.image_size(flag_options, checkpoint.metadata, model)
+    test = load(dataset or DEFAULT, data_dir, "data_dir" in flag_options, size).test
+    has_source = dataset is not None or data_dir is not None
+    assumption = f"the checkpoint names no images, so --dataset {DEFAULT} was assumed"
     try:
         _network.check(model, test)
     except DatasetError as error:
-        if named:
+        if has_source:
             raise
-        raise DatasetError(f"{error} ({assumed})") from None
-    if not named:
-        console.note(f"note: {assumed}")
+        raise DatasetError(f"{error} ({assumption})") from None
+    if not has_source:
+        console.note(f"note: {assumption}")
     return data_dir or dataset or DEFAULT, test
 
 
 def _coordinator(
-    model: Model, parameters: Vector, images: int, asked: dict[str, Any], workers: WorkerCount
+    model: Model, parameters: Vector, images: int, flag_options: dict[str, Any], workers: WorkerCount
 ) -> Coordinator:
     """A coordinator that evaluates. Raises UsageError if an option is out of its range."""
-    where, _ = _engines.arguments(asked.get("engine", "processes"), asked.get("cluster_address"), workers)
+    where, _ = _engines.arguments(flag_options.get("engine", "processes"), flag_options.get("cluster_address"), workers)
     batch_size = max(128, images)  # Large enough that every worker gets a shard.
     try:
         return Coordinator(model, SGD(), batch_size=batch_size, parameters=parameters, **where)

@@ -31,13 +31,13 @@ EXAMPLES = (
     ("pictures for slides", "explain --digit 3 --png slides"),
 )
 HESITANT = 0.75  # The lesson follows an image whose right class has about this probability.
-LOOKED_AT = 1000  # Test images among which the most instructive one is sought.
+CANDIDATES = 1000  # Test images among which the most instructive one is chosen.
 
 Array = NDArray[Any]
 
 
-class Chosen(NamedTuple):
-    """The image that the lesson follows, as it is stored; its class if that is known, and what to call it."""
+class LessonImage(NamedTuple):
+    """The image that the lesson follows, as it is stored, its class if that is known, and its name."""
 
     image: Array
     label: int | None
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--image",
         metavar="FILE",
-        help="a picture of a digit of your own: PNG, JPEG and so on, any size; -: standard input",
+        help="a picture of a digit of your own: PNG, JPEG and so on, any size (-: standard input)",
     )
     which.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
     which.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     out = Path(os.path.join(os.path.dirname(file), PAGE) if arguments.out is None else arguments.out)
-    _require_place(arguments.out, arguments.png)
+    _require_writable(arguments.out, arguments.png)
     if arguments.image not in (None, "-") and not os.path.exists(arguments.image):
         raise UsageError(f"--image {printable(arguments.image) or repr('')} does not exist")
     from parallel_lenet.explain import explain, page, slides
@@ -85,29 +85,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png is not None:
         optional.load("report", "matplotlib", "pictures for slides")
     with console.warnings_as_notes():
-        trained = _trained(file)
-    asked = flags(arguments)
-    dataset, data_dir = _checkpoints.images_of(file, asked, trained.metadata, console)
+        trained = _load_network(file)
+    flag_options = flags(arguments)
+    dataset, data_dir = _checkpoints.images_of(file, flag_options, trained.metadata, console)
     images = load(
         dataset or DEFAULT,
         data_dir,
-        "data_dir" in asked,
-        _checkpoints.image_size(asked, trained.metadata, trained.model),
+        "data_dir" in flag_options,
+        _checkpoints.image_size(flag_options, trained.metadata, trained.model),
     )
-    train, test = images.train, images.test
+    train = images.train
+    test = images.test
     _network.check(trained.model, test)
     with console.warnings_as_notes():
-        chosen = _chosen(arguments, trained, test)
+        subject = _lesson_image(arguments, trained, test)
         console.note("computing every number of the lesson with the loops of the tutorial ...")
         try:
             lesson = explain(
                 trained.model,
                 trained.parameters,
-                chosen.image,
-                chosen.label,
+                subject.image,
+                subject.label,
                 train.inputs,
                 train.targets,
-                chosen.source,
+                subject.source,
                 trained.class_names,
             )
         except ValueError as error:
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.result(
             {
                 "checkpoint": file,
-                "image": chosen.source,
+                "image": subject.source,
                 "label": lesson.label,
                 "label_known": lesson.known,
                 "predicted": lesson.prediction,
@@ -134,15 +135,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         name = printable(lesson.name_of(lesson.prediction))
-        console.line(f"{printable(chosen.source)}: class {name} with probability {probability:.2f}")
+        console.line(f"{printable(subject.source)}: class {name} with probability {probability:.2f}")
         console.line(f"wrote {out} ({out.stat().st_size / 1000:,.0f} kB)")
         if written:
             console.line(f"wrote {len(written)} pictures to {arguments.png}")
     return 0
 
 
-def _require_place(out: str | None, png: str | None) -> None:
-    """Raises UsageError if the page or the pictures cannot be written to the place that was given."""
+def _require_writable(out: str | None, png: str | None) -> None:
+    """Raises UsageError if the page or the pictures cannot be written where the flags say."""
     if out is not None and (not out or os.path.isdir(out)):
         raise UsageError(f"--out must name a file, got {out or repr('')}{', a folder' if out else ''}")
     if out is not None and not os.path.isdir(os.path.dirname(out) or "."):
@@ -151,7 +152,7 @@ def _require_place(out: str | None, png: str | None) -> None:
         raise UsageError(f"--png must name a folder, got {png or repr('')}{', a file' if png else ''}")
 
 
-def _trained(file: str) -> TrainedModel:
+def _load_network(file: str) -> TrainedModel:
     """The network. Raises CheckpointError if it is not made of this package's layers, or has no classes."""
     checkpoint = Checkpoint.load(file)
     if not isinstance(checkpoint.description, dict) or "layers" not in checkpoint.description:
@@ -166,8 +167,8 @@ def _trained(file: str) -> TrainedModel:
     return trained
 
 
-def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset) -> Chosen:
-    """The image that was asked for; without one, the test image whose right class is nearest to `HESITANT`."""
+def _lesson_image(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset) -> LessonImage:
+    """The requested image, or the test image whose right class has the probability nearest to `HESITANT`."""
     classes = trained.model.classes
     for name, value, most in (("digit", arguments.digit, classes), ("label", arguments.label, classes),
                               ("index", arguments.index, len(test))):  # fmt: skip
@@ -180,7 +181,7 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
             )[0]
         except PictureError as error:
             raise DatasetError(printable(str(error))) from error
-        return Chosen(
+        return LessonImage(
             image, arguments.label, "standard input" if arguments.image == "-" else os.path.basename(arguments.image)
         )
     if arguments.label is not None:
@@ -189,12 +190,12 @@ def _chosen(arguments: argparse.Namespace, trained: TrainedModel, test: Dataset)
         index = arguments.index
     else:
         rows = np.arange(len(test)) if arguments.digit is None else np.flatnonzero(test.targets == arguments.digit)
-        rows = rows[:LOOKED_AT]
+        rows = rows[:CANDIDATES]
         if not len(rows):
             raise DatasetError(f"{test.name}: no test image shows class {arguments.digit}")
         probabilities = trained.predict_proba(test.inputs[rows])[np.arange(len(rows)), test.targets[rows]]
         index = int(rows[np.abs(np.nan_to_num(probabilities) - HESITANT).argmin()])
-    return Chosen(test.inputs[index], int(test.targets[index]), f"image {index:,} of {test.name}")
+    return LessonImage(test.inputs[index], int(test.targets[index]), f"image {index:,} of {test.name}")
 
 
 def _command(arguments: argparse.Namespace, file: str) -> str:

@@ -48,13 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(json=arguments.json)
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
-    chosen = _format(arguments)
-    out = _place(arguments.out, file, chosen)
+    format_name = _format(arguments)
+    out = _output_file(arguments.out, file, format_name)
     checkpoint = Checkpoint.load(file)
-    model = _model(checkpoint, chosen)
+    model = _model(checkpoint, format_name)
     parameters = checkpoint.state.parameters
     try:
-        content = FORMATS[chosen](model, parameters, _metadata(checkpoint))
+        content = FORMATS[format_name](model, parameters, _metadata(checkpoint))
     except ValueError as error:
         raise CheckpointError(f"{file}: can't be exported: {error}") from error
     write_atomically(out, content)
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.result(
             {
                 "checkpoint": file,
-                "format": chosen,
+                "format": format_name,
                 "file": str(out),
                 "bytes": len(content),
                 "file_sha256": file_sha256(content),
@@ -75,18 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model(checkpoint: Checkpoint, chosen: str) -> Any:
-    """The checkpoint's network; for a model of the user's own, of which only weights can be written, its layout."""
+def _model(checkpoint: Checkpoint, format_name: str) -> Any:
+    """The checkpoint's network, or the layout of a user's own model: only its weights can be written."""
     try:
         return from_checkpoint(checkpoint, "naive").model  # The kernel does not matter: nothing is computed.
     except CheckpointError as error:
-        if chosen == "onnx":
-            words = _checkpoints.users_model(checkpoint)
+        if format_name == "onnx":
+            words = _checkpoints.model_reference(checkpoint)
             if words is None:
                 raise
             raise CheckpointError(
-                f"{checkpoint.path}: its run trained {words}; only networks of this package's layers can be written as "
-                "ONNX: --format safetensors and --format npz write its weights"
+                f"{checkpoint.path}: its run trained {words}, and only networks of this package's layers can be "
+                "written as ONNX: --format safetensors and --format npz write its weights"
             ) from error
         return SimpleNamespace(layout=checkpoint.layout, description=checkpoint.description)
 
@@ -103,17 +103,17 @@ def _format(arguments: argparse.Namespace) -> str:
     return ending
 
 
-def _place(out: str | None, file: str, chosen: str) -> Path:
+def _output_file(out: str | None, file: str, format_name: str) -> Path:
     """The file to write. Raises UsageError if it is a folder or the checkpoint itself."""
     if out is None:
         stem = Path(file).stem
-        return Path(file).with_name(f"{stem}.weights.npz" if chosen == "npz" else f"{stem}.{chosen}")
-    place = Path(out)
-    if out == "" or "\0" in out or place.is_dir():
-        raise UsageError(f"--out must name a file, got {'a folder: ' if place.is_dir() and out else ''}{out!r}")
-    if place.exists() and os.path.samefile(place, file):
+        return Path(file).with_name(f"{stem}.weights.npz" if format_name == "npz" else f"{stem}.{format_name}")
+    path = Path(out)
+    if out == "" or "\0" in out or path.is_dir():
+        raise UsageError(f"--out must name a file, got {'a folder: ' if path.is_dir() and out else ''}{out!r}")
+    if path.exists() and os.path.samefile(path, file):
         raise UsageError(f"--out {out} is the checkpoint itself: name another file")
-    return place
+    return path
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -28,12 +28,12 @@ EXAMPLES = (
     ("several images, by a certain run, for a program", "predict one.png two.png --checkpoint runs/mine --json"),
     ("an image from another program", "predict - < photo.jpg"),
 )
-SHOWN = 3  # Classes.
+TOP = 3  # Classes per image.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ...; -: standard input"
+        "images", metavar="IMAGE", nargs="+", help="PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, PPM, ... (-: standard input)"
     )
     parser.add_argument(
         "--checkpoint",
@@ -51,50 +51,53 @@ def run(arguments: argparse.Namespace) -> int:
     file = _checkpoints.find(arguments.checkpoint, console)
     _checkpoints.require(file)
     checkpoint = Checkpoint.load(file)
-    asked = flags(arguments)
+    flag_options = flags(arguments)
     with console.warnings_as_notes():
-        model = _checkpoints.model_of(checkpoint, asked)
+        model = _checkpoints.model_of(checkpoint, flag_options)
     network = classifier(checkpoint, model)
     black, white = black_and_white(network.images)
-    answers = list[dict[str, Any]]()
+    entries = list[dict[str, Any]]()
     code = 0
     for name in arguments.images:
         try:
             with console.warnings_as_notes():
-                answer = network.predict(_sources.file_or_input(name))
+                prediction = network.predict(_sources.file_or_input(name))
         except PictureError as error:
             write(sys.stderr, f"parallel-lenet: {printable(str(error))}")
-            answers.append({"image": name, "error": str(error)})
+            entries.append({"image": name, "error": str(error)})
             code = max(code, 1 if name == "-" or os.path.lexists(name) else 2)
             continue
-        answers.append({"image": name, **_result(answer)})
+        entries.append({"image": name, **_result(prediction)})
         if not arguments.json:
-            console.line(_sentence(name, answer))
-            for line in image_lines(((answer.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
+            console.line(_sentence(name, prediction))
+            for line in image_lines(((prediction.seen - black) / (white - black)).clip(0, 1).mean(axis=0), sys.stdout):
                 console.line(line)
     if arguments.json:
         kernel = getattr(model, "kernel", None)
-        console.result({"checkpoint": file, "kernel": kernel, "model": asked.get("model"), "images": answers})
+        console.result({"checkpoint": file, "kernel": kernel, "model": flag_options.get("model"), "images": entries})
     return code
 
 
-def _result(answer: Prediction) -> dict[str, Any]:
+def _result(prediction: Prediction) -> dict[str, Any]:
     return {
-        **_named(answer, answer.label),
-        "probability": answer.probability,
-        "top": [{**_named(answer, label), "probability": probability} for label, probability in answer.top(SHOWN)],
-        "probabilities": np.asarray(answer.probabilities, float).tolist(),
+        **_class_entry(prediction, prediction.label),
+        "probability": prediction.probability,
+        "top": [
+            {**_class_entry(prediction, label), "probability": probability}
+            for label, probability in prediction.top(TOP)
+        ],
+        "probabilities": np.asarray(prediction.probabilities, float).tolist(),
     }
 
 
-def _named(answer: Prediction, label: int) -> dict[str, Any]:
-    """The class, and what it is called if that is known."""
-    return {"class": label} if answer.class_names is None else {"class": label, "name": answer.name_of(label)}
+def _class_entry(prediction: Prediction, label: int) -> dict[str, Any]:
+    """The class, and its name if that is known."""
+    return {"class": label} if prediction.class_names is None else {"class": label, "name": prediction.name_of(label)}
 
 
-def _sentence(name: str, answer: Prediction) -> str:
-    if not len(answer.probabilities):
-        return f"{printable(name)}: {printable(answer.name)}"
-    (first, probability), *others = answer.top(SHOWN)
-    rest = ", ".join(f"{printable(answer.name_of(label))} {probability:.1%}" for label, probability in others)
-    return f"{printable(name)}: {printable(answer.name_of(first))} ({probability:.1%}; {rest})"
+def _sentence(name: str, prediction: Prediction) -> str:
+    if not len(prediction.probabilities):
+        return f"{printable(name)}: {printable(prediction.name)}"
+    (first, probability), *others = prediction.top(TOP)
+    rest = ", ".join(f"{printable(prediction.name_of(label))} {probability:.1%}" for label, probability in others)
+    return f"{printable(name)}: {printable(prediction.name_of(first))} ({probability:.1%}; {rest})"

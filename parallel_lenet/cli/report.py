@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help=f"the file to write (default: {REPORT} in the run's folder; of several runs, in the folder that holds all "
-        "of them, or in the current folder if there is none)",
+        help=f"the file to write (default: {REPORT} in the run's folder, or in the folder that holds all of several "
+        "runs, or else in the current folder)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, which names the file")
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             runs = [Run(folder) for folder in folders]
             for each in runs:
-                _complete(each, console)
+                _predict_if_missing(each, console)
             report.write(runs, file)
         except RunError as error:
             raise UsageError(str(error)) from error
@@ -69,7 +69,7 @@ def _default(folders: Sequence[Path]) -> Path:
     return folders[0].parent / REPORT if len(parents) == 1 and folders[0].name else Path(REPORT)
 
 
-def _complete(run: Run, console: Console) -> None:
+def _predict_if_missing(run: Run, console: Console) -> None:
     """Predict the test images now if the run did not do so after its last step. Downloads nothing."""
     checkpoint = run.checkpoint
     known = run.predictions is not None and checkpoint is not None and run.predictions.step == checkpoint.state.step
@@ -82,7 +82,7 @@ def _complete(run: Run, console: Console) -> None:
     try:
         if isinstance(data_dir, str):
             data_dir = local_path(checkpoint.path, data_dir)
-        elif dataset != BUNDLED:
+        elif data_dir is not None or dataset != BUNDLED:
             return
         resizes = run.options.get("image_size") is not None
         images = load(BUNDLED, data_dir, False, run.model.images.height_and_width if resizes else None)

@@ -42,16 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
     found = find(folder)
     if not found:
-        missing = "" if folder.is_dir() else " does not exist:" if not folder.exists() else " is not a folder:"
-        raise UsageError(f"{folder}{missing or ' holds no runs:'} name a folder of runs, or a run's own")
-    described = [describe(each) for each in found]
+        problem = "" if folder.is_dir() else " does not exist:" if not folder.exists() else " is not a folder:"
+        raise UsageError(f"{folder}{problem or ' holds no runs:'} name a folder of runs, or a run's own")
+    descriptions = [describe(each) for each in found]
     for each in found:
         for note in each.notes:
             console.note(f"note: {note}")
     if arguments.json:
-        console.result({"folder": str(folder), "runs": described})
+        console.result({"folder": str(folder), "runs": descriptions})
         return 0
-    header, rows, left_out = table(described, console.width)
+    header, rows, left_out = table(descriptions, console.width)
     console.table(f"{count(len(found), 'run')} in {folder}", header, rows)
     if left_out:
         console.note(f"note: no room for {', '.join(left_out)}: --json has them")
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find(folder: Path) -> list[Run]:
-    """The runs in a folder, and the run that the folder itself is, in the order of their starts."""
+    """The runs in a folder, and the folder itself if it is a run, in the order of their starts."""
     if not folder.is_dir():
         return []
     found = []
@@ -68,10 +68,10 @@ def find(folder: Path) -> list[Run]:
             found.append(Run(each))
         except (RunError, OSError):
             continue
-    return sorted(found, key=lambda run: (_started(run), run.folder))
+    return sorted(found, key=lambda run: (_start_time(run), run.folder))
 
 
-def _started(run: Run) -> str:
+def _start_time(run: Run) -> str:
     return str(run.sessions[0]["started"]) if run.sessions else ""
 
 
@@ -83,7 +83,7 @@ def describe(run: Run) -> dict[str, Any]:
     checkpoint = run.checkpoint
     return {
         "run": str(run.folder),
-        "started": _started(run) or None,
+        "started": _start_time(run) or None,
         "state": run.state,
         "epochs": checkpoint.state.epoch if checkpoint is not None else last.get("epoch"),
         "steps": checkpoint.state.step if checkpoint is not None else last.get("step"),
@@ -98,11 +98,11 @@ def table(runs: Sequence[dict[str, Any]], width: int | None) -> tuple[list[str],
     """Header, rows, and the names of the columns for which a terminal of that width has no room."""
     options = dict.fromkeys(name for run in runs for name in run["options"] if name not in (*INCIDENTAL, "epochs"))
     differing = [name for name in options if len({repr(run["options"].get(name)) for run in runs}) > 1]
-    columns: dict[str, list[str]] = {"run": [_short(Path(run["run"]).name or run["run"]) for run in runs]}
+    columns: dict[str, list[str]] = {"run": [_cell(Path(run["run"]).name or run["run"]) for run in runs]}
     for name in ("test_accuracy", "validation_accuracy"):
         columns[name] = [percent(run[name]) for run in runs]
     for name in differing:
-        columns[name] = [_short(_said(run["options"].get(name))) for run in runs]
+        columns[name] = [_cell(_setting_text(run["options"].get(name))) for run in runs]
     columns["epochs"] = [_epochs(run) for run in runs]
     columns["state"] = [run["state"] for run in runs]
     columns["train_loss"] = [_number(run["train_loss"], ".4f") for run in runs]
@@ -114,21 +114,21 @@ def table(runs: Sequence[dict[str, Any]], width: int | None) -> tuple[list[str],
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     names = list[str]()
     left_out = list[str]()
-    used = 1
+    total = 1
     for name, cells in columns.items():
-        needed = max(map(len, [_title(name), *cells])) + 3
-        if width is not None and used + needed > width and names:
+        cell_width = max(map(len, [_title(name), *cells])) + 3
+        if width is not None and total + cell_width > width and names:
             left_out.append(_title(name))
         else:
             names.append(name)
-            used += needed
+            total += cell_width
     rows = [[columns[name][i] for name in names] for i in range(len(runs))]
     return [_title(name) for name in names], rows, left_out
 
 
 def _title(name: str) -> str:
-    short = {"train_loss": "training loss", "images_per_second": "images/s", "parameters_sha256": "hash"}
-    return short.get(name, name.replace("_", " ").replace("validation", "valid.").replace("accuracy", "acc."))
+    titles = {"train_loss": "training loss", "images_per_second": "images/s", "parameters_sha256": "hash"}
+    return titles.get(name, name.replace("_", " ").replace("validation", "valid.").replace("accuracy", "acc."))
 
 
 def _epochs(run: dict[str, Any]) -> str:
@@ -141,12 +141,12 @@ def _number(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _said(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _short(text: str) -> str:
+def _cell(text: str) -> str:
     text = printable(text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -1,8 +1,8 @@
 """Train LeNet-5: workers compute the gradients of parts of a batch, a coordinator averages them and takes the step.
 
-Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGXCPU end a run with a checkpoint and a line that says how to
-continue; a second Ctrl-C, SIGTERM or SIGQUIT ends it at once. The test images decide nothing: with --validation,
-best.npz is the epoch with the lowest loss on images held out of training; without it, the last one is the result.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT and SIGXCPU end a run with a checkpoint. A line then says how to
+continue. A second Ctrl-C, SIGTERM or SIGQUIT ends it at once. The test images decide nothing. With --validation,
+best.npz is the epoch with the lowest loss on images held out of training. Without it, the last epoch is the result.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EXAMPLES = (
     ("the loops of the tutorial, for two steps", "train --kernel naive --max-steps 2 --evaluate-on 20"),
     ("hold out a tenth of the training images, and keep the best epoch", "train --validation 0.1 --out runs/mine"),
     ("images that are shifted, turned, scaled and bent at random", "train --augment default"),
-    ("stop when three epochs in a row bring nothing", "train --early-stopping --patience 3"),
+    ("stop when three epochs in a row are no better", "train --early-stopping --patience 3"),
     ("how much the seed matters", "train --epochs 5 --seeds 3"),
     ("continue a run that was stopped", "train --resume runs/mine"),
 )
@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         metavar="N",
-        help="train N times, with the seeds from --seed on, and report mean, standard deviation, least and largest of "
-        "the results; each run has a folder within --out",
+        help="train N times, with the seeds from --seed on, each in a folder within --out, and report mean, standard "
+        "deviation, least and largest result",
     )
     length.add_argument("--chaos", metavar="PLAN", help=_chaos.HELP)
     parser.add_argument(
-        "--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml; -: standard input"
+        "--config", metavar="FILE", help="a TOML file of these options, such as a run's config.toml (-: standard input)"
     )
     output.add_argument(
         "--report",
@@ -71,14 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=_trackers.NAMES,
-        help="log to this tracker too; may be given several times. tensorboard: a folder within the run's; mlflow: the "
-        "folder mlruns, or as MLFLOW_TRACKING_URI says",
+        help="also log to this tracker (may be repeated): tensorboard writes into the run's folder, mlflow into the "
+        "folder mlruns or where MLFLOW_TRACKING_URI says",
     )
     output.add_argument(
         "--trace",
         metavar="FILE",
-        help="write when each phase of each step began and ended, in each worker, for https://ui.perfetto.dev and "
-        "chrome://tracing; compressed if the name ends with .gz",
+        help="write when each phase of each step began and ended in each process, for https://ui.perfetto.dev and "
+        "chrome://tracing (compressed if the name ends with .gz)",
     )
     output.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
     output.add_argument("--quiet", action="store_true", help="no progress and no notes, only the results")

@@ -1,8 +1,8 @@
 """Prove on this machine that the result does not depend on the workers: compare the hashes of several computations.
 
-With one worker and with several, with shards computed in another order and arriving in another order, with workers
-killed during training, with a resume from a checkpoint file half way, and with --engine on a cluster: the parameters
-must have the same SHA-256. With kernel compiled they must also have the one that is published for this version.
+The parameters must have the same SHA-256 with one worker and with several, with shards that are computed or arrive in
+another order, and after the death of workers. The same holds after a resume from a checkpoint file, and on a cluster
+with --engine. With kernel compiled the SHA-256 must also be the one that is published for this version.
 """
 
 import argparse
@@ -43,20 +43,20 @@ EXAMPLES = (
 )
 
 
-class Backwards(SerialEngine):
-    """Computes the blocks last to first; and yields them in block order, as every engine has to."""
+class BackwardEngine(SerialEngine):
+    """Computes the blocks last to first, and yields them in block order, as every engine must."""
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """All are computed before the first is yielded."""
-        computed = [
+        """Computes all of them before it yields the first."""
+        results = [
             result._replace(gradient=result.gradient.copy())
             for result in super().gradients(context, parameters, blocks[::-1])
         ]
-        return iter(computed[::-1])
+        return iter(results[::-1])
 
 
 class SlowModel:
-    """A model that waits up to 5 ms before each shard, at random: so results arrive in another order."""
+    """A model that waits up to 5 ms before each shard, at random. So results arrive in another order."""
 
     def __init__(self, model: Sequential) -> None:
         self.model = model
@@ -76,7 +76,7 @@ class SlowModel:
 
 @dataclass(frozen=True)
 class Proof:
-    """One model, the same steps every time."""
+    """The training that all ways repeat: one model, and the same steps."""
 
     model: Sequential
     optimizer: Optimizer
@@ -89,14 +89,14 @@ class Proof:
     """The arguments of `Coordinator` that name the engine to compare with the others."""
 
     def coordinator(self, model: Any = None, **settings: Any) -> Coordinator:
-        """A new one, at the start."""
+        """A new coordinator at its first step."""
         return Coordinator(model or self.model, self.optimizer, batch_size=self.batch_size, **settings)
 
-    def run(self, coordinator: Coordinator, each: Callable[[Coordinator], object] | None = None) -> str:
-        """The hash after all steps; ``each`` is called after each of them."""
+    def run(self, coordinator: Coordinator, after_step: Callable[[Coordinator], object] | None = None) -> str:
+        """The hash after all steps. ``after_step`` is called after each of them."""
         with coordinator, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Workers are lost on purpose.
-            _train(coordinator, self.train, self.steps - coordinator.step, each)
+            _train(coordinator, self.train, self.steps - coordinator.step, after_step)
             return coordinator.parameters_sha256()
 
     def kill_workers(self) -> str:
@@ -136,7 +136,7 @@ class Proof:
             "1 worker": lambda: self.run(self.coordinator(n_workers=1)),
             count(self.workers, "worker"): lambda: self.run(self.coordinator(n_workers=self.workers)),
             "in this process, no workers": lambda: self.run(self.coordinator(engine="serial")),
-            "blocks computed last to first": lambda: self.run(self.coordinator(engine=Backwards())),
+            "blocks computed last to first": lambda: self.run(self.coordinator(engine=BackwardEngine())),
             "3 workers that answer in random order": lambda: self.run(
                 self.coordinator(SlowModel(self.model), n_workers=3)
             ),
@@ -148,12 +148,12 @@ class Proof:
 
 
 def _train(
-    coordinator: Coordinator, train: Dataset, steps: int, each: Callable[[Coordinator], object] | None = None
+    coordinator: Coordinator, train: Dataset, steps: int, after_step: Callable[[Coordinator], object] | None = None
 ) -> None:
     last = coordinator.step + steps
-    for report in coordinator.iterate(train, epochs=steps):  # Epochs enough; the steps decide.
-        if each is not None and isinstance(report, StepReport):
-            each(coordinator)
+    for report in coordinator.iterate(train, epochs=steps):  # More epochs than needed: the steps decide.
+        if after_step is not None and isinstance(report, StepReport):
+            after_step(coordinator)
         if coordinator.step == last:
             return
 
@@ -170,38 +170,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table; exit code 1 if a hash differs from the others, or from the published one."""
+    """Print a table. The exit code is 1 if a hash differs from the others, or from the published one."""
     require_count("steps", arguments.steps, 2)
     require_count("batch_size", arguments.batch_size, LEAST["batch_size"])
     console = Console(json=arguments.json)
-    asked = vars(arguments)
-    workers = worker_count(asked.get("workers"))
-    if workers.count == 1 and "workers" in asked:
-        console.note("note: --workers 1: two are used, because one worker is compared with several")
+    flag_options = vars(arguments)
+    workers = worker_count(flag_options.get("workers"))
+    if workers.count == 1 and "workers" in flag_options:
+        console.note("note: --workers 1: two are used, to compare one worker with several")
     workers = replace(workers, count=max(2, workers.count))
-    name = asked.get("engine", "processes")
-    address = asked.get("cluster_address")
+    name = flag_options.get("engine", "processes")
+    address = flag_options.get("cluster_address")
 
     where, _ = _engines.arguments(name, address, workers)
     train, _ = load()
-    model, optimizer = _published.recipe(train, asked.get("kernel", "auto"), arguments.batch_size)
+    model, optimizer = _published.network_and_optimizer(train, flag_options.get("kernel", "auto"), arguments.batch_size)
     proof = Proof(model, optimizer, train, arguments.steps, arguments.batch_size, workers.count, name, where)
     console.note(f"kernel {model.kernel}: {count(arguments.steps, 'step')} of {arguments.batch_size} digits, each way")
     try:
-        proof.coordinator(**where).close()  # Before anything is computed: for the errors that it may raise.
+        proof.coordinator(**where).close()  # Raises errors before anything is computed.
     except ValueError as error:
         raise as_usage(error) from None
     with console.warnings_as_notes():
         proof.coordinator(engine="serial").warm_up(train)
-        runs = [_run_way(what, way) for what, way in proof.ways().items()]
+        runs = [_run_way(description, way) for description, way in proof.ways().items()]
     first = runs[0]["sha256"]
     for entry in runs:
         entry["equal"] = entry["sha256"] == first
-    as_published, verdict = _published.compare(model.kernel, arguments.steps, arguments.batch_size, first)
-    passed = all(entry["equal"] for entry in runs) and as_published is not False
+    equals_published, verdict = _published.compare(model.kernel, arguments.steps, arguments.batch_size, first)
+    is_same = all(entry["equal"] for entry in runs) and equals_published is not False
     if arguments.json:
         result = {
-            "passed": passed,
+            "passed": is_same,
             "kernel": model.kernel,
             "engine": name,
             "cluster_address": address,
@@ -209,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
             "steps": arguments.steps,
             "batch_size": arguments.batch_size,
             "numpy": np.__version__,
-            "as_published": as_published,
+            "as_published": equals_published,
             "published_sha256": _published.SHA256,
             "runs": runs,
         }
@@ -227,11 +227,11 @@ def run(arguments: argparse.Namespace) -> int:
         console.table("SHA-256 of the trained parameters", ("how", "begins with", "time", "the same"), rows)
     console.note(f"{sum(entry['equal'] for entry in runs)} of {len(runs)} ways give the same bits")
     console.note(verdict)
-    return 0 if passed else 1
+    return 0 if is_same else 1
 
 
-def _run_way(what: str, way: Callable[[], str]) -> dict[str, Any]:
+def _run_way(description: str, way: Callable[[], str]) -> dict[str, Any]:
     """The hash that a way of training gives, and the seconds that it takes."""
     start = time.perf_counter()
     digest = way()
-    return {"what": what, "sha256": digest, "seconds": time.perf_counter() - start}
+    return {"what": description, "sha256": digest, "seconds": time.perf_counter() - start}

@@ -20,9 +20,9 @@ def load(name: str = "mnist-5k", data_dir: str | os.PathLike[str] | None = None)
 
     ``data_dir``, a folder or file of your own images, takes precedence over ``name``: see `load_folder`.
 
-    ``mnist-5k`` comes with the package; ``mnist``, ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with
+    ``mnist-5k`` comes with the package. ``mnist``, ``fashion-mnist`` and ``kmnist`` are downloaded on first use, with
     the ``data`` extra. Raises DatasetError if the name is unknown, the data cannot be read or used, or a folder has no
-    test images, and ExtraError, a ModuleNotFoundError, if a library of the extra is missing or does not work.
+    test images. Raises ExtraError, a ModuleNotFoundError, if a library of the extra is missing or does not work.
     """
     if data_dir is not None:
         parts = load_folder(data_dir)

@@ -1,4 +1,4 @@
-"""What arrays of images and labels mean: the order of their axes, and their classes.
+"""Brings arrays of images and labels into the package's order, and numbers their classes.
 
 The package's order is ``(n, h, w)`` for grey images and ``(n, c, h, w)``, channels first, for others. Channels last are
 accepted too. If the order is not clear, the error names the argument that decides.
@@ -16,7 +16,7 @@ from parallel_lenet.datasets.values import PART, DatasetError, is_finite, parts
 
 Array = NDArray[Any]
 
-CHANNELS = (1, 2, 3, 4)  # Grey or colours, with or without opacity: these are recognised.
+CHANNELS = (1, 2, 3, 4)  # Numbers that are recognised: grey or colours, with or without opacity.
 # Each class is a row of the model. More are most likely 32-bit labels stored little-endian: 1 is 2**24.
 MAX_CLASSES = 1_000_000
 ORDERS = ("first", "last")
@@ -66,7 +66,7 @@ def arrange(
 
 
 def shape_of_one(image_shape: object) -> tuple[int, ...]:
-    """``(h, w)``, ``(c, h, w)`` or ``(h, w, c)`` as a tuple; ValueError for anything else."""
+    """``(h, w)``, ``(c, h, w)`` or ``(h, w, c)`` as a tuple. Raises ValueError for anything else."""
     if not isinstance(image_shape, tuple | list) or len(image_shape) not in (2, 3):
         raise ValueError(f"image_shape must be (h, w), (c, h, w) or (h, w, c), got {quoted(image_shape)}")
     return tuple(whole_number("each number of image_shape", size, 1) for size in image_shape)
@@ -91,8 +91,9 @@ def class_labels(
 ) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
     """The labels as int64 ``(n,)`` from 0 on, and the classes' names if the labels are text.
 
-    Whole numbers of any type stay as they are; ``(n, 1)`` becomes ``(n,)``. Text is numbered in the order of ``known``,
-    by default sorted. Raises DatasetError if a label is negative, not whole, too large, or not among the known ones.
+    Whole numbers of any type keep their values, and ``(n, 1)`` becomes ``(n,)``. Text is numbered in the order of
+    ``known``, by default sorted. Raises DatasetError if a label is negative, not whole, too large, or not among the
+    known ones.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -104,9 +105,9 @@ def class_labels(
     if labels.dtype.kind not in "buif":
         raise DatasetError(f"{name}: labels must be whole numbers or text, got an array of {labels.dtype}")
     for part in parts(labels, PART):
-        whole = part == np.floor(part) if part.dtype.kind == "f" else np.ones(len(part), bool)
-        if not whole.all() or not is_finite(part):
-            raise DatasetError(f"{name}: labels must be whole numbers, got {part[~whole | ~np.isfinite(part)][0]}")
+        is_whole = part == np.floor(part) if part.dtype.kind == "f" else np.ones(len(part), bool)
+        if not is_whole.all() or not is_finite(part):
+            raise DatasetError(f"{name}: labels must be whole numbers, got {part[~is_whole | ~np.isfinite(part)][0]}")
     most = MAX_CLASSES if known is None else len(known)
     for label in (labels.min(), labels.max()):
         if not 0 <= label < most:
@@ -123,16 +124,16 @@ def _numbers(labels: Array, name: str, known: Sequence[str] | None) -> tuple[NDA
     except UnicodeDecodeError as error:
         raise DatasetError(f"{name}: labels must be text in UTF-8: {error}") from error
     names = list(known) if known is not None else class_order(found.tolist())
-    places = {each: i for i, each in enumerate(names)}
-    unknown = [each for each in found.tolist() if each not in places]
+    positions = {each: i for i, each in enumerate(names)}
+    unknown = [each for each in found.tolist() if each not in positions]
     if unknown:
         raise DatasetError(f"{name}: label {quoted(unknown[0])} is not one of the classes, {quoted(names)}")
-    numbers = np.array([places[each] for each in found.tolist()], np.int64)
+    numbers = np.array([positions[each] for each in found.tolist()], np.int64)
     return numbers[rows.reshape(-1)], tuple(names)
 
 
 def class_order(names: Sequence[str]) -> list[str]:
-    """The names sorted: as numbers if all are, else as text. Their places are the labels."""
+    """The names, sorted as numbers if all are numbers, else as text. Their positions are the labels."""
     if all(name.isascii() and name.isdecimal() and len(name) < 20 for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

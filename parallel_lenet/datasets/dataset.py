@@ -27,11 +27,11 @@ class Dataset(Displayed):
     ``weights`` says how much each sample counts: ``(n,)`` finite numbers of at least 0, not all 0, kept as float32. The
     loss of a batch is ``sum(weight * loss) / sum(weight)``, and its gradient likewise. So a sample of weight 2 counts
     as two, one of weight 0 as none, and weights that are all 1 give bit for bit what no weights give. A batch whose
-    weights are all 0 has no loss: its step is skipped. Losses of an evaluation are weighted in the same way; accuracies
-    are not. `sample_weights` makes weights for classes.
+    weights are all 0 has no loss: its step is skipped. Losses of an evaluation are weighted in the same way, but
+    accuracies are not. `sample_weights` makes weights for classes.
 
-    Each call of a coordinator uses them as they are when it is called: it copies what has changed since the last call,
-    but not an array that is mapped read-only from a file, such as one of ``np.load(file, mmap_mode="r")``. Such a file
+    Each call of a coordinator uses the arrays as they are at the call: it copies what has changed since the last one.
+    It does not copy arrays that are mapped read-only from a file, such as ``np.load(file, mmap_mode="r")``. Such a file
     must not change during the call. Arrays that are mapped from a file are read in parts.
 
     Raises DatasetError if there are no samples, the lengths differ, a type isn't numeric, a value isn't finite, or
@@ -48,25 +48,26 @@ class Dataset(Displayed):
     name: str = "data"
     weights: NDArray[np.float32] | None = None
     class_names: tuple[str, ...] | None = None
-    """By class; None if the classes are only numbered."""
+    """The names by class, or None if the classes are only numbered."""
 
     def __post_init__(self) -> None:
-        for what, array in (("inputs", self.inputs), ("targets", self.targets)):
+        for role, array in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(array, np.ndarray):
-                as_array = f": np.asarray({what}) makes one" if isinstance(array, list | tuple) else ""
-                raise DatasetError(f"{self.name}: {what} must be a NumPy array, got {type(array).__name__}{as_array}")
+                as_array = f": np.asarray({role}) makes one" if isinstance(array, list | tuple) else ""
+                raise DatasetError(f"{self.name}: {role} must be a NumPy array, got {type(array).__name__}{as_array}")
             if array.dtype.kind not in "buif":
-                raise DatasetError(f"{self.name}: {what} must be numbers, got {array.dtype}")
+                raise DatasetError(f"{self.name}: {role} must be numbers, got {array.dtype}")
             if array.ndim == 0 or len(array) == 0:
-                raise DatasetError(f"{self.name}: {what} hold no samples (shape {array.shape})")
+                raise DatasetError(f"{self.name}: {role} hold no samples (shape {array.shape})")
             if array.dtype.kind == "f" and not is_finite(array):
                 bad = next(i for i, row in enumerate(array) if not is_finite(row))
-                raise DatasetError(f"{self.name}: {what} of sample {bad} hold NaN or infinity; all must be finite")
+                raise DatasetError(f"{self.name}: {role} of sample {bad} hold NaN or infinity; all must be finite")
         if len(self.inputs) != len(self.targets):
-            inputs, targets = count(len(self.inputs), "input"), count(len(self.targets), "target")
+            inputs = count(len(self.inputs), "input")
+            targets = count(len(self.targets), "target")
             raise DatasetError(f"{self.name}: {inputs} but {targets}")
         if self.weights is not None:
-            object.__setattr__(self, "weights", self._checked_weights(self.weights))
+            object.__setattr__(self, "weights", self._single_weights(self.weights))
         if self.class_names is not None and self.classes > len(self.class_names):
             raise DatasetError(
                 f"{self.name}: label {self.classes - 1} has no name; class_names has {len(self.class_names)}"
@@ -86,16 +87,16 @@ class Dataset(Displayed):
     ) -> Self:
         """A dataset of images in any usual order, with labels that are whole numbers or text.
 
-        ``images`` are ``(n, h, w)``, ``(n, c, h, w)``, ``(n, h, w, c)``, or rows of pixels ``(n, pixels)`` with
-        ``image_shape``, which is ``(h, w)``, ``(c, h, w)`` or ``(h, w, c)``. They become ``(n, h, w)`` or, if they have
-        several channels, ``(n, c, h, w)``; a view, nothing is copied. ``channels`` is "first" or "last": needed only if
-        both axes, or neither, have 1 to 4 entries.
+        ``images`` are ``(n, h, w)``, ``(n, c, h, w)``, ``(n, h, w, c)``, or rows of pixels ``(n, pixels)``. Rows need
+        ``image_shape``, which is ``(h, w)``, ``(c, h, w)`` or ``(h, w, c)``. The images become a view ``(n, h, w)`` or,
+        if they have several channels, ``(n, c, h, w)``. Nothing is copied. ``channels`` is "first" or "last". It is
+        needed only if both axes, or neither, have 1 to 4 entries.
 
         ``labels`` that are text are numbered in the order of ``class_names``, by default sorted (as numbers if all are
         numbers). `description` says what was understood.
 
-        Raises DatasetError if there are no images, if a pixel is beyond 1e38, if the array's order is not clear, or if
-        a label is negative, not whole or not one of ``class_names``.
+        Raises DatasetError if there are no images, if a pixel is beyond 1e38, or if the array's order is not clear. It
+        is also raised if a label is negative, not whole or not one of ``class_names``.
 
         >>> import numpy as np
         >>> colours = np.zeros((4, 20, 30, 3), np.uint8)
@@ -106,7 +107,8 @@ class Dataset(Displayed):
         >>> data.inputs.shape, data.targets.tolist()
         ((4, 3, 20, 30), [0, 1, 0, 2])
         """
-        pictures, marks = np.asarray(images), np.asarray(labels)
+        pictures = np.asarray(images)
+        marks = np.asarray(labels)
         if pictures.dtype.kind not in "buif":
             raise DatasetError(f"{name}: images must be numbers, got {pictures.dtype}")
         if marks.ndim and pictures.ndim > 1 and len(pictures) != len(marks) == pictures.shape[-1]:
@@ -123,9 +125,9 @@ class Dataset(Displayed):
 
     @property
     def description(self) -> str:
-        """How many images there are, their size, channels, pixels and unit, and their classes; for images only.
+        """The number of images, their size, channels, pixels and unit, and their classes.
 
-        Reads all pixels once.
+        Reads all pixels once. Other data than images are described by number and shape.
         """
         shape = self.inputs.shape
         if self.inputs.ndim not in (3, 4) or self.targets.ndim != 1 or self.targets.dtype.kind not in "bui":
@@ -141,7 +143,8 @@ class Dataset(Displayed):
             f"classes {ends[0]} to {ends[1]}"
         )
 
-    def _checked_weights(self, weights: NDArray[Any]) -> NDArray[np.float32]:
+    def _single_weights(self, weights: NDArray[Any]) -> NDArray[np.float32]:
+        """The weights as float32. Raises DatasetError if they are not allowed."""
         if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "buif":
             raise DatasetError(f"{self.name}: weights must be a NumPy array of numbers, got {quoted(weights)}")
         if weights.shape != (len(self.inputs),):
@@ -171,15 +174,16 @@ class Dataset(Displayed):
 
     def _summary(self) -> Summary:
         """Reads the first few samples only."""
-        what = [f"{array.dtype} {array.shape[1:] or ''}".rstrip() for array in (self.inputs, self.targets)]
-        samples, name = count(len(self), "sample"), quoted(self.name)
-        rows = [("name", name), ("samples", f"{len(self):,}"), ("inputs", what[0]), ("targets", what[1])]
-        weighted = ""
+        name = quoted(self.name)
+        samples = count(len(self), "sample")
+        inputs, targets = (f"{array.dtype} {array.shape[1:] or ''}".rstrip() for array in (self.inputs, self.targets))
+        rows = [("name", name), ("samples", f"{len(self):,}"), ("inputs", inputs), ("targets", targets)]
+        weights = ""
         if self.weights is not None:
             extremes = f"{self.weights.min():g} to {self.weights.max():g}"
-            weighted = f", weights {extremes}"
+            weights = f", weights {extremes}"
             rows.append(("weights", extremes))
-        line = f"Dataset({name}, {samples}, inputs {what[0]}, targets {what[1]}{weighted})"
+        line = f"Dataset({name}, {samples}, inputs {inputs}, targets {targets}{weights})"
         return Summary(line, [Table((), rows, texts=2), thumbnails(self.inputs, self.targets)])
 
     __str__ = Displayed.__repr__

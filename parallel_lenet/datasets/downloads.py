@@ -1,4 +1,4 @@
-"""MNIST and two datasets of its shape, downloaded once, checked against their published checksums, and kept."""
+"""Downloads MNIST and two datasets of its shape once, checks them against published checksums, and keeps them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,10 +30,10 @@ class Source:
     mirrors: tuple[str, ...]
     checksums: tuple[str, str, str, str]
     most: int
-    """Bytes that no file exceeds: a download ends there."""
+    """Bytes that no file exceeds. A longer download is an error."""
 
 
-# MNIST's digests are the SHA-256 of the files first published; of the others, only MD5 digests were published.
+# MNIST's digests are the SHA-256 of the files first published. For the others, only MD5 digests were published.
 SOURCES = {
     source.name: source
     for source in (
@@ -83,11 +83,11 @@ SOURCES = {
 def download(name: str) -> tuple[Dataset, Dataset]:
     """Return the training and the test part of ``mnist``, ``fashion-mnist`` or ``kmnist``.
 
-    The first call downloads the dataset's four files into a folder of its name in ``$PARALLEL_LENET_DATA``, or, if that
-    is not set, in the user's cache folder; later calls need no network. No file is larger than its source says.
+    The first call downloads the dataset's four files into a folder of its name. That is in ``$PARALLEL_LENET_DATA`` or,
+    if that is not set, in the user's cache folder. Later calls need no network. No file is larger than its source says.
 
-    Raises DatasetError if no mirror gives a file or there is no folder for it, and ExtraError, a ModuleNotFoundError,
-    if pooch or requests (extra ``data``) is missing or does not work.
+    Raises DatasetError if no mirror gives a file or there is no folder for it. Raises ExtraError, a
+    ModuleNotFoundError, if pooch or requests (extra ``data``) is missing or does not work.
     """
     if name not in SOURCES:
         raise DatasetError(f"dataset {name!r} cannot be downloaded; allowed are {', '.join(SOURCES)}")
@@ -101,26 +101,27 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
     only when it is complete and checked, so that several processes may do this at the same time.
     """
     purpose = f"downloading {source.name}"
-    pooch, requests = optional.load("data", "pooch", purpose), optional.load("data", "requests", purpose)
+    pooch = optional.load("data", "pooch", purpose)
+    requests = optional.load("data", "requests", purpose)
     folder = _folder(pooch.os_cache) / source.name
 
     def save(url: str, output: str, _: object) -> None:
-        # Some servers label .gz files as a compressed transfer; requests would unpack them before they are checked.
+        # Some servers label .gz files as a compressed transfer: requests would unpack them before they are checked.
         headers = {"Accept-Encoding": "identity"}
         with (
             requests.get(url, stream=True, timeout=timeout, headers=headers) as response,
             open(output, "wb") as file,
         ):
             response.raise_for_status()
-            left = source.most
+            remaining = source.most
             for part in response.iter_content(1 << 16):
-                left -= len(part)
-                if left < 0:
+                remaining -= len(part)
+                if remaining < 0:
                     raise ValueError(f"larger than {source.most} bytes")
                 file.write(part)
 
     mirrors = list(source.mirrors)
-    with _quiet(pooch.get_logger()), _no_empty_folder(folder):
+    with _quiet(pooch.get_logger()), _remove_empty_folder(folder):
         for file, checksum in zip(FILES, source.checksums, strict=True):
             failures = []
             if (folder / file).exists() and not (folder / file).is_file():
@@ -132,7 +133,7 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
                 # requests' errors are OSErrors, pooch's wrong checksum is a ValueError.
                 except (requests.RequestException, ValueError) as error:
                     failures.append(f"{urlsplit(mirror).netloc}: {_reason(error)}")
-                    # The next files ask a mirror that failed last, so that one time-out is waited for only once.
+                    # The next files ask this mirror last, so that they do not wait for its time-out again.
                     mirrors.remove(mirror)
                     mirrors.append(mirror)
                 except OSError as error:
@@ -149,19 +150,19 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
 
 
 def _folder(cache: Callable[[str], Any]) -> Path:
-    """Where datasets are kept; ``cache`` gives the user's cache folder."""
-    given = os.environ.get("PARALLEL_LENET_DATA")
+    """The folder of the datasets. ``cache`` returns the user's cache folder."""
+    folder = os.environ.get("PARALLEL_LENET_DATA")
     try:
-        return Path(given or cache("parallel-lenet")).expanduser()
+        return Path(folder or cache("parallel-lenet")).expanduser()
     except RuntimeError as error:
-        where = f"PARALLEL_LENET_DATA is {given}, but there is" if given else "there is"
+        where = f"PARALLEL_LENET_DATA is {folder}, but there is" if folder else "there is"
         raise DatasetError(
             f"{where} no home folder to keep downloads in; set PARALLEL_LENET_DATA to a folder that can be written"
         ) from error
 
 
 @contextmanager
-def _no_empty_folder(folder: Path) -> Iterator[None]:
+def _remove_empty_folder(folder: Path) -> Iterator[None]:
     """Remove the folder and its parents if the block fails, has created them, and has left nothing in them."""
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
@@ -189,7 +190,7 @@ def _quiet(logger: Logger) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a mirror failed, in a few words: the messages of requests and pooch fill lines."""
+    """Why a mirror failed, in a few words. The messages of requests and pooch are many lines long."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code}"

@@ -16,18 +16,18 @@ from parallel_lenet.datasets.values import PART, DatasetError, is_finite
 from parallel_lenet.display import count
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-# With anything in front of it, such as "emnist-balanced-"; "test" for "t10k"; ".gz" at the end or in the middle.
+# Any prefix, such as "emnist-balanced-", "test" for "t10k", and ".gz" at the end or inside are allowed.
 NAME = re.compile(
     r"(?P<set>[^.].*[-_. ])?(?P<part>train|t10k|test)[-_. ](?P<what>images|labels)"
     r"(?P<inner>[-.]gz)?[-_. ]idx[134]([-_. ]ubyte)?(?P<outer>[-.]gz)?",
     re.IGNORECASE,
 )
-SHOWN = 12  # Names in an error.
+MOST_NAMES = 12  # In an error.
 
 
 @dataclass
-class _Set:
-    """The files of one data set: for each of `NAMES` the path that is read, and how good a match it is."""
+class _FileSet:
+    """The files of one data set: for each of `NAMES` the best match, as its rank and its path."""
 
     files: dict[str, tuple[tuple[Any, ...], Path]] = field(default_factory=dict)
 
@@ -40,45 +40,45 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     """Return the training and the test part of a folder that holds four IDX files.
 
     They are named as MNIST's: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-    ``t10k-labels-idx1-ubyte``, with or without ``.gz``. Also understood are ``.idx3`` for ``-idx3``, ``idx4`` for
-    images in colour, ``test`` for ``t10k``, capital letters, something in front such as ``emnist-balanced-``, and a
-    folder of such a name around the file. If a file is there twice, a plain one is read rather than a gzipped one.
+    ``t10k-labels-idx1-ubyte``, with or without ``.gz``. Variants are ``.idx3`` for ``-idx3``, ``idx4`` for images in
+    colour, ``test`` for ``t10k``, capital letters, and a prefix such as ``emnist-balanced-``. The file may also be in a
+    folder of such a name. If a file is there twice, a plain one is read rather than a gzipped one.
 
-    If the folder holds several data sets, the one with nothing in front of its names is read; if there is none,
-    ``directory`` may end with the name of one, as in ``FOLDER/emnist-letters``. EMNIST's images, which are stored with
-    rows and columns swapped, are turned upright. What the files may hold: see `read_files`.
+    If the folder holds several data sets, the one without a prefix is read. If there is none, ``directory`` may end
+    with the name of one, as in ``FOLDER/emnist-letters``. EMNIST's images, which are stored with rows and columns
+    swapped, are turned upright. `read_files` describes the content of the files.
     """
     directory = os.fsdecode(directory)
-    parent, wanted = os.path.split(os.path.normpath(directory))
-    inside = not os.path.exists(directory) and os.path.isdir(parent)
+    parent, set_name = os.path.split(os.path.normpath(directory))
+    is_set_name = not os.path.exists(directory) and os.path.isdir(parent)
     try:
-        entries = sorted(os.scandir(parent if inside else directory), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(parent if is_set_name else directory), key=lambda entry: entry.name)
     except (OSError, ValueError) as error:  # ValueError for a name with a null character.
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{directory}: cannot be read as a folder: {reason}") from error
     sets = _sets(entries)
     complete = [name for name, found in sets.items() if len(found.paths) == len(NAMES)]
-    if inside and wanted.lower() not in complete:
+    if is_set_name and set_name.lower() not in complete:
         raise DatasetError(f"{directory}: cannot be read as a folder: No such file or directory")
-    if inside:
-        chosen = wanted.lower()
+    if is_set_name:
+        prefix = set_name.lower()
     elif "" in complete or len(complete) == 1:
-        chosen = "" if "" in complete else complete[0]
+        prefix = "" if "" in complete else complete[0]
     elif complete:
         raise DatasetError(
             f"{directory}: holds several data sets, {', '.join(complete)}; choose one, such as "
             f"{os.path.join(directory, complete[0])}"
         )
     else:
-        best = max(sets.values(), key=lambda found: len(found.paths), default=_Set())
+        best = max(sets.values(), key=lambda found: len(found.paths), default=_FileSet())
         missing = next(name for name in NAMES if name not in best.files)
-        there = [entry.name for entry in entries if re.search("idx|ubyte", entry.name, re.IGNORECASE)]
-        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        candidates = [entry.name for entry in entries if re.search("idx|ubyte", entry.name, re.IGNORECASE)]
+        more = f" and {len(candidates) - MOST_NAMES} more" if len(candidates) > MOST_NAMES else ""
         raise DatasetError(
             f"{directory}: {missing} is missing; a folder of images needs four files, {', '.join(NAMES)}, each with or "
-            f"without .gz; found {', '.join(there[:SHOWN]) or 'no file of such a name'}{more}"
+            f"without .gz; found {', '.join(candidates[:MOST_NAMES]) or 'no file of such a name'}{more}"
         )
-    return read_files(sets[chosen].paths, directory, upright=not chosen.startswith("emnist"))
+    return read_files(sets[prefix].paths, directory, upright=not prefix.startswith("emnist"))
 
 
 def holds_idx(paths: list[Path]) -> bool:
@@ -86,9 +86,9 @@ def holds_idx(paths: list[Path]) -> bool:
     return any(NAME.fullmatch(path.name) for path in paths)
 
 
-def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _Set]:
+def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _FileSet]:
     """The data sets among these files and folders, by what stands in front of their names."""
-    sets: dict[str, _Set] = {}
+    sets: dict[str, _FileSet] = {}
     for entry in entries:
         match = NAME.fullmatch(entry.name)
         path = None if match is None else _file(Path(entry.path))
@@ -96,16 +96,16 @@ def _sets(entries: list[os.DirEntry[str]]) -> dict[str, _Set]:
             continue
         part = "train" if match["part"].lower() == "train" else "t10k"
         name = next(name for name in NAMES if name.startswith(f"{part}-{match['what'].lower()}"))
-        zipped = bool(match["inner"] or match["outer"])
-        # Files before what is in folders, plain before gzipped, then whichever is most like MNIST's name.
-        rank = (path != Path(entry.path), zipped, match["part"].lower() == "test", entry.name != name, entry.name)
-        files = sets.setdefault((match["set"] or "").lower().strip("-_. "), _Set()).files
+        is_gzipped = bool(match["inner"] or match["outer"])
+        # Files before files in folders, plain before gzipped, then those whose names are most like MNIST's.
+        rank = (path != Path(entry.path), is_gzipped, match["part"].lower() == "test", entry.name != name, entry.name)
+        files = sets.setdefault((match["set"] or "").lower().strip("-_. "), _FileSet()).files
         files[name] = min(files.get(name, (rank, path)), (rank, path))
     return sets
 
 
 def _file(path: Path) -> Path | None:
-    """The path if it is a regular file; if it is a folder, the file in it that has its name, or is the only one."""
+    """The path if it is a regular file. In a folder: the file that has the folder's name, or the only file."""
     if path.is_file():
         return path
     try:
@@ -120,13 +120,17 @@ def read_files(paths: list[Path], name: str, upright: bool = True) -> tuple[Data
     """Return the training and the test part held by four IDX files, given in the order of `NAMES`.
 
     Images are of any IDX type: ``(n, h, w)``, ``(n, h, w, 1)``, which becomes ``(n, h, w)``, or ``(n, h, w, 3)``,
-    colours last, which becomes ``(n, 3, h, w)``. Labels are integers of any IDX type from 0 on, and become int64; if
-    they start at 1 they stay as they are, and the data's name says that class 0 is unused. ``upright=False`` swaps the
-    images' rows and columns. Raises DatasetError if a file is not like this, if images and labels differ in number,
-    training and test images in size or type, or if a test label is of a class that no training label reaches.
+    colours last, which becomes ``(n, 3, h, w)``. Labels are integers of any IDX type from 0 on, and become int64. If
+    they start at 1, they stay as they are, and the data's name says that class 0 is unused. ``upright=False`` swaps the
+    images' rows and columns.
+
+    Raises DatasetError if a file is not like this, if images and labels differ in number, or if training and test
+    images differ in size or type. It is also raised if a test label is above all training labels.
     """
-    train_images, test_images = _read_images(paths[0], upright), _read_images(paths[2], upright)
-    train_labels, test_labels = _read_labels(paths[1]), _read_labels(paths[3])
+    train_images = _read_images(paths[0], upright)
+    train_labels = _read_labels(paths[1])
+    test_images = _read_images(paths[2], upright)
+    test_labels = _read_labels(paths[3])
     for images, labels, where in ((train_images, train_labels, 0), (test_images, test_labels, 2)):
         if len(images) != len(labels):
             raise DatasetError(
@@ -146,10 +150,8 @@ def read_files(paths: list[Path], name: str, upright: bool = True) -> tuple[Data
     if train_labels.min() == 1 and test_labels.min() > 0:
         remarks.append(f"labels 1 to {train_labels.max()}, class 0 is unused")
     end = f" ({'; '.join(remarks)})" if remarks else ""
-    train, test = (
-        Dataset(train_images, train_labels, f"{name} train{end}"),
-        Dataset(test_images, test_labels, f"{name} test{end}"),
-    )
+    train = Dataset(train_images, train_labels, f"{name} train{end}")
+    test = Dataset(test_images, test_labels, f"{name} test{end}")
     return train, test
 
 
@@ -167,14 +169,17 @@ def _read_images(path: Path, upright: bool) -> NDArray[Any]:
 
 
 def _rearrange(images: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    """The images with other axes, contiguous, in the same memory: a copy would double it. Of a mapped file a view."""
+    """The images with other axes, contiguous, in the same memory: a copy would double it.
+
+    A mapped file gives a view.
+    """
     if isinstance(images, np.memmap):
         return images.transpose(axes)
     rows = images.reshape(len(images), -1)
     together = max(1, PART // rows.shape[1])
     for start in range(0, len(images), together):
-        some = slice(start, start + together)
-        rows[some] = images[some].transpose(axes).reshape(len(rows[some]), -1)  # A copy, or NumPy makes one.
+        part = slice(start, start + together)
+        rows[part] = images[part].transpose(axes).reshape(len(rows[part]), -1)  # NumPy copies overlapping memory.
     return rows.reshape([images.shape[axis] for axis in axes])
 
 

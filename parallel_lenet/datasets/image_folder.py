@@ -12,7 +12,7 @@ from parallel_lenet.checks import quoted
 from parallel_lenet.datasets.arrays import class_order
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
-from parallel_lenet.datasets.picture_stack import Stack, alike
+from parallel_lenet.datasets.picture_stack import Stack, with_equal_channels
 from parallel_lenet.datasets.values import DatasetError
 
 Array = NDArray[Any]
@@ -24,14 +24,14 @@ SUFFIXES = (
 
 
 def read_image_folder(folder: Path, image_size: tuple[int, int] | None = None) -> Parts | None:
-    """The parts of a folder of images; None if it has no folders to train on.
+    """The parts of a folder of images, or None if it has no folders to train on.
 
-    ``folder`` has the folders ``train``, and perhaps ``test`` and ``validation``, each with one folder per class; or it
+    ``folder`` has the folders ``train``, and perhaps ``test`` and ``validation``, each with one folder per class. Or it
     has the folders of the classes itself, to train on. Classes are numbered in the order of their names, as numbers if
     all are numbers. Names that begin with a dot, and other files than images, are left out. Raises DatasetError if a
     class to train on has no images, a test image is of another class, or an image can't be read or has another size.
     """
-    folders = [each for each in _entries(folder) if each.is_dir()]
+    folders = [each for each in entries(folder) if each.is_dir()]
     found = {PART_OF[each.name.lower()]: each for each in folders if each.name.lower() in PART_OF}
     if "train" not in found and not found:
         found = {"train": folder}
@@ -40,30 +40,31 @@ def read_image_folder(folder: Path, image_size: tuple[int, int] | None = None) -
             f"{folder}: has a folder {next(iter(found.values())).name}, but no folder train: images to train on are in "
             "train/CLASS/"
         )
-    names = class_order([each.name for each in _entries(found["train"]) if each.is_dir()])
+    names = class_order([each.name for each in entries(found["train"]) if each.is_dir()])
     if not names:
         return None
     if len(names) < 2:
         raise DatasetError(f"{found['train']}: has one class, {quoted(names[0])}; at least two are needed")
-    images, labels = dict[str, Array](), dict[str, Array]()
-    for part, place in found.items():
-        files = _files(place, names, needed=part == "train")
+    images = dict[str, Array]()
+    labels = dict[str, Array]()
+    for part, path in found.items():
+        files = _files(path, names, needed=part == "train")
         if not files:
-            raise DatasetError(f"{place}: holds no images in folders of its classes, {quoted(names)}")
-        stack = Stack(len(files), image_size, str(place))
+            raise DatasetError(f"{path}: holds no images in folders of its classes, {quoted(names)}")
+        stack = Stack(len(files), image_size, str(path))
         for file, _ in files:
             stack.add(file, str(file))
         images[part] = stack.images()
         labels[part] = np.array([label for _, label in files], np.int64)
     data = {
         part: Dataset(each, labels[part], f"{folder} {part}", class_names=tuple(names))
-        for part, each in alike(images).items()
+        for part, each in with_equal_channels(images).items()
     }
     return parts_of(data, str(folder))
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without hidden names."""
+def entries(folder: Path) -> list[Path]:
+    """The files and folders in a folder, sorted, without hidden ones. Raises DatasetError if it can't be read."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -71,22 +72,22 @@ def _entries(folder: Path) -> list[Path]:
     return [folder / name for name in names if not name.startswith(".")]
 
 
-def _files(place: Path, names: Sequence[str], needed: bool) -> list[tuple[Path, int]]:
-    """The images of a part with their labels; ``needed``: each class must have some."""
-    unknown = [each.name for each in _entries(place) if each.is_dir() and each.name not in names]
+def _files(path: Path, names: Sequence[str], needed: bool) -> list[tuple[Path, int]]:
+    """The images of a part with their labels. If they are ``needed``, each class must have some."""
+    unknown = [each.name for each in entries(path) if each.is_dir() and each.name not in names]
     if unknown:
-        raise DatasetError(f"{place / unknown[0]}: is not one of the classes to train on, {quoted(list(names))}")
+        raise DatasetError(f"{path / unknown[0]}: is not one of the classes to train on, {quoted(list(names))}")
     files = list[tuple[Path, int]]()
     for label, name in enumerate(names):
-        if not needed and not (place / name).is_dir():
+        if not needed and not (path / name).is_dir():
             continue
-        entries = _entries(place / name)
-        within = next((each for each in entries if each.is_dir()), None)
-        if within is not None:
-            raise DatasetError(f"{within}: is a folder; the images of a class lie directly in {place / name}")
-        own = [each for each in entries if each.suffix.lower() in SUFFIXES]
-        if needed and not own:
-            other = f", but {quoted(entries[0].name)}" if entries else ""
-            raise DatasetError(f"{place / name}: holds no images ({', '.join(SUFFIXES)}){other}")
-        files += [(file, label) for file in own]
+        inside = entries(path / name)
+        subfolder = next((each for each in inside if each.is_dir()), None)
+        if subfolder is not None:
+            raise DatasetError(f"{subfolder}: is a folder; the images of a class lie directly in {path / name}")
+        images = [each for each in inside if each.suffix.lower() in SUFFIXES]
+        if needed and not images:
+            other = f", but {quoted(inside[0].name)}" if inside else ""
+            raise DatasetError(f"{path / name}: holds no images ({', '.join(SUFFIXES)}){other}")
+        files += [(file, label) for file in images]
     return files

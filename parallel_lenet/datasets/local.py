@@ -1,4 +1,4 @@
-"""The user's images: finds out in which of the known forms a folder or a file holds them."""
+"""The user's images: recognises the form in which a folder or a file holds them."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import NamedTuple
 from parallel_lenet.checks import whole_number
 from parallel_lenet.datasets.array_files import is_array_file, read_array_files
 from parallel_lenet.datasets.folder import holds_idx, read_folder
-from parallel_lenet.datasets.image_folder import read_image_folder
+from parallel_lenet.datasets.image_folder import entries, read_image_folder
 from parallel_lenet.datasets.parquet import read_parquet
-from parallel_lenet.datasets.parts import PART_OF, Parts, resized_parts
+from parallel_lenet.datasets.parts import PART_OF, Parts, resize_parts
 from parallel_lenet.datasets.values import DatasetError
 
 FORMS = (
@@ -18,15 +18,15 @@ FORMS = (
     "x_train and y_train, or .parquet files"
 )
 TEXT_TABLES = (".csv", ".tsv")
-LARGEST_SIDE = 10_000  # Pixels: the largest side that ``image_size`` may ask for.
+LARGEST_SIDE = 10_000  # Pixels per side of an ``image_size``.
 
 
-class Found(NamedTuple):
-    """Data, and the form in which they were found."""
+class LocalData(NamedTuple):
+    """The data, and whether they are pictures."""
 
     parts: Parts
     pictures: bool
-    """Whether they were files of images: then a network for them is shown whole pictures, not digits."""
+    """Whether they were image files. If so, `predict` shows the network whole pictures, not digits."""
 
 
 def load_folder(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> Parts:
@@ -34,10 +34,10 @@ def load_folder(path: str | os.PathLike[str], image_size: tuple[int, int] | int 
 
     ``path`` is, in this order of preference:
 
-    - a folder of four IDX files, as MNIST and EMNIST come, or such a folder and the name of one of several sets;
-    - a ``.npz`` file, or a folder of ``.npz`` and ``.npy`` files: the names of arrays and files say what they hold,
-      such as ``x_train`` and ``y_train``, or ``train-images.npy`` and ``train-labels.npy``;
-    - a ``.parquet`` file, or a folder of such files, as Hugging Face has them (extra ``parquet``);
+    - a folder of four IDX files, as MNIST and EMNIST have, or such a folder and the name of one of several sets.
+    - a ``.npz`` file, or a folder of ``.npz`` and ``.npy`` files. The names of arrays and files say what they hold,
+      such as ``x_train`` and ``y_train``, or ``train-images.npy`` and ``train-labels.npy``.
+    - a ``.parquet`` file, or a folder of such files, as Hugging Face has them (extra ``parquet``).
     - a folder of images, ``train/CLASS/*.png`` and likewise ``test`` and ``validation`` (extra ``pictures``).
 
     ``image_size``, ``(height, width)`` or one number for both, resizes all images: each pixel becomes the mean of the
@@ -50,16 +50,16 @@ def load_folder(path: str | os.PathLike[str], image_size: tuple[int, int] | int 
     return read_local(path, image_size).parts
 
 
-def read_local(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> Found:
+def read_local(path: str | os.PathLike[str], image_size: tuple[int, int] | int | None = None) -> LocalData:
     """Reads as `load_folder` does, and also returns the form of the data."""
     size = None if image_size is None else height_and_width(image_size)
     name = os.fsdecode(path)
     parts, pictures = _read(Path(name), name, size)
-    return Found(parts if size is None else resized_parts(parts, size), pictures)
+    return LocalData(parts if size is None else resize_parts(parts, size), pictures)
 
 
 def height_and_width(image_size: object) -> tuple[int, int]:
-    """The image size as ``(height, width)``; ValueError unless both are whole numbers from 1 to 10,000."""
+    """The image size as ``(height, width)``. Raises ValueError unless both are whole numbers from 1 to 10,000."""
     sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(sides) != 2:
         raise ValueError(f"image_size must be (height, width) or one number, got {image_size!r}")
@@ -67,43 +67,44 @@ def height_and_width(image_size: object) -> tuple[int, int]:
     return height, width
 
 
-def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> Found:
+def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> LocalData:
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-        entries = sorted(path.iterdir()) if is_folder else []
+        is_file = path.is_file()
+        is_folder = path.is_dir()
+        content = sorted(path.iterdir()) if is_folder else []
     except (OSError, ValueError) as error:  # ValueError for a name with a null character.
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{name}: cannot be read as a folder: {reason}") from error
     if not is_folder and not is_file:
-        return Found(Parts(*read_folder(name), None), False)  # One of several sets, or an error.
+        return LocalData(Parts(*read_folder(name), None), False)  # One of several sets, or an error.
     if is_file and path.suffix.lower() == ".npz":
         parts = read_array_files([path], name)
         if parts is not None:
-            return Found(parts, False)
+            return LocalData(parts, False)
     if is_file and path.suffix.lower() == ".parquet":
-        return Found(read_parquet([path], name, image_size), True)
+        return LocalData(read_parquet([path], name, image_size), True)
     if is_file:
         _refuse_text_tables(name, [path])
         raise DatasetError(f"{name}: is a file; allowed are a .npz or .parquet file, or a folder with {FORMS}")
-    if holds_idx(entries):
-        return Found(Parts(*read_folder(name), None), False)
-    folders = [each for each in entries if each.is_dir() and each.name.lower() in PART_OF]
-    within = [each for folder in folders for each in sorted(folder.iterdir())]
-    parts = read_array_files([each for each in (*entries, *within) if is_array_file(each)], name)
+    if holds_idx(content):
+        return LocalData(Parts(*read_folder(name), None), False)
+    folders = [each for each in content if each.is_dir() and each.name.lower() in PART_OF]
+    inside = [each for folder in folders for each in entries(folder)]
+    parts = read_array_files([each for each in (*content, *inside) if is_array_file(each)], name)
     if parts is not None:
-        return Found(parts, False)
+        return LocalData(parts, False)
     tables = sorted(each for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for each in path.glob(pattern))
     if tables:
-        return Found(read_parquet(tables, name, image_size), True)
+        return LocalData(read_parquet(tables, name, image_size), True)
     parts = read_image_folder(path, image_size)
     if parts is not None:
-        return Found(parts, True)
-    _refuse_text_tables(name, entries)
+        return LocalData(parts, True)
+    _refuse_text_tables(name, content)
     raise DatasetError(f"{name}: holds no data set that is known: {FORMS}")
 
 
 def _refuse_text_tables(name: str, files: list[Path]) -> None:
-    """DatasetError, which says how to convert it, if one of the files is a table of text."""
+    """Raises DatasetError, which says how to convert it, if one of the files is a table of text."""
     for file in files:
         if file.suffix.lower() in TEXT_TABLES:
             raise DatasetError(

@@ -1,7 +1,7 @@
 """``.npy`` and ``.npz`` files of NumPy, read without trusting them.
 
-Nothing is unpickled. The sizes in a header are compared with the file before memory is allocated for them, and a
-compressed member is never unpacked to more than 100 MB or a hundred times its size, whichever is more.
+Nothing is unpickled. The sizes in a header are compared with the file before memory is allocated for them. A compressed
+member is unpacked to at most 100 MB or a hundred times its size, whichever is more.
 """
 
 import io
@@ -31,15 +31,16 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 def read_npy(path: str | os.PathLike[str]) -> Array:
     """The array that a ``.npy`` file holds, in native byte order: numbers or text.
 
-    A file of at least 1 GiB, or of more than half of the memory that is available, is memory-mapped, read-only: a
-    program ends with SIGBUS if such a file is shortened while it is in use. Raises DatasetError if the file can't be
-    read, holds Python objects or records, or another number of bytes than its header says.
+    A file of at least 1 GiB, or of more than half of the available memory, is memory-mapped, read-only. A program ends
+    with SIGBUS if such a file is shortened while it is in use. Raises DatasetError if the file can't be read, holds
+    Python objects or records, or another number of bytes than its header says.
     """
     name = os.fsdecode(path)
     try:
-        with _regular(path) as file:
+        with _open_regular(path) as file:
             shape, fortran, dtype = _header(file, name)
-            start, end = file.tell(), os.fstat(file.fileno()).st_size
+            start = file.tell()
+            end = os.fstat(file.fileno()).st_size
             size = math.prod(shape) * dtype.itemsize
             if size != end - start:
                 raise DatasetError(f"{name}: {_says(shape, dtype)}, but {end - start:,} follow")
@@ -51,23 +52,25 @@ def read_npy(path: str | os.PathLike[str]) -> Array:
 
 
 def npz_members(path: str | os.PathLike[str]) -> dict[str, Callable[[], Array]]:
-    """By name, functions that read the arrays of a ``.npz`` file. These functions and this one raise DatasetError as
-    `read_npy` does, and if an array would be unpacked to more than 100 MB and a hundred times its compressed size.
+    """Functions that read the arrays of a ``.npz`` file, by name.
+
+    They and this function raise DatasetError as `read_npy` does. It is also raised if an array would be unpacked to
+    more than 100 MB and a hundred times its compressed size.
     """
     name = os.fsdecode(path)
 
     def member(info: zipfile.ZipInfo) -> Array:
-        return _guarded(name, lambda: _member(path, f"{name}: {info.filename}", info))
+        return _with_dataset_errors(name, lambda: _member(path, f"{name}: {info.filename}", info))
 
     def members() -> dict[str, Callable[[], Array]]:
-        with _regular(path) as file, zipfile.ZipFile(file) as archive:
+        with _open_regular(path) as file, zipfile.ZipFile(file) as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         return {info.filename.removesuffix(".npy"): lambda info=info: member(info) for info in infos}  # type: ignore[misc]
 
-    return _guarded(name, members)
+    return _with_dataset_errors(name, members)
 
 
-def _guarded(name: str, read: Callable[[], T]) -> T:
+def _with_dataset_errors(name: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except DatasetError:
@@ -89,27 +92,27 @@ def _member(path: str | os.PathLike[str], name: str, info: zipfile.ZipInfo) -> A
             f"{name}: {info.file_size:,} bytes, but {info.compress_size:,} compressed bytes may unpack to {most:,} at "
             "most; store it uncompressed, with np.save"
         )
-    with _regular(path) as file, zipfile.ZipFile(file) as archive, archive.open(info) as stream:
+    with _open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open(info) as stream:
         shape, fortran, dtype = _header(stream, name)
-        left = info.file_size - stream.tell()
-        if math.prod(shape) * dtype.itemsize != left:
-            raise DatasetError(f"{name}: {_says(shape, dtype)}, but {left:,} follow")
+        remaining = info.file_size - stream.tell()
+        if math.prod(shape) * dtype.itemsize != remaining:
+            raise DatasetError(f"{name}: {_says(shape, dtype)}, but {remaining:,} follow")
         return _values(stream, name, shape, fortran, dtype)
 
 
-def _regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """The file, open; DatasetError if it is not a regular one: to open a pipe waits for its writer."""
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open the file. Raises DatasetError if it is not a regular one: opening a pipe waits for its writer."""
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
+        is_regular = stat.S_ISREG(os.stat(path).st_mode)
     except ValueError as error:  # A name with a null character.
         raise DatasetError(f"{os.fsdecode(path)!r}: cannot be read: {error}") from error
-    if not regular:
+    if not is_regular:
         raise DatasetError(f"{os.fsdecode(path)}: not a regular file")
     return open(path, "rb")
 
 
 def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the first index varies fastest, and type; the file then stands at the values."""
+    """Shape, whether the first index varies fastest, and type. Afterwards the file is at the values."""
     start = file.read(8)
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\1\0", b"\2\0"):
         raise DatasetError(
@@ -142,13 +145,13 @@ def _values(file: Any, name: str, shape: tuple[int, ...], fortran: bool, dtype: 
     size = math.prod(shape) * dtype.itemsize
     require_memory(name, size)
     values = bytearray(size)
-    place = memoryview(values)
+    view = memoryview(values)
     done = 0
     while done < size:
-        read = file.readinto(place[done:])
-        if not read:
+        length = file.readinto(view[done:])
+        if not length:
             raise DatasetError(f"{name}: truncated; {_says(shape, dtype)}, but {done:,} follow")
-        done += read
+        done += length
     array = np.frombuffer(values, dtype)
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""Parquet files in the style of Hugging Face: a column of images, a column of labels, one file or more for each part.
+"""Parquet files in the style of Hugging Face: a column of images and one of labels, in one or more files per part.
 
 Files are untrusted: rows and sizes are read from the file's own table first, and the images come a few at a time.
 """
@@ -19,7 +19,7 @@ from parallel_lenet.datasets.arrays import MAX_CLASSES, arrange, class_labels
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.idx import ALWAYS_UNPACKED, MAX_RATIO
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
-from parallel_lenet.datasets.picture_stack import Stack, alike
+from parallel_lenet.datasets.picture_stack import Stack, with_equal_channels
 from parallel_lenet.datasets.values import DatasetError, require_memory
 from parallel_lenet.display import count
 
@@ -27,12 +27,12 @@ Array = NDArray[Any]
 
 IMAGES = ("image", "img", "images", "pixels", "x")
 LABELS = ("label", "labels", "fine_label", "class", "target", "y")
-AT_ONCE = 64  # Rows.
+BATCH = 64  # Rows that are read at a time.
 PURPOSE = "reading Parquet files"
 
 
 def read_parquet(files: Sequence[Path], where: str, image_size: tuple[int, int] | None = None) -> Parts:
-    """The parts that these files hold: each file's name, or its folder's, begins with its part, else it is ``train``.
+    """The parts that these files hold. The name of a file or of its folder begins with its part, else it is ``train``.
 
     The images are bytes of image files, as they are or in a record ``{bytes, path}``, or lists of numbers. The labels
     are whole numbers or text. Raises DatasetError if a file is damaged or has no such columns, and ExtraError, a
@@ -47,15 +47,16 @@ def read_parquet(files: Sequence[Path], where: str, image_size: tuple[int, int] 
                 f"{where}: has the part {_part(file)} in several folders, {others[0].parent} and {file.parent}: name "
                 "one of them"
             )
-    images, labels = dict[str, Array](), dict[str, Array]()
+    images = dict[str, Array]()
+    labels = dict[str, Array]()
     known: tuple[str, ...] | None = None
     for part in sorted(found, key=lambda name: name != "train"):
         name = f"{where} {part}"
         images[part], marks, names = _read(found[part], name, image_size)
-        labels[part], numbered = class_labels(marks, name, known if marks.dtype.kind == "U" else None)
-        known = known or numbered or names
+        labels[part], label_names = class_labels(marks, name, known if marks.dtype.kind == "U" else None)
+        known = known or label_names or names
     data = {}
-    for part, each in alike(images).items():
+    for part, each in with_equal_channels(images).items():
         data[part] = Dataset(each, labels[part], f"{where} {part}", class_names=known)
     return parts_of(data, where)
 
@@ -74,18 +75,20 @@ def _read(
     """The images, the labels as they are, and the names of the classes that the file's metadata give."""
     library = optional.load("parquet", "pyarrow", PURPOSE, "pyarrow.parquet")
     with ExitStack() as closing:
-        opened = [closing.enter_context(_opened(library, file)) for file in files]
-        return _gather(opened, files, name, image_size)
+        open_files = [closing.enter_context(_open(library, file)) for file in files]
+        return _gather(open_files, files, name, image_size)
 
 
 def _gather(
-    opened: list[Any], files: list[Path], name: str, image_size: tuple[int, int] | None
+    open_files: list[Any], files: list[Path], name: str, image_size: tuple[int, int] | None
 ) -> tuple[Array, Array, tuple[str, ...] | None]:
-    rows = sum(file.metadata.num_rows for file in opened)
+    rows = sum(file.metadata.num_rows for file in open_files)
     if rows == 0:
         raise DatasetError(f"{name}: holds no rows")
-    stack, arrays, marks = Stack(rows, image_size, name), list[Array](), list[Any]()
-    for path, file in zip(files, opened, strict=True):
+    stack = Stack(rows, image_size, name)
+    arrays = list[Array]()
+    marks = list[Any]()
+    for path, file in zip(files, open_files, strict=True):
         image, label = _columns(file.schema_arrow, path)
         for row, picture, mark in _rows(file, path, image, label):
             where = f"{path}: row {row}"
@@ -113,25 +116,27 @@ def _gather(
     if len({type(mark) for mark in marks}) > 1:
         raise DatasetError(f"{name}: some labels are numbers and some are text")
     images = arrange(np.stack(arrays), name=name) if arrays else stack.images()
-    return images, np.array(marks), _class_names(opened[0].schema_arrow, _columns(opened[0].schema_arrow, files[0])[1])
+    schema = open_files[0].schema_arrow
+    _, label = _columns(schema, files[0])
+    return images, np.array(marks), _class_names(schema, label)
 
 
-def _opened(library: Any, path: Path) -> Any:
+def _open(library: Any, path: Path) -> Any:
     try:
         if not path.is_file():
             raise DatasetError(f"{path}: not a regular file")
         file = library.ParquetFile(path, memory_map=False)
         table = file.metadata
-        stored = path.stat().st_size
+        file_size = path.stat().st_size
         unpacked = sum(table.row_group(i).total_byte_size for i in range(table.num_row_groups))
     except DatasetError:
         raise
     except Exception as error:  # pyarrow raises anything for a damaged file.
         raise DatasetError(f"{path}: is damaged, or not a Parquet file: {optional.reason(error)}") from error
-    most = max(ALWAYS_UNPACKED, MAX_RATIO * stored)
+    most = max(ALWAYS_UNPACKED, MAX_RATIO * file_size)
     if unpacked > most or table.num_rows > most:
         raise DatasetError(
-            f"{path}: {table.num_rows:,} rows and {unpacked:,} bytes, but {stored:,} stored bytes may unpack to "
+            f"{path}: {table.num_rows:,} rows and {unpacked:,} bytes, but {file_size:,} stored bytes may unpack to "
             f"{most:,} at most"
         )
     return file
@@ -139,27 +144,27 @@ def _opened(library: Any, path: Path) -> Any:
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:
     """The names of the image column and the label column."""
-    chosen = []
-    for what, names in (("images", IMAGES), ("labels", LABELS)):
+    columns = []
+    for kind, names in (("images", IMAGES), ("labels", LABELS)):
         column = next((name for name in names if name in schema.names), None)
         if column is None:
             raise DatasetError(
-                f"{path}: has no column of {what} ({', '.join(names)}), only {quoted(schema.names)}; rename the column"
+                f"{path}: has no column of {kind} ({', '.join(names)}), only {quoted(schema.names)}; rename the column"
             )
-        chosen.append(column)
-    return chosen[0], chosen[1]
+        columns.append(column)
+    return columns[0], columns[1]
 
 
 def _rows(file: Any, path: Path, image: str, label: str) -> Iterator[tuple[int, Any, Any]]:
     row = 0
-    batches = file.iter_batches(AT_ONCE, columns=[image, label])
+    batches = file.iter_batches(BATCH, columns=[image, label])
     while True:
         try:
             batch = next(batches)
             pairs = list(zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True))
         except StopIteration:
             return
-        except Exception as error:  # As above.
+        except Exception as error:  # pyarrow raises anything for a damaged file.
             raise DatasetError(f"{path}: is damaged after row {row}: {optional.reason(error)}") from error
         for picture, mark in pairs:
             yield row, picture, mark
@@ -182,12 +187,12 @@ def _numbers(picture: list[Any], where: str) -> Array:
         raise DatasetError(f"{where}: is not a rectangle of numbers") from error
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
         raise DatasetError(f"{where}: is {array.shape} {array.dtype}; allowed are numbers (h, w) or (h, w, c)")
-    whole = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
-    return array.astype(np.uint8) if whole else array
+    is_bytes = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
+    return array.astype(np.uint8) if is_bytes else array
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """The names that Hugging Face writes into the file's metadata; None if there are none."""
+    """The names that Hugging Face writes into the file's metadata, or None if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

@@ -17,7 +17,7 @@ SPELLINGS = {
     "test": ("test", "testing", "t10k"),
     "validation": ("validation", "valid", "val", "dev"),
 }
-"""What the parts are called in names of files, folders and arrays."""
+"""The names of the parts in files, folders and arrays."""
 
 PART_OF = {spelling: part for part, spellings in SPELLINGS.items() for spelling in spellings}
 
@@ -30,12 +30,12 @@ class Parts(NamedTuple):
     validation: Dataset | None
 
 
-def parts_of(found: Mapping[str, Dataset], where: str) -> Parts:
+def parts_of(data: Mapping[str, Dataset], where: str) -> Parts:
     """The parts by name. Raises DatasetError if images differ in size or type, or training lacks a class."""
-    if "train" not in found:
-        raise DatasetError(f"{where}: has no part to train on, only {', '.join(found)}; it is called train")
-    train = found["train"]
-    for part in found.values():
+    if "train" not in data:
+        raise DatasetError(f"{where}: has no part to train on, only {', '.join(data)}; it is called train")
+    train = data["train"]
+    for part in data.values():
         if (part.inputs.shape[1:], part.inputs.dtype) != (train.inputs.shape[1:], train.inputs.dtype):
             raise DatasetError(
                 f"{part.name}: images are {part.inputs.shape[1:]} {part.inputs.dtype}, those to train on "
@@ -46,16 +46,16 @@ def parts_of(found: Mapping[str, Dataset], where: str) -> Parts:
                 f"{part.name}: label {part.classes - 1} is out of range; the images to train on have classes 0 to "
                 f"{train.classes - 1}"
             )
-    return Parts(train, found.get("test"), found.get("validation"))
+    return Parts(train, data.get("test"), data.get("validation"))
 
 
-def resized_parts(parts: Parts, image_size: tuple[int, int]) -> Parts:
+def resize_parts(parts: Parts, image_size: tuple[int, int]) -> Parts:
     """The parts with all images in another size, ``(height, width)``."""
-    return Parts(*(None if part is None else resized_data(part, image_size) for part in parts))  # type: ignore[arg-type]
+    return Parts(*(None if part is None else resize_data(part, image_size) for part in parts))  # type: ignore[arg-type]
 
 
-def resized_data(data: Dataset, image_size: tuple[int, int]) -> Dataset:
-    """The data with all images in another size, ``(height, width)``; the same data if they have it."""
+def resize_data(data: Dataset, image_size: tuple[int, int]) -> Dataset:
+    """The data with all images in this size, ``(height, width)``. The same object if they have it."""
     if data.inputs.shape[-2:] == tuple(image_size):
         return data
     return replace(data, inputs=resize(data.inputs, *image_size))

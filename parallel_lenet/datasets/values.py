@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.limits import available_memory
 
-PART = 2**20  # Numbers that are looked at together: a few megabytes of temporary memory at most.
+PART = 2**20  # Numbers that are processed together: a few megabytes of temporary memory at most.
 
 
 class DatasetError(ValueError):
@@ -17,7 +17,7 @@ class DatasetError(ValueError):
 
 
 def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    """The array cut into views of at most ``most`` numbers, in C order: to go over data without copying them."""
+    """The array cut into views of at most ``most`` numbers, in C order, to process data without copying them."""
     if array.ndim == 0 or array.size <= most:
         yield array
         return

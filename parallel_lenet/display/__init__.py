@@ -1,4 +1,4 @@
-"""How objects show themselves: one line as ``repr``, tables as ``str``, tables and pictures as HTML in a notebook.
+"""The display of objects: one line as ``repr``, tables as ``str``, tables and pictures as HTML in a notebook.
 
 A class derives from `Displayed` and defines ``_summary``. The HTML is self-contained: every text is escaped, styles are
 inline, pictures are SVG or data URIs, and nothing is loaded. Colours are those of the page around it, so that light and
@@ -19,7 +19,7 @@ Html = NewType("Html", str)
 Row = Sequence[str]
 
 MOST_ROWS = 20
-LINE = "rgba(128,128,128,.4)"  # Of a table's rules and a curve's grid: visible on white and on black.
+LINE = "rgba(128,128,128,.4)"  # The colour of rules and grids, visible on white and on black.
 
 
 def shorten(rows: Sequence[Row]) -> Sequence[Row]:
@@ -102,7 +102,7 @@ class Displayed:
             return object.__repr__(self)
 
     def _repr_html_(self) -> str | None:
-        """The object as HTML for notebooks; None if that fails, and they show the ``repr``."""
+        """The object as HTML for notebooks, or None if that fails. Then notebooks show the ``repr``."""
         try:
             summary = self._summary()
             parts = "".join(part.html() if isinstance(part, Table) else part for part in summary.parts)
@@ -123,11 +123,11 @@ class Settings(Displayed):
 def call(record: Any) -> str:
     """A dataclass as the call that makes it, without the settings that have their default."""
     fields = [field for field in dataclasses.fields(record) if field.init and field.repr]
-    changed = [field.name for field in fields if not _is(getattr(record, field.name), field.default)]
-    return f"{type(record).__name__}({', '.join(f'{name}={quoted(getattr(record, name))}' for name in changed)})"
+    names = [field.name for field in fields if not _is_same(getattr(record, field.name), field.default)]
+    return f"{type(record).__name__}({', '.join(f'{name}={quoted(getattr(record, name))}' for name in names)})"
 
 
-def _is(value: Any, default: Any) -> bool:
+def _is_same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
 
 

@@ -1,7 +1,7 @@
-"""Progress bars, drawn by rich: on a terminal's standard error or in a notebook's cell; elsewhere nothing is written.
+"""Progress bars, drawn by rich on a terminal's standard error or in a notebook's cell. Elsewhere nothing is written.
 
-A terminal has one cursor, so all bars of all threads are lines of one picture. The thread that reports draws it, a few
-times per second: nothing runs in the background, and a step that draws nothing only reads the clock. If the terminal
+A terminal has one cursor, so all bars of all threads are lines of one picture. The thread that reports draws it a few
+times per second. Nothing runs in the background, and a step that draws nothing only reads the clock. If the terminal
 disappears, the work continues without bars.
 """
 
@@ -16,17 +16,17 @@ from typing import Any, Protocol, TextIO
 from parallel_lenet import optional
 from parallel_lenet.reports import EpochReport, StepReport
 
-SECONDS = 0.2  # Between two pictures: rich takes a millisecond for one.
-BAR = 24  # Characters: the bar itself; half as many on a narrow terminal.
-WIDE = 90  # Characters from which on a terminal is not narrow.
+SECONDS = 0.2  # Between two pictures. Rich takes a millisecond for one.
+BAR = 24  # Characters of the bar itself. A narrow terminal has half as many.
+WIDE = 90  # Characters per line of a terminal that is not narrow.
 FIGURES = 17  # Characters for per cent, time and the spaces between columns.
 
 
 class Update(Protocol):
-    """Updates a bar; may be called as often as there is progress."""
+    """Updates a bar. It may be called as often as there is progress."""
 
     def __call__(self, done: int, text: str | Callable[[], str], title: str | None = None) -> None:
-        """Show ``done`` of the total and ``text``; a function is called only if the bar is drawn now."""
+        """Show ``done`` of the total and ``text``. If it is a function, only a bar that is drawn now calls it."""
 
 
 class _Screen(Protocol):
@@ -55,12 +55,12 @@ def with_bar(
     epochs: range,
     samples: int,
     cursor: int,
-    so_far: Callable[[], EpochReport],
+    current_report: Callable[[], EpochReport],
 ) -> Generator[StepReport | EpochReport, None, None]:
     """The reports of a training, with a bar while they come.
 
     ``epochs`` are those to train, counted from 0, with ``samples`` samples each. ``cursor`` of the first are done.
-    ``so_far`` returns a report on the current epoch.
+    ``current_report`` returns a report on the current epoch.
     """
     total = len(epochs) * samples
     done = cursor
@@ -70,7 +70,7 @@ def with_bar(
             if isinstance(report, StepReport):
                 done += report.count
                 title = f"epoch {report.epoch}/{epochs.stop}"
-                update(done, lambda: epoch_figures(so_far()), title)
+                update(done, lambda: epoch_figures(current_report()), title)
             else:
                 update(done, epoch_figures(report))
             yield report
@@ -113,7 +113,7 @@ def bar(title: str, total: int, *, done: int = 0, transient: bool = False) -> It
         text = text if isinstance(text, str) else text()
         room = bars.console.width - len(title) - (bars.columns[1].bar_width or 0) - FIGURES
         if len(text) > room:
-            text = text[: max(0, room) + 1].rpartition(" ")[0].rstrip(" ,")  # Whole words and numbers.
+            text = text[: max(0, room) + 1].rpartition(" ")[0].rstrip(" ,")  # Cut between words and numbers.
         bars.update(task, completed=done, text=text, description=title)
         screen.draw()
 
@@ -144,7 +144,7 @@ def _bars(progress: Any, console: Any, transient: bool) -> Any:
         progress.TimeRemainingColumn(elapsed_when_finished=True),
         progress.TextColumn("{task.fields[text]}", markup=False),
     )
-    # Lines of other threads, and warnings, are put above the bars; standard output may be a file, and is not used.
+    # Lines of other threads and warnings are put above the bars. Standard output may be a file, and is not used.
     return progress.Progress(
         *columns, console=console, transient=transient, auto_refresh=False, redirect_stdout=False, redirect_stderr=True
     )
@@ -193,7 +193,7 @@ class _Terminal:
     """The picture of all bars of this process."""
 
     _lock = threading.Lock()
-    _shared: "_Terminal | None" = None
+    _current: "_Terminal | None" = None
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
@@ -204,9 +204,10 @@ class _Terminal:
     def begin(cls, make: Callable[[], Any], title: str, total: int) -> tuple[Any, Any, "_Terminal"]:
         """Add a bar to the picture of this process, or to a new one."""
         with cls._lock:
-            screen = cls._shared
+            screen = cls._current
             if screen is None or screen._process != os.getpid():
-                screen = cls._shared = cls(make())
+                screen = cls(make())
+                cls._current = screen
                 screen._bars.start()
             task = screen._bars.add_task(title, total=total, text="")
             screen._running.add(task)
@@ -216,9 +217,9 @@ class _Terminal:
         self._bars.refresh()
 
     def end(self, task: Any) -> None:
-        """Finish a bar; the last one ends the picture."""
+        """Finish a bar. The last one ends the picture."""
         with self._lock:
             self._running.discard(task)
             if not self._running:
-                _Terminal._shared = None
+                _Terminal._current = None
                 self._bars.stop()

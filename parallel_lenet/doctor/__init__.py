@@ -1,7 +1,7 @@
-"""What is broken or slow in this installation and on this machine, and what to do about it.
+"""Finds what is broken or slow in this installation and on this machine, and says what to do about it.
 
-A module per subject, each with ``check(here)``, which returns findings. Checks read and try; only `leftovers.clean`
-removes anything. Code that might crash or hang runs in a separate process: see `probe`.
+There is one module per subject, each with ``check(system)``, which returns findings. Checks change nothing: only
+`leftovers.clean` removes anything. Code that might crash or hang runs in a separate process: see `probe`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +18,21 @@ from parallel_lenet.doctor import (
     speed,
     threads,
 )
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.optional import reason
 
-CHECKS: dict[str, Callable[[Here], list[Finding]]] = {
+CHECKS: dict[str, Callable[[System], list[Finding]]] = {
     module.CHECK: module.check
     for module in (python, packages, cores, processor, threads, compiler, memory, extras, leftovers, speed)
 }
 
 
-def diagnose(names: Sequence[str] = (), here: Here | None = None) -> Iterator[Finding]:
+def diagnose(names: Sequence[str] = (), system: System | None = None) -> Iterator[Finding]:
     """The findings of all checks, or of the named ones. A check that raises an exception is a finding too."""
     for name, check in CHECKS.items():
         if not names or name in names:
             try:
-                yield from check(here or Here())
+                yield from check(system or System())
             except Exception as error:
                 text = f"the check itself failed ({reason(error)})"
                 yield Finding(name, "broken", text, "report it, unless another finding explains it")

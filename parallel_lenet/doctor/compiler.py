@@ -1,4 +1,4 @@
-"""Numba, which compiles the fast kernels, and the folder in which it keeps them."""
+"""Checks Numba, which compiles the fast kernels, and the folder in which it keeps them."""
 
 import json
 import os
@@ -7,21 +7,21 @@ import sys
 from functools import cache
 from typing import Any
 
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.doctor.probe import Outcome, outcome_of
 from parallel_lenet.doctor.requirements import requirements
 
 CHECK = "numba"
 SECONDS = 30.0
-KEPT = "each process compiles for ten seconds, workers too"
+COMPILES_EACH_TIME = "each process compiles for ten seconds, workers too"
 
 _PROGRAM = """
 import logging
 
-said = []
+messages = []
 class Handler(logging.Handler):
     def emit(self, record):
-        said.append(record.getMessage())
+        messages.append(record.getMessage())
 logging.getLogger("parallel_lenet").addHandler(Handler())
 
 import numba
@@ -36,12 +36,12 @@ print(json.dumps({
     "disabled": jit.DISABLED,
     "compiled": compiled.is_compiled(),
     "folders": jit_cache.folders(),
-    "said": said,
+    "messages": messages,
 }))
 """
 
 
-def check(here: Here) -> list[Finding]:
+def check(system: System) -> list[Finding]:
     """Whether numba works, tried in a separate process, and keeps the code that it compiles."""
     lines = " ".join(each.line for each in requirements() if each.extra == "fast") or "numba"
     outcome = _outcome_of(tuple(sys.path), tuple(sorted(os.environ.items())))
@@ -60,12 +60,12 @@ def check(here: Here) -> list[Finding]:
     if facts["disabled"]:
         text = "NUMBA_DISABLE_JIT is set: kernel compiled runs as Python, hundreds of times slower"
         found.append(Finding(CHECK, "slow", text, "unset NUMBA_DISABLE_JIT"))
-    return [*found, *(_of_cache(text) for text in facts["said"])]
+    return [*found, *(_of_cache(text) for text in facts["messages"])]
 
 
 @cache
 def _outcome_of(path: tuple[str, ...], variables: tuple[tuple[str, str], ...]) -> Outcome:
-    """What the program prints with this path and environment. It is kept, since two checks need it."""
+    """The outcome of the program with this path and environment. It is kept, since two checks need it."""
     return outcome_of(_PROGRAM, seconds=SECONDS)
 
 
@@ -80,12 +80,13 @@ def _state(facts: dict[str, Any]) -> str:
     return text
 
 
-def _of_cache(said: str) -> Finding:
+def _of_cache(message: str) -> Finding:
     """A finding for what the cache logged."""
-    if "is compiled anew" in said:
-        return Finding(CHECK, "slow", f"{said}, once", "nothing: the damaged files have been removed")
+    if "is compiled anew" in message:
+        return Finding(CHECK, "slow", f"{message}, once", "nothing: the damaged files have been removed")
     if os.environ.get("NUMBA_CACHE_DIR"):
         remedy = "unset NUMBA_CACHE_DIR, or set it to a folder that can be written"
     else:
         remedy = "export NUMBA_CACHE_DIR=FOLDER, a folder that can be written and has room"
-    return Finding(CHECK, "slow", said if ", but is in" in said else f"{said.partition(';')[0]}: {KEPT}", remedy)
+    text = message if ", but is in" in message else f"{message.partition(';')[0]}: {COMPILES_EACH_TIME}"
+    return Finding(CHECK, "slow", text, remedy)

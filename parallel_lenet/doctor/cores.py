@@ -5,19 +5,19 @@ import os
 
 from parallel_lenet.cores import WORKERS_VARIABLE, count_workers, usable_cores
 from parallel_lenet.display import count
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.limits import cpu_quota
 
 CHECK = "cores"
 LOKY = "LOKY_MAX_CPU_COUNT"
 
 
-def check(here: Here) -> list[Finding]:
+def check(system: System) -> list[Finding]:
     """The number of usable cores with how it was counted, and a finding for each limit below the machine's number."""
     machine = os.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    quota = cpu_quota(here.root)
-    cores = usable(here)
+    quota = cpu_quota(system.root)
+    cores = usable(system)
     group = "no limit of a control group" if quota == math.inf else f"{quota:g} by control group"
     text = f"{cores} usable of {machine}: {affinity} by affinity, {group}"
     facts = {"usable": cores, "machine": machine, "affinity": affinity, "quota": None if quota == math.inf else quota}
@@ -33,9 +33,9 @@ def check(here: Here) -> list[Finding]:
     return [*found, *_variables(machine)]
 
 
-def usable(here: Here) -> int:
+def usable(system: System) -> int:
     """The cores that workers get by default."""
-    return max(1, math.ceil(min(usable_cores(), cpu_quota(here.root))))
+    return max(1, math.ceil(min(usable_cores(), cpu_quota(system.root))))
 
 
 def _variables(machine: int) -> list[Finding]:
@@ -48,8 +48,8 @@ def _variables(machine: int) -> list[Finding]:
         found.append(
             Finding(CHECK, "slow", f"{LOKY}={int(limit)} leaves only {int(limit)} of {machine} cores", f"unset {LOKY}")
         )
-    asked = os.environ.get(WORKERS_VARIABLE)
-    if asked:
+    value = os.environ.get(WORKERS_VARIABLE)
+    if value:
         remedy = f"unset {WORKERS_VARIABLE}, or set it to -1 for all usable cores"
         try:
             workers = count_workers(None).count
@@ -57,7 +57,7 @@ def _variables(machine: int) -> list[Finding]:
             found.append(Finding(CHECK, "broken", str(error), remedy))
         else:
             if workers != usable_cores():
-                said, usable = count(workers, "worker"), count(usable_cores(), "usable core")
-                text = f"{WORKERS_VARIABLE}={int(asked)}: {said} by default, on {usable}"
+                usable = count(usable_cores(), "usable core")
+                text = f"{WORKERS_VARIABLE}={int(value)}: {count(workers, 'worker')} by default, on {usable}"
                 found.append(Finding(CHECK, "slow", text, remedy))
     return found

@@ -1,10 +1,10 @@
-"""Which extras are installed, and whether their libraries can be imported."""
+"""Checks which extras are installed, and whether their libraries can be imported."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from parallel_lenet.cores import usable_cores
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.doctor.probe import outcome_of
 from parallel_lenet.doctor.requirements import AGGREGATES, Requirement, modules, requirements
 
@@ -23,22 +23,24 @@ for name in sys.argv[2:]:
         print(f"works\\t{name}\\t", flush=True)
 import os
 sys.stdout.flush()
-os._exit(0)  # What a library leaves running is not waited for.
+os._exit(0)  # Threads that a library has started are not waited for.
 """
 
 
-def check(here: Here) -> list[Finding]:
-    """One finding for all that work, one for those that are missing, and one per library that does not work."""
+def check(system: System) -> list[Finding]:
+    """One finding that lists extras that work or are missing, and one per library that does not work."""
     needed: dict[str, list[Requirement]] = {}
     for each in requirements():
         if each.extra and each.extra not in AGGREGATES:
             needed.setdefault(each.extra, []).append(each)
-    found, complete, missing = list[Finding](), [], {}
-    wanted = {extra: [(each, modules(each.name)) for each in group] for extra, group in needed.items()}
-    present = {extra: [name for _, names in group for name in names] for extra, group in wanted.items()}
+    found = list[Finding]()
+    complete = list[str]()
+    missing: dict[str, list[Requirement]] = {}
+    module_names = {extra: [(each, modules(each.name)) for each in group] for extra, group in needed.items()}
+    names_by_extra = {extra: [name for _, names in group for name in names] for extra, group in module_names.items()}
     with ThreadPoolExecutor(max(1, min(usable_cores(), 8))) as pool:
-        failures = dict(zip(present, pool.map(import_failures, present.values()), strict=True))
-    for extra, group in wanted.items():
+        failures = dict(zip(names_by_extra, pool.map(import_failures, names_by_extra.values()), strict=True))
+    for extra, group in module_names.items():
         absent = [each for each, names in group if not names]
         broken = [(each, failures[extra][name]) for each, names in group for name in names if name in failures[extra]]
         for each, failure in broken:
@@ -59,19 +61,19 @@ def check(here: Here) -> list[Finding]:
 
 def import_failures(names: Sequence[str]) -> dict[str, str]:
     """The modules that cannot be imported, with the reason. After a crash or a hang another process continues."""
-    found: dict[str, str] = {}
-    left = list(names)
-    while left:
-        outcome = outcome_of(_PROGRAM, *left, seconds=SECONDS)
+    failures: dict[str, str] = {}
+    remaining = list(names)
+    while remaining:
+        outcome = outcome_of(_PROGRAM, *remaining, seconds=SECONDS)
         for line in outcome.output.splitlines():
             verdict, _, rest = line.partition("\t")
             name, _, reason = rest.partition("\t")
-            if name in left and verdict in ("works", "failed"):
-                left.remove(name)
+            if name in remaining and verdict in ("works", "failed"):
+                remaining.remove(name)
                 if verdict == "failed":
-                    found[name] = reason
+                    failures[name] = reason
         if not outcome.failure:
             break
-        if left:  # The module whose import crashed or hung.
-            found[left.pop(0)] = outcome.failure
-    return found
+        if remaining:  # The module whose import crashed or hung.
+            failures[remaining.pop(0)] = outcome.failure
+    return failures

@@ -1,4 +1,4 @@
-"""What a check says: a state, a sentence, and what to do."""
+"""The finding of a check: a state, a sentence, and a remedy."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from parallel_lenet.limits import ROOT
 
 State = Literal["ok", "note", "slow", "broken"]
-"""``note``: worth knowing, costs nothing. ``slow``: works, but takes longer than it could. ``broken``: fails."""
+"""``note`` has no cost. ``slow`` works, but takes longer than it could. ``broken`` fails."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Finding:
     state: State
     text: str
     remedy: str = ""
-    """What to do; empty if there is nothing to do."""
+    """What to do about it. Empty if there is nothing to do."""
     facts: dict[str, Any] = field(default_factory=dict)
     """The facts, for programs that read the JSON."""
 
 
 @dataclass(frozen=True)
-class Here:
-    """Where a check looks."""
+class System:
+    """The system that a check looks at."""
 
     root: Path = ROOT
     """The folder that holds ``proc`` and ``sys``."""

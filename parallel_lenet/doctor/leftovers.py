@@ -1,4 +1,4 @@
-"""What dead runs left: processes, temporary files, folders without a result. `clean` removes it.
+"""Finds what dead runs left: processes, temporary files, folders without a result. `clean` removes it.
 
 It finds only what certainly belongs to this package, to this user, and to a program that has ended.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.engines.cluster.guard import processes_using
 from parallel_lenet.engines.processes.start import PROGRAM
 from parallel_lenet.runs import BEST, LAST, METRICS, PREVIOUS, environment, events, predictions, steps
@@ -24,61 +24,61 @@ from parallel_lenet.runs import folder as run_folder
 CHECK = "leftovers"
 RUNS = "runs"
 DAY = 86_400.0  # Seconds after which a temporary folder that no process uses is left over.
-MINUTE = 60.0  # Seconds in which a new run has locked its folder, and a file is written.
-KEPT = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
-"""Files that are a run's results: a folder with one of them is never removed."""
-STARTED = (environment.FILE, events.FILE)
-"""What a start of a run writes. A folder that holds only a configuration may be the user's."""
-_STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # How a run without --out names its folder.
+MINUTE = 60.0  # Seconds within which a new run locks its folder, and a file is written.
+RESULTS = (LAST, PREVIOUS, BEST, METRICS, steps.FILE, predictions.FILE)
+"""Files that are a run's results. A folder with one of them is never removed."""
+START_FILES = (environment.FILE, events.FILE)
+"""Files that a start of a run writes. A folder that holds only a configuration may be the user's."""
+_STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # The name of a run's folder without --out.
 
 
 @dataclass(frozen=True)
 class Leftover:
     """A thing that a dead run left."""
 
-    what: str
+    name: str
     remove: Callable[[], None]
     """Raises OSError if it can't be removed."""
 
 
-def check(here: Here) -> list[Finding]:
-    """One finding for all of them."""
-    found = [each.what for each in all_leftovers(here)]
+def check(system: System) -> list[Finding]:
+    """One finding for all leftovers."""
+    found = [each.name for each in all_leftovers(system)]
     if not found:
         return [Finding(CHECK, "ok", "nothing of dead runs is left")]
-    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    text = f"dead runs left: {shown}"
+    examples = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    text = f"dead runs left: {examples}"
     return [Finding(CHECK, "slow", text, "parallel-lenet doctor --clean removes them", {"leftovers": found})]
 
 
-def all_leftovers(here: Here) -> Iterator[Leftover]:
+def all_leftovers(system: System) -> Iterator[Leftover]:
     """All leftovers: workers, those in the folder ``runs``, and those in the folder for temporary files."""
-    yield from _workers(here)
-    yield from _runs(here.folder / RUNS)
+    yield from _workers(system)
+    yield from _runs(system.folder / RUNS)
     yield from _temporary_folders()
 
 
-def clean(here: Here) -> Iterator[str]:
-    """Remove them; a sentence for each."""
-    for each in all_leftovers(here):
+def clean(system: System) -> Iterator[str]:
+    """Remove all leftovers. Yields a sentence for each."""
+    for each in all_leftovers(system):
         try:
             each.remove()
         except OSError as error:
-            yield f"{each.what}: can't be removed: {error.strerror or error}"
+            yield f"{each.name}: can't be removed: {error.strerror or error}"
         else:
-            yield f"removed {each.what}"
+            yield f"removed {each.name}"
 
 
-def _workers(here: Here) -> Iterator[Leftover]:
-    """Worker processes whose coordinator is gone. They end by themselves, unless they are stopped or hang."""
-    for folder in (here.root / "proc").glob("[0-9]*") if hasattr(os, "pidfd_open") else ():
+def _workers(system: System) -> Iterator[Leftover]:
+    """Worker processes whose coordinator is gone. They end by themselves unless they are stopped or hang."""
+    for folder in (system.root / "proc").glob("[0-9]*") if hasattr(os, "pidfd_open") else ():
         pid = int(folder.name)
-        if _is_orphan(here.root, pid):
-            yield Leftover(f"the worker process {pid}", partial(_kill, here.root, pid))
+        if _is_orphan(system.root, pid):
+            yield Leftover(f"the worker process {pid}", partial(_kill, system.root, pid))
 
 
 def _is_orphan(root: Path, pid: int) -> bool:
-    """Whether it is a worker of this user and this container that has another parent than its coordinator."""
+    """Whether it is a worker of this user and this container whose parent is not its coordinator any more."""
     process = root / "proc" / str(pid)
     try:
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -123,13 +123,13 @@ def _runs(folder: Path) -> Iterator[Leftover]:
 def _of_run(run: Path) -> Iterator[Leftover]:
     names = {file.name for file in run.iterdir()}
     temporary = sorted(filter(run_folder.TEMPORARY.fullmatch, names))
-    ours = names <= {*run_folder.NAMES, *temporary} and not names & {*KEPT}
-    empty = ours and bool(names & {*STARTED} or _STAMP.fullmatch(run.name))
+    is_ours = names <= {*run_folder.NAMES, *temporary} and not names & {*RESULTS}
+    is_empty = is_ours and bool(names & {*START_FILES} or _STAMP.fullmatch(run.name))
     # A recent file may be one that another machine writes: its lock is not visible on this one.
-    old = time.time() - run.stat().st_mtime > MINUTE
-    if not old or not (temporary or empty) or not _is_free(run):
+    is_old = time.time() - run.stat().st_mtime > MINUTE
+    if not is_old or not (temporary or is_empty) or not _is_free(run):
         return
-    if empty:
+    if is_empty:
         yield Leftover(f"{run}, in which no run began", lambda: _remove_run(run))
         return
     for name in temporary:
@@ -159,7 +159,7 @@ def _remove(run: Path, names: list[str]) -> None:
 
 def _remove_run(run: Path) -> None:
     names = [file.name for file in run.iterdir()]
-    if not set(names) & set(KEPT):
+    if not set(names) & set(RESULTS):
         _remove(run, [name for name in names if not (run / name).is_dir()])
         run.rmdir()  # Fails if another file has been added.
 
@@ -173,6 +173,6 @@ def _temporary_folders() -> Iterator[Leftover]:
             if not folder.name.startswith(("parallel-lenet-", "lenet-ray-")) or folder.is_symlink():
                 continue
             status = folder.stat()
-            old = time.time() - status.st_mtime > DAY
-            if folder.is_dir() and status.st_uid == os.getuid() and old and not processes_using(str(folder)):
+            is_old = time.time() - status.st_mtime > DAY
+            if folder.is_dir() and status.st_uid == os.getuid() and is_old and not processes_using(str(folder)):
                 yield Leftover(f"the temporary folder {folder}", partial(shutil.rmtree, folder))

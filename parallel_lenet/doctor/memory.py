@@ -1,4 +1,4 @@
-"""Memory: for workers, and to share with them."""
+"""Checks whether there is enough memory for workers, and whether it can be shared with them."""
 
 import math
 import os
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 
 from parallel_lenet.display import count
 from parallel_lenet.doctor import cores
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.engines.memory import shared_bytes
 from parallel_lenet.limits import available_memory
 
 CHECK = "memory"
-COORDINATOR = 200  # MB that training LeNet-5 takes in the coordinator's process, and
-WORKER = 80  # MB for each worker.
+COORDINATOR = 200  # MB that training LeNet-5 takes in the coordinator's process.
+WORKER = 80  # MB that it takes in each worker.
 ADDRESSES = 1500  # MB of address space of one process: twice what it takes without compiling.
-DESCRIPTORS = 64  # Open files of the coordinator, and
-WORKERS_DESCRIPTORS = 8  # for each worker.
-SHARED = 2**22  # Bytes that are shared to see whether it works.
-SHM = 100  # MB below which /dev/shm is what containers have by default.
+DESCRIPTORS = 64  # Open files of the coordinator without workers.
+WORKERS_DESCRIPTORS = 8  # Open files of the coordinator for each worker.
+TEST_BYTES = 2**22  # Bytes that are shared as a test.
+SHM = 100  # MB. A smaller /dev/shm is the default of containers.
 MB = 2**20
 
 
-def check(here: Here) -> list[Finding]:
+def check(system: System) -> list[Finding]:
     """How much memory is left, for how many workers it suffices, and whether memory can be shared."""
-    workers = cores.usable(here)
-    room = available_memory(here.root)
+    workers = cores.usable(system)
+    room = available_memory(system.root)
     needed = COORDINATOR + workers * WORKER
     known = f"{room / MB:,.0f} MB" if room < math.inf else "an unknown amount"
     facts = {"available_mb": None if room == math.inf else int(room / MB), "needed_mb": needed}
@@ -43,7 +43,7 @@ def check(here: Here) -> list[Finding]:
 def _sharing() -> Iterator[Finding]:
     """Share memory as the engine does, so that a failure is named here."""
     try:
-        block = shared_bytes(SHARED)
+        block = shared_bytes(TEST_BYTES)
         block.arrays[0][:] = 1
         block.close()
     except OSError as error:
@@ -62,14 +62,14 @@ def _limits(count: int) -> Iterator[Finding]:
     ):
         limit = resource.getrlimit(name)[0]
         if limit not in (resource.RLIM_INFINITY, -1) and limit < least:
-            what = "MB of address space" if unit == MB else "open files"
-            text = f"ulimit {option} allows {limit // unit:,} {what}; training may need {least // unit:,}"
+            resource_name = "MB of address space" if unit == MB else "open files"
+            text = f"ulimit {option} allows {limit // unit:,} {resource_name}; training may need {least // unit:,}"
             remedy = f"ulimit {option} unlimited" if unit == MB else f"ulimit -n {2 * least}"
             yield Finding(CHECK, "broken", text, remedy)
 
 
 def _shm() -> Iterator[Finding]:
-    """Training shares memory without a name and needs no room there; the object store of Ray does."""
+    """A note if /dev/shm is small. Ray's object store needs it. Training shares memory without a name there."""
     if not os.path.isdir("/dev/shm"):
         return
     try:

@@ -1,10 +1,10 @@
-"""The libraries of the core: new enough, and one copy of each."""
+"""Checks that the libraries of the core are new enough, and that there is one copy of each."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.doctor.probe import outcome_of
-from parallel_lenet.doctor.requirements import older, requirements
+from parallel_lenet.doctor.requirements import is_older, requirements
 
 CHECK = "packages"
 
@@ -15,28 +15,30 @@ for name in sys.argv[2:]:
 """
 
 
-def check(here: Here) -> list[Finding]:
+def check(system: System) -> list[Finding]:
     """A finding for each fault, or one that says that there is none."""
     core = [each for each in requirements() if not each.extra]
     if not core:
         return [Finding(CHECK, "note", "parallel-lenet is not installed: it runs from a folder", "pip install -e .")]
-    found, versions = [], {}
+    found = list[Finding]()
+    versions = dict[str, str]()
     names = [each.name for each in core]
     outcome = outcome_of(_PROGRAM, *names, seconds=60)
-    imported = dict(line.split("\t", 1) for line in outcome.output.splitlines() if "\t" in line)
+    imported_versions = dict(line.split("\t", 1) for line in outcome.output.splitlines() if "\t" in line)
     for each in core:
         upgrade = f"pip install --upgrade {each.line}"
         try:
-            versions[each.name] = installed = version(each.name)
+            pip_version = version(each.name)
         except PackageNotFoundError:
             found.append(Finding(CHECK, "broken", f"{each.name} is not installed", f"pip install {each.line}"))
             continue
-        if older(installed, each.least):
-            text = f"{each.name} {installed} is too old: at least {each.least} is needed"
+        versions[each.name] = pip_version
+        if is_older(pip_version, each.least):
+            text = f"{each.name} {pip_version} is too old: at least {each.least} is needed"
             found.append(Finding(CHECK, "broken", text, upgrade))
-        loaded = imported.get(each.name, installed)
-        if loaded != installed:
-            text = f"{each.name} {loaded} is imported, but {installed} is what pip installed: there are two copies"
+        imported = imported_versions.get(each.name, pip_version)
+        if imported != pip_version:
+            text = f"{each.name} {imported} is imported, but {pip_version} is what pip installed: there are two copies"
             remedy = "look at PYTHONPATH and at the current folder, or make a new virtual environment"
             found.append(Finding(CHECK, "broken", text, remedy))
     if outcome.failure:

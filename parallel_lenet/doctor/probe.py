@@ -1,4 +1,4 @@
-"""Programs that try something in a separate process, so that a crash or a hang does not reach this one."""
+"""Runs test programs in a separate process, so that a crash or a hang does not reach this one."""
 
 import json
 import signal
@@ -13,17 +13,17 @@ _PATH = "import sys, json; sys.path[:] = json.loads(sys.argv[1])\n"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended."""
+    """The end of a program."""
 
     output: str
     failure: str
-    """Empty if it succeeded; else what went wrong, in a few words."""
+    """What went wrong, in a few words. Empty if nothing did."""
 
 
 def outcome_of(program: str, *arguments: str, seconds: float) -> Outcome:
     """The outcome of a Python program that finds modules where this one does, and may take ``seconds``."""
     path = json.dumps([entry for entry in sys.path if entry])
-    # -P: the path is that of this process, and is not to begin with another folder.
+    # -P: otherwise the path would begin with the current folder.
     command = [interpreter(), "-P", "-c", _PATH + program, path, *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -41,8 +41,8 @@ def outcome_of(program: str, *arguments: str, seconds: float) -> Outcome:
     if process.returncode < 0:
         return Outcome(output, f"crashed: {_signal_name(-process.returncode)}")
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    failed = f"exit code {process.returncode}" if not lines else lines[-1][:300]
-    return Outcome(output, failed if process.returncode else "")
+    failure = f"exit code {process.returncode}" if not lines else lines[-1][:300]
+    return Outcome(output, failure if process.returncode else "")
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The interpreter: its flags, its encoding, and files that hide modules."""
+"""Checks the interpreter: its flags, its encoding, and files that hide modules."""
 
 import multiprocessing
 import os
@@ -6,14 +6,14 @@ import platform
 import sys
 from pathlib import Path
 
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.doctor.requirements import modules, requirements
 
 CHECK = "python"
 CORE = ("numpy", "joblib", "threadpoolctl")
 
 
-def check(here: Here) -> list[Finding]:
+def check(system: System) -> list[Finding]:
     """The interpreter's version, and findings about how it was started."""
     method = multiprocessing.get_all_start_methods()[0]
     facts = {
@@ -27,7 +27,7 @@ def check(here: Here) -> list[Finding]:
         f"{facts['implementation']} {facts['python']} on {facts['system']}; workers are separate programs "
         f"(multiprocessing's start method {method} is not used)"
     )
-    return [Finding(CHECK, "ok", text, facts=facts), *_flags(), *_encoding(), *hiding_files(here.folder)]
+    return [Finding(CHECK, "ok", text, facts=facts), *_flags(), *_encoding(), *hiding_files(system.folder)]
 
 
 def _flags() -> list[Finding]:
@@ -45,10 +45,10 @@ def _flags() -> list[Finding]:
 def _encoding() -> list[Finding]:
     output = getattr(sys.stdout, "encoding", None) or "none"
     names = {"file names": sys.getfilesystemencoding(), "output": output}
-    others = {what: name for what, name in names.items() if name.lower().replace("-", "") != "utf8"}
+    others = {use: name for use, name in names.items() if name.lower().replace("-", "") != "utf8"}
     if not others:
         return []
-    text = "the encoding is not UTF-8 (" + ", ".join(f"{what}: {name}" for what, name in others.items()) + ")"
+    text = "the encoding is not UTF-8 (" + ", ".join(f"{use}: {name}" for use, name in others.items()) + ")"
     remedy = (
         "export PYTHONUTF8=1, or LC_ALL=C.UTF-8: otherwise tables have no lines, and some file names cannot be used"
     )
@@ -56,9 +56,9 @@ def _encoding() -> list[Finding]:
 
 
 def hiding_files(folder: Path) -> list[Finding]:
-    """Files and folders that programs in this folder import in the place of a library or a standard module."""
+    """Findings about files that programs in this folder import in place of a library or a standard module."""
     libraries = {module for each in requirements() for module in modules(each.name)} | {*CORE}
-    wanted = libraries | {name for name in sys.modules.keys() & sys.stdlib_module_names if name not in _NEVER}
+    hideable = libraries | {name for name in sys.modules.keys() & sys.stdlib_module_names if name not in _NOT_HIDEABLE}
     names = []
     try:
         entries = sorted(folder.iterdir())
@@ -66,7 +66,7 @@ def hiding_files(folder: Path) -> list[Finding]:
         return []
     for entry in entries:
         module = entry.stem if entry.suffix == ".py" else entry.name if (entry / "__init__.py").is_file() else ""
-        if module in wanted and not _is_library(entry):
+        if module in hideable and not _is_library(entry):
             names.append((entry.name, module))
     return [
         Finding(
@@ -79,11 +79,11 @@ def hiding_files(folder: Path) -> list[Finding]:
     ]
 
 
-_NEVER = frozenset(sys.builtin_module_names) | {"__main__"}
+_NOT_HIDEABLE = frozenset(sys.builtin_module_names) | {"__main__"}
 
 
 def _is_library(entry: Path) -> bool:
-    """Whether the file is the module itself: the current folder is the one that the library is installed in."""
-    loaded = getattr(sys.modules.get(entry.stem), "__file__", None)
+    """Whether the file is the module itself, because the library is installed in the current folder."""
+    module_file = getattr(sys.modules.get(entry.stem), "__file__", None)
     path = entry if entry.suffix == ".py" else entry / "__init__.py"
-    return loaded is not None and Path(loaded).resolve() == path.resolve()
+    return module_file is not None and Path(module_file).resolve() == path.resolve()

@@ -7,8 +7,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-_COMMON = {"root", "user", "users", "home", "localhost", "admin"}  # They identify nobody, and occur in sentences.
-_SHORTEST = 3  # Letters of a name that is replaced: shorter ones occur within other words.
+_COMMON = {"root", "user", "users", "home", "localhost", "admin"}  # They identify nobody, and are ordinary words.
+_SHORTEST = 3  # Letters of a name that is replaced. Shorter names are parts of other words.
 
 
 def redact(text: str) -> str:

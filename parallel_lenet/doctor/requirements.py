@@ -1,4 +1,4 @@
-"""What this package needs, by its own metadata."""
+"""The requirements of this package, by its own metadata."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ AGGREGATES = ("full", "test", "dev")  # Extras that combine others, or are for d
 
 
 class Requirement(NamedTuple):
-    """A distribution that is needed, of at least this version, and the extra that needs it: empty for the core."""
+    """A distribution that is needed, its least version, and the extra that needs it, which is empty for the core."""
 
     name: str
     least: str
@@ -23,7 +23,7 @@ class Requirement(NamedTuple):
 
 
 def requirements() -> list[Requirement]:
-    """All requirements; none if the package runs from a folder and is not installed."""
+    """All requirements. Empty if the package runs from a folder and is not installed."""
     try:
         lines = requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -41,7 +41,7 @@ def _parse(lines: list[str]) -> Iterator[Requirement]:
         yield Requirement(found[1], least[1] if least else "", extra[1] if extra else "")
 
 
-def older(version: str, least: str) -> bool:
+def is_older(version: str, least: str) -> bool:
     """Whether a version is lower than another, by its numbers."""
 
     def numbers(text: str) -> list[int]:
@@ -51,12 +51,12 @@ def older(version: str, least: str) -> bool:
 
 
 def modules(name: str) -> list[str]:
-    """The modules of a distribution: only the one with its name if it has that; none if it is not installed."""
+    """The modules of a distribution, or only the one with its name if there is one. Empty if it is not installed."""
     try:
         files = distribution(name).files or []
     except PackageNotFoundError:
         return []
     found = {file.parts[0].removesuffix(".py") for file in files if file.suffix in (".py", ".so", ".pyd")}
     public = sorted(module for module in found if module.isidentifier() and not module.startswith("_"))
-    own = re.sub(r"[-_.]+", "_", name).lower()
-    return [module for module in public if module.lower() == own] or public[:3]
+    distribution_name = re.sub(r"[-_.]+", "_", name).lower()
+    return [module for module in public if module.lower() == distribution_name] or public[:3]

@@ -1,4 +1,4 @@
-"""Images per second: on one core beside what the processor can do, and with all workers beside one."""
+"""Measures images per second: on one core beside the processor's peak, and with all workers beside one."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from parallel_lenet.coordinator import Coordinator
 from parallel_lenet.datasets import load
 from parallel_lenet.display import count
 from parallel_lenet.doctor import compiler, cores, processor
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.serial import one_blas_thread
 from parallel_lenet.network.lenet5 import lenet5
@@ -21,25 +21,25 @@ from parallel_lenet.random import generator
 from parallel_lenet.reports import StepReport
 
 CHECK = "speed"
-FLOP = 2 * 1_132_000  # Of an image of LeNet-5, forward and backward: a multiplication and an addition each.
+FLOP = 2 * 1_132_000  # Multiplications and additions for an image in LeNet-5, forward and backward.
 IMAGES = 32  # Per call.
 SECONDS = 0.3  # For each figure.
 # GFLOP/s of a kernel over those of NumPy's matrix product, by scripts/benchmark.py kernels: 98, 26 and 0.06 over 108.
-USUAL = {"compiled": 0.9, "im2col": 0.24, "naive": 0.0005}
-LOW = 0.5  # A finding names a figure that is below this part of what is usual.
+USUAL_RATIO = {"compiled": 0.9, "im2col": 0.24, "naive": 0.0005}
+LOW = 0.5  # Figures below this part of the usual one are findings.
 # float32 operations per clock with the widest vectors: two multiply-adds, of 8 or 4 numbers. Processors with AVX-512
 # do at least as many.
 PER_CLOCK = {"avx2": 32, "asimd": 16}
-SHARE = 0.8  # Share of a core below which a finding says that other programs use the rest.
+SHARE = 0.8  # With a smaller share of a core, a finding says that other programs use the rest.
 
 
-def check(here: Here) -> list[Finding]:
-    """What one core computes, and what all workers do."""
+def check(system: System) -> list[Finding]:
+    """The speed of one core, and of all workers."""
     kernel, reason = _kernel()
     product, share = _product()
     rate = _images(kernel)
     gflops = rate * FLOP / 1e9
-    peak = _peak(here)
+    peak = _peak(system)
     limit = f"{product:.0f}" + (f"; {peak:.0f} at the processor's nominal clock" if peak else "")
     text = (
         f"{rate:,.0f} images/s on one core with kernel {kernel}{reason}: {gflops:.1f} GFLOP/s, "
@@ -55,18 +55,18 @@ def check(here: Here) -> list[Finding]:
         text = f"NumPy's matrix product reaches {product:.0f} GFLOP/s, of {peak:.0f} that the processor should reach"
         remedy = "look for other programs, a low clock (power saving, heat), or a NumPy built without OpenBLAS"
         found.append(Finding(CHECK, "slow", text, remedy))
-    if gflops < LOW * USUAL[kernel] * product:
-        text = f"kernel {kernel} reaches {gflops / product:.2f} of the matrix product; {USUAL[kernel]:g} is usual"
+    if gflops < LOW * USUAL_RATIO[kernel] * product:
+        text = f"kernel {kernel} reaches {gflops / product:.2f} of the matrix product; {USUAL_RATIO[kernel]:g} is usual"
         remedy = (
             "see what the checks numba, blas and processor say; scripts/benchmark.py kernels measures each function"
         )
         found.append(Finding(CHECK, "slow", text, remedy))
-    return [*found, *_workers(here, kernel, rate, share)]
+    return [*found, *_workers(system, kernel, rate, share)]
 
 
 def _kernel() -> tuple[str, str]:
-    """The kernel to measure: that of training, unless it would be compiled each time. And why it is another one."""
-    found = compiler.check(Here())
+    """The kernel to measure, and why it is not the one that trains by default: that would be compiled each time."""
+    found = compiler.check(System())
     facts = found[0].facts
     if found[0].state != "ok" or facts.get("disabled"):
         return "im2col", ""
@@ -81,10 +81,11 @@ def _product() -> tuple[float, float]:
     out = np.empty_like(x)
     with one_blas_thread():
         np.matmul(x, x, out)
-        begun, used = time.perf_counter(), time.process_time()
-        best = _best(lambda: np.matmul(x, x, out))
-        share = (time.process_time() - used) / (time.perf_counter() - begun)
-    return 2 * 512**3 / best / 1e9, min(share, 1.0)
+        start = time.perf_counter()
+        processor_start = time.process_time()
+        seconds = _least_seconds(lambda: np.matmul(x, x, out))
+        share = (time.process_time() - processor_start) / (time.perf_counter() - start)
+    return 2 * 512**3 / seconds / 1e9, min(share, 1.0)
 
 
 def _images(kernel: str) -> float:
@@ -93,68 +94,69 @@ def _images(kernel: str) -> float:
     model = lenet5(kernel=kernel)
     parameters = model.initial_parameters(generator(0))
     gradient = np.empty_like(parameters)
-    inputs, targets = train.inputs[:IMAGES], train.targets[:IMAGES]
+    inputs = train.inputs[:IMAGES]
+    targets = train.targets[:IMAGES]
     with one_blas_thread():
         model.loss_and_gradient(parameters, inputs, targets, gradient)  # Compiles.
-        return IMAGES / _best(lambda: model.loss_and_gradient(parameters, inputs, targets, gradient))
+        return IMAGES / _least_seconds(lambda: model.loss_and_gradient(parameters, inputs, targets, gradient))
 
 
-def _best(function: Callable[[], object]) -> float:
-    """The least seconds of several calls, since other programs only add to it."""
+def _least_seconds(function: Callable[[], object]) -> float:
+    """The time of the fastest of several calls, since other programs only slow calls down."""
     function()
     times: list[float] = []
     end = time.perf_counter() + SECONDS
     while not times or time.perf_counter() < end:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _peak(here: Here) -> float | None:
-    """GFLOP/s of one core by its clock and its vectors; None if they are not known."""
-    width = max((PER_CLOCK.get(name, 0) for name in processor.features(here)), default=0)
+def _peak(system: System) -> float | None:
+    """GFLOP/s of one core by its clock and its vectors, or None if they are not known."""
+    width = max((PER_CLOCK.get(name, 0) for name in processor.features(system)), default=0)
     gigahertz = 0.0
     with suppress(OSError, ValueError):
-        file = here.root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"
+        file = system.root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"
         gigahertz = int(file.read_text()) / 1e6
     if not gigahertz:
         with suppress(OSError):
-            text = (here.root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+            text = (system.root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
             gigahertz = max(map(float, re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)), default=0.0) / 1e3
     return width * gigahertz or None
 
 
-def _workers(here: Here, kernel: str, rate: float, share: float) -> list[Finding]:
-    """Train for a moment with a worker per core."""
-    workers = cores.usable(here)
+def _workers(system: System, kernel: str, rate: float, share: float) -> list[Finding]:
+    """The speed of training with one worker per core."""
+    workers = cores.usable(system)
     train, _ = load()
     batch = 64 * workers
     try:
-        # Do not import a numba that hangs.
+        # Importing numba here could hang.
         optimizer = Adam(fused=kernel == "compiled")
         with Coordinator(lenet5(kernel=kernel), optimizer, n_workers=workers, batch_size=batch) as coordinator:
             times: list[float] = []
             for report in coordinator.iterate(train, epochs=1000):
                 if isinstance(report, StepReport):
                     times.append(time.perf_counter())
-                # The first two: until all workers have started and computed.
+                # All workers have computed by the end of the second step.
                 if len(times) > 2 and times[-1] - times[1] > 2 * SECONDS:
                     break
     except (WorkerError, OSError) as error:
         text = f"training with {count(workers, 'worker')} fails: {error}"
         return [Finding(CHECK, "broken", text, "train with --engine serial, and report this")]
-    together = (len(times) - 2) * batch / (times[-1] - times[1])
-    speed = f"{together:,.0f} images/s with {count(workers, 'worker')}"
-    text = f"{speed}, everything included: {together / rate:.2f} times one core"
-    facts = {"workers": workers, "images_per_second": round(together)}
-    slow = together < LOW * workers * rate
-    if slow and share < SHARE:
+    rate_of_all = (len(times) - 2) * batch / (times[-1] - times[1])
+    speed = f"{rate_of_all:,.0f} images/s with {count(workers, 'worker')}"
+    text = f"{speed}, everything included: {rate_of_all / rate:.2f} times one core"
+    facts = {"workers": workers, "images_per_second": round(rate_of_all)}
+    is_slow = rate_of_all < LOW * workers * rate
+    if is_slow and share < SHARE:
         text += ", while other programs use the cores: measure again when they have ended"
         return [Finding(CHECK, "note", text, facts=facts)]
     found = [Finding(CHECK, "ok", text, facts=facts)]
-    if slow:
-        text = f"{workers} workers are only {together / rate:.2f} times as fast as one core"
+    if is_slow:
+        text = f"{workers} workers are only {rate_of_all / rate:.2f} times as fast as one core"
         remedy = "look for other programs with top; virtual cores that share a core count as one"
         found.append(Finding(CHECK, "slow", text, remedy))
     return found

@@ -1,10 +1,10 @@
-"""NumPy's BLAS, and the variables that set its threads."""
+"""Checks NumPy's BLAS, and the variables that set its threads."""
 
 import os
 
 from parallel_lenet.display import count
 from parallel_lenet.doctor import cores, processor
-from parallel_lenet.doctor.finding import Finding, Here
+from parallel_lenet.doctor.finding import Finding, System
 from parallel_lenet.engines.serial import blas
 
 CHECK = "blas"
@@ -16,8 +16,8 @@ VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# OpenBLAS's code for processors without fused multiply-adds, or for none in particular.
-OLD = (
+# OpenBLAS's names for code without fused multiply-adds.
+WITHOUT_FUSED = (
     "generic",
     "prescott",
     "core2",
@@ -32,8 +32,8 @@ OLD = (
 WORKERS = "workers have one thread each"
 
 
-def check(here: Here) -> list[Finding]:
-    """Which BLAS it is, and a finding per variable that sets its threads or its code."""
+def check(system: System) -> list[Finding]:
+    """A finding that names the BLAS, and one per variable that sets its threads or its code."""
     libraries = blas().lib_controllers
     texts = []
     for library in libraries:
@@ -47,11 +47,11 @@ def check(here: Here) -> list[Finding]:
         found = [Finding(CHECK, "slow", text, "pip install --force-reinstall numpy", facts)]
     for library in libraries:
         architecture = str(getattr(library, "architecture", "") or "")
-        if architecture.lower() in OLD and processor.has_fused_multiply_add(here):
+        if architecture.lower() in WITHOUT_FUSED and processor.has_fused_multiply_add(system):
             text = f"{library.internal_api} uses its code for {architecture}, which has no fused multiply-adds"
             remedy = "unset OPENBLAS_CORETYPE" if "OPENBLAS_CORETYPE" in os.environ else "pip install --upgrade numpy"
             found.append(Finding(CHECK, "slow", text, remedy))
-    return [*found, *_variables(cores.usable(here))]
+    return [*found, *_variables(cores.usable(system))]
 
 
 def _variables(usable: int) -> list[Finding]:
@@ -64,8 +64,8 @@ def _variables(usable: int) -> list[Finding]:
             text = f"{name} must be a positive whole number, got {value[:20]!r}"
             found.append(Finding(CHECK, "broken", text, f"unset {name}"))
         elif int(value) > usable:
-            there = count(usable, "usable core")
-            text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {there}"
+            cores_text = count(usable, "usable core")
+            text = f"{name}={int(value)}: NumPy outside of training starts more threads than the {cores_text}"
             found.append(Finding(CHECK, "slow", f"{text}; {WORKERS}", f"unset {name}"))
         elif int(value) < usable:
             text = f"{name}={int(value)}: NumPy outside of training uses {int(value)} of {usable} cores; {WORKERS}"

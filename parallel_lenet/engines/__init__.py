@@ -58,7 +58,7 @@ class BlockGradient(NamedTuple):
     """How many of the next results can be asked for while this gradient stays valid: those that have come already, or
     all, such as if there is a worker for each block."""
     start: float = 0.0
-    """When the computation started, by this machine's `time.perf_counter`; 0 if it is not known."""
+    """When the computation started, by this machine's `time.perf_counter`, or 0 if it is not known."""
 
 
 class Context(Closeable):
@@ -127,7 +127,7 @@ class Engine(Closeable):
         """End all workers, close all contexts and free their memory. A second call does nothing."""
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that run now; empty if the engine has no processes of its own."""
+        """The process ids of the workers that run now. Empty if the engine has no processes of its own."""
         return []
 
     def __reduce__(self) -> NoReturn:

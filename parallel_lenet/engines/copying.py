@@ -63,7 +63,7 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _failure(value: object, copy: Callable[[Any], object]) -> Exception | None:
-    """The exception if the value cannot be copied; None if it can."""
+    """The exception if the value cannot be copied, or None if it can."""
     try:
         copy(value)
     except Exception as error:
@@ -72,7 +72,7 @@ def _failure(value: object, copy: Callable[[Any], object]) -> Exception | None:
 
 
 def _global(model: object, copy: Callable[[Any], object]) -> str:
-    """The first global variable used by a method of the model's class that cannot be copied; "" if there is none."""
+    """The first global variable used by a method of the model's class that cannot be copied, or "" if there is none."""
     for function in vars(type(model)).values():
         if isinstance(function, FunctionType):
             for name in function.__code__.co_names:

@@ -70,7 +70,7 @@ def _contents(name: str) -> dict[str, Any]:
 
 
 def _file(name: str, contents: dict[str, Any]) -> str | None:
-    """The source or binary file that a module was loaded from; None if there is none."""
+    """The source or binary file that a module was loaded from, or None if there is none."""
     spec = contents.get("__spec__")
     if isinstance(spec, ModuleSpec):
         return spec.origin if spec.has_location and spec.name == name else None
@@ -121,7 +121,7 @@ _last: list[Any] = []
 
 
 def _changed(entry: str) -> int:
-    """When a file was last added to this folder or removed from it, in nanoseconds; 0 if there is no such folder."""
+    """When a file was last added to this folder or removed from it, in nanoseconds, or 0 if there is no such folder."""
     try:
         return os.stat(entry).st_mtime_ns
     except OSError:

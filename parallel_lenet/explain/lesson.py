@@ -70,7 +70,7 @@ class Lesson:
 
     def name_of(self, label: int) -> str:
         """What a class is called, or its number, in one line."""
-        return class_names.shown(self.class_names, label)
+        return class_names.display_name(self.class_names, label)
 
     @property
     def classes(self) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from parallel_lenet import optional
-from parallel_lenet.archive import checked_path
+from parallel_lenet.archive import path_string
 from parallel_lenet.checks import quoted
 from parallel_lenet.descriptions import of_model
 from parallel_lenet.export.graph import onnx_model
@@ -100,7 +100,7 @@ def export(
     ...     print(sorted(np.load(f"{folder}/weights.npz"))[:3])
     ['conv1.bias', 'conv1.weight', 'conv2.bias']
     """
-    path = Path(checked_path(path))
+    path = Path(path_string(path))
     chosen = path.suffix.removeprefix(".") if format is None else format
     if chosen not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {quoted(chosen)}")

@@ -70,7 +70,7 @@ def read_image(picture: object, images: Images, whole: bool = False) -> Array:
 
 
 def _prepared_ink(values: Array, image_size: tuple[int, int]) -> Array | None:
-    """The pixels of a picture that is prepared already, light on black; None for any other picture."""
+    """The pixels of a picture that is prepared already, light on black, or None for any other picture."""
     if values.shape[:2] != image_size:
         return None
     grey: Array = np.rint(255 * values.mean(axis=2)).astype(np.uint8)

@@ -16,7 +16,7 @@ FIELD, BOX = 28, 20  # Pixels of a side.
 
 
 def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | None:
-    """The digit, uint8 of ``image_size``, from ``ink``, uint8 ``(height, width)``; None if there is almost no ink.
+    """The digit, uint8 of ``image_size``, from ``ink``, uint8 ``(height, width)``, or None if there is almost no ink.
 
     Ink is 0 where the paper shows, and the darkest ink of the result is 255. On a field of another size than 28 x 28
     the box is as large in proportion to the field's shorter side.

@@ -122,7 +122,7 @@ def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, An
 
 
 def _initial(run: Run, model: Sequential) -> Vector | None:
-    """The parameters before the first step, by the run's seed; None if that is not known."""
+    """The parameters before the first step, by the run's seed, or None if that is not known."""
     seed = run.options.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**64:
         return None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parallel_lenet.class_names import shown
+from parallel_lenet.class_names import display_name
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.report import charts, page, summary
 from parallel_lenet.report.page import Html
@@ -38,8 +38,8 @@ def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
         Wrong(
             _picture(
                 each.picture,
-                f"Test image {each.row}: {article}{shown(names, each.label)}, "
-                f"taken for {article}{shown(names, each.predicted)}",
+                f"Test image {each.row}: {article}{display_name(names, each.label)}, "
+                f"taken for {article}{display_name(names, each.predicted)}",
             ),
             page.class_name(names, each.label),
             page.class_name(names, each.predicted),
@@ -63,7 +63,7 @@ def example(predictions: Predictions, model: Sequential, names: Sequence[str] | 
     """The image whose feature maps are shown."""
     pixels = picture(model.images.channels_first(predictions.example)[0], model)
     return (
-        _picture(pixels, f"Test image of class {shown(names, predictions.example_label)}")
+        _picture(pixels, f"Test image of class {display_name(names, predictions.example_label)}")
         if is_picture(pixels)
         else None
     )

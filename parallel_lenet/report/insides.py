@@ -49,7 +49,7 @@ class Filters(NamedTuple):
 
 
 def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters | None:
-    """The filters of the first convolution, all on one scale of colours; None if there is no convolution."""
+    """The filters of the first convolution, all on one scale of colours, or None if there is no convolution."""
     name = next((name for name, shape in model.layout.entries if len(shape) == 4), None)
     if name is None or not any(isinstance(layer, Conv2d) for layer in model.layers):
         return None

@@ -204,14 +204,14 @@ def class_name(names: Sequence[str] | None, label: int) -> str:
     """
     if names is None:
         return str(label)
-    name = html.escape(class_names.shown(names, label))
+    name = html.escape(class_names.display_name(names, label))
     return Html(f'<bdi class="class-name" title="{name}">{name}</bdi>')
 
 
 def image(array: NDArray[np.uint8], alt: str, scale: int = 1, title: str = "") -> Html:
     """An image ``(h, w)`` or ``(h, w, 3)`` of uint8, shown ``scale`` times as large and unblurred.
 
-    ``alt`` says what it shows; empty if the text beside it does. ``title`` is shown to a mouse that rests on it.
+    ``alt`` says what it shows. Empty if the text beside it does. ``title`` is shown to a mouse that rests on it.
     """
     height, width = array.shape[:2]
     encoded = base64.b64encode(png.encode(array)).decode()

@@ -23,7 +23,7 @@ MOST_CONFUSED = 40  # Classes that a table of confusions has, at most.
 
 
 def last(run: Run, name: str) -> float:
-    """A number of the last epoch; NaN if it is not known."""
+    """A number of the last epoch, or NaN if it is not known."""
     return float(run.epochs[-1].get(name, math.nan)) if run.epochs else math.nan
 
 
@@ -108,7 +108,7 @@ def period(run: Run) -> str:
 
 
 def ending(run: Run) -> str:
-    """Why the program ended before the training was done; empty if it was done, or if it is not known."""
+    """Why the program ended before the training was done. Empty if it was done, or if it is not known."""
     last = next((event for event in reversed(run.events) if event.kind != "epoch"), None)
     if last is not None and last.kind == "failed":
         return f"It ended by an error: {last.text}."

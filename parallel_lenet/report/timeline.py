@@ -44,7 +44,7 @@ def sessions(events: Sequence[Event], last_step: float | None) -> list[Session]:
 
 
 def timeline(events: Sequence[Event], last_step: float | None = None) -> Html | None:
-    """The picture; None without events."""
+    """The picture, or None without events."""
     spans = sessions(events, last_step)
     if not spans:
         return None

@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
     differences: list[Difference]
     """In the order of cause and effect. A value that only one run has is None in the other."""
     equal_steps: int
-    """The number of steps from the first on that both runs have with the same losses; 0 if either has no steps."""
+    """The number of steps from the first on that both runs have with the same losses, or 0 if either has no steps."""
 
 
 def compare(left: Run, right: Run) -> Comparison:

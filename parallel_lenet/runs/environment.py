@@ -67,7 +67,7 @@ def _versions() -> dict[str, str]:
 
 
 def _memory() -> int | None:
-    """The machine's memory in bytes; None if the system does not tell."""
+    """The machine's memory in bytes, or None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Not on Windows.

@@ -53,7 +53,7 @@ def append(folder: Path, kind: str, epoch: int, step: int, text: str = "", **mor
 
 
 def read(folder: Path) -> tuple[list[Event], int]:
-    """The events and the number of damaged lines; none if there is no file. Raises RunError if it can't be read."""
+    """The events and the number of damaged lines, or none if there is no file. Raises RunError if it can't be read."""
     lines = (content(folder / FILE, LARGEST) or b"").decode("utf-8", "replace").splitlines()
     events = [event for line in lines if (event := _event(line)) is not None]
     return events, len(lines) - len(events)

@@ -16,7 +16,7 @@ TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, NAMES))})\.[0-9a-f]{{16}}"
 
 
 def lock(folder: Path) -> int | None:
-    """Lock the folder for as long as the descriptor is open; None if the system can't.
+    """Lock the folder for as long as the descriptor is open, or None if the system can't.
 
     Raises BlockingIOError if another program, or another run here, has locked it.
     """

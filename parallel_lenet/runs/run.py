@@ -63,7 +63,7 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint that is not damaged; None if there is none."""
+        """The last checkpoint that is not damaged, or None if there is none."""
         for name in (LAST, PREVIOUS, BEST):
             try:
                 return Checkpoint.load(self.folder / name)
@@ -74,7 +74,7 @@ class Run:
 
     @cached_property
     def model(self) -> Sequential | None:
-        """The network of the checkpoint; None if it is not made of this package's layers."""
+        """The network of the checkpoint, or None if it is not made of this package's layers."""
         if self.checkpoint is None:
             return None
         try:
@@ -86,19 +86,19 @@ class Run:
 
     @cached_property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, by label; None if the checkpoint does not say it."""
+        """What the classes are called, by label, or None if the checkpoint does not say it."""
         if self.checkpoint is None or self.model is None:
             return None
         return class_names.of_metadata(self.checkpoint.metadata, self.model.classes)
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the checkpoint's parameters; empty without one."""
+        """The SHA-256 of the checkpoint's parameters. Empty without one."""
         return "" if self.checkpoint is None else sha256(self.checkpoint.state.parameters)
 
     @cached_property
     def steps(self) -> Steps | None:
-        """The recorded steps; None if there are none."""
+        """The recorded steps, or None if there are none."""
         nothing: Steps | None = None
         found = self._read(steps.read, nothing)
         file = self.folder / steps.FILE
@@ -130,7 +130,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions | None:
-        """The predictions for the test images; None if there are none."""
+        """The predictions for the test images, or None if there are none."""
         nothing: Predictions | None = None
         return self._read(predictions.load, nothing)
 
@@ -151,7 +151,7 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """All options of training, as they were in force at the last start; empty if they are not known."""
+        """All options of training, as they were in force at the last start. Empty if they are not known."""
         found = self.sessions[-1]["options"] if self.sessions else None
         if not isinstance(found, dict) and self.checkpoint is not None:
             found = self.checkpoint.metadata.get("options")
@@ -190,7 +190,7 @@ def _json(line: bytes) -> Any:
 
 
 def _numbers(value: Any) -> dict[str, Any]:
-    """The numbers of an epoch; empty if it is not one. What is not a number, such as null, is NaN."""
+    """The numbers of an epoch. Empty if it is not one. What is not a number, such as null, is NaN."""
     if not isinstance(value, dict) or not isinstance(value.get("epoch"), int):
         return {}
     found: dict[str, Any] = {}

@@ -51,7 +51,7 @@ def over_runs(runs: Sequence[Run]) -> dict[str, Statistics]:
 
 
 def number_text(name: str, value: float) -> str:
-    """A number of a result as text, without its unit; empty if it is not finite."""
+    """A number of a result as text, without its unit. Empty if it is not finite."""
     if not math.isfinite(value):
         return ""
     if name == "seconds":

@@ -190,7 +190,7 @@ def _header(workers: int) -> str:
 
 
 def _split(path: Path) -> tuple[str, list[str]]:
-    """The header and the complete lines; empty if there is no file. A last line without an end is left out."""
+    """The header and the complete lines. Empty if there is no file. A last line without an end is left out."""
     header, *lines = (content(path, LARGEST) or b"").decode("ascii", "replace").split("\n")
     return header, lines[:-1]
 

@@ -1,8 +1,8 @@
-"""Trackers: programs that show the curves of many runs. They are sent the numbers of a training while it runs.
+"""Sends the numbers of a training to trackers, programs that show the curves of many runs, while it runs.
 
-A tracker gets the reports of `Coordinator.iterate`. Reports of steps wait for a second, so that a step takes little
-longer; `flush` and `close` send all that wait. Each method may raise the exceptions of the tracker's library, such as
-those for a full disk or a server that does not answer.
+A tracker gets the reports of `Coordinator.iterate`. Reports of steps wait for up to a second, so that a step takes
+little longer. `flush` and `close` send all that wait. Each method may raise the exceptions of the tracker's library,
+such as those for a full disk or a server that does not answer.
 """
 
 import math
@@ -19,25 +19,25 @@ Figures = Mapping[str, float | int | None]
 Scalars = tuple[int, float, dict[str, float]]  # A step, the time after it, and its numbers by name.
 
 FLUSH_EVERY = 1.0  # Seconds.
-OF_STEPS = ("loss", "accuracy", "learning_rate", "gradient_norm", "seconds")
-NOT_LOGGED = ("epoch", "step")  # Of an epoch's figures: the step is where the others stand.
+STEP_FIGURES = ("loss", "accuracy", "learning_rate", "gradient_norm", "seconds")
+NOT_LOGGED = ("epoch", "step")  # Figures of an epoch that have no curve: the others are logged at this step.
 
 
 class Tracker(Closeable):
-    """What all trackers share. ``step`` is how many steps are done: later ones, logged before, are replaced."""
+    """The base class of trackers. ``step`` is the number of finished steps. Later ones, logged before, are replaced."""
 
     def __init__(self, step: int) -> None:
         self._step = step
         self._waiting: list[Scalars] = []
-        self._told = time.monotonic()
+        self._flush_time = time.monotonic()
 
     def log(self, report: StepReport | EpochReport) -> None:
         """Send the numbers of a step or an epoch. A skipped step is left out, since it has no number."""
         if isinstance(report, EpochReport):
             self.log_epoch(vars(report))
         elif report.skipped is None:
-            self._log("step", report.step, {name: getattr(report, name) for name in OF_STEPS})
-            if time.monotonic() - self._told >= FLUSH_EVERY:
+            self._log("step", report.step, {name: getattr(report, name) for name in STEP_FIGURES})
+            if time.monotonic() - self._flush_time >= FLUSH_EVERY:
                 self.flush()
 
     def log_epoch(self, figures: Figures) -> None:
@@ -53,13 +53,14 @@ class Tracker(Closeable):
 
     def flush(self) -> None:
         """Send all reports that wait."""
-        waiting, self._waiting = self._waiting, []
-        self._told = time.monotonic()
+        waiting = self._waiting
+        self._waiting = []
+        self._flush_time = time.monotonic()
         if waiting:
-            self._tell(waiting)
+            self._store(waiting)
 
     @abstractmethod
-    def _tell(self, scalars: list[Scalars]) -> None:
+    def _store(self, scalars: list[Scalars]) -> None:
         """Store these numbers."""
 
     @abstractmethod
@@ -77,8 +78,8 @@ class Tracker(Closeable):
         self.end("finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted")
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Settings as trackers take them: those that are None are left out, and lists become text."""
+def tracker_settings(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Settings as trackers accept them: without those that are None, and with text for lists."""
     return {
         name: value
         if isinstance(value, bool | str | int) or (isinstance(value, float) and math.isfinite(value))

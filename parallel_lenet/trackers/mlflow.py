@@ -12,17 +12,17 @@ from typing import Any
 from parallel_lenet import optional
 from parallel_lenet.files import write_atomically
 from parallel_lenet.runs import RunError, content
-from parallel_lenet.trackers import Scalars, Tracker, plain
+from parallel_lenet.trackers import Scalars, Tracker, tracker_settings
 
 FILE = "mlflow.json"  # In the run's folder: the id of the run of MLflow.
 FOLDER = "mlruns"
 EXPERIMENT = "parallel_lenet"
-AT_ONCE = 1000  # Numbers, and
-MOST_PARAMETERS = 100  # parameters, that MLflow takes in one call.
+MOST_NUMBERS = 1000  # That MLflow accepts in one call.
+MOST_PARAMETERS = 100  # That MLflow accepts in one call.
 LONGEST = 6000  # Characters of a parameter.
 STATES = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-# Read by MLflow, unless the user has set them. Without the first it sends usage statistics, without the second it
-# refuses to write to a folder, and without the others training waits for minutes for a server that does not answer.
+# MLflow reads these variables, unless the user has set them. Without the first it sends usage statistics. Without the
+# second it refuses to write to a folder. Without the others training waits minutes for a server that does not answer.
 VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -39,7 +39,7 @@ def require() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Set the variables above in this process's environment, from which MLflow reads them, and hide its warnings."""
+    """Set `VARIABLES` in this process's environment, from which MLflow reads them, and hide MLflow's warnings."""
     added = {name: value for name, value in VARIABLES.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -54,10 +54,10 @@ def _quiet() -> Iterator[None]:
 class MLflow(Tracker):
     """A run of the experiment parallel_lenet, in the folder ``mlruns`` here or as ``MLFLOW_TRACKING_URI`` says.
 
-    ``settings`` become its parameters; ``deciding`` names those that decide the numbers (default: all). ``folder`` is
-    where mlflow.json remembers which run it is: after ``step`` finished steps, that run is continued. MLflow keeps
-    every number, so those that it has already are not logged again. If settings that decide have changed, and MLflow
-    has later steps than ``step``, a new run is begun.
+    ``settings`` become its parameters. ``deciding`` names those that decide the numbers (default: all). The file
+    mlflow.json in ``folder`` has the run's id: after ``step`` finished steps, that run is continued. MLflow keeps every
+    number, so those that it has already are not logged again. A new run begins if MLflow has later steps than ``step``
+    and deciding settings have changed.
 
     Raises ExtraError if mlflow (extra ``mlflow``) is missing, and MLflow's own errors.
     """
@@ -71,25 +71,25 @@ class MLflow(Tracker):
         deciding: frozenset[str] | None = None,
     ) -> None:
         super().__init__(step)
-        self._ended = False
+        self._is_closed = False
         self._last = {"step": -1, "epoch": -1}
-        """The last steps that MLflow has, of steps and of epochs."""
+        """The last step that MLflow has numbers of, for steps and for epochs."""
         require()
         self._file = Path(folder) / FILE
-        parameters = {name: str(value)[:LONGEST] for name, value in plain(settings or {}).items()}
-        decide = {name: text for name, text in parameters.items() if deciding is None or name in deciding}
+        parameters = {name: str(value)[:LONGEST] for name, value in tracker_settings(settings or {}).items()}
+        deciding_texts = {name: text for name, text in parameters.items() if deciding is None or name in deciding}
         with _quiet():
             from mlflow import MlflowClient, entities  # Imported lazily: an extra.
 
             self._entities = entities
             self.uri = os.environ.get("MLFLOW_TRACKING_URI") or Path(FOLDER).absolute().as_uri()
             self._client = MlflowClient(tracking_uri=self.uri)
-            known = self._known(decide) if step else None
+            known = self._known(deciding_texts) if step else None
             if known is not None:
                 self._client.update_run(known, status="RUNNING")
             self.run_id: str = known or self._begin(parameters, Path(folder).absolute().name)
 
-    def _known(self, decide: Mapping[str, str]) -> str | None:
+    def _known(self, deciding_texts: Mapping[str, str]) -> str | None:
         """The id of the folder's run, if it can be continued. Sets the last steps that MLflow has of it."""
         try:
             known = json.loads(content(self._file, 2**16) or b"{}")
@@ -104,7 +104,7 @@ class MLflow(Tracker):
                 return None
             raise
         last = {kind: self._last_step(run_id, name) for kind, name in (("step", "loss"), ("epoch", "train_loss"))}
-        changed = any(before.get(name) != text for name, text in decide.items())
+        changed = any(before.get(name) != text for name, text in deciding_texts.items())
         if changed and max(last.values()) > self._step:
             return None
         self._last = last
@@ -126,7 +126,7 @@ class MLflow(Tracker):
         write_atomically(self._file, json.dumps({"uri": self.uri, "run_id": run_id}).encode() + b"\n")
         return run_id
 
-    def _tell(self, scalars: list[Scalars]) -> None:
+    def _store(self, scalars: list[Scalars]) -> None:
         metrics = [
             self._entities.Metric(tag, value, int(when * 1000), step)
             for step, when, numbers in scalars
@@ -134,13 +134,13 @@ class MLflow(Tracker):
             if step > self._last[tag.partition("/")[0]]
         ]
         with _quiet():
-            for start in range(0, len(metrics), AT_ONCE):
-                self._client.log_batch(self.run_id, metrics=metrics[start : start + AT_ONCE])
+            for start in range(0, len(metrics), MOST_NUMBERS):
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + MOST_NUMBERS])
 
     def end(self, state: str) -> None:
         """`flush`, and store the state."""
-        if not self._ended:
-            self._ended = True
+        if not self._is_closed:
+            self._is_closed = True
             self.flush()
             with _quiet():
                 self._client.set_terminated(self.run_id, STATES[state])

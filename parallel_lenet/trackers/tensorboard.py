@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_lenet import optional
-from parallel_lenet.trackers import Scalars, Tracker, plain
+from parallel_lenet.trackers import Scalars, Tracker, tracker_settings
 
 FOLDER = "tensorboard"  # Of a run.
 PURPOSE = "logging to TensorBoard"
@@ -26,8 +26,8 @@ def _module(name: str) -> Any:
 class TensorBoard(Tracker):
     """Writes a new file for each start to ``folder``, which ``tensorboard --logdir`` shows.
 
-    ``settings`` become hyper-parameters. ``step`` is how many steps are done: TensorBoard drops later ones, which a
-    start before this one has logged.
+    ``settings`` become hyper-parameters. ``step`` is the number of finished steps. TensorBoard drops later ones, which
+    an earlier start logged.
 
     Raises ExtraError if tensorboardX (extra ``tensorboard``) is missing, OSError if the file can't be written.
 
@@ -55,14 +55,14 @@ class TensorBoard(Tracker):
             if step:
                 start = self._event.SessionLog(status=self._event.SessionLog.START)
                 events.append(self._event.Event(wall_time=now, step=step + 1, session_log=start))
-            for summary in _module("summary").hparams(plain(settings or {}), {})[:2]:
+            for summary in _module("summary").hparams(tracker_settings(settings or {}), {})[:2]:
                 events.append(self._event.Event(wall_time=now, summary=summary))
             self._write(events)
         except BaseException:
             self._file.close()
             raise
 
-    def _tell(self, scalars: list[Scalars]) -> None:
+    def _store(self, scalars: list[Scalars]) -> None:
         self._write(
             [
                 self._event.Event(
@@ -77,7 +77,7 @@ class TensorBoard(Tracker):
         )
 
     def _write(self, events: list[Any]) -> None:
-        """Records of TensorFlow: a length, data, and the checksum of each; in one piece, so that none is cut in two."""
+        """Write records of TensorFlow: a length, data, and the checksum of each. One write keeps each record whole."""
         content = b""
         for event in events:
             data = event.SerializeToString()
@@ -87,7 +87,7 @@ class TensorBoard(Tracker):
             content = content[self._file.write(content) :]
 
     def end(self, state: str) -> None:
-        """`flush`, and close the file; TensorBoard has no place for the state."""
+        """`flush`, and close the file. TensorBoard has no place for the state."""
         if not self._file.closed:
             try:
                 self.flush()

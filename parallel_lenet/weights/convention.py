@@ -1,8 +1,8 @@
 """Converts between this package's parameter vectors and weights as other programs store them.
 
 Others follow PyTorch: convolutions are cross-correlations with weights ``(out, in, height, width)``, and dense layers
-have weights ``(out, in)``. This package does the same, except in layers with
-``flip=True``. These compute the true convolution, and their filters are turned by 180 degrees in files.
+have weights ``(out, in)``. This package does the same, except in layers with ``flip=True``. These compute the true
+convolution, and files have their filters turned by 180 degrees.
 """
 
 from typing import Any
@@ -22,11 +22,12 @@ def named_weights(model: Model, parameters: Vector) -> dict[str, Array]:
 
     Writing to them writes to the vector. Raises ValueError if the vector has another size.
     """
-    views, turned = model.layout.views(parameters), _turned(model)
-    return {name: view[:, :, ::-1, ::-1] if name in turned else view for name, view in views.items()}
+    flipped = _flipped_weights(model)
+    views = model.layout.views(parameters)
+    return {name: view[:, :, ::-1, ::-1] if name in flipped else view for name, view in views.items()}
 
 
-def _turned(model: Model) -> set[str]:
+def _flipped_weights(model: Model) -> set[str]:
     """The names of the weights of true convolutions."""
     if not isinstance(model, Sequential):
         return set()

@@ -1,4 +1,4 @@
-"""Reading arrays by name from files that are not trusted: first names, types and shapes, then the arrays asked for.
+"""Reads arrays by name from untrusted files: first names, types and shapes, then the arrays asked for.
 
 A file's own sizes decide no allocation. An array is read only after its shape was compared with the network's, and its
 bytes are counted. Nothing is unpickled.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet import optional
-from parallel_lenet.archive import CheckpointError, checked_path
+from parallel_lenet.archive import CheckpointError, path_string
 from parallel_lenet.checkpoint import Checkpoint
 from parallel_lenet.checks import quoted
 from parallel_lenet.trained import from_checkpoint
@@ -48,29 +48,29 @@ class WeightsFile:
 
 @contextmanager
 def open_weights(path: str | os.PathLike[str]) -> Iterator[WeightsFile]:
-    """The file's arrays; WeightsError if it is missing, damaged, or neither safetensors nor ``.npz``."""
-    path = checked_path(path)
+    """The file's arrays. Raises WeightsError if it is missing, damaged, or neither safetensors nor ``.npz``."""
+    path = path_string(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # Asked before opening: to open a pipe waits for its writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):  # Checked before opening: opening a pipe waits for its writer.
             raise WeightsError(f"{path}: can't be read: it is not a regular file")
         with open(path, "rb") as file:
             first = file.read(8)
             size = file.seek(0, os.SEEK_END)
             if first[:4] == ZIP:
-                with _zip(path, file) as found:
-                    yield found
+                with _zip(path, file) as weights:
+                    yield weights
                 return
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from error
     if path.lower().endswith(".onnx"):
-        raise WeightsError(f"{path}: ONNX is only written, not read; export the same run with --format safetensors")
+        raise WeightsError(f"{path}: ONNX is only written, not read: export the same run with --format safetensors")
     header = int.from_bytes(first, "little")
     if len(first) < 8 or not 2 <= header <= size - 8:
         raise WeightsError(f"{path}: is damaged, or neither a safetensors file nor an .npz file of arrays by name")
     if header > MOST_HEADER:
-        raise WeightsError(f"{path}: has a header of {header:,} bytes; at most {MOST_HEADER:,} are read")
-    with _safetensors(path) as found:
-        yield found
+        raise WeightsError(f"{path}: has a header of {header:,} bytes, and at most {MOST_HEADER:,} are read")
+    with _safetensors(path) as weights:
+        yield weights
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _safetensors(path: str) -> Iterator[WeightsFile]:
     try:
         with library.safe_open(path, "np") as file:
             names = file.keys()
-            _require_few(path, len(names))
+            _require_count(path, len(names))
             slices = {name: file.get_slice(name) for name in names}
             for name, each in slices.items():
                 _require_float(path, name, each.get_dtype(), each.get_dtype() in FLOATS)
@@ -100,17 +100,17 @@ def _zip(path: str, file: IO[bytes]) -> Iterator[WeightsFile]:
             if {"parameters.npy", "metadata.npy"} <= set(names):
                 yield _checkpoint(path)
                 return
-            _require_few(path, len(names))
+            _require_count(path, len(names))
             if len(set(names)) < len(names):
                 raise ValueError("two of its members have one name")
-            heads = {}
+            headers = {}
             for info in archive.infolist():
                 with archive.open(info) as member:
-                    heads[info.filename.removesuffix(".npy")] = info, *_header(member)
-            for name, (_, _, dtype, _) in heads.items():
+                    headers[info.filename.removesuffix(".npy")] = info, *_header(member)
+            for name, (_, _, dtype, _) in headers.items():
                 _require_float(path, name, str(dtype), dtype.kind == "f" and dtype.itemsize <= 8)
-            shapes = {name: shape for name, (_, shape, _, _) in heads.items()}
-            yield WeightsFile(path, shapes, lambda name: _member(archive, heads[name][0], name))
+            shapes = {name: shape for name, (_, shape, _, _) in headers.items()}
+            yield WeightsFile(path, shapes, lambda name: _member(archive, headers[name][0], name))
     except (WeightsError, CheckpointError, MemoryError):
         raise
     except Exception as error:  # The parsers raise anything for a crafted file: BadZipFile, zlib.error, TokenError, ...
@@ -127,7 +127,7 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
-    """An array of the archive; ValueError unless it has exactly the bytes that its header says."""
+    """An array of the archive. Raises ValueError unless it has exactly the bytes that its header says."""
     with archive.open(info) as member:
         shape, dtype, fortran = _header(member)
         size = math.prod(shape) * dtype.itemsize
@@ -150,11 +150,11 @@ def _checkpoint(path: str) -> WeightsFile:
     return WeightsFile(path, {name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
 
 
-def _require_few(path: str, arrays: int) -> None:
+def _require_count(path: str, arrays: int) -> None:
     if arrays > MOST_ARRAYS:
-        raise WeightsError(f"{path}: holds {arrays:,} arrays; at most {MOST_ARRAYS:,} are read")
+        raise WeightsError(f"{path}: holds {arrays:,} arrays, and at most {MOST_ARRAYS:,} are read")
 
 
 def _require_float(path: str, name: str, dtype: str, is_float: bool) -> None:
     if not is_float:
-        raise WeightsError(f"{path}: {quoted(name)} is {dtype}; float16, float32 and float64 are read")
+        raise WeightsError(f"{path}: {quoted(name)} is {dtype}: float16, float32 and float64 are read")

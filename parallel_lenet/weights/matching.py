@@ -20,29 +20,31 @@ def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict
                 raise _disagreement(path, name, found[name], name, shape)
         return {name: name for name in ours}
     theirs = sorted(found, key=_natural)
-    units, candidates = _units(list(ours)), _units(theirs)
+    units = _units(list(ours))
+    candidates = _units(theirs)
     if len(units) != len(candidates):  # Names that do not tell which arrays belong to one layer.
-        units, candidates = [(name,) for name in ours], [(name,) for name in theirs]
+        units = [(name,) for name in ours]
+        candidates = [(name,) for name in theirs]
     places: dict[str, str] = {}
-    taken: dict[tuple[Shape, ...], list[Unit]] = {}
-    left = list(candidates)
+    matches: dict[tuple[Shape, ...], list[Unit]] = {}
+    unmatched = list(candidates)
     for unit in units:
         shapes = _signature(unit, ours)
-        fitting = [each for each in left if _signature(each, found) == shapes]
+        fitting = [each for each in unmatched if _signature(each, found) == shapes]
         if not fitting:
             raise _first_disagreement(path, ours, found, theirs)
         chosen = fitting[0]
-        left.remove(chosen)
-        taken.setdefault(shapes, []).append(chosen)
+        unmatched.remove(chosen)
+        matches.setdefault(shapes, []).append(chosen)
         by_shape = sorted(chosen, key=lambda name: _order(name, found))
         places |= dict(zip(sorted(unit, key=lambda name: _order(name, ours)), by_shape, strict=True))
-    if left:
-        name = left[0][0]
+    if unmatched:
+        name = unmatched[0][0]
         raise WeightsError(
             f"{path}: holds {quoted(name)} of shape {found[name]}, for which this network, with {len(ours)} arrays, "
             "has no place"
         )
-    for same in taken.values():
+    for same in matches.values():
         _require_order(path, same)
     return places
 
@@ -74,7 +76,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _require_order(path: str, same: Sequence[Unit]) -> None:
-    """WeightsError if layers of equal shapes have names whose numbers don't say which comes first."""
+    """Raises WeightsError if layers of equal shapes have names whose numbers don't say which comes first."""
     first = same[0]
     for other in same[1:]:
         if re.sub(r"[0-9]+", "", first[0]) != re.sub(r"[0-9]+", "", other[0]):
@@ -97,10 +99,10 @@ def _first_disagreement(path: str, ours: Shapes, found: Shapes, theirs: Sequence
     for name, shape in ours.items():
         fitting = [each for each in theirs if each not in used and found[each] == shape]
         if not fitting:
-            alike = [each for each in theirs if each not in used and len(found[each]) == len(shape)]
-            if not alike:
+            similar = [each for each in theirs if each not in used and len(found[each]) == len(shape)]
+            if not similar:
                 break
-            return _disagreement(path, alike[0], found[alike[0]], name, shape)
+            return _disagreement(path, similar[0], found[similar[0]], name, shape)
         used.append(fitting[0])
     else:  # All shapes are there, but not together in layers.
         name, shape = next(iter(ours.items()))
@@ -111,4 +113,4 @@ def _first_disagreement(path: str, ours: Shapes, found: Shapes, theirs: Sequence
 
 
 def _disagreement(path: str, name: str, found: Shape, ours: str, wanted: Shape) -> WeightsError:
-    return WeightsError(f"{path}: {quoted(name)} has shape {found}; this network's {ours} has {wanted}")
+    return WeightsError(f"{path}: {quoted(name)} has shape {found}, but this network's {ours} has {wanted}")

@@ -29,7 +29,7 @@ def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluste
 
 
 def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> str | None:
-    """What is wrong with an answer; None if nothing is."""
+    """What is wrong with an answer, or None if nothing is."""
     if type(answer.worker) is not str:
         return f"{_kind(answer.worker)} as its name, not a string"
     if type(answer.seconds) is not float or not 0 <= answer.seconds < math.inf:

@@ -59,7 +59,7 @@ class Backend(ABC):
         return False
 
     def stuck_reason(self) -> str:
-        """Why the present call will never return, so that the cluster has to be started again; "" if it may return."""
+        """Why the present call will never return, or "" if it may. If it never returns, the cluster starts again."""
         return ""
 
     def forget(self, key: str) -> None:

@@ -76,7 +76,7 @@ class Result(NamedTuple):
     metrics: Metrics
     gradient: Vector | None = None
     failure: bytes = b""
-    """The model's exception and its traceback, pickled; empty if it raised none."""
+    """The model's exception and its traceback, pickled. Empty if it raised none."""
     worker: str = ""
     """Set by the coordinator."""
     seconds: float = 0.0

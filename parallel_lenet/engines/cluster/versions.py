@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def difference(worker: str, theirs: object) -> str | None:
-    """A sentence about the first difference between a worker's versions and this program's; None if there is none."""
+    """A sentence about the first difference between a worker's versions and this program's, or None."""
     local = versions()
     if not isinstance(theirs, dict):
         return f"worker {worker} has another version of parallel_lenet, and the coordinator {local['parallel_lenet']}"

@@ -1,6 +1,6 @@
 """The words of the figures for classes, layers and shapes."""
 
-from parallel_lenet.class_names import shortened, width
+from parallel_lenet.class_names import truncate, width
 from parallel_lenet.explain.drawing import Text
 from parallel_lenet.explain.lesson import Lesson
 from parallel_lenet.explain.trace import Step
@@ -22,7 +22,7 @@ def class_text(lesson: Lesson, k: int, x: float, y: float) -> Text:
     name = lesson.name_of(k)
     named = lesson.class_names is not None
     style = "value" if k != lesson.label else "name" if named else "strong"
-    return Text(x, y, shortened(name, NAME_COLUMNS), style, title=name if named else "")
+    return Text(x, y, truncate(name, NAME_COLUMNS), style, title=name if named else "")
 
 
 def size(shape: tuple[int, ...]) -> str:

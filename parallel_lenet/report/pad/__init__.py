@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel_lenet import descriptions
-from parallel_lenet.class_names import shown
+from parallel_lenet.class_names import display_name
 from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 from parallel_lenet.pictures.unit import black_and_white
@@ -31,7 +31,7 @@ _FOLDER = Path(__file__).parent
 
 
 def why_not(model: Sequential) -> str | None:
-    """A sentence that says why there can't be a pad for this network; None if there can."""
+    """A sentence that says why there can't be a pad for this network, or None if there can."""
     strangers = [type(layer).__name__ for layer in model.layers if type(layer) not in descriptions.LAYERS.values()]
     if strangers:
         return f"The pad knows the layers of parallel_lenet, but not {strangers[0]}."
@@ -62,7 +62,7 @@ def pad_html(model: Sequential, parameters: Vector, class_names: Sequence[str] |
         "white": unit.white,
         "parameters": base64.b64encode(np.asarray(parameters, "<f4").tobytes()).decode(),
     }
-    names = [shown(class_names, label) for label in range(model.classes)]
+    names = [display_name(class_names, label) for label in range(model.classes)]
     named = class_names is not None
     digits = names == [str(label) for label in range(10)]
     return page.part(
