@@ -315,7 +315,9 @@ EXTRAS = (
     "torch",
     "dask",
     "distributed",
+    "cryptography",
     "ray",
+    "shtab",
     "onnx",
     "safetensors",
     "tensorboardX",
@@ -343,13 +345,22 @@ def imported(node: ast.AST) -> Iterator[str]:
         assert node.level == 0, "imports are absolute"
         module = str(node.module)
         for alias in node.names:
+            # Under another name the branches below would not see the call.
+            assert alias.name != "import_module" or alias.asname is None, "import_module keeps its name"
+            assert f"{module}.{alias.name}" != "parallel_lenet.optional.load", "extras are loaded by optional.load"
             inner = f"{module}.{alias.name}"
             yield inner if inner.removeprefix("parallel_lenet.") in modules() and inner != module else module
-    elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
-        yield ast.unparse(node.args[0])
+    elif isinstance(node, ast.Call) and called_name(node) in ("import_module", "__import__"):
+        name = node.args[0]
+        yield str(name.value) if isinstance(name, ast.Constant) else ast.unparse(name)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) == "optional.load":
         name = node.args[3] if len(node.args) > 3 else node.args[1]
         yield str(name.value) if isinstance(name, ast.Constant) else f"<{ast.unparse(name)}>"
+
+
+def called_name(call: ast.Call) -> str:
+    """``f`` for a call of ``f(...)`` or ``module.f(...)``."""
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
 
 
 def edges() -> Iterator[tuple[str, str]]:
@@ -361,18 +372,23 @@ def edges() -> Iterator[tuple[str, str]]:
 
 
 def place(name: str) -> int:
-    return ORDER.index("cli" if name.startswith("cli.") else name)
+    return ORDER.index("cli" if is_of_commands(name) else name)
+
+
+def is_of_commands(name: str) -> bool:
+    """Whether the module belongs to the command line."""
+    return name == "cli" or name.startswith("cli.")
 
 
 def test_every_module_has_its_place() -> None:
-    assert {name for name in modules() if not name.startswith("cli.")} <= set(ORDER)
+    assert {name for name in modules() if not is_of_commands(name) or name == "cli"} == set(ORDER)
 
 
 def test_imports_point_downwards() -> None:
     wrong = [
         f"{name or 'parallel_lenet'} imports {target or 'parallel_lenet'}"
         for name, target in edges()
-        if place(target) <= place(name) and not (name.startswith("cli") and target.startswith("cli."))
+        if place(target) <= place(name) and not (is_of_commands(name) and target.startswith("cli."))
     ]
     assert wrong == []
 
@@ -391,8 +407,11 @@ def test_imports_make_no_circle() -> None:
 
 def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
     for name, target in edges():
-        if name.startswith("kernels."):
-            assert target.startswith("kernels") or target in ("optional", "user_files")  # Which say what does not work.
+        if name == "kernels" or name.startswith("kernels."):
+            # The last three say what does not work.
+            assert (
+                target == "kernels" or target.startswith("kernels.") or target in ("optional", "user_files", "checks")
+            )
         if name == "optimizers":
             assert target in {
                 "schedules",
@@ -408,18 +427,92 @@ def test_imports_stand_at_the_top_save_the_listed_ones() -> None:
     late = set()
     for name, tree in modules().items():
         for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef | ast.Lambda):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 late |= {(name, target) for node in ast.walk(function) for target in imported(node)}
     # The command line may load its extra, and a command's modules, when they are needed.
-    late = {(name, target) for name, target in late if not name.startswith("cli") and name != "__main__"}
-    assert late <= LATE
+    late = {(name, target) for name, target in late if not is_of_commands(name) and name != "__main__"}
+    assert late == LATE
+
+
+# Who uses a stream of the program, and why.
+STREAMS = {
+    ("doctor.python", "sys.stdout"),  # It names the encoding.
+    ("engines.processes.worker_main", "sys.stdout"),  # A worker's: what a model prints appears at once.
+    ("engines.processes.start", "sys.__stderr__"),  # Where a worker's prints go.
+    ("engines.cluster.guard", "sys.stderr"),  # A program of its own, the last that can say why the caller ended.
+    ("display.progress", "sys.stderr"),  # The display that a program asks for.
+    ("sklearn", "sys.stdout"),  # With verbose=1, as in scikit-learn.
+}
+
+
+def outputs(tree: ast.Module) -> Iterator[str]:
+    """What the module writes with, or could write with, apart from files that it opens."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in ("print", "pprint"):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if (
+                (owner == "sys" and node.attr.strip("_") in ("stdout", "stderr", "displayhook"))
+                or (owner == "builtins" and node.attr == "print")
+                or (owner == "traceback" and node.attr.startswith("print_"))
+                or (owner == "logging" and node.attr in ("basicConfig", "StreamHandler"))
+            ):
+                yield f"{owner}.{node.attr}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "os.write":
+            if isinstance(node.args[0], ast.Constant):
+                yield "os.write"
+        elif isinstance(node, ast.ImportFrom) and node.module in ("sys", "builtins", "pprint"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name != "getrefcount")
+        elif isinstance(node, ast.Import):
+            # Under another name the lines above would not see it.
+            yield from (alias.name for alias in node.names if alias.name == "pprint")
+            yield from (
+                f"{alias.name} as {alias.asname}" for alias in node.names if alias.name == "sys" and alias.asname
+            )
 
 
 def test_the_library_prints_nothing() -> None:
+    uses = {(name, use) for name, tree in modules().items() if not is_of_commands(name) for use in outputs(tree)}
+    assert uses == STREAMS
+
+
+# Who may unpickle, and what.
+PICKLES = {
+    "engines.imports",  # The user's model, pickled by this program.
+    "engines.remote_exceptions",  # Exceptions from this program's workers.
+    "engines.processes.messages",  # Messages to this program's workers.
+    "engines.processes.worker_main",  # The same.
+    "engines.processes.worker_process",  # The same.
+    "engines.cluster.task",  # Tasks of a cluster that the user joins or starts.
+    "kernels.compiled.jit_cache",  # Numba's machine code, in a folder of the user.
+}
+
+
+def test_nothing_is_unpickled_from_files_of_others() -> None:
+    unsafe = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal")
+    users = set()
     for name, tree in modules().items():
-        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        if not name.startswith("cli"):
-            assert "print" not in [call.id for call in calls if isinstance(call, ast.Name)], name
+        for node in ast.walk(tree):
+            if any(target.split(".")[0] in unsafe for target in imported(node)):
+                users.add(name)
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert ast.unparse(node.value) == "False", name
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("joblib.load", "torch.load", "pandas.read_pickle"), name
+    assert users == PICKLES
+
+
+def test_a_file_of_more_than_300_lines_says_why() -> None:
+    silent = [
+        name
+        for file in PACKAGE.rglob("*.py")
+        if len(file.read_text().splitlines()) > 300
+        and not re.search(
+            r"is long(er than others)? because|300\s+lines", ast.get_docstring(modules()[name := name_of(file)]) or ""
+        )
+    ]
+    assert silent == []
 
 
 def test_all_names_every_public_name_once_in_order() -> None:
@@ -586,3 +679,6 @@ def test_nothing_here_is_imported_that_pyproject_does_not_name() -> None:
         "mlflow",  # That of mlflow-skinny.
     }
     assert outside <= named | brought
+    # The extras that the tests above take away are all that there are.
+    core = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    assert outside - core <= {*EXTRAS, "cloudpickle", "IPython"}
