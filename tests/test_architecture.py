@@ -265,6 +265,7 @@ LATE = {
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
     ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
     ("cores", "multiprocessing"),  # With joblib, which imports it.
+    ("engines.serial", "threadpoolctl"),  # Importing it sets KMP_DUPLICATE_LIB_OK.
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.
     ("engines.imports", "cloudpickle"),  # The same.
     ("engines.processes.messages", "fcntl"),  # Not on Windows.
@@ -585,26 +586,42 @@ def test_the_version_stands_in_one_place() -> None:
 
 def test_importing_has_no_effects(run: Run) -> None:
     program = f"""
-import os, signal, sys, threading, warnings
+import gc, locale, logging, os, random, signal, socket, sys, threading, warnings
 import numpy as np
 
+os.environ.pop("KMP_DUPLICATE_LIB_OK", None)  # The tests' own process may have imported threadpoolctl, which sets it.
 effects = []
 def watch(event, arguments):
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         effects.append((event, arguments[0]))
-    elif event.startswith(("subprocess.", "socket.", "os.fork", "os.posix_spawn", "os.putenv", "os.mkdir")):
+    elif event.startswith(
+        ("subprocess.", "socket.", "os.fork", "os.posix_spawn", "os.system", "os.putenv", "os.mkdir")
+    ):
         effects.append((event, arguments))
 
+def umask():
+    value = os.umask(0o77)
+    os.umask(value)
+    return value
+
 def state():
-    return (
-        dict(os.environ), threading.enumerate(), np.random.get_state()[1].tolist(), os.getcwd(), list(warnings.filters),
-        np.geterr(), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], list(sys.path), sys.excepthook,
-    )
+    return {{
+        "environment": dict(os.environ), "folder": os.getcwd(), "umask": umask(), "threads": threading.enumerate(),
+        "random": random.getstate(), "np.random": np.random.get_state()[1].tolist(), "errors": np.geterr(),
+        "print": np.get_printoptions(), "warnings": list(warnings.filters), "path": list(sys.path),
+        "signals": [signal.getsignal(s) for s in signal.valid_signals()], "timeout": socket.getdefaulttimeout(),
+        "hooks": (sys.excepthook, sys.displayhook, threading.excepthook),
+        "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "recursion": sys.getrecursionlimit(), "gc": (gc.isenabled(), gc.get_threshold()),
+        "locale": locale.setlocale(locale.LC_ALL), "logging": (logging.root.level, list(logging.root.handlers)),
+    }}
 
 before = state()
 sys.addaudithook(watch)
 from parallel_lenet import *
-assert state() == before
+after = state()
+changed = [name for name in before if before[name] != after[name]]
+assert changed == [], changed
 assert effects == [], effects
 print(sorted(sys.modules.keys() & set({NOT_AT_ONCE!r})))
 """

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from parallel_lenet.batching import Block
 from parallel_lenet.datasets import Dataset
@@ -23,10 +22,16 @@ from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import block_gradient, block_metrics
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 
 @cache
-def blas() -> ThreadpoolController:
+def blas() -> "ThreadpoolController":
     """Controls the threads of the BLAS that NumPy loaded."""
+    # Imported lazily, because threadpoolctl sets an environment variable when it is imported.
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="blas")
 
 
@@ -60,7 +65,7 @@ def one_blas_thread() -> Iterator[None]:
                 limiter.restore_original_limits()
 
 
-def _unowned() -> ThreadpoolController:
+def _unowned() -> "ThreadpoolController":
     """BLAS, ready for this thread: by default threadpoolctl lets only the thread that set a limit first change it."""
     for library in blas().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
