@@ -586,10 +586,16 @@ def test_the_version_stands_in_one_place() -> None:
 
 def test_importing_has_no_effects(run: Run) -> None:
     program = f"""
-import gc, locale, logging, os, random, signal, socket, sys, threading, warnings
+import atexit, gc, locale, logging, os, random, signal, socket, sys, threading, warnings
 import numpy as np
 
-os.environ.pop("KMP_DUPLICATE_LIB_OK", None)  # The tests' own process may have imported threadpoolctl, which sets it.
+# The tests' own process has imported the package, and hands down what that may have changed.
+os.environ.clear()
+os.umask(0o22)
+for number in signal.valid_signals():
+    if signal.getsignal(number) == signal.SIG_IGN and getattr(number, "name", "") not in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(number, signal.SIG_DFL)
+
 effects = []
 def watch(event, arguments):
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -612,7 +618,7 @@ def state():
         "signals": [signal.getsignal(s) for s in signal.valid_signals()], "timeout": socket.getdefaulttimeout(),
         "hooks": (sys.excepthook, sys.displayhook, threading.excepthook),
         "streams": (sys.stdin, sys.stdout, sys.stderr),
-        "recursion": sys.getrecursionlimit(), "gc": (gc.isenabled(), gc.get_threshold()),
+        "recursion": sys.getrecursionlimit(), "gc": (gc.isenabled(), gc.get_threshold()), "exit": atexit._ncallbacks(),
         "locale": locale.setlocale(locale.LC_ALL), "logging": (logging.root.level, list(logging.root.handlers)),
     }}
 
