@@ -78,7 +78,7 @@ class Origin:
 
     def require_data(self, before: EpochData, now: EpochData) -> None:
         """Raises CheckpointError if training would continue with other data."""
-        if DATA not in self.may_differ and not before.same(now):
+        if DATA not in self.may_differ and not before.has_same_content(now):
             raise CheckpointError(
                 f"{self.path}: training can't continue: it was trained on {data_text(before.fingerprint())}, not on "
                 f"{data_text(now.fingerprint())}. To continue with other data: "
@@ -94,7 +94,7 @@ def require_same_data(state: TrainingState, before: EpochData, now: EpochData, o
     """
     if state.cursor == 0 and origin is not None:
         origin.require_data(before, now)
-    if state.cursor > 0 and not before.same(now):
+    if state.cursor > 0 and not before.has_same_content(now):
         raise DatasetError(
             f"epoch {state.epoch + 1} is unfinished, with {count(state.cursor, 'sample')} done, and was started with "
             f"other data: {data_text(before.fingerprint())}, not {data_text(now.fingerprint())}; continue with those, "

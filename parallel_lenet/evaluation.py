@@ -26,7 +26,7 @@ from parallel_lenet.turns import Turns
 
 Array = NDArray[Any]
 
-SECONDS_BETWEEN = 0.1  # Between two metrics of `Evaluator.iterate`, about.
+INTERVAL = 0.1  # Seconds between two metrics of `Evaluator.iterate`, about.
 
 
 class Evaluator:
@@ -39,14 +39,17 @@ class Evaluator:
         self._sizes = sizes
 
     def evaluate(self, state: TrainingState, dataset: Dataset) -> Metrics:
-        """The metrics of the state's parameters on all samples. Raises NonFiniteError if they would mean nothing."""
+        """The metrics of the state's parameters on all samples.
+
+        Raises NonFiniteError if NaN or infinity spoils them.
+        """
         finite.require_finite(state.step, self._model.layout, state.parameters)
         with self._open(state, dataset) as context:
             self._engine.start(context)
             return self.metrics(context, state, 0)
 
     def iterate(self, state: TrainingState, dataset: Dataset) -> Iterator[Metrics]:
-        """The metrics so far, again and again; the last ones are those of all samples."""
+        """The metrics so far, again and again. The last ones are those of all samples."""
         finite.require_finite(state.step, self._model.layout, state.parameters)
         context = self._turns.run("evaluate", lambda: self._open(state, dataset))
         return self._iterate(context, state)
@@ -71,12 +74,12 @@ class Evaluator:
                 remaining = remaining[at_once:]
                 start = time.perf_counter()
                 self._turns.run("evaluate", lambda: self._add(context, state, batch, sums))  # noqa: B023
-                if time.perf_counter() - start < SECONDS_BETWEEN / 2:
+                if time.perf_counter() - start < INTERVAL / 2:
                     at_once *= 2
                 yield sums.total()
 
     def _blocks(self, context: Context, dataset: int) -> list[Block]:
-        """A dataset in blocks: larger ones than for training, since an answer costs as much for less work."""
+        """A dataset in larger blocks than for training: a block without a gradient is less work."""
         samples = len(context.datasets[dataset].inputs)
         sizes = replace(self._sizes, least=self._sizes.shard_size, most=2 * self._sizes.most)
         return blocks(np.arange(samples), sizes, self._engine.n_workers, dataset)
@@ -92,7 +95,7 @@ class Evaluator:
 def predictions(
     method: Callable[[Vector, Array], Array], layout: Layout, parameters: Vector, inputs: Array, step: int = 0
 ) -> Array:
-    """What a model's ``method`` returns for ``(parameters, inputs)``, computed in this thread with one BLAS thread.
+    """The result of a model's ``method`` for ``(parameters, inputs)``, computed in this thread with one BLAS thread.
 
     Raises NonFiniteError, which names the ``step``, if the parameters hold NaN or infinity.
     """

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all. Features that the file system lacks are skipped."""
+"""Writes files completely or not at all. Features that the file system lacks are skipped."""
 
 import errno
 import os
@@ -13,17 +13,17 @@ from parallel_lenet.descriptors import above_standard
 _NAME_MAX = 255  # Bytes of a file's name, on most file systems.
 _PERMISSIONS = 0o777  # Without set-uid, set-gid and sticky: new content must not run with another user's rights.
 # Errors of fsync that mean lost data. Any other one means that the file system does not support it.
-_LOST = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_DATA_LOSS = (errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file, or leave it as it was: a temporary file beside it, flushed to the disk, then renamed.
+    """Replace the file or leave it unchanged: write a temporary file beside it, flush it to the disk, and rename it.
 
     If ``path`` is a symbolic link, it stays one, and its target is replaced. A new file's permissions follow the umask,
-    as with `open`; a replaced one keeps its own, as far as the file system allows. Raises OSError, which names the
+    as with `open`. A replaced file keeps its own, as far as the file system allows. Raises OSError, which names the
     file, if it can't be written.
     """
-    with _naming(path), above_standard():
+    with _name_in_errors(path), above_standard():
         target = _target(path)
         before = _permissions(target)
         temporary = _temporary(target)
@@ -41,12 +41,12 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def keep_as(source: Path, path: Path) -> None:
-    """Give the content of ``source`` a second name, ``path``, completely or not at all.
+def add_name(source: Path, path: Path) -> None:
+    """Give the file ``source`` a second name, ``path``, completely or not at all.
 
     The two are one file if the file system has links. A later `write_atomically` of one does not change the other.
     """
-    with _naming(path):
+    with _name_in_errors(path):
         target = _target(path)
         temporary = _temporary(target)
         try:
@@ -58,7 +58,7 @@ def keep_as(source: Path, path: Path) -> None:
                 _rename(temporary, target)
         finally:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)  # Still there after an error, and if both were one file already.
+                temporary.unlink(missing_ok=True)  # It remains after an error, and if both were one file already.
 
 
 def append_line(path: Path, line: str) -> None:
@@ -67,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
     If the last line has no end, because a program was killed while it wrote, it gets one. Raises OSError, which names
     the file, if it can't be written.
     """
-    with _naming(path), path.open("a+b", buffering=0) as file:
+    with _name_in_errors(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
@@ -81,8 +81,8 @@ def append_line(path: Path, line: str) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Make an OSError name this file: it may name a temporary one, or none if the disk is full."""
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Let an OSError name this file. It may name a temporary file, or none if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -120,7 +120,7 @@ def _flush_to_disk(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno in _LOST:
+        if error.errno in _DATA_LOSS:
             raise
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from parallel_lenet.display import count
 
-HASHED_AT_ONCE = 1 << 20  # Bytes, so that no copy of a complete dataset is made.
+HASH_CHUNK = 1 << 20  # Bytes that are hashed at a time: a complete dataset is never copied.
 
 
 class Data(Protocol):
@@ -35,14 +35,14 @@ def arrays_sha256(*arrays: NDArray[Any]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str} {array.shape};".encode())
-        rows = max(1, HASHED_AT_ONCE * len(array) // max(1, array.nbytes))
+        rows = max(1, HASH_CHUNK * len(array) // max(1, array.nbytes))
         for start in range(0, len(array), rows):
             digest.update(np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What a checkpoint holds of the data that were trained on last."""
+    """The fingerprint of data, for a checkpoint."""
     arrays = [data.inputs, data.targets, *([] if data.weights is None else [data.weights])]
     return {
         "samples": len(data.inputs),
@@ -52,15 +52,15 @@ def fingerprint(data: Data) -> dict[str, Any]:
     }
 
 
-def data_text(found: dict[str, Any] | None) -> str:
+def data_text(values: dict[str, Any] | None) -> str:
     """A fingerprint as an error shows it."""
-    if found is None:
+    if values is None:
         return "unknown data"
-    shape = tuple(found.get("shape", ()))
-    dtypes = found.get("dtypes")
-    weighted = "weighted " if isinstance(dtypes, list) and len(dtypes) > 2 else ""
-    samples = count(found["samples"], f"{weighted}sample")
-    return f"{samples} of shape {shape} (SHA-256 {str(found.get('sha256'))[:12]}...)"
+    shape = tuple(values.get("shape", ()))
+    dtypes = values.get("dtypes")
+    adjective = "weighted " if isinstance(dtypes, list) and len(dtypes) > 2 else ""
+    samples = count(values["samples"], f"{adjective}sample")
+    return f"{samples} of shape {shape} (SHA-256 {str(values.get('sha256'))[:12]}...)"
 
 
 class EpochData:
@@ -80,10 +80,11 @@ class EpochData:
     def release(self) -> None:
         """Free the copies, and keep the fingerprint."""
         self.fingerprint()
-        self._data = self._holder = None
+        self._data = None
+        self._holder = None
 
-    def same(self, other: "EpochData") -> bool:
-        """Whether the other data have the same content, or these are not known."""
+    def has_same_content(self, other: "EpochData") -> bool:
+        """Whether the other data have the same content. True also if these data are not known."""
         mine = self._data
         theirs = other._data
         if mine is not None and theirs is not None:

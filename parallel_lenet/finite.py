@@ -1,4 +1,4 @@
-"""NaN and infinity: how they are found at each step, and traced to the shard and the layer that they came from.
+"""Finds NaN and infinity at each step, and traces them to the shard and the layer that they came from.
 
 The check is one pass over the averaged vector, about 10 us for LeNet-5: a NaN or an infinity in any shard stays one in
 the sum. If there is one, the shards are computed again, one by one. They are pure functions, so it appears again. If it
@@ -17,7 +17,7 @@ from parallel_lenet.parameters import Layout, Vector
 
 
 class NonFiniteError(ArithmeticError):
-    """There is NaN or infinity. ``step``, ``shard`` and ``layer`` say where, and are None if that is not known.
+    """Training met NaN or infinity. ``step``, ``shard`` and ``layer`` say where, and are None if that is not known.
 
     ``shard`` counts the shards of the step's batch from 1. ``layer`` is the first name in the model's layout with such
     a number.
@@ -31,7 +31,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def is_finite(loss: float, vector: Vector) -> bool:
-    """Whether neither holds NaN or infinity."""
+    """Whether loss and vector hold neither NaN nor infinity."""
     return math.isfinite(loss) and bool(np.isfinite(vector).all())
 
 
@@ -47,9 +47,9 @@ def traced_error(step: int, layout: Layout, results: Iterable[BlockGradient], sh
         gradient = result.gradient
         if not is_finite(loss, gradient):
             layer = first_layer(layout, gradient)
-            what = f"the gradient of {layer} holds NaN or infinity" if layer else "all gradients are finite"
+            finding = f"the gradient of {layer} holds NaN or infinity" if layer else "all gradients are finite"
             where = f"step {step}, shard {number} of {shards}"
-            return NonFiniteError(f"{where}: the loss is {loss:g}, and {what}", step, number, layer)
+            return NonFiniteError(f"{where}: the loss is {loss:g}, and {finding}", step, number, layer)
     return None
 
 
@@ -88,7 +88,7 @@ def evaluation_error(step: int, loss: float) -> NonFiniteError:
     """The error if finite parameters give a loss that is not finite."""
     return NonFiniteError(
         f"after step {step}: the loss on the data to evaluate is {loss:g}: the data hold NaN or infinity, or scores "
-        "overflow; an accuracy would be meaningless",
+        "overflow. An accuracy would be meaningless",
         step,
     )
 

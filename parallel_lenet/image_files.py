@@ -13,29 +13,29 @@ from typing import Any, BinaryIO
 
 from parallel_lenet import optional
 
-# Of those that Pillow reads: no format that starts a program or is read through another library of Python.
+# Formats of Pillow that neither start a program nor need another library of Python.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
-MOST_PIXELS = 50_000_000  # Of a file: 0.4 GB while it is read. Photographs of 48 million pixels fit.
-MOST_SIDE = 100_000  # Pixels of a side: a longer and thinner image takes seconds to decode and shows nothing.
+MOST_PIXELS = 50_000_000  # Of a file, which takes 0.4 GB while it is read. Photographs of 48 million pixels fit.
+MOST_SIDE = 100_000  # Pixels of a side. A longer and thinner image takes seconds to decode and shows nothing.
 PURPOSE = "reading images"
 
 
 class PictureError(ValueError):
-    """An image that can't be used: the message says what is wrong with it and, for a file, which it is."""
+    """An image that can't be used. The message says what is wrong with it and names the file."""
 
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Any]:
-    """The first image of a file, or of a file's bytes, as Pillow's object; ``name`` is what errors call it.
+    """The first image of a file, or of a file's bytes, as Pillow's object. ``name`` is its name in errors.
 
-    Raises PictureError if it can't be read, also by what the block does with it, and ExtraError if Pillow is missing.
+    Raises PictureError if it can't be read, also within the block, and ExtraError if Pillow is missing.
     """
     image_module = optional.load("pictures", "PIL", PURPOSE, "PIL.Image")
     image_module.init()
     formats = [each for each in FORMATS if each in image_module.OPEN]  # Pillow may be built without some.
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of files that are read in spite of an oddity.
+            warnings.simplefilter("ignore")  # About oddities of files that can be read.
             # A stream, not a path: mapped into memory, TIFF files on their side come out wrong (Pillow 13.0).
             with _stream(source, name) as stream, image_module.open(stream, formats=formats) as image:
                 width, height = image.size
@@ -58,8 +58,8 @@ def open_image(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[An
         known = ", ".join(each for each in formats if each not in ("MPO", "DIB"))
         raise PictureError(f"{name}: is not an image of a known format ({known})") from None
     except OSError as error:
-        what = f"can't be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
-        raise PictureError(f"{name}: {what}") from error
+        problem = f"can't be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
+        raise PictureError(f"{name}: {problem}") from error
     except Exception as error:  # The decoders raise anything for a damaged file: SyntaxError, struct.error, ...
         raise PictureError(f"{name}: is damaged: {optional.reason(error)}") from error
 
@@ -70,13 +70,13 @@ def _stream(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
             raise PictureError(f"{name}: can't be read: it is empty")
         return io.BytesIO(source)
     try:
-        # Before opening: opening a pipe waits for its writer.
-        found = os.stat(source)
+        # Checked before opening: opening a pipe waits for its writer.
+        status = os.stat(source)
     except (OSError, ValueError) as error:
         raise PictureError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise PictureError(f"{name}: can't be read: it is {kind}")
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise PictureError(f"{name}: can't be read: it is empty")
     return open(source, "rb")

@@ -11,11 +11,11 @@ import numpy as np
 from parallel_lenet.checks import quoted
 
 DEEPEST = 50  # Levels of lists and dicts in metadata.
-DEEPEST_SETTING = 8  # Levels of objects: a schedule in a schedule of an optimizer has 3. Cycles would have no end.
+DEEPEST_SETTING = 8  # Levels of objects. A schedule in a schedule of an optimizer has 3, and cycles have no end.
 
 
 def json_value(name: str, value: object, depth: int = 0) -> Any:
-    """The value as JSON has it: None, bools, ints, floats, strings, lists, and dicts with strings for keys.
+    """The value as JSON: None, bools, ints, floats, strings, lists, and dicts with strings for keys.
 
     NumPy's scalars become Python's, tuples become lists. NaN and infinity, which JSON does not have, become the
     strings "nan", "inf" and "-inf", which ``float()`` reads. Raises TypeError for any other object, and ValueError if
@@ -44,7 +44,7 @@ def json_value(name: str, value: object, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if isinstance(key, bool) or not isinstance(key, str | int | np.integer):
-                raise TypeError(f"{name} has the key {quoted(key)}; JSON's keys are strings")
+                raise TypeError(f"{name} has the key {quoted(key)}, but JSON's keys are strings")
         return {str(key): json_value(f"{name}[{str(key)!r}]", item, depth + 1) for key, item in value.items()}
     raise TypeError(f"{name} is of type {type(value).__name__}, which JSON does not have")
 
@@ -74,7 +74,7 @@ def describe(value: object, depth: int = 0) -> Any:
         return {"function": value.__qualname__}
     result = {"class": type(value).__name__}
     if dataclasses.is_dataclass(value):
-        settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if _counts(field)}
+        settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if _is_setting(field)}
     elif hasattr(value, "description"):
         settings = {"description": value.description}
     else:
@@ -82,6 +82,6 @@ def describe(value: object, depth: int = 0) -> Any:
     return {**result, **{name: describe(item, depth + 1) for name, item in settings.items()}}
 
 
-def _counts(field: "dataclasses.Field[Any]") -> bool:
+def _is_setting(field: "dataclasses.Field[Any]") -> bool:
     """Whether a dataclass's field is a setting that decides what the object does."""
     return field.init and field.compare

@@ -31,7 +31,7 @@ from parallel_lenet import Adam, Augment, Coordinator, Dataset, Dropout, Metrics
 from parallel_lenet.batching import Block, shards
 from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import engine as cluster_engine
-from parallel_lenet.engines.cluster.engine import BYTES_HELD, STEPS_MEASURED, Cluster, ClusterWarning
+from parallel_lenet.engines.cluster.engine import CALL_BYTES, MEASURED_STEPS, Cluster, ClusterWarning
 from parallel_lenet.engines.cluster.ray import short_folder
 from parallel_lenet.engines.cluster.task import (
     GroupAnswer,
@@ -240,14 +240,14 @@ def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
 
 
 def test_a_step_with_more_gradients_than_are_held_at_once_comes_in_several_calls() -> None:
-    size = BYTES_HELD // 4 // 9
+    size = CALL_BYTES // 4 // 9
     model = Scripted(size=size)
     parameters = np.zeros(size, np.float32)
     with Cluster("threading", n_workers=2) as engine:
         opened = Opened(engine, model, (MANY,), parameters)
         results = opened.gradients(parameters, one_each(MANY)[:20])
         next(results)
-        assert engine.bytes_per_step.received <= BYTES_HELD
+        assert engine.bytes_per_step.received <= CALL_BYTES
         parameters[:] = 1  # Not those of this step.
         assert {float(result.gradient[0]) for result in results} == {0.0}
         assert engine.bytes_per_step.received == 20 * parameters.nbytes
@@ -526,15 +526,15 @@ def test_it_says_once_that_a_cluster_does_not_pay_with_the_measured_times() -> N
     with Cluster("threading", n_workers=2) as engine, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         opened = Opened(engine, Scripted(), (FEW,), at(0))
-        for _ in range(STEPS_MEASURED * 3):
+        for _ in range(MEASURED_STEPS * 3):
             list(opened.gradients(at(0), one_each(FEW)))
         (message,) = [str(warning.message) for warning in caught if warning.category is ClusterWarning]
         assert message.startswith("a step takes ")
         assert "ms, of which its busiest worker computes" in message
         slow = scripted(*[(models.SLEEP, 50)] * 2)
         opened = Opened(engine, Scripted(), (slow,), at(0))
-        engine._measured.clear()
-        for _ in range(STEPS_MEASURED + 1):
+        engine._step_times.clear()
+        for _ in range(MEASURED_STEPS + 1):
             list(opened.gradients(at(0), one_each(slow)))
         assert len([warning for warning in caught if warning.category is ClusterWarning]) == 1
 

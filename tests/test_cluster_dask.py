@@ -80,7 +80,7 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
                 assert len(ports) >= 5  # The scheduler, two nannies and two workers.
                 assert {host for host, _ in ports} == {"127.0.0.1"}
                 _attack(sorted(port for _, port in ports))
-                monkeypatch.setattr(dask, "SILENT", 2.0)
+                monkeypatch.setattr(dask, "SILENCE_LIMIT", 2.0)
                 os.kill(nannies[0].pid, signal.SIGSTOP)
                 with pytest.warns(WorkerWarning, match="the Dask worker tls://.* sent no heartbeat for 2 s"):
                     coordinator.fit(digits)
@@ -141,9 +141,9 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
     running: tuple[str, subprocess.Popen[str], list[int]], monkeypatch: pytest.MonkeyPatch, digits: Dataset
 ) -> None:
     address, scheduler, pids = running
-    monkeypatch.setattr(dask, "SILENT", 2.0)
-    monkeypatch.setattr(dask, "CONNECT", 4.0)
-    monkeypatch.setattr(limits, "LEAVE", 1.0)
+    monkeypatch.setattr(dask, "SILENCE_LIMIT", 2.0)
+    monkeypatch.setattr(dask, "CONNECT_LIMIT", 4.0)
+    monkeypatch.setattr(limits, "LEAVE_LIMIT", 1.0)
     results = []
     for name, where in (("dask", address), ("serial", None)):
         with Coordinator(

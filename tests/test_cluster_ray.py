@@ -85,7 +85,7 @@ def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence
             said = [line for line in errors.splitlines() if line.startswith("parallel-lenet")]
             assert said == [
                 "parallel-lenet: the program ended without leaving its ray cluster (Ray itself ends a program when "
-                "Ray's process on its machine dies); files that it saved before are complete"
+                "Ray's process on its machine dies). Files that it saved before are complete"
             ]
             assert "Traceback" not in errors
             assert not folder.exists()
@@ -113,7 +113,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not folder.exists()
     assert wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), 10)
     assert result.stderr == (
-        "parallel-lenet: the program ended without leaving its dask cluster; files that it saved before are complete\n"
+        "parallel-lenet: the program ended without leaving its dask cluster. Files that it saved before are complete\n"
     )
 
 

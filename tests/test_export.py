@@ -121,7 +121,7 @@ def test_every_network_becomes_the_same_function_and_the_same_weights(name: str,
         np.testing.assert_allclose(each, model.predict_proba(parameters, images), atol=1e-5)
     assert ran(to_onnx(model, parameters), images[:1].astype(np.float32))[0].shape == (1, model.classes)
 
-    for format in ("safetensors", "npz"):
+    for format in ("safetensors", "npz", "NPZ"):
         export(tmp_path / f"x.{format}", model, parameters)
         assert np.array_equal(load_weights(model, tmp_path / f"x.{format}"), parameters)
     Coordinator(model, SGD(), engine="serial", parameters=parameters).save(tmp_path / "c.npz")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from parallel_lenet.files import keep_as, write_atomically
+from parallel_lenet.files import add_name, write_atomically
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="as on POSIX")
 
@@ -55,7 +55,7 @@ def test_the_content_is_on_the_disk_before_the_name_and_then_the_name_is(tmp_pat
     write_atomically(tmp_path / "f", b"1")
     assert calls == ["flush file", "rename", "flush folder"]
     calls.clear()
-    keep_as(tmp_path / "f", tmp_path / "g")
+    add_name(tmp_path / "f", tmp_path / "g")
     assert calls == ["rename", "flush folder"]
 
 
@@ -152,9 +152,9 @@ def test_a_file_kept_under_another_name_does_not_change_with_the_first(
     last.symlink_to(tmp_path / "disk" / "f")
     for content in (b"1", b"2", b"3"):
         if last.exists():
-            keep_as(last, before)
+            add_name(last, before)
         write_atomically(last, content)
-    keep_as(last, last)
+    add_name(last, last)
     assert (last.read_bytes(), before.read_bytes()) == (b"3", b"2")
     assert last.is_symlink()
     assert not before.is_symlink()

@@ -10,7 +10,7 @@ import pytest
 from kits.models import Softmax
 
 from parallel_lenet import SGD, Coordinator, Dataset, DatasetError
-from parallel_lenet.fingerprint import HASHED_AT_ONCE, arrays_sha256, fingerprint
+from parallel_lenet.fingerprint import HASH_CHUNK, arrays_sha256, fingerprint
 
 OTHER = r"^epoch 1 is unfinished, with 40 samples done, and was started with other data: 150 samples of shape \(28,"
 
@@ -124,7 +124,7 @@ def test_a_loop_goes_on_from_what_is_loaded_in_it(digits: Dataset, tmp_path: Pat
 
 
 def test_a_hash_is_of_shape_type_and_every_value() -> None:
-    array = np.arange(3 * HASHED_AT_ONCE // 8).reshape(3, -1)
+    array = np.arange(3 * HASH_CHUNK // 8).reshape(3, -1)
     hashes = {arrays_sha256(array), arrays_sha256(array.T), arrays_sha256(array.reshape(-1)), arrays_sha256(-array)}
     changed = array.copy()
     changed[2, -1] += 1

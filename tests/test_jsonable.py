@@ -48,7 +48,7 @@ def test_a_value_becomes_plain_json(value: Any, plain: Any) -> None:
         ({1, 2}, r"metadata\['x'\]\[1\] is of type set"),
         (b"a", r"metadata\['x'\]\[1\] is of type bytes"),
         (1j, r"metadata\['x'\]\[1\] is of type complex"),
-        ({(1, 2): 3}, r"metadata\['x'\]\[1\] has the key \(1, 2\); JSON's keys are strings"),
+        ({(1, 2): 3}, r"metadata\['x'\]\[1\] has the key \(1, 2\), but JSON's keys are strings"),
         pytest.param(10**5000, r"metadata\['x'\]\[1\] is an integer of more than 4,096 bits", id="large"),
     ],
 )

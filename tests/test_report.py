@@ -21,6 +21,8 @@ from numpy.testing import assert_array_equal
 
 from parallel_lenet import SGD, Coordinator, Dataset, StepReport, lenet5
 from parallel_lenet.cli import main
+from parallel_lenet.cli import report as report_command
+from parallel_lenet.cli._console import Console
 from parallel_lenet.report import charts, insides, make, page, summary
 from parallel_lenet.report.series import curve
 from parallel_lenet.report.timeline import Session, sessions
@@ -420,3 +422,12 @@ def test_every_file_damaged_still_makes_a_page(folder: Path, tmp_path: Path) -> 
     text = make([Run(run)])
     for name in (environment.FILE, events.FILE, predictions.FILE, "checkpoint.npz", "metrics.jsonl"):
         assert text.count(f"{name}: ") >= 1, name
+
+
+def test_a_checkpoint_that_names_its_data_by_a_number_gives_no_mistakes(folder: Path) -> None:
+    run = Run(folder / "second")
+    assert run.checkpoint is not None
+    run.checkpoint.metadata.update(data_dir=5, dataset="mnist-5k")
+    run.predictions = None
+    report_command._predict_if_missing(run, Console(quiet=True))
+    assert run.predictions is None

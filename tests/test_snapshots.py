@@ -23,7 +23,7 @@ from parallel_lenet.engines.mapped_files import MappedFile
 from parallel_lenet.engines.processes import dispatcher
 from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
-from parallel_lenet.engines.snapshots import COMPARED_AT_ONCE, IDLE_ARRAYS, PrivateMemory, Snapshots
+from parallel_lenet.engines.snapshots import COMPARISON_BYTES, IDLE_ARRAYS, PrivateMemory, Snapshots
 
 ENGINES = ("serial", "processes", "threading", "loky")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::parallel_lenet.ClusterWarning")]
@@ -158,7 +158,7 @@ def test_workers_stay_for_tuples_for_more_datasets_for_larger_ones_and_for_a_cha
         pids = c.worker_pids()
         for i in range(12):
             assert c.evaluate(constant(i)).loss == i
-        large = np.full((9, 4 * COMPARED_AT_ONCE // 9), 2.0), np.zeros(9)
+        large = np.full((9, 4 * COMPARISON_BYTES // 9), 2.0), np.zeros(9)
         for data in (large, large, (large[0].astype(np.float32)[:, ::2], large[1]), constant(2.0, 1)):
             assert c.evaluate(data).loss == 2.0
         c.model.scale = 3.0
@@ -372,7 +372,7 @@ def opened(snapshots: Snapshots[None], *arrays: Array) -> Context:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, ">i4", np.float32, bool])
-@pytest.mark.parametrize("shape", [(3,), (5, 7), (40, 5000), (2, COMPARED_AT_ONCE), (4, 0)])
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (40, 5000), (2, COMPARISON_BYTES), (4, 0)])
 def test_equal_arrays_share_a_copy_and_a_single_other_byte_does_not(shape: tuple[int, ...], dtype: Any) -> None:
     array = (np.arange(np.prod(shape)).reshape(shape) % 2).astype(dtype)
     store = contexts()

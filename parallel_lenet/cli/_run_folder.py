@@ -19,7 +19,7 @@ from parallel_lenet.cli import _config
 from parallel_lenet.cli._console import to_json
 from parallel_lenet.cli._options import UsageError
 from parallel_lenet.coordinator import Coordinator
-from parallel_lenet.files import append_line, keep_as, write_atomically
+from parallel_lenet.files import add_name, append_line, write_atomically
 from parallel_lenet.runs import BEST, CONFIG, LAST, METRICS, PREVIOUS
 from parallel_lenet.runs.folder import NAMES, TEMPORARY, lock
 
@@ -91,7 +91,7 @@ class RunFolder:
         """Give a file a second name in one step, so that a file of either name exists at every moment."""
         source = self.path / name
         if source.exists():
-            keep_as(source, self.path / as_name)
+            add_name(source, self.path / as_name)
 
 
 def holds_run(folder: str) -> bool:

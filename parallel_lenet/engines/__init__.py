@@ -1,10 +1,10 @@
 """The engine contract: where blocks are computed. Implemented by `serial`, `processes` and `cluster`.
 
 An engine moves work and results. It never averages, and knows nothing of epochs. Each call of the coordinator opens a
-*context*: the model and the datasets as they are at that moment. The call computes with those, whatever the program
-changes later. A worker computes with a copy of the model that only this context uses. So what a model writes to its own
-attributes lasts until the end of the call at most, and never reaches the caller's model. Several contexts may be open
-at a time.
+*context*: the model and the datasets as they are at that moment. The call computes with those, and later changes by the
+program have no effect on it. A worker computes with a copy of the model that only this context uses. So what a model
+writes to its own attributes lasts until the end of the call at most, and never reaches the caller's model. Several
+contexts may be open at a time.
 
 Every engine gives the same container, order and errors:
 
@@ -34,7 +34,7 @@ from parallel_lenet.worker import Samples
 
 
 class WorkerError(RuntimeError):
-    """A block cannot be computed since workers were lost: the message says which ones, on what, and how they ended."""
+    """Lost workers left a block without a result. The message says which workers, on what, and how they ended."""
 
 
 class WorkerWarning(UserWarning):
@@ -46,25 +46,25 @@ class BlockGradient(NamedTuple):
 
     metrics: Metrics
     gradient: Vector
-    """Summed over the samples; read-only. It is valid until the next result is asked for, or one more than ``ready``.
-    If none is asked for any more, it is valid until the engine is used again."""
+    """Summed over the samples, read-only. It is valid until the caller asks for the next result, or for one more than
+    ``ready`` further results. After the last result it is valid until the engine is used again."""
     worker: str = "this process"
     """The worker that computed it, as messages name it."""
     seconds: float = 0.0
-    """Of the computation."""
+    """The duration of the computation."""
     finite: bool = True
     """Whether loss and gradient are finite, as in `worker.Sums`."""
     ready: int = 0
-    """How many of the next results can be asked for while this gradient stays valid: those that have come already, or
-    all, such as if there is a worker for each block."""
+    """How many of the next results the caller can ask for while this gradient stays valid: those that have come
+    already, or all of them if there is a worker for each block."""
     start: float = 0.0
     """When the computation started, by this machine's `time.perf_counter`, or 0 if it is not known."""
 
 
 class Context(Closeable):
-    """The model and the data of one call. It is closed when it is garbage."""
+    """The model and the data of one call. A context that nothing refers to closes itself."""
 
-    closed = True  # Until it is made, or an interrupt in `__init__` ends it.
+    closed = True  # Until `__init__` is done: an interrupt may end it.
 
     def __init__(self, number: int, datasets: tuple[Samples, ...], closing: deque[int]) -> None:
         self.number = number
@@ -74,7 +74,7 @@ class Context(Closeable):
         self.closed = False
 
     def close(self) -> None:
-        """Have the engine free the memory of this call when it is used next."""
+        """Let the engine free the memory of this call when it is used next."""
         if not self.closed:
             self.closed = True
             self.datasets = ()
@@ -84,7 +84,7 @@ class Context(Closeable):
 
 
 class Engine(Closeable):
-    """The base class of engines. Every engine derives from this class, also one of your own.
+    """The base class of engines. Every engine derives from this class, and so does one of your own.
 
     An engine starts workers when it first needs them, and again after `close`, so it can be used at any time. The code
     that creates an engine has to close it, usually with a ``with`` block. A `Coordinator` closes only an engine that it
@@ -109,7 +109,10 @@ class Engine(Closeable):
 
     @abstractmethod
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """The gradient of each block at ``parameters``, in block order. RuntimeError if the context is closed."""
+        """The gradient of each block at ``parameters``, in block order.
+
+        Raises RuntimeError if the context is closed.
+        """
 
     @abstractmethod
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
@@ -117,7 +120,7 @@ class Engine(Closeable):
 
     @abstractmethod
     def resize(self, n_workers: int) -> None:
-        """Have this number of workers from the next step on. Results stay the same.
+        """Use this number of workers from the next step on. Results stay the same.
 
         Raises ValueError if the engine cannot have this number.
         """

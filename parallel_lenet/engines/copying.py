@@ -12,7 +12,7 @@ MOST_LEVELS = 5  # Levels of attributes within attributes to search.
 
 
 def copy_model(model: object, copy: Callable[[Any], T]) -> T:
-    """What ``copy``, such as a pickler, returns for the model.
+    """The result of ``copy``, such as a pickler, for the model.
 
     Raises TypeError, which names the model's class and the attribute, if the model cannot be copied.
     """
@@ -24,12 +24,12 @@ def copy_model(model: object, copy: Callable[[Any], T]) -> T:
         name = type(model).__qualname__
         where, value, cause = _culprit(name, model, error, copy)
         if where == name:
-            where = _global(model, copy) or "it"
+            where = _global_culprit(model, copy) or "it"
             value = None
-        what = f"{where}, an object of type {type(value).__name__}," if value is not None else where
+        part = f"{where}, an object of type {type(value).__name__}," if value is not None else where
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise TypeError(
-            f"the model, an object of type {name}, cannot be copied for the workers: {what} cannot be pickled "
+            f"the model, an object of type {name}, cannot be copied for the workers: {part} cannot be pickled "
             f"({reason}); create it when it is first used, or leave it out with __getstate__"
         ) from error
 
@@ -71,8 +71,8 @@ def _failure(value: object, copy: Callable[[Any], object]) -> Exception | None:
     return None
 
 
-def _global(model: object, copy: Callable[[Any], object]) -> str:
-    """The first global variable used by a method of the model's class that cannot be copied, or "" if there is none."""
+def _global_culprit(model: object, copy: Callable[[Any], object]) -> str:
+    """The first global variable of the class's methods that cannot be copied, or "" if there is none."""
     for function in vars(type(model)).values():
         if isinstance(function, FunctionType):
             for name in function.__code__.co_names:

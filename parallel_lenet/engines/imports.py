@@ -1,9 +1,8 @@
-"""How a worker imports the modules that the program has imported, and pickling of models with their code.
+"""Lets workers import the program's modules, and pickles models with their code.
 
 A worker gets the program's import path with relative entries resolved. It also gets the files of the modules that a
-search along this path would not find: a module that was loaded by its path, one of a folder that was removed from
-``sys.path``, one of the standard library that a file beside a notebook hides. Modules without a file are sent with the
-model.
+search along this path would not find. Such a module was loaded by its path, or its folder was removed from
+``sys.path``, or a file beside a notebook hides it. Modules without a file are sent with the model.
 """
 
 import io
@@ -26,7 +25,7 @@ LARGEST = 1 << 20  # Bytes that the code of the user's modules, with the globals
 
 
 def _absolute(entry: str) -> str:
-    """The absolute path of an entry of ``sys.path``; the entry itself if it is neither a folder nor a file."""
+    """The absolute path of an entry of ``sys.path``, or the entry itself if it is neither a folder nor a file."""
     try:
         absolute = os.path.abspath(entry)
     except OSError:  # The working directory has been removed.
@@ -35,11 +34,11 @@ def _absolute(entry: str) -> str:
 
 
 _folders: dict[str, dict[str, None]] = {}
-"""The folders that each entry of ``sys.path`` has stood for: a relative one depends on the working directory."""
+"""The folders of each entry of ``sys.path`` so far: those of a relative one depend on the working directory."""
 
 
 def import_path() -> list[str]:
-    """``sys.path`` with each relative entry replaced by the folders that it stood for in all calls of this function."""
+    """``sys.path`` with each relative entry replaced by its folders in all calls of this function."""
     path: dict[str, None] = {}
     for entry in sys.path:
         if isinstance(entry, str):
@@ -57,7 +56,7 @@ class Imports(NamedTuple):
     path: list[str]
     """The entries for ``sys.path``."""
     files: dict[str, str]
-    """The files of the modules that are not found along the path, by module; __init__.py for a package."""
+    """The files of the modules that are not found along the path, by module. A package has its __init__.py."""
 
 
 def _contents(name: str) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _is_package(file: str) -> bool:
     return os.path.basename(file).startswith("__init__.")
 
 
-def _found(name: str, file: str, path: Sequence[str]) -> bool:
+def _is_found(name: str, file: str, path: Sequence[str]) -> bool:
     """Whether ``import`` finds this file under this name."""
     package = name.rpartition(".")[0]
     if not package:
@@ -92,36 +91,38 @@ def _found(name: str, file: str, path: Sequence[str]) -> bool:
     return (os.path.dirname(folder) if _is_package(file) else folder) in _contents(package).get("__path__", ())
 
 
-def _package_found(name: str, path: Sequence[str]) -> bool:
+def _is_package_found(name: str, path: Sequence[str]) -> bool:
     """Whether ``import`` finds the outermost package of the module: pickle needs it for a class of the module."""
     outermost, dot, _ = name.partition(".")
     return not dot or outermost in sys.modules or PathFinder.find_spec(outermost, path) is not None
 
 
 def _imports() -> tuple[Imports, list[str], list[str]]:
-    """How workers import; the modules that they cannot import since they have no file; the modules of the user."""
+    """How workers import, the modules that they cannot import because these have no file, and the user's modules."""
     path = import_path()
-    state = _State(path, [_changed(entry) for entry in path], list(sys.modules), list(map(id, sys.modules.values())))
-    if not _last or _last[0] != state or not all(map(os.path.exists, _last[1].files.values())):
-        _last[:] = state, *_search(path)
-    return _last[1], _last[2], _last[3]
+    state = _State(
+        path, [_change_time(entry) for entry in path], list(sys.modules), list(map(id, sys.modules.values()))
+    )
+    if not _last_search or _last_search[0] != state or not all(map(os.path.exists, _last_search[1].files.values())):
+        _last_search[:] = state, *_search(path)
+    return _last_search[1], _last_search[2], _last_search[3]
 
 
 class _State(NamedTuple):
     """Everything that a search for the program's modules depends on."""
 
     path: list[str]
-    changed: list[int]
+    change_times: list[int]
     modules: list[str]
     identities: list[int]
 
 
-_last: list[Any] = []
+_last_search: list[Any] = []
 """The state and the result of the last search. Each call needs one, and with a thousand modules it takes 15 ms."""
 
 
-def _changed(entry: str) -> int:
-    """When a file was last added to this folder or removed from it, in nanoseconds, or 0 if there is no such folder."""
+def _change_time(entry: str) -> int:
+    """When a file was last added to this folder or removed, in nanoseconds, or 0 if there is no such folder."""
     try:
         return os.stat(entry).st_mtime_ns
     except OSError:
@@ -130,24 +131,24 @@ def _changed(entry: str) -> int:
 
 def _search(path: list[str]) -> tuple[Imports, list[str], list[str]]:
     files: dict[str, str] = {}
-    without = []
-    users = []
+    without_file = []
+    user_modules = []
     for name in list(sys.modules):
         contents = _contents(name)
         if contents.get("__name__") != name or name == "__main__":  # An alias, or the program itself.
             continue
         file = _file(name, contents)
         if _is_the_users(file):
-            users.append(name)
-        if file is not None and _found(name, file, path):
+            user_modules.append(name)
+        if file is not None and _is_found(name, file, path):
             continue
-        if not _package_found(name, path):
-            without.append(name)
+        if not _is_package_found(name, path):
+            without_file.append(name)
         elif file is not None and os.path.exists(file):
             files[name] = file
         elif file is not None or (contents.get("__spec__") is None and "." not in name):
-            without.append(name)
-    return Imports(path, files), without, users
+            without_file.append(name)
+    return Imports(path, files), without_file, user_modules
 
 
 _LIBRARIES = tuple(
@@ -157,7 +158,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
 
 
 def _is_the_users(file: str | None) -> bool:
-    """Whether a source file belongs to the user's program: the file, or what it defined, may have changed since."""
+    """Whether a source file belongs to the user's program, which may have changed it or its definitions."""
     if file is None or not file.endswith(".py"):
         return False
     file = os.path.realpath(file)
@@ -176,36 +177,38 @@ def _cloudpickle() -> Any:
 def pickle_model(model: Model) -> bytes:
     """The model, pickled for `unpickle_model`, with the classes and functions of the user's modules as they are now.
 
-    A worker that imported these modules would have what their files say, without the program's changes: a method
-    replaced in a notebook, an attribute of a class, a file that was edited meanwhile. But if the modules contain what
-    cannot be pickled, such as a lock, or more than `LARGEST` bytes, the worker imports them.
+    A worker that imported these modules would not have the program's changes, such as a method replaced in a notebook
+    or a file that was edited meanwhile. But if the modules contain something that cannot be pickled, such as a lock, or
+    more than `LARGEST` bytes, the worker imports them.
 
     Raises TypeError, which names the attribute, if the model cannot be pickled.
     """
-    imports, without, users = _imports()
+    imports, without_file, user_modules = _imports()
     try:
-        pickled = _dumps(model, [*without, *users])
+        pickled = _dumps(model, [*without_file, *user_modules])
     except Exception:  # Pickling the globals of these modules can raise anything.
-        pickled = copy_model(model, lambda each: _dumps(each, without))
+        pickled = copy_model(model, lambda each: _dumps(each, without_file))
     if len(pickled) > LARGEST:
-        imported = _dumps(model, without)
-        if len(imported) + LARGEST < len(pickled):
-            pickled = imported
+        smaller = _dumps(model, without_file)
+        if len(smaller) + LARGEST < len(pickled):
+            pickled = smaller
     return pickle.dumps((imports, pickled))
 
 
 @cache
 def _pickler() -> Any:
-    """Cloudpickle's pickler, but code keeps the name of its file, so that a traceback from a worker shows the line."""
+    """Cloudpickle's pickler, with code that keeps its file's name: a traceback from a worker then shows the line."""
     cloudpickle = _cloudpickle()
-    usual = cloudpickle.Pickler.dispatch_table
-    reduce = usual[CodeType]
+    dispatch_table = cloudpickle.Pickler.dispatch_table
+    reduce = dispatch_table[CodeType]
 
-    def named(code: CodeType) -> tuple[Any, ...]:
+    def reduce_code(code: CodeType) -> tuple[Any, ...]:
         make, arguments = reduce(code)[:2]
         return make, tuple(code.co_filename if each == "<dynamic-code>" else each for each in arguments)
 
-    return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": ChainMap({CodeType: named}, usual)})
+    return type(
+        "Pickler", (cloudpickle.Pickler,), {"dispatch_table": ChainMap({CodeType: reduce_code}, dispatch_table)}
+    )
 
 
 def _dumps(model: Any, by_value: Sequence[str]) -> bytes:
@@ -216,15 +219,15 @@ def _dumps(model: Any, by_value: Sequence[str]) -> bytes:
     try:
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
-        pickler, stream = _pickler(), io.BytesIO()
-        pickler(stream).dump(model)
+        stream = io.BytesIO()
+        _pickler()(stream).dump(model)
         return stream.getvalue()
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-class _Files:
+class _FileFinder:
     """A finder for ``sys.meta_path``: finds modules by `Imports.files`, before the import path is searched."""
 
     def __init__(self) -> None:
@@ -249,7 +252,7 @@ class _Unpickler(pickle.Unpickler):
             raise ImportError(message, name=module) from error
 
 
-_files = _Files()
+_finder = _FileFinder()
 """The finder of this process, if it is a worker."""
 
 
@@ -257,12 +260,12 @@ def unpickle_model(message: bytes) -> Model:
     """The model that `pickle_model` pickled. Raises ImportError, which names module and class, if an import fails."""
     imports, model = pickle.loads(message)
     sys.path[:] = imports.path
-    _files.files = imports.files
-    if _files not in sys.meta_path:
-        sys.meta_path.insert(0, _files)
-    # Cloudpickle would find a class that has come before, and update it. But a context that is still open has to keep
-    # the class as it was.
+    _finder.files = imports.files
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    # Otherwise cloudpickle would update a class that came earlier. But a context that is still open must keep the class
+    # as it was.
     for name in ("cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle"):
         getattr(sys.modules.get(name), "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).clear()
-    unpickled: Model = _Unpickler(io.BytesIO(model)).load()
-    return unpickled
+    result: Model = _Unpickler(io.BytesIO(model)).load()
+    return result

@@ -1,4 +1,4 @@
-"""An engine by its name: the only module that knows all of them."""
+"""Makes engines by their names. It is the only module that knows all of them."""
 
 from parallel_lenet.checks import quoted
 from parallel_lenet.engines import Engine

@@ -1,6 +1,6 @@
-"""Files that arrays are mapped from read-only: workers map them too, so nothing is copied.
+"""Files from which arrays are mapped read-only. Workers map them too, so nothing is copied.
 
-Linux lists the mappings of a process in ``/proc/self/maps``. On other systems such arrays are copied as others are.
+Linux lists the mappings of a process in ``/proc/self/maps``. On other systems such arrays are copied like others.
 """
 
 import io
@@ -29,7 +29,7 @@ class MappedFile:
 
     @property
     def handle(self) -> int:
-        """The file's descriptor; -1 after `close`."""
+        """The file's descriptor, or -1 after `close`."""
         return -1 if self._file.closed else self._file.fileno()
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class MappedFile:
 
 
 def is_mapped(array: Array) -> bool:
-    """Whether it lies in a read-only mapping of a file, as ``np.memmap`` and ``np.load`` make them, without gaps.
+    """Whether the array is in a read-only mapping of a file, without gaps, as ``np.memmap`` and ``np.load`` make it.
 
     Its axes may be in another order than in the file: for example, images with their channels last.
     """

@@ -1,4 +1,4 @@
-"""Memory that processes share, without a name: nothing of it can remain, and no other user can open it.
+"""Memory that processes share. It has no name, so nothing can remain and no other user can open it.
 
 It is an anonymous file (`memfd_create`, or an unlinked temporary file if the system lacks that), whose descriptor a
 worker inherits. `multiprocessing.shared_memory` is not used: its segments have names and need room in /dev/shm (64 MB
@@ -26,7 +26,7 @@ from parallel_lenet.limits import available_memory
 ALIGNMENT = 64  # Bytes of a cache line. Each array starts on one.
 
 ArrayLocation = tuple[int, tuple[int, ...], str, tuple[int, ...] | None]
-"""Where an array lies in memory: offset in bytes, shape, dtype, and strides, or None in C order."""
+"""The location of an array: offset in bytes, shape, dtype, and strides, which are None in C order."""
 
 
 class SharedMemory:
@@ -58,7 +58,7 @@ class SharedMemory:
 
     @property
     def handle(self) -> int | str:
-        """What a process attaches with: on Windows a name, elsewhere the descriptor, -1 after `close`."""
+        """The handle to attach with: a name on Windows, elsewhere the descriptor, or -1 after `close`."""
         if isinstance(self._file, str):
             return self._file
         return -1 if self._file.closed else self._file.fileno()

@@ -1,4 +1,4 @@
-"""A model's exception, on its way from a worker to the coordinator."""
+"""Sends a model's exception from a worker to the coordinator."""
 
 import pickle
 import traceback
@@ -16,10 +16,10 @@ def pickled_exception(error: BaseException) -> bytes:
             continue
         return message
     try:
-        described = f"{type(error).__name__}: {error}"
-    except Exception:  # So can printing it.
-        described = type(error).__name__
-    return pickle.dumps((RuntimeError(described), text))
+        description = f"{type(error).__name__}: {error}"
+    except Exception:  # Printing it can raise anything too.
+        description = type(error).__name__
+    return pickle.dumps((RuntimeError(description), text))
 
 
 def raise_pickled(exception: bytes, worker: str) -> NoReturn:

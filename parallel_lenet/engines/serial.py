@@ -36,7 +36,8 @@ def blas() -> "ThreadpoolController":
 
 
 _lock = threading.Lock()
-_limits: dict[int, tuple[int, Any]] = {}  # How many callers need one thread now, and what restores the number.
+_limits: dict[int, tuple[int, Any]] = {}
+"""By thread: the number of callers that need one BLAS thread now, and the limiter that restores the old number."""
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def one_blas_thread() -> Iterator[None]:
     with _lock:
         callers, limiter = _limits.get(key, (0, None))
         if limiter is None:
-            limiter = _unowned().limit(limits=1)
+            limiter = _blas_for_this_thread().limit(limits=1)
         _limits[key] = (callers + 1, limiter)
     try:
         yield
@@ -61,12 +62,15 @@ def one_blas_thread() -> Iterator[None]:
             if callers > 1:
                 _limits[key] = (callers - 1, limiter)
             else:
-                _unowned()
+                _blas_for_this_thread()
                 limiter.restore_original_limits()
 
 
-def _unowned() -> "ThreadpoolController":
-    """BLAS, ready for this thread: by default threadpoolctl lets only the thread that set a limit first change it."""
+def _blas_for_this_thread() -> "ThreadpoolController":
+    """BLAS for changes by this thread.
+
+    By default threadpoolctl lets only the first thread that set a limit change it.
+    """
     for library in blas().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)
@@ -95,32 +99,33 @@ class SerialEngine(Displayed, Engine):
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
         """Copy model and datasets. ``copy.deepcopy`` is used because unpickling may define the model's class again."""
-        gradient = np.full_like(parameters, np.nan)  # If a model forgets to write a number, NaN shows it.
+        gradient = np.full_like(parameters, np.nan)  # NaN shows it if the model does not write a number.
         return self._snapshots.open((copy_model(model, copy.deepcopy), gradient, []), datasets, parameters)
 
     def start(self, context: Context) -> None:
         self._snapshots.get(context)
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """Each gradient is computed when it is asked for, in the same memory."""
+        """Each gradient is computed when the caller asks for it, in the same memory."""
         model, gradient, spare = self._snapshots.get(context).model
-        frozen, result = read_only(parameters.view()), read_only(gradient.view())
+        fixed_parameters = read_only(parameters.view())
+        result = read_only(gradient.view())
         for block in blocks:
             self._snapshots.get(context)
             with one_blas_thread():
                 start = time.perf_counter()
-                sums = block_gradient(model, context.datasets, frozen, block, gradient, spare)
+                sums = block_gradient(model, context.datasets, fixed_parameters, block, gradient, spare)
                 seconds = time.perf_counter() - start
             yield BlockGradient(sums.metrics, result, seconds=seconds, finite=sums.finite, start=start)
 
     def metrics(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[Metrics]:
-        """Each is computed when it is asked for."""
+        """The metrics of a block are computed when the caller asks for them."""
         model, *_ = self._snapshots.get(context).model
-        frozen = read_only(parameters.view())
+        fixed_parameters = read_only(parameters.view())
         for block in blocks:
             self._snapshots.get(context)
             with one_blas_thread():
-                metrics = block_metrics(model, context.datasets, frozen, block)
+                metrics = block_metrics(model, context.datasets, fixed_parameters, block)
             yield metrics
 
     def resize(self, n_workers: int) -> None:

@@ -1,9 +1,9 @@
-"""Snapshots of models and datasets: an engine's calls compute with these, whatever the program changes meanwhile.
+"""Snapshots of models and datasets. An engine's calls compute with these while the program may change the originals.
 
-A *context* is what one call opened: a copy of the model, and its datasets. The arrays of all contexts are copies. An
+A *context* belongs to one call. It has a copy of the model, and its datasets. The arrays of all contexts are copies. An
 array is copied only if there is no copy yet with the same shape, dtype and bytes: comparing 47 MB takes 4 ms. A copy
-that no context uses any more stays for a while, since the next call usually brings the same data. Its memory may also
-be overwritten with other data, since new memory takes several times as long as the copying.
+that no context uses any more stays for a while, since the next call usually has the same data. Its memory may also be
+overwritten with other data, because new memory takes several times as long as the copying.
 
 An array that is mapped read-only from a file is not copied: see `mapped_files`.
 """
@@ -28,9 +28,9 @@ Array = NDArray[Any]
 M = TypeVar("M")
 """An engine's copy of a model."""
 
-COMPARED_AT_ONCE = 1 << 17  # Bytes that fit the cache, with the other array and the result.
+COMPARISON_BYTES = 1 << 17  # Compared at a time. They fit the cache with the other array and the result.
 IDLE_ARRAYS = 6  # Unused copies to keep for the next call: inputs and targets to train, validate and test on.
-IDLE_BYTES = 256 * 2**20  # Their memory. The copy used last is kept whatever its size.
+IDLE_BYTES = 256 * 2**20  # The memory of unused copies. The copy used last is kept at any size.
 
 _numbers = itertools.count(1)  # Numbers of contexts and arrays. They differ in all engines of the process.
 
@@ -40,11 +40,11 @@ class Storage(Protocol):
 
     @property
     def handle(self) -> int | str:
-        """What other processes attach with."""
+        """The handle that other processes attach with."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
 
     def close(self) -> None:
         """Close the handle. Memory is freed with the last array in it."""
@@ -55,7 +55,7 @@ class ArrayMemory(Storage, Protocol):
 
     @property
     def arrays(self) -> list[Array]:
-        """One array: all its bytes."""
+        """One uint8 array of all bytes."""
 
 
 class PrivateMemory:
@@ -85,7 +85,7 @@ class StoredArray:
 
 
 class OpenContext(Generic[M]):
-    """What an engine keeps for an open context."""
+    """The data that an engine keeps for an open context."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Snapshots(Generic[M]):
         self._may_overwrite = may_overwrite
         self._reopens_files = reopens_files
         self._open: dict[int, OpenContext[M]] = {}
-        self._closed: deque[int] = deque()  # The only thing that a context changes: it may be dropped by any thread.
+        self._closed: deque[int] = deque()  # A context changes only this, since any thread may drop it.
         self._copies: list[StoredArray] = []
         """All copies. The one used last is at the end."""
 
@@ -137,57 +137,57 @@ class Snapshots(Generic[M]):
     ) -> Context:
         """A context with this copy of a model, and with the datasets as they are now."""
         self.free_closed()
-        found: list[list[StoredArray]] = []
+        stored_datasets: list[list[StoredArray]] = []
         try:
             for data in datasets:
-                found.append([])
+                stored_datasets.append([])
                 for array in (data.inputs, data.targets, data.weights):
                     if array is not None:
-                        found[-1].append(self._stored(array))
-                        found[-1][-1].users += 1
+                        stored_datasets[-1].append(self._store(array))
+                        stored_datasets[-1][-1].users += 1
         except BaseException:
-            for each in (each for stored in found for each in stored):
+            for each in (each for stored in stored_datasets for each in stored):
                 self._release(each)
             raise
-        opened = OpenContext(next(_numbers), model, found, parameters, call_sizes)
-        self._open[opened.number] = opened
-        context = Context(opened.number, opened.datasets, self._closed)
-        opened.context = weakref.ref(context)
+        open_context = OpenContext(next(_numbers), model, stored_datasets, parameters, call_sizes)
+        self._open[open_context.number] = open_context
+        context = Context(open_context.number, open_context.datasets, self._closed)
+        open_context.context = weakref.ref(context)
         return context
 
     def get(self, context: Context) -> OpenContext[M]:
-        """What is kept for a context. Raises RuntimeError if it is closed."""
-        opened = self._open.get(context.number)
-        if opened is None or context.closed:
+        """The data of a context. Raises RuntimeError if it is closed."""
+        open_context = self._open.get(context.number)
+        if open_context is None or context.closed:
             raise RuntimeError("this call has ended, or its engine was closed: start another call")
-        return opened
+        return open_context
 
     def open_contexts(self) -> list[OpenContext[M]]:
         return list(self._open.values())
 
     def free_closed(self) -> list[OpenContext[M]]:
         """Free the memory of the contexts that were closed since the last call, and return these contexts."""
-        ended = []
+        closed_contexts = []
         while self._closed:
-            opened = self._open.pop(self._closed.popleft(), None)
-            if opened is not None:
-                ended.append(opened)
-                for stored in opened.arrays:
+            open_context = self._open.pop(self._closed.popleft(), None)
+            if open_context is not None:
+                closed_contexts.append(open_context)
+                for stored in open_context.arrays:
                     self._release(stored)
         self._free_idle()
-        return ended
+        return closed_contexts
 
     def array_numbers(self) -> set[int]:
         """The numbers of all arrays in memory, used or not."""
         return {stored.number for stored in self._copies} | {
-            stored.number for opened in self._open.values() for stored in opened.arrays
+            stored.number for open_context in self._open.values() for stored in open_context.arrays
         }
 
     def clear(self) -> None:
         """Close all contexts and free all memory."""
-        arrays = {*self._copies, *(stored for opened in self._open.values() for stored in opened.arrays)}
-        for opened in self.open_contexts():
-            context = None if opened.context is None else opened.context()
+        arrays = {*self._copies, *(stored for open_context in self._open.values() for stored in open_context.arrays)}
+        for open_context in self.open_contexts():
+            context = None if open_context.context is None else open_context.context()
             if context is not None:
                 context.close()
         self._open.clear()
@@ -196,7 +196,7 @@ class Snapshots(Generic[M]):
         for stored in arrays:
             stored.storage.close()
 
-    def _stored(self, array: Array) -> StoredArray:
+    def _store(self, array: Array) -> StoredArray:
         """The array in storage that the workers can read: its file, a copy that exists, or a new copy."""
         if is_mapped(array):
             file: Storage | None = MappedFile.of(array) if self._reopens_files else PrivateMemory(0)
@@ -228,13 +228,13 @@ class Snapshots(Generic[M]):
         self._free_idle(size)
         return self._allocate(size)
 
-    def _free_idle(self, coming: int = 0) -> None:
-        """Free unused copies if they are too many or too large, oldest first, before ``coming`` bytes are allocated."""
+    def _free_idle(self, requested: int = 0) -> None:
+        """Free unused copies, oldest first, if they are too many or leave no room for ``requested`` bytes."""
         idle = [stored for stored in self._copies if not stored.users]
         size = sum(stored.storage.size for stored in idle)
-        allowed = IDLE_ARRAYS - 1 if coming else IDLE_ARRAYS
-        kept_anyway = 0 if coming else 1
-        while len(idle) > allowed or (len(idle) > kept_anyway and size + coming > IDLE_BYTES):
+        most = IDLE_ARRAYS - 1 if requested else IDLE_ARRAYS
+        least = 0 if requested else 1
+        while len(idle) > most or (len(idle) > least and size + requested > IDLE_BYTES):
             stored = idle.pop(0)
             size -= stored.storage.size
             self._copies.remove(stored)
@@ -252,7 +252,7 @@ def _equal(array: Array, stored: Array) -> bool:
         return False
     if array.nbytes == 0:
         return True
-    rows = max(1, COMPARED_AT_ONCE // (array.nbytes // len(array)))
+    rows = max(1, COMPARISON_BYTES // (array.nbytes // len(array)))
     return all(
         np.array_equal(_bytes(array[start : start + rows]), _bytes(stored[start : start + rows]))
         for start in range(0, len(array), rows)
@@ -260,6 +260,6 @@ def _equal(array: Array, stored: Array) -> bool:
 
 
 def _bytes(array: Array) -> Array:
-    """The array's bytes, in groups of eight if possible. Compared so, NaN equals itself and 0.0 is not -0.0."""
+    """The array's bytes, in groups of eight if possible. As bytes, NaN equals itself and 0.0 differs from -0.0."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return flat.view(np.uint64) if flat.size % 8 == 0 else flat

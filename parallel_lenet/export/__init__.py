@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs: ONNX to run it anywhere, safetensors and ``.npz`` for its weights.
+"""Writes a trained network for other programs: ONNX to run it, safetensors and ``.npz`` for its weights.
 
 The ONNX graph takes pixels as they are stored: padding and normalisation are part of it. The other two formats hold
 weights by layer, as PyTorch has them (see `weights.convention`). `load_weights` reads both again.
@@ -36,12 +36,12 @@ def to_onnx(model: Sequential, parameters: Vector, metadata: Metadata | None = N
     """The network as an ONNX model, float32, checked with ``onnx.checker``.
 
     The input ``images`` is float32 ``(batch, channels, height, width)``: pixels as they are stored, in the network's
-    unit, such as 0 to 255. The outputs are ``scores`` (logits) and ``probabilities``, ``(batch, classes)``; a network
+    unit, such as 0 to 255. The outputs are ``scores`` (logits) and ``probabilities``, ``(batch, classes)``. A network
     with another loss than cross-entropy has no probabilities. Nodes and weights have the layers' names. ``metadata``,
     JSON, is stored beside the package's own.
 
-    Raises ValueError if a layer has no counterpart in ONNX, or the vector another size, TypeError if the model is not a
-    `Sequential`, and ExtraError if onnx (extra ``export``) is missing.
+    Raises ValueError if a layer has no counterpart in ONNX or the vector has another size, TypeError if the model is
+    not a `Sequential`, and ExtraError if onnx (extra ``export``) is missing.
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"only a Sequential can be exported to ONNX, got {type(model).__name__}")
@@ -55,14 +55,14 @@ def to_safetensors(model: Model, parameters: Vector, metadata: Metadata | None =
     """
     library = optional.load("export", "safetensors", "writing safetensors files", "safetensors.numpy")
     arrays = {name: np.ascontiguousarray(array) for name, array in named_weights(model, parameters).items()}
-    # Under one key: the library writes several in any order, and equal networks would give different files.
+    # Under one key: the library writes several keys in any order, and equal networks would give different files.
     text = json.dumps(_file_metadata(model, parameters, metadata), sort_keys=True)
     content: bytes = library.save(arrays, metadata={"parallel_lenet": text})
     return content
 
 
 def to_npz(model: Model, parameters: Vector, metadata: Metadata | None = None) -> bytes:
-    """The weights as an ``.npz`` file of plain arrays by name, which `numpy.load` opens; it has room for no metadata.
+    """The weights as an ``.npz`` file of plain arrays by name, which `numpy.load` opens. It has no room for metadata.
 
     Raises ValueError if the vector has another size.
     """
@@ -88,8 +88,8 @@ def export(
 ) -> None:
     """Write a network to a file in one of `FORMATS`, by default the one that the file's name ends with.
 
-    The file is replaced whole or not at all. Raises ValueError if the format is unknown, OSError if the file can't be
-    written, and as `to_onnx`, `to_safetensors` and `to_npz` do.
+    The file is replaced completely or not at all. Raises ValueError if the format is unknown, OSError if the file can't
+    be written, and as `to_onnx`, `to_safetensors` and `to_npz` do.
 
     >>> import tempfile
     >>> from parallel_lenet import lenet5
@@ -101,10 +101,10 @@ def export(
     ['conv1.bias', 'conv1.weight', 'conv2.bias']
     """
     path = Path(path_string(path))
-    chosen = path.suffix.removeprefix(".") if format is None else format
-    if chosen not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {quoted(chosen)}")
-    write_atomically(path, FORMATS[chosen](model, parameters, metadata))
+    name = path.suffix.removeprefix(".").lower() if format is None else format
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {quoted(name)}")
+    write_atomically(path, FORMATS[name](model, parameters, metadata))
 
 
 def file_sha256(content: bytes) -> str:

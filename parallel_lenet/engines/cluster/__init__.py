@@ -1,1 +1,1 @@
-"""Workers of a cluster, through joblib: Dask, Ray; and loky and threads on this machine."""
+"""Workers of a cluster, through joblib: Dask, Ray, and on this machine loky and threads."""

@@ -13,7 +13,7 @@ from parallel_lenet.metrics import Metrics
 
 
 def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluster: str) -> GroupAnswer:
-    """The answer, if it fits one of the tasks of a call, or is a late one to an earlier step.
+    """The answer, which must fit one of the tasks of a call, or be a late one to an earlier step.
 
     Losses and gradients may hold NaN and infinity: a model that diverges returns them, and the coordinator checks the
     sums. Raises WorkerError if a version that decides bits differs, or if anything else is wrong.
@@ -22,13 +22,13 @@ def check(answer: object, tasks: Sequence[GroupTask], *, had_setup: bool, cluste
         raise WorkerError(f"a worker of the {cluster} cluster returned {_kind(answer)}, not a GroupAnswer")
     worker = getattr(answer, "worker", "(without a name)")
     other = difference(f"{worker} of the {cluster} cluster", getattr(answer, "versions", None))
-    wrong = other or _wrong(answer, tasks, had_setup)
-    if wrong is not None:
-        raise WorkerError(wrong if other else f"worker {worker} of the {cluster} cluster returned {wrong}")
+    problem = other or _problem(answer, tasks, had_setup)
+    if problem is not None:
+        raise WorkerError(problem if other else f"worker {worker} of the {cluster} cluster returned {problem}")
     return answer
 
 
-def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> str | None:
+def _problem(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> str | None:
     """What is wrong with an answer, or None if nothing is."""
     if type(answer.worker) is not str:
         return f"{_kind(answer.worker)} as its name, not a string"
@@ -53,13 +53,13 @@ def _wrong(answer: GroupAnswer, tasks: Sequence[GroupTask], had_setup: bool) -> 
         return f"results of the blocks {got}, not of {numbers}"
     for result, (number, block) in zip(answer.results, task.blocks, strict=False):
         last = result is answer.results[-1]
-        wrong = _wrong_result(result, block, task) if not result.failure else _wrong_failure(result, last)
-        if wrong is not None:
-            return f"for block {number} {wrong}"
+        problem = _result_problem(result, block, task) if not result.failure else _failure_problem(result, last)
+        if problem is not None:
+            return f"for block {number} {problem}"
     return None
 
 
-def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
+def _result_problem(result: Result, block: Block, task: GroupTask) -> str | None:
     metrics = result.metrics
     gradient = result.gradient
     n = len(block.rows)
@@ -87,7 +87,7 @@ def _wrong_result(result: Result, block: Block, task: GroupTask) -> str | None:
     return None
 
 
-def _wrong_failure(result: Result, last: bool) -> str | None:
+def _failure_problem(result: Result, last: bool) -> str | None:
     if type(result.failure) is not bytes:
         return f"{_kind(result.failure)} as its exception, not bytes"
     return None if last else "an exception, and results after it"

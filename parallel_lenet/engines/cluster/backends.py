@@ -1,4 +1,4 @@
-"""The contract of joblib's backends: how a cluster is started or joined, and left. Two need no cluster library."""
+"""The contract of joblib's backends: how to start or join a cluster, and leave it. Two need no cluster library."""
 
 import re
 from abc import ABC, abstractmethod
@@ -15,20 +15,20 @@ class Backend(ABC):
     name: str
     module = ""
     """The library that an extra installs."""
-    returns = "generator_unordered"
-    """What ``joblib.Parallel`` is asked to return: a generator gives the results that came before a failure."""
+    return_as = "generator_unordered"
+    """The ``return_as`` of ``joblib.Parallel``. A generator gives the results that came before a failure."""
     remote = False
     """Whether a call may hang, since the cluster may have ended or stopped."""
-    addresses = re.compile("(?!)")
-    """The form of an address; no text has it if there is no cluster to join."""
-    example = ""
-    """An address."""
+    address_form = re.compile("(?!)")
+    """The form of an address. No text has it if there is no cluster to join."""
+    example_address = ""
+    """An address for error messages. Empty if there is no cluster to join."""
 
     def __init__(self, address: str | None = None) -> None:
-        if address is not None and not self.example:
+        if address is not None and not self.example_address:
             raise ValueError(f"{self.name} runs on this machine and takes no address, such as {address!r}")
-        if address is not None and not (isinstance(address, str) and self.addresses.fullmatch(address)):
-            raise ValueError(f"a {self.name} cluster's address is one like {self.example}, got {address!r}")
+        if address is not None and not (isinstance(address, str) and self.address_form.fullmatch(address)):
+            raise ValueError(f"a {self.name} cluster's address is one like {self.example_address}, got {address!r}")
         self.address = address
         self.lost_workers: list[str] = []
         """A sentence about each worker that was lost and not reported yet."""
@@ -63,7 +63,7 @@ class Backend(ABC):
         return ""
 
     def forget(self, key: str) -> None:
-        """Have the workers that continue to run free the setups whose keys start with ``key``."""
+        """Let the workers that continue to run free the setups whose keys start with ``key``."""
 
     def parallel(self, n_workers: int, timeout: float) -> Any:
         """A new ``joblib.Parallel``, which waits at most ``timeout`` seconds for the next result."""
@@ -72,8 +72,8 @@ class Backend(ABC):
         with parallel_config(self.name, **self.arguments()):
             return Parallel(
                 n_jobs=n_workers,
-                return_as=self.returns,
-                # A single job joblib runs in this thread, where a time limit only makes it warn.
+                return_as=self.return_as,
+                # joblib runs a single job in this thread, where a time limit only makes it warn.
                 timeout=timeout if n_workers > 1 or self.name == "dask" else None,
                 batch_size=1,  # A task is a group of blocks already.
                 pre_dispatch="all",
@@ -103,15 +103,15 @@ class Loky(Threading):
     name = "loky"
 
     def stop(self) -> None:
-        """End the processes, which else wait minutes for work, and joblib's folder, which else stays until the exit."""
+        """End the processes, and joblib's folder. Otherwise they wait minutes for work, and it stays until the exit."""
         from joblib.externals.loky import get_reusable_executor
 
-        executor = get_reusable_executor(reuse=True)  # One per program; this creates an idle one if there is none.
+        executor = get_reusable_executor(reuse=True)  # One per program. This creates an idle one if there is none.
         getattr(executor, "terminate", executor.shutdown)(kill_workers=True)
 
 
 def start_or_join(backend: Backend, join: Callable[[], None], hint: str = "") -> None:
-    """Start or join a cluster. If that fails, stop what was started, and raise WorkerError with a ``hint``."""
+    """Start or join a cluster. If that fails, stop it, and raise WorkerError with a ``hint``."""
     try:
         join()
     except Exception as error:
@@ -119,8 +119,8 @@ def start_or_join(backend: Backend, join: Callable[[], None], hint: str = "") ->
         if isinstance(error, WorkerError):
             raise
         if backend.address is None:
-            failed = f"can't start a {backend.name.capitalize()} cluster"
+            failure = f"can't start a {backend.name.capitalize()} cluster"
         else:
-            failed = f"no {backend.name} cluster with a worker at {backend.address}"
+            failure = f"no {backend.name} cluster with a worker at {backend.address}"
             hint = ""
-        raise WorkerError(f"{failed}: {str(error).rstrip('.')}{hint}") from error
+        raise WorkerError(f"{failure}: {str(error).rstrip('.')}{hint}") from error

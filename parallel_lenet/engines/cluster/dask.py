@@ -11,10 +11,10 @@ from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.backends import Backend, start_or_join
 from parallel_lenet.engines.cluster.guard import Guard, kill, processes_using, remove
 from parallel_lenet.engines.cluster.limits import (
-    CONNECT,
-    LOOK_EVERY,
-    SILENT,
-    START,
+    CONNECT_LIMIT,
+    POLL_INTERVAL,
+    SILENCE_LIMIT,
+    START_LIMIT,
     Watch,
     call_to_leave,
 )
@@ -29,12 +29,13 @@ MAIN_GUARD_HINT = (
 
 
 class Dask(Backend):
-    """A Dask cluster. Anybody who can reach an unprotected one can run programs there: a new one has certificates."""
+    """A Dask cluster. Anybody who reaches an unprotected one can run programs there, so a new one has certificates."""
 
     name = "dask"
     module = "distributed"
     remote = True
-    addresses, example = re.compile(r"(\w+://)?[^/]+:\d+"), "tcp://HOST:8786"
+    address_form = re.compile(r"(\w+://)?[^/]+:\d+")
+    example_address = "tcp://HOST:8786"
 
     def __init__(self, address: str | None = None) -> None:
         super().__init__(address)
@@ -60,8 +61,8 @@ class Dask(Backend):
                     self._local(n_workers)
                 self._join()
 
-            limit = START if self.address is None else CONNECT
-            start_or_join(self, lambda: self._watch.begin(join, self._ask, self.stop, limit), MAIN_GUARD_HINT)
+            limit = START_LIMIT if self.address is None else CONNECT_LIMIT
+            start_or_join(self, lambda: self._watch.begin(join, self._poll, self.stop, limit), MAIN_GUARD_HINT)
         return n_workers or self.count()
 
     def _local(self, n_workers: int | None) -> None:
@@ -86,7 +87,7 @@ class Dask(Backend):
                 threads_per_worker=1,
                 host="127.0.0.1",
                 protocol="tls://",
-                security=Security.temporary(),  # In memory: each side has to prove that it has the key.
+                security=Security.temporary(),  # In memory. Each side must prove that it has the key.
                 dashboard_address=None,
                 scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken.
                 silence_logs=logging.CRITICAL,
@@ -95,38 +96,38 @@ class Dask(Backend):
     def _join(self) -> None:
         from dask.distributed import Client  # Imported lazily: an extra.
 
-        self._client = Client(self._cluster or self.address, timeout=CONNECT, set_as_default=False)
-        self._client.wait_for_workers(1, timeout=CONNECT)
+        self._client = Client(self._cluster or self.address, timeout=CONNECT_LIMIT, set_as_default=False)
+        self._client.wait_for_workers(1, timeout=CONNECT_LIMIT)
         # If a worker or the scheduler cannot read a task, joblib never reports it. These calls raise an error.
-        self._ask()
+        self._poll()
         ages = self._client.run_on_scheduler(_ages)
-        awake = [address for address, age in ages.items() if age < HEARTBEAT]  # A stopped worker would never answer.
-        for address, theirs in self._client.run(versions, workers=awake).items() if awake else ():
+        responsive = [address for address, age in ages.items() if age < HEARTBEAT]  # A stopped worker never answers.
+        for address, theirs in self._client.run(versions, workers=responsive).items() if responsive else ():
             other = difference(f"{address} of the dask cluster", theirs)
             if other is not None:
                 raise WorkerError(other)
 
-    def _ask(self) -> None:
-        """Ask the scheduler for its workers, and replace those that have been silent for too long."""
+    def _poll(self) -> None:
+        """Ask the scheduler for its workers, and replace those that were silent for too long."""
         before = self._workers
         self._workers = self._client.run_on_scheduler(_workers)
         for address, (seen, _) in self._workers.items():
             known = before.get(address, (0.0, 0))[0]
-            self._silence[address] = self._silence.get(address, 0.0) + LOOK_EVERY if seen == known else 0.0
-            if self._silence[address] > SILENT:
-                self._give_up(address)
+            self._silence[address] = self._silence.get(address, 0.0) + POLL_INTERVAL if seen == known else 0.0
+            if self._silence[address] > SILENCE_LIMIT:
+                self._replace_silent(address)
 
-    def _give_up(self, address: str) -> None:
-        """Have Dask give a stopped worker's tasks to others. Dask's own time limit is 5 minutes."""
+    def _replace_silent(self, address: str) -> None:
+        """Let Dask give a stopped worker's tasks to others. Dask's own time limit is 5 minutes."""
         self._silence[address] = 0.0
         if self._cluster is None:
             self._client.run_on_scheduler(_remove, address)
         else:  # The worker's nanny starts another worker.
             kill(nanny.pid for nanny in self._cluster.workers.values() if nanny.worker_address == address)
-        self.lost_workers.append(f"the Dask worker {address} sent no heartbeat for {SILENT:g} s")
+        self.lost_workers.append(f"the Dask worker {address} sent no heartbeat for {SILENCE_LIMIT:g} s")
 
     def stop(self) -> None:
-        """Close the client first: it would try to find the scheduler again."""
+        """Close the client, then the cluster: otherwise the client would look for the scheduler."""
         client = self._client
         cluster = self._cluster
         folder = self._folder
@@ -155,21 +156,21 @@ class Dask(Backend):
 
     def is_running(self) -> bool:
         """Whether the scheduler answers."""
-        return self._client is not None and self._client.status == "running" and self._watch.silent < SILENT
+        return self._client is not None and self._client.status == "running" and self._watch.silence < SILENCE_LIMIT
 
     def is_gone(self) -> bool:
         """Whether the scheduler is silent. A client that has lost its connection may still find it again."""
-        return self._client is None or self._watch.silent >= SILENT
+        return self._client is None or self._watch.silence >= SILENCE_LIMIT
 
     def forget(self, key: str) -> None:
-        """Nothing to do for a new cluster: its workers end."""
+        """A new cluster has nothing to do: its workers end."""
         client = self._client
         if self._cluster is None and self.is_running():
             call_to_leave(lambda: client.run(forget, key, on_error="ignore"))
 
     def arguments(self) -> dict[str, Any]:
         """The client, and how long to wait if all workers are lost."""
-        return {"client": self._client, "wait_for_workers_timeout": CONNECT}
+        return {"client": self._client, "wait_for_workers_timeout": CONNECT_LIMIT}
 
 
 def _workers(dask_scheduler: Any) -> dict[str, tuple[float, int]]:

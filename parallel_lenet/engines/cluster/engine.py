@@ -2,10 +2,10 @@
 
 The blocks of a step are sent in groups. A group is a task, and carries the parameters. The gradients of its blocks come
 back one by one, not as a sum: the coordinator adds them in order, so that the result has the same bits as on one
-machine. (Parameters could be sent once per worker instead. But each task returns at least one gradient of the same
-size, so they are never the larger part. To put them into a cluster first takes as long as to send them twice.)
+machine. Each task carries the parameters, and returns at least one gradient of the same size. So the parameters are
+never the larger part, and to store them in the cluster first would take as long as to send them twice.
 
-The module is long because one class handles everything that can go wrong in a call of joblib:
+The file has more than 300 lines, because one class handles all failures of a call of joblib:
 
 - *joblib may wait forever* for a task of the Dask backend that has failed. Calls to other processes have a time limit.
 - *A `Parallel` may return results of an earlier call that failed.* After any exception a new one is made. Each result
@@ -33,7 +33,13 @@ from parallel_lenet.engines import BlockGradient, Context, Engine, WorkerError, 
 from parallel_lenet.engines.cluster.answers import check
 from parallel_lenet.engines.cluster.backends import Backend, Loky, Threading
 from parallel_lenet.engines.cluster.dask import Dask
-from parallel_lenet.engines.cluster.limits import START, UnansweredError, call_to_leave, call_within, results_within
+from parallel_lenet.engines.cluster.limits import (
+    START_LIMIT,
+    UnansweredError,
+    call_to_leave,
+    call_within,
+    results_within,
+)
 from parallel_lenet.engines.cluster.ray import Ray
 from parallel_lenet.engines.cluster.task import (
     Blob,
@@ -58,14 +64,14 @@ from parallel_lenet.parameters import Vector
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dask, Ray, Loky, Threading)}
 STEP_TIMEOUT = 300.0  # Seconds.
-TASK_SECONDS = 0.1  # A task computes at least this long, if the step does: ten times the overhead of a task.
-TASKS_PER_WORKER = 4  # At most: a slow worker then delays the others by a quarter of its share.
-BYTES_HELD = 256 * 2**20  # Of gradients. A step with more takes several calls, each with work for all workers.
-LOOK_EVERY = 2.0  # Seconds between two looks at the number of workers.
-STEPS_MEASURED = 5  # Before a warning that the cluster is slow.
+TASK_SECONDS = 0.1  # The least computation of a task, if a step is long enough: ten times the overhead of a task.
+TASKS_PER_WORKER = 4  # At most. A slow worker then delays the others by a quarter of its share.
+CALL_BYTES = 256 * 2**20  # Of gradients. A step with more takes several calls, each with work for all workers.
+COUNT_INTERVAL = 2.0  # Seconds between two counts of the workers.
+MEASURED_STEPS = 5  # Before a warning that the cluster is slow.
 
 Work = TypeVar("Work")
-Numbered: TypeAlias = Sequence[tuple[int, Block]]
+NumberedBlocks: TypeAlias = Sequence[tuple[int, Block]]
 
 
 class ClusterWarning(UserWarning):
@@ -84,16 +90,16 @@ class Traffic(NamedTuple):
 class Cluster(Displayed, Engine):
     """An engine over one of joblib's backends: "dask", "ray", "loky" or "threading".
 
-    - ``address``: of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which is used and
-      left as it was. By default a cluster on this machine starts and ends with the engine.
+    - ``address``: that of a running Dask scheduler ("tcp://host:8786") or Ray cluster ("host:6379"), which continues
+      after the engine. By default a cluster on this machine starts and ends with the engine.
     - ``n_workers``: by default all workers of the cluster, or all usable cores of this machine. With one worker of any
       backend but Dask, joblib computes in this process.
-    - ``step_timeout``: seconds without any result after which a call counts as lost and is tried again; by default 300.
-      It must be longer than a worker's part of a step takes.
+    - ``step_timeout``: seconds without any result after which a call counts as lost and is tried again (default: 300).
+      It must be longer than a worker takes for its part of a step.
     - ``max_tries``: how many calls may be lost over one step before WorkerError is raised.
 
-    Close it, or use it in a ``with`` block. A cluster of its own that was not closed runs until the program ends. Then
-    a guard process kills it, removes its folder and says so on standard error.
+    Close it, or use it in a ``with`` block. A new cluster that was not closed runs until the program ends. Then a guard
+    process kills it, removes its folder and says so on standard error.
 
     Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
     and WorkerError if there is no cluster at the address.
@@ -124,16 +130,17 @@ class Cluster(Displayed, Engine):
         self._backend = BACKENDS[backend](address)
         self._backend.require_library()
         self._parallel: Any = None
-        self._abandoned = False  # Whether tasks in threads of this process may still read closed data.
-        self._snapshots: Snapshots[None] = Snapshots(PrivateMemory, may_overwrite=lambda: not self._abandoned)
+        self._has_abandoned_tasks = False  # Tasks in threads of this process may still read closed data.
+        self._snapshots: Snapshots[None] = Snapshots(PrivateMemory, may_overwrite=lambda: not self._has_abandoned_tasks)
         self._setups: dict[int, tuple[str, ModelAndData]] = {}
         """The keys and setups of the open contexts, by number."""
         self._name = secrets.token_hex(8)
         self._version = 0
         self._sample_seconds = 0.0
-        self._measured: list[tuple[float, float]] = []  # Per step: the seconds in all, and those of the busiest worker.
-        self._follows = False  # Whether all workers of the cluster are used, also those that come later.
-        self._counted = 0.0  # When they were last counted.
+        self._step_times: list[tuple[float, float]] = []
+        """Per step: the seconds in all, and those of the busiest worker."""
+        self._follows = False  # Whether the engine uses all workers of the cluster, with those that come later.
+        self._count_time = 0.0  # When they were last counted.
         if n_workers is None:
             n_workers = usable_cores() if address is None else self._backend.start(None)
             self._follows = address is not None
@@ -156,19 +163,20 @@ class Cluster(Displayed, Engine):
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
         """Copy the model and the datasets. Workers get them with their first task, unless they have them."""
-        pickled = copy_model(model, dumps)
+        model_bytes = copy_model(model, dumps)
         local: Model | None
         try:
             local = copy_model(model, copy.deepcopy)  # For threads.
         except Exception:  # Tasks in this process raise it, if there are any.
             local = None
         context = self._snapshots.open(None, datasets, parameters)
-        for ended in self._setups.keys() - {opened.number for opened in self._snapshots.open_contexts()}:
-            forget(self._setups.pop(ended)[0])
+        open_numbers = {open_context.number for open_context in self._snapshots.open_contexts()}
+        for number in self._setups.keys() - open_numbers:
+            forget(self._setups.pop(number)[0])
         # An array with the same number is the same array: no need to hash the data.
-        numbers = [stored.number for stored in self._snapshots.get(context).arrays]
-        key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + pickled).hexdigest()}"
-        self._setups[context.number] = key, ModelAndData(pickled, context.datasets)
+        numbers = [array.number for array in self._snapshots.get(context).arrays]
+        key = f"{self._name}-{hashlib.sha256(f'{numbers} '.encode() + model_bytes).hexdigest()}"
+        self._setups[context.number] = key, ModelAndData(model_bytes, context.datasets)
         keep_locally(*self._setups[context.number], local)
         return context
 
@@ -192,7 +200,7 @@ class Cluster(Displayed, Engine):
                 self._backend.start(n_workers)
 
     def gradients(self, context: Context, parameters: Vector, blocks: Sequence[Block]) -> Iterator[BlockGradient]:
-        """Gradients are computed a few hundred megabytes at a time."""
+        """One call of joblib computes a few hundred megabytes of gradients."""
         for result in self._results(context, parameters, blocks, True):
             if result.gradient is not None:  # Always true: `check` refuses other results.
                 gradient = read_only(result.gradient)
@@ -213,7 +221,7 @@ class Cluster(Displayed, Engine):
         key, setup = self._setups[context.number]
         parameters = parameters.copy()
         self._update_n_workers()
-        at_once = max(self.n_workers * TASKS_PER_WORKER, BYTES_HELD // max(1, parameters.nbytes))
+        at_once = max(self.n_workers * TASKS_PER_WORKER, CALL_BYTES // max(1, parameters.nbytes))
         sent = 0
         received = 0
         for start in range(0, len(blocks), at_once):
@@ -230,9 +238,9 @@ class Cluster(Displayed, Engine):
                 self._snapshots.get(context)
 
     def _update_n_workers(self) -> None:
-        """Look, every few seconds, whether the number of workers has changed, if all of them are used."""
-        if self._follows and time.monotonic() > self._counted + LOOK_EVERY and self._backend.is_running():
-            self._counted = time.monotonic()
+        """Count the workers every few seconds, if the engine uses all of them."""
+        if self._follows and time.monotonic() > self._count_time + COUNT_INTERVAL and self._backend.is_running():
+            self._count_time = time.monotonic()
             count = self._backend.count()
             if count != self.n_workers:
                 self.n_workers = count
@@ -241,22 +249,22 @@ class Cluster(Displayed, Engine):
     def _complete(self, task: GroupTask, setup: ModelAndData) -> tuple[dict[int, Result], Traffic]:
         """The results of all blocks of the task, or of all up to the first one that the model fails on."""
         start = time.perf_counter()
-        collected = _Collected(task)
+        collection = _Collection(task)
         blob: Blob | None = None
-        while missing := collected.missing_blocks():
+        while missing := collection.missing_blocks():
             if self._backend.is_gone():
                 self._raise_lost(missing)
             groups = self._groups(task, missing)
-            collected.count_sent(groups, blob)
-            self._try(groups, blob, collected)
-            if collected.lacks_setup:
+            collection.count_groups(groups, blob)
+            self._run_groups(groups, blob, collection)
+            if collection.lacks_setup:
                 blob = pack(setup)
         self._warn_of_lost_workers()
-        if collected.is_usual and task.gradients:
-            self._warn_if_slow(time.perf_counter() - start, max(collected.seconds.values()))
-        return collected.results, Traffic(collected.sent, collected.received)
+        if collection.is_usual and task.gradients:
+            self._warn_if_slow(time.perf_counter() - start, max(collection.seconds.values()))
+        return collection.results, Traffic(collection.sent, collection.received)
 
-    def _groups(self, task: GroupTask, missing: Numbered) -> list[GroupTask]:
+    def _groups(self, task: GroupTask, missing: NumberedBlocks) -> list[GroupTask]:
         """The missing blocks of a task, in groups for the workers."""
         sizes = [len(block.rows) for _, block in missing]
         return [
@@ -264,32 +272,32 @@ class Cluster(Displayed, Engine):
             for group in groups_of_work(missing, sizes, self._sample_seconds, self.n_workers)
         ]
 
-    def _try(self, groups: Sequence[GroupTask], blob: Blob | None, collected: "_Collected") -> None:
+    def _run_groups(self, groups: Sequence[GroupTask], blob: Blob | None, collection: "_Collection") -> None:
         """Compute the groups in one call, and collect the results up to its end or its failure.
 
         Raises WorkerError if the answers are wrong, or if too many calls have failed.
         """
-        collected.lacks_setup = False
-        before = len(collected.missing_blocks())
+        collection.lacks_setup = False
+        before = len(collection.missing_blocks())
         try:
             with one_blas_thread():  # For tasks in this process. Worker processes have one thread anyway.
-                for returned in self._call(groups, blob):
-                    answer = check(returned, groups, had_setup=blob is not None, cluster=self._backend.name)
-                    collected.add(answer)
+                for value in self._call(groups, blob):
+                    answer = check(value, groups, had_setup=blob is not None, cluster=self._backend.name)
+                    collection.add(answer)
                     if answer.results:
                         self._sample_seconds = _sample_seconds(answer)
-            if not collected.lacks_setup and len(collected.missing_blocks()) == before:
+            if not collection.lacks_setup and len(collection.missing_blocks()) == before:
                 raise RuntimeError("no results")
         except WorkerError:
             self.close()
             raise
         except Exception as error:
-            self._abandoned = True
+            self._has_abandoned_tasks = True
             self._discard_parallel()
-            collected.failures += 1
-            self._retry(error, collected.failures, collected.missing_blocks())
+            collection.failures += 1
+            self._retry(error, collection.failures, collection.missing_blocks())
         except BaseException:  # An interrupt.
-            self._abandoned = True
+            self._has_abandoned_tasks = True
             self._discard_parallel()
             raise
 
@@ -307,7 +315,7 @@ class Cluster(Displayed, Engine):
             return results
 
         if self._parallel is None:
-            self._parallel = call_within(START, "starting its workers", start) if backend.remote else start()
+            self._parallel = call_within(START_LIMIT, "starting its workers", start) if backend.remote else start()
         parallel = self._parallel
         return results_within(call, self._check_cluster, self.step_timeout) if backend.remote else call()
 
@@ -327,43 +335,43 @@ class Cluster(Displayed, Engine):
                 stacklevel=2,
             )
 
-    def _retry(self, error: Exception, failures: int, wanted: Numbered) -> None:
+    def _retry(self, error: Exception, failures: int, missing_blocks: NumberedBlocks) -> None:
         """Warn that the blocks will be computed again, or raise WorkerError."""
-        late = type(error).__name__ == "TimeoutError"  # joblib has raised Python's and multiprocessing's.
-        what = f"no result within {self.step_timeout:g} s" if late else _first_line(error)
-        missing = len(wanted)
+        is_timeout = type(error).__name__ == "TimeoutError"  # joblib has raised Python's and multiprocessing's.
+        reason = f"no result within {self.step_timeout:g} s" if is_timeout else _first_line(error)
+        missing = len(missing_blocks)
         if not self._backend.is_running():
-            self._raise_lost(wanted, None if late or isinstance(error, ConnectionError) else error)
+            self._raise_lost(missing_blocks, None if is_timeout or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
             tries = "1 try" if self.max_tries == 1 else f"{self.max_tries} tries"
-            raise WorkerError(f"{count(missing, 'block')} could not be computed in {tries}: {what}") from error
+            raise WorkerError(f"{count(missing, 'block')} could not be computed in {tries}: {reason}") from error
         if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
             self._backend.stop()  # A stopped process would delay the next try too.
             self._backend.start(self.n_workers)
         again = f"{count(missing, 'block')} {'is' if missing == 1 else 'are'} computed again"
         warnings.warn(
-            f"a worker of the {self._backend.name} cluster was lost ({what}): {again}, and the result is not affected",
+            f"a worker of the {self._backend.name} cluster was lost ({reason}): {again}, and the result is not "
+            "affected",
             WorkerWarning,
             stacklevel=2,
         )
 
-    def _raise_lost(self, wanted: Numbered, error: Exception | None = None) -> NoReturn:
+    def _raise_lost(self, missing_blocks: NumberedBlocks, error: Exception | None = None) -> NoReturn:
         """Raises WorkerError: the cluster does not respond any more."""
-        what = "no response" if error is None else _first_line(error)
+        reason = "no response" if error is None else _first_line(error)
         self.close()
-        raise WorkerError(
-            f"lost the {self._backend.name} cluster with {count(len(wanted), 'block')} left to compute: {what}"
-        ) from error
+        blocks = count(len(missing_blocks), "block")
+        raise WorkerError(f"lost the {self._backend.name} cluster with {blocks} left to compute: {reason}") from error
 
     def _warn_if_slow(self, seconds: float, computing: float) -> None:
-        """Warn, once, if steps take twice as long as their busiest worker computes."""
-        if len(self._measured) > STEPS_MEASURED:
+        """Warn once if steps take twice as long as their busiest worker computes."""
+        if len(self._step_times) > MEASURED_STEPS:
             return
-        self._measured.append((seconds, computing))
-        if len(self._measured) <= STEPS_MEASURED:
+        self._step_times.append((seconds, computing))
+        if len(self._step_times) <= MEASURED_STEPS:
             return
-        seconds, computing = (sorted(times)[STEPS_MEASURED // 2] * 1e3 for times in zip(*self._measured, strict=True))
+        seconds, computing = (sorted(times)[MEASURED_STEPS // 2] * 1e3 for times in zip(*self._step_times, strict=True))
         if seconds > 2 * computing:
             warnings.warn(
                 f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms, so the "
@@ -410,31 +418,31 @@ def groups_of_work(work: Sequence[Work], sizes: Sequence[int], seconds: float, n
     return list(groups)
 
 
-class _Collected:
-    """What has come of the blocks of a task so far."""
+class _Collection:
+    """The results of a task so far, and what they cost."""
 
     def __init__(self, task: GroupTask) -> None:
         self._task = task
         self.results: dict[int, Result] = {}
-        """By block."""
+        """The results by block."""
         self.failures = 0
         """Calls that failed."""
         self.sent = 0
-        """Bytes of arrays."""
+        """Bytes of arrays that were sent."""
         self.received = 0
-        """Bytes of arrays."""
+        """Bytes of arrays that were received."""
         self.seconds: dict[str, float] = {}
-        """Of computing, by worker."""
+        """The seconds of computation by worker."""
         self.lacks_setup = False
-        """Whether a worker does not have the model and the data, in the last call."""
-        self._lacked_setup = False
+        """Whether a worker did not have the model and the data in the last call."""
+        self._has_sent_setup = False
 
     @property
     def is_usual(self) -> bool:
-        """Whether no call failed, and no setup had to be sent: the time is that of a usual step."""
-        return not self.failures and not self._lacked_setup
+        """Whether no call failed and no setup was sent, so that the time is that of a usual step."""
+        return not self.failures and not self._has_sent_setup
 
-    def missing_blocks(self) -> Numbered:
+    def missing_blocks(self) -> NumberedBlocks:
         """The blocks without a result, up to the first one that has failed: its exception ends the step."""
         missing = []
         for number, block in self._task.blocks:
@@ -444,18 +452,18 @@ class _Collected:
                 break
         return missing
 
-    def count_sent(self, groups: Sequence[GroupTask], blob: Blob | None) -> None:
+    def count_groups(self, groups: Sequence[GroupTask], blob: Blob | None) -> None:
         """Count the bytes of the groups, and of the setup that goes with each."""
         self.sent += sum(group.nbytes for group in groups)
         if blob is not None:
             self.sent += blob.nbytes * len(groups)
 
     def add(self, answer: GroupAnswer) -> None:
-        """Take the results of this step out of an answer. The first result of a block counts."""
+        """Add the results of this step in an answer. The first result of a block counts."""
         self.received += answer.nbytes
         if not answer.results:
             self.lacks_setup = True
-            self._lacked_setup = True
+            self._has_sent_setup = True
             return
         self.seconds[answer.worker] = self.seconds.get(answer.worker, 0.0) + answer.seconds
         sample_seconds = _sample_seconds(answer)

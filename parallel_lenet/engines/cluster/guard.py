@@ -1,8 +1,8 @@
-"""Ends the rest of a cluster that this program started: its processes, even stopped ones, and its folder.
+"""Ends what is left of a cluster that this program started: its processes, even stopped ones, and its folder.
 
-Run as a program, it waits until the program that started it has ended, also if that was killed, and then ends the
-cluster. Ray ends a program with exit code 1 and without a message when Ray's process on this machine dies, so the guard
-then tells why. It needs only the standard library, so that it starts at once.
+As a program, it waits until the program that started it has ended or was killed. Then it ends the cluster. When Ray's
+process on this machine dies, Ray ends the program with exit code 1 and without a message, so the guard says why. It
+needs only the standard library, so that it starts fast.
 """
 
 import os
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-LEAVE = 5.0  # Seconds for each of the at most six calls that leave or end a cluster, and for removing its folder.
+LEAVE_LIMIT = 5.0  # Seconds for each of the at most six calls that leave or end a cluster, and to remove its folder.
 BYE = b"bye"
 
 
@@ -26,13 +26,13 @@ class Guard:
             [sys.executable, "-I", "-S", os.path.abspath(__file__), name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # So that Ctrl-C does not reach it.
+            start_new_session=True,  # Ctrl-C does not reach it.
         )
 
     def dismiss(self) -> None:
         """End the guard: the cluster has ended."""
         with suppress(OSError, subprocess.TimeoutExpired):
-            self._process.communicate(BYE, timeout=LEAVE)
+            self._process.communicate(BYE, timeout=LEAVE_LIMIT)
         self._process.kill()
         self._process.wait()
 
@@ -69,15 +69,15 @@ def wake(pids: Iterable[int]) -> None:
 
 
 def kill(pids: Iterable[int]) -> None:
-    """End processes that may be stopped: a stopped process takes no other signal."""
+    """Kill processes, which may be stopped: a stopped process handles no other signal."""
     for pid in pids:
         with suppress(OSError):
             os.kill(pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
 
 
 def remove(folder: str) -> None:
-    """Remove a folder, again and again for `LEAVE` seconds: processes that are ending may still write there."""
-    end = time.monotonic() + LEAVE
+    """Remove a folder. Try for `LEAVE_LIMIT` seconds, since processes that are ending may still write there."""
+    end = time.monotonic() + LEAVE_LIMIT
     while folder and os.path.isdir(folder):
         shutil.rmtree(folder, ignore_errors=True)
         if time.monotonic() > end:
@@ -95,7 +95,7 @@ def _main(name: str, folder: str) -> None:
     reason = " (Ray itself ends a program when Ray's process on its machine dies)" if name == "ray" else ""
     with suppress(OSError):
         sys.stderr.write(
-            f"parallel-lenet: the program ended without leaving its {name} cluster{reason}; files that it saved "
+            f"parallel-lenet: the program ended without leaving its {name} cluster{reason}. Files that it saved "
             "before are complete\n"
         )
 

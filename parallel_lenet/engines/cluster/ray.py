@@ -14,10 +14,10 @@ from parallel_lenet.display import count
 from parallel_lenet.engines import WorkerError
 from parallel_lenet.engines.cluster.backends import Backend, start_or_join
 from parallel_lenet.engines.cluster.guard import Guard, is_stopped, kill, processes_using, remove, wake
-from parallel_lenet.engines.cluster.limits import CONNECT, LOOK_EVERY, START, Watch, call_to_leave
+from parallel_lenet.engines.cluster.limits import CONNECT_LIMIT, POLL_INTERVAL, START_LIMIT, Watch, call_to_leave
 
-STOPPED = 10.0  # Seconds between two looks for stopped processes.
-GONE_AFTER = 8.0  # Seconds without an answer. After a minute without its control service, Ray ends the program.
+STOPPED_INTERVAL = 10.0  # Seconds between two searches for stopped processes.
+SILENCE_LIMIT = 8.0  # Seconds without an answer. After a minute without its control service, Ray ends the program.
 
 
 class Ray(Backend):
@@ -26,50 +26,51 @@ class Ray(Backend):
     name = "ray"
     module = "ray"
     remote = True
-    returns = "list"  # Its joblib backend can do no more: a call that fails has no results.
-    addresses, example = re.compile(r"auto|(ray://)?[^/]+:\d+"), "HOST:6379"
-    _using = False
+    return_as = "list"  # The only choice of its joblib backend. A call that fails has no results.
+    address_form = re.compile(r"auto|(ray://)?[^/]+:\d+")
+    example_address = "HOST:6379"
+    _is_used = False
     _users: ClassVar[int] = 0
-    _ours: ClassVar[bool] = False
-    _where: ClassVar[str | None] = None
+    _is_ours: ClassVar[bool] = False
+    _joined_address: ClassVar[str | None] = None
     _folder: ClassVar[str] = ""
     _guard: ClassVar[Guard | None] = None
     _watch: ClassVar[Watch] = Watch()
-    _looks: ClassVar[int] = 0
-    _stopped: ClassVar[set[int]] = set()
-    """Processes of a new cluster that were stopped at both of the last two looks."""
-    _seen_stopped: ClassVar[set[int]] = set()
-    """Those that were stopped at the last look."""
+    _polls: ClassVar[int] = 0
+    _stopped_pids: ClassVar[set[int]] = set()
+    """Processes of a new cluster that both of the last two searches found stopped."""
+    _stopped_before: ClassVar[set[int]] = set()
+    """Processes that the last search found stopped."""
     _cpus: ClassVar[int] = 1
     hung: ClassVar[bool] = False
     """Whether a thread that leaves Ray never returned. Then the interpreter would crash at its end."""
-    _before: ClassVar[dict[str, str | None]] = {}
-    """The environment variables that a new cluster changes, with the values before."""
+    _variables_before: ClassVar[dict[str, str | None]] = {}
+    """The environment variables that a new cluster changes, with their earlier values."""
 
     def start(self, n_workers: int | None) -> int:
         """Use a Ray that runs in this program already, or start or join one."""
         import ray  # Imported lazily: an extra.
         from ray.util.joblib import register_ray
 
-        if not self._using:
+        if not self._is_used:
             register_ray()
-            # Ray warns of the way joblib calls it, and that only the main thread could handle SIGTERM.
+            # Ray warns about joblib's calls, and that only the main thread could handle SIGTERM.
             for name in ("ray.util.multiprocessing.pool", "ray._private.worker"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             if not ray.is_initialized():
-                Ray._ours = True
-                Ray._where = self.address
-                limit = START if self.address is None else CONNECT
+                Ray._is_ours = True
+                Ray._joined_address = self.address
+                limit = START_LIMIT if self.address is None else CONNECT_LIMIT
                 start_or_join(self, lambda: self._begin(n_workers, limit))
-            elif self.address not in (None, "auto", Ray._where, ray.get_runtime_context().gcs_address):
+            elif self.address not in (None, "auto", Ray._joined_address, ray.get_runtime_context().gcs_address):
                 raise WorkerError(
                     f"this program uses a Ray at {ray.get_runtime_context().gcs_address} already, and can't join "
                     f"another at {self.address}: end that first, with ray.shutdown()"
                 )
             elif Ray._users == 0:
-                start_or_join(self, lambda: self._begin(n_workers, CONNECT))
+                start_or_join(self, lambda: self._begin(n_workers, CONNECT_LIMIT))
             Ray._users += 1
-            self._using = True
+            self._is_used = True
         cpus = self.count()
         if n_workers is not None and n_workers > cpus:
             self.stop()
@@ -83,10 +84,11 @@ class Ray(Backend):
         """
 
         def join() -> None:
-            if not Ray._ours:
+            if not Ray._is_ours:
                 return
             if self.address is None:
-                Ray._folder = tempfile.mkdtemp(prefix="lenet-ray-", dir=short_folder())  # Mode 0700; Ray's own is 0777.
+                # Its mode is 0700. Ray's own folder has 0777.
+                Ray._folder = tempfile.mkdtemp(prefix="lenet-ray-", dir=short_folder())
             Ray._guard = Guard(self.name, Ray._folder)
             if self.address is None:
                 self._local(n_workers)
@@ -94,10 +96,10 @@ class Ray(Backend):
                 self._join(self.address)
 
         Ray._watch = Watch()
-        Ray._looks = 0
-        Ray._stopped = set()
-        Ray._seen_stopped = set()
-        Ray._watch.begin(join, _ask, self.stop, limit)
+        Ray._polls = 0
+        Ray._stopped_pids = set()
+        Ray._stopped_before = set()
+        Ray._watch.begin(join, _poll, self.stop, limit)
 
     def _local(self, n_workers: int | None) -> None:
         """Start Ray on this machine: on the loopback interface, protected by a token."""
@@ -107,10 +109,10 @@ class Ray(Backend):
         token = os.path.join(Ray._folder, "token")
         with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        _set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": token})
+        _set_variables({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": token})
         _read_variables()
         clusters = ray_constants.ENABLE_RAY_CLUSTER
-        ray_constants.ENABLE_RAY_CLUSTER = False  # So that it uses the loopback interface only.
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Only the loopback interface is used.
         try:
             ray.init(
                 "local",  # Even if RAY_ADDRESS names another one.
@@ -131,20 +133,20 @@ class Ray(Backend):
         if address != "auto":  # "auto" is any cluster of this machine.
             host, _, port = address.removeprefix("ray://").rpartition(":")
             # Ray itself would try for minutes if nothing listens there.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_LIMIT).close()
         ray.init(address, log_to_driver=False, configure_logging=False)
 
     def stop(self) -> None:
         """Leave Ray with the last user. A Ray that ran before the first user stays."""
-        if self._using:
-            self._using = False
+        if self._is_used:
+            self._is_used = False
             Ray._users -= 1
         if Ray._users == 0:
-            if Ray._ours:
+            if Ray._is_ours:
                 _shutdown()
             Ray._watch.stop()  # Last: when the watch's thread ends, Linux kills the cluster.
-            Ray._ours = False
-            Ray._where = None
+            Ray._is_ours = False
+            Ray._joined_address = None
 
     def count(self) -> int:
         """The CPUs of all nodes."""
@@ -155,25 +157,25 @@ class Ray(Backend):
 
     def stuck_reason(self) -> str:
         """Names a process of a new cluster that is stopped."""
-        return f"process {min(Ray._stopped)} of it is stopped" if Ray._stopped else ""
+        return f"process {min(Ray._stopped_pids)} of it is stopped" if Ray._stopped_pids else ""
 
     def is_running(self) -> bool:
-        """Whether it has answered in the last `GONE_AFTER` seconds."""
+        """Whether it answered in the last `SILENCE_LIMIT` seconds."""
         import ray
 
-        return ray.is_initialized() and Ray._watch.silent < GONE_AFTER
+        return ray.is_initialized() and Ray._watch.silence < SILENCE_LIMIT
 
 
-def _ask() -> None:
+def _poll() -> None:
     """Count the cluster's CPUs, and look for stopped processes. Hangs if Ray's control service has ended."""
     import ray
 
     Ray._cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    Ray._looks += 1
-    if Ray._folder and Ray._looks % (STOPPED // LOOK_EVERY) == 0:
-        now = {pid for pid in processes_using(Ray._folder) if is_stopped(pid)}
-        Ray._stopped = now & Ray._seen_stopped
-        Ray._seen_stopped = now
+    Ray._polls += 1
+    if Ray._folder and Ray._polls % (STOPPED_INTERVAL // POLL_INTERVAL) == 0:
+        stopped = {pid for pid in processes_using(Ray._folder) if is_stopped(pid)}
+        Ray._stopped_pids = stopped & Ray._stopped_before
+        Ray._stopped_before = stopped
 
 
 def _shutdown() -> None:
@@ -184,7 +186,7 @@ def _shutdown() -> None:
     guard = Ray._guard
     Ray._folder = ""
     Ray._guard = None
-    wake(processes_using(folder))  # If they were killed, Ray's process on this machine would end this program too.
+    wake(processes_using(folder))  # If they were killed now, Ray's process on this machine would end this program.
     ended = call_to_leave(ray.shutdown)
     kill(processes_using(folder))
     if not ended and not call_to_leave(ray.shutdown):
@@ -193,17 +195,17 @@ def _shutdown() -> None:
         Ray.hung = True
     remove(folder)
     if folder:
-        _set(Ray._before)
-        Ray._before = {}
+        _set_variables(Ray._variables_before)
+        Ray._variables_before = {}
         _read_variables()
     if guard is not None:
         guard.dismiss()
 
 
-def _set(variables: dict[str, str | None]) -> None:
-    """Set environment variables, or remove them if the value is None, and keep the values before."""
+def _set_variables(variables: dict[str, str | None]) -> None:
+    """Set environment variables, or remove them if the value is None, and keep their earlier values."""
     for name, value in variables.items():
-        Ray._before.setdefault(name, os.environ.get(name))
+        Ray._variables_before.setdefault(name, os.environ.get(name))
         if value is None:
             os.environ.pop(name, None)
         else:
@@ -211,7 +213,7 @@ def _set(variables: dict[str, str | None]) -> None:
 
 
 def _read_variables() -> None:
-    """Have Ray read the environment again, which it has read when it was imported."""
+    """Let Ray read the environment again, which it read when it was imported."""
     from ray import _raylet
 
     raylet: Any = _raylet
@@ -221,5 +223,5 @@ def _read_variables() -> None:
 
 def short_folder() -> str:
     """A folder for Ray's sockets, whose paths must not be longer than 107 bytes."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(usual) > 18 and os.path.isdir("/tmp") else usual
+    folder = tempfile.gettempdir()
+    return "/tmp" if len(folder) > 18 and os.path.isdir("/tmp") else folder

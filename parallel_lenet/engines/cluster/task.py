@@ -1,8 +1,8 @@
 """The tasks and answers between the coordinator and a cluster's workers, and how a worker computes a task.
 
 Model and datasets, the *setup*, are sent to a worker process once. A task names its setup by a key. A worker that does
-not have it says so, and gets the blocks again together with the setup. So workers may start with the cluster, later, or
-in place of one that died, in any cluster. Each thread that computes creates a model of its own per context.
+not have it says so, and gets the blocks again together with the setup. So workers may start at any time, in any
+cluster. Each thread that computes creates its own model per context.
 """
 
 import copy
@@ -29,7 +29,7 @@ from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.worker import Samples, block_gradient, block_metrics
 
-SETUPS_KEPT = 3  # Per worker, which may serve two coordinators, or several calls of one. Older ones free their memory.
+MOST_SETUPS = 3  # Per worker, which may serve two coordinators, or several calls of one. Older ones free their memory.
 
 Blob = NDArray[np.uint8]
 
@@ -43,22 +43,23 @@ class ModelAndData:
     datasets: tuple[Samples, ...]
 
 
-# Not a tuple: joblib's Ray backend puts each argument of 100 bytes or more, by sys.getsizeof, into Ray's object store,
-# and keeps it there as long as the pool exists. The parameters of all steps would fill it. An instance has 48 bytes.
+# Not a tuple: joblib's Ray backend puts each argument of 100 bytes or more, by sys.getsizeof, into Ray's object store.
+# It stays there as long as the pool exists, so the parameters of all steps would fill the store. An instance has 48
+# bytes.
 @dataclass(frozen=True)
 class GroupTask:
     """A group of blocks at one version of the parameters."""
 
     version: int
     key: str
-    """The setup's."""
+    """The key of the setup."""
     context: str
-    """A unique name."""
+    """The unique name of the context."""
     parameters: Vector
     blocks: Sequence[tuple[int, Block]]
-    """Each with its number in the step."""
+    """The blocks, each with its number in the step."""
     gradients: bool
-    """Whether gradients are wanted, or only metrics."""
+    """Whether to compute gradients, or only metrics."""
     versions: dict[str, str] = field(default_factory=versions)
     """The coordinator's versions. A worker with other ones computes nothing."""
 
@@ -78,11 +79,11 @@ class Result(NamedTuple):
     failure: bytes = b""
     """The model's exception and its traceback, pickled. Empty if it raised none."""
     worker: str = ""
-    """Set by the coordinator."""
+    """The worker's name. Set by the coordinator."""
     seconds: float = 0.0
     """The block's share of the task's seconds, by samples. Set by the coordinator."""
     finite: bool = True
-    """As in `worker.Sums`."""
+    """Whether loss and gradient are finite, as in `worker.Sums`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class GroupAnswer:
 
     worker: str
     seconds: float
-    """Of the computation."""
+    """The duration of the computation."""
     results: Sequence[Result]
     """Empty if the worker does not have the setup, or has other versions. The first failure is the last result."""
     versions: dict[str, str] = field(default_factory=versions)
@@ -143,8 +144,8 @@ def forget(key: str) -> None:
         if _users[key] <= 0:
             del _users[key]
             _local_setups.pop(key, None)
-            for sent in [sent for sent in _received_setups if key and sent.startswith(key)]:
-                del _received_setups[sent]
+            for received_key in [each for each in _received_setups if key and each.startswith(key)]:
+                del _received_setups[received_key]
 
 
 def _unpack(key: str, blob: Blob) -> ModelAndData:
@@ -159,7 +160,7 @@ def _unpack(key: str, blob: Blob) -> ModelAndData:
                 read_only(array)
     with _lock:
         _received_setups[key] = setup
-        while len(_received_setups) > SETUPS_KEPT:
+        while len(_received_setups) > MOST_SETUPS:
             _received_setups.popitem(last=False)
     return setup
 
@@ -170,7 +171,7 @@ def _thread_model(task: GroupTask, setup: ModelAndData) -> Model:
     if task.context not in models:
         _, local = _local_setups.get(task.key, (setup, None))
         models[task.context] = pickle.loads(setup.model) if local is None else copy.deepcopy(local)
-        while len(models) > SETUPS_KEPT:
+        while len(models) > MOST_SETUPS:
             models.popitem(last=False)
     return models[task.context]
 
@@ -178,7 +179,7 @@ def _thread_model(task: GroupTask, setup: ModelAndData) -> Model:
 def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
     """Compute each block of the task in turn, up to the first that fails. An exception of the model is a result.
 
-    If it were raised here, it would end the call with all other results, and in loky the pool.
+    If the exception were raised here, the call would end without its other results, and loky's pool would end.
     """
     worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     results: list[Result] = []
@@ -192,7 +193,8 @@ def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
     spare = list[Vector]()
     start = time.perf_counter()
     for number, block in task.blocks:
-        gradient = np.full_like(parameters, np.nan) if task.gradients else None  # If the model forgets to write it.
+        # NaN shows it if the model does not write a number.
+        gradient = np.full_like(parameters, np.nan) if task.gradients else None
         finite = True
         try:
             if setup is None and blob is not None:
@@ -203,7 +205,7 @@ def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
                 metrics = block_metrics(model, setup.datasets, parameters, block)
             else:
                 metrics, finite = block_gradient(model, setup.datasets, parameters, block, gradient, spare)
-        except BaseException as error:  # SystemExit too: it is raised in the coordinator's program.
+        except BaseException as error:  # SystemExit too: the coordinator raises it in its program.
             if isinstance(error, KeyboardInterrupt) and task.key in _local_setups:
                 raise  # This is the coordinator's program.
             results.append(Result(task.version, number, Metrics(), failure=pickled_exception(error)))

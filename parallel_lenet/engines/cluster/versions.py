@@ -1,4 +1,4 @@
-"""The versions that decide the bits of a result, and so have to be the same on all machines of a cluster."""
+"""The versions that decide the bits of a result. They must be the same on all machines of a cluster."""
 
 import hashlib
 import platform
@@ -41,6 +41,6 @@ def difference(worker: str, theirs: object) -> str | None:
         if theirs.get(name) != value:
             return (
                 f"worker {worker} has {name} {theirs.get(name)}, and the coordinator {value}: results would not be "
-                "bit-identical; install the same version on all machines"
+                "bit-identical. Install the same version on all machines"
             )
     return None

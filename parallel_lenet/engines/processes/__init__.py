@@ -1,1 +1,1 @@
-"""Worker processes on this machine with shared memory."""
+"""Worker processes on this machine, with shared memory."""

@@ -1,9 +1,9 @@
-"""The cores that workers run on: each worker has its own core if there are as many workers as cores, else any core.
+"""Binds workers to cores. Each worker has its own core if there are as many workers as cores, else any core.
 
 The coordinator wakes the workers from one of the cores. By default, Linux then lets two workers share another core for
-milliseconds, until it notices that the coordinator sleeps. A step takes up to a tenth longer. But a process that is
-bound to a core cannot leave it when another training needs it. So each core is claimed first, machine-wide, and a
-worker whose core another training has claimed runs on any core.
+milliseconds, until it notices that the coordinator sleeps. A step then takes up to a tenth longer. But a process that
+is bound to a core cannot leave it when another training needs it. So each core is claimed first, machine-wide. A worker
+whose core another training has claimed runs on any core.
 """
 
 import os
@@ -32,7 +32,7 @@ class Placement:
                 os.sched_setaffinity(pid, [usable[number]] if has_own_core else usable)
 
     def _claim(self, core: int) -> bool:
-        """Claim the core; False if another process has it. A socket's name belongs to one process at a time.
+        """Claim the core. Returns False if another process has it. A socket's name belongs to one process at a time.
 
         No process can connect to the socket, since it does not listen. Trainings in different network namespaces do not
         see each other's claims.

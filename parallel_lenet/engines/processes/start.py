@@ -22,8 +22,8 @@ WORKER_VARIABLE = "PARALLEL_LENET_IS_WORKER"
 _THREADS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM", "NUMBA_NUM")
 _INTERPRETERS = re.compile(r"python|pypy|graalpy|mayapy|hython", re.IGNORECASE)
 
-# The import path comes after the standard library until the worker's own imports are done: a file random.py beside
-# the program must not take the place of what NumPy needs.
+# The import path comes after the standard library until the worker's own imports are done: a file random.py beside the
+# program must not hide a module that NumPy needs.
 PROGRAM = """\
 import os, sys
 library = [i for i, entry in enumerate(sys.path)
@@ -32,13 +32,13 @@ sys.path[max(library, default=-1) + 1:0] = sys.argv[4:]
 from parallel_lenet.engines.processes.worker_main import main
 main()
 """
-"""What a worker's process runs; its arguments are a descriptor, the coordinator's process, and more."""
+"""The program of a worker's process. Its arguments are a descriptor, the coordinator's process, and more."""
 
 
 def interpreter() -> str:
-    """The Python that runs this program, to run workers with.
+    """The Python interpreter of this program, which runs workers too.
 
-    Raises WorkerError if it is not known: another program, started as a worker, would only start itself again.
+    Raises WorkerError if it is not known: another program in its place would start itself again.
     """
     reason = ""
     if os.environ.get(WORKER_VARIABLE):
@@ -73,15 +73,15 @@ def _standard_error() -> int | None:
     If descriptor 2 was closed, another file may have its number. Files that Python opened are not inheritable.
     """
     try:
-        present = sys.__stderr__ is not None and os.get_inheritable(2)
+        is_open = sys.__stderr__ is not None and os.get_inheritable(2)
     except OSError:
-        present = False
-    return 2 if present else subprocess.DEVNULL
+        is_open = False
+    return 2 if is_open else subprocess.DEVNULL
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block all signals for this thread, and for a process that it starts, which has to unblock them itself."""
+def _block_signals() -> Iterator[None]:
+    """Block all signals for this thread, and for a process that it starts, which must unblock them itself."""
     if sys.platform == "win32":
         yield
         return
@@ -103,7 +103,7 @@ def _flags() -> list[str]:
 
 
 def worker_path() -> list[str]:
-    """``sys.path`` for a worker: the program's, and the folders of this package and of NumPy in case it lacks them."""
+    """``sys.path`` for a worker: the program's, then the folders of this package and of NumPy."""
     return [*import_path(), str(Path(__file__).parents[3]), str(Path(np.__file__).parents[1])]
 
 
@@ -119,7 +119,7 @@ def start(worker_socket: socket.socket, handles: Sequence[int | str]) -> "subpro
         with process.stdin:
             process.stdin.write(worker_socket.share(process.pid))
         return process
-    with _signals_blocked():
+    with _block_signals():
         return subprocess.Popen(
             command,
             env=_environment(),
@@ -127,5 +127,5 @@ def start(worker_socket: socket.socket, handles: Sequence[int | str]) -> "subpro
             stdout=error,  # A model's prints must not mix with the program's output.
             stderr=error,
             pass_fds=[worker_socket.fileno(), *(handle for handle in handles if isinstance(handle, int))],
-            process_group=0,  # So that Ctrl-C in a terminal reaches the coordinator only.
+            process_group=0,  # Ctrl-C in a terminal reaches only the coordinator.
         )
