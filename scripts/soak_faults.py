@@ -24,7 +24,7 @@ class Fault:
     phase: str
     delay: float
     due: float | None = None
-    """When it strikes, by `time.monotonic`; None before its phase begins."""
+    """When it strikes, by `time.monotonic`, or None before its phase begins."""
 
     @property
     def kind(self) -> str:
@@ -51,7 +51,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def marked(mark: str) -> list[int]:
+def processes_with(mark: str) -> list[int]:
     """The processes that carry the mark in their environment."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):

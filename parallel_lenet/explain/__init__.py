@@ -37,8 +37,8 @@ def explain(
 ) -> Lesson:
     """The lesson on one stored image of this network, with ``others`` beside it in a batch.
 
-    ``label`` is the image's class; None takes the network's answer as right. ``others (n, ...)`` are at least two
-    images with their ``labels``; the first six are used. ``class_names`` are what the classes are called. The
+    ``label`` is the image's class. None takes the network's answer as right. ``others (n, ...)`` are at least two
+    images with their ``labels``. The first six are used. ``class_names`` are what the classes are called. The
     kernel is `naive`, or, if the network is too large for its loops, the model's. Dropout, which does nothing outside
     of training, is left out. Raises ValueError if an image or a label does not fit the network, if the scores are not
     finite, or if the network has no classes.

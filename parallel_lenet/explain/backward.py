@@ -102,7 +102,7 @@ def _layer_gradient(lesson: Lesson, step: Step) -> None:
 
 
 def scatter(step: Step, place: tuple[int, ...]) -> Array:
-    """What one output's error adds to its window: its filter, weighted by the error; ``(c, k, k)``."""
+    """What one output's error adds to its window: its filter, weighted by the error, ``(c, k, k)``."""
     product: Array = step.dy[place] * filters_of(step)[place[0]]
     return product
 
@@ -110,7 +110,7 @@ def scatter(step: Step, place: tuple[int, ...]) -> Array:
 def spread_out(step: Step) -> Array:
     """The errors ``(f, rows, cols)`` as the turned filters pass over them.
 
-    A stride leaves ``stride - 1`` zeros between two errors; around all of them lie ``k - 1`` zeros, so that the filter
+    A stride leaves ``stride - 1`` zeros between two errors. Around all of them lie ``k - 1`` zeros, so that the filter
     can also touch the outermost errors with one corner only.
     """
     layer = convolution_of(step)
@@ -199,7 +199,7 @@ def _finite_differences(lesson: Lesson) -> None:
         lesson.numbers.keep({f"{name}.slope": slopes})
     lesson.numbers.keep({"difference64.above": losses[0], "difference64.below": losses[1]})
     gradient = np.empty_like(parameters)  # The exact one, for comparison: in float64.
-    model.loss_and_gradient(parameters, *_own(lesson), gradient)
+    model.loss_and_gradient(parameters, *_own_image(lesson), gradient)
     lesson.numbers.keep({"difference.step": np.array(STEP_SIZES), "difference64.gradient": gradient[index]})
 
 
@@ -213,7 +213,7 @@ def _adam(lesson: Lesson) -> None:
     rows: dict[str, list[float]] = {name: [] for name in ("weight", "loss", "gradient", "first", "second", "change")}
     gradient = np.empty_like(parameters)
     for _ in range(ADAM_STEPS):
-        rows["loss"].append(model.loss_and_gradient(parameters, *_own(lesson), gradient).loss_sum)
+        rows["loss"].append(model.loss_and_gradient(parameters, *_own_image(lesson), gradient).loss_sum)
         rows["weight"].append(parameters[index])
         rows["gradient"].append(gradient[index])
         updated, state = optimizer.update(parameters, gradient, state)
@@ -228,5 +228,5 @@ def _adam(lesson: Lesson) -> None:
     lesson.numbers.keep({"adam.probabilities": np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()})
 
 
-def _own(lesson: Lesson) -> tuple[Array, Array]:
+def _own_image(lesson: Lesson) -> tuple[Array, Array]:
     return lesson.images[:1], lesson.labels[:1]

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Rect:
-    """A box; ``level`` from -1 to 1 tints it by sign and size."""
+    """A box. ``level`` from -1 to 1 tints it by sign and size."""
 
     x: float
     y: float
@@ -31,7 +31,7 @@ class Rect:
     level: float | None = None
     id: str = ""
     step: int = 0
-    """The step of a playing figure that shows it; 0: from the beginning. Texts and lines have it too."""
+    """The step of a playing figure that shows it, or 0: from the beginning. Texts and lines have it too."""
     kind: str = "rect"
 
     @property
@@ -73,7 +73,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Line:
-    """Straight lines through points; with ``arrow``, a head at the last one."""
+    """Straight lines through points. With ``arrow``, a head at the last one."""
 
     points: tuple[tuple[float, float], ...]
     style: str = "line"
@@ -107,14 +107,14 @@ class Map:
     h: float
     values: Array
     largest: float = 0.0
-    """The absolute value with the strongest colour; 0 takes the largest of the values."""
+    """The absolute value with the strongest colour. 0 takes the largest of the values."""
     grey: bool = False
     id: str = ""
     kind: str = "map"
 
     @property
     def pixels(self) -> Array:
-        """RGBA, uint8: ``(h, w, 4)``; a map of far more numbers than it is wide leaves out rows and columns."""
+        """RGBA, uint8: ``(h, w, 4)``. A map of far more numbers than it is wide leaves out rows and columns."""
         step = max(1, int(max(self.values.shape[-2:]) / (2 * max(self.w, self.h, 16))))
         values = self.values[..., ::step, ::step]
         return grey_pixels(values) if self.grey else signed_pixels(values, self.largest)
@@ -163,7 +163,7 @@ def signed_pixels(values: Array, largest: float = 0.0) -> Array:
 
 
 def grey_pixels(values: Array) -> Array:
-    """Pixels from black for the smallest to white for the largest number; ``(3, h, w)`` are colours."""
+    """Pixels from black for the smallest to white for the largest number. ``(3, h, w)`` are colours."""
     numbers = np.asarray(values, np.float64)
     low, high = float(numbers.min()), float(numbers.max())
     scaled = np.rint(255 * (numbers - low) / ((high - low) or 1.0)).astype(np.uint8)
@@ -172,7 +172,7 @@ def grey_pixels(values: Array) -> Array:
 
 
 def largest(values: Array) -> float:
-    """The largest absolute value; 1 if all numbers are 0."""
+    """The largest absolute value, or 1 if all numbers are 0."""
     return float(np.abs(np.asarray(values, np.float64)).max()) or 1.0
 
 
@@ -187,7 +187,7 @@ def table(
     id: str = "",
     marked: Iterable[tuple[int, int]] = (),
 ) -> list[Shape]:
-    """The numbers ``name[*index, row, col]`` in tinted cells; ids are ``id-row-col`` for JavaScript."""
+    """The numbers ``name[*index, row, col]`` in tinted cells. Ids are ``id-row-col`` for JavaScript."""
     values = numbers[name][index]
     size = strongest or largest(values)
     shapes: list[Shape] = []
@@ -232,7 +232,7 @@ def map_panel(
     window: tuple[float, float, float, float] | None = None,
     window_id: str = "",
 ) -> Panel:
-    """A panel with one feature map ``width`` wide; ``window`` (left, top, width, height, in its pixels) is framed."""
+    """A panel with one feature map ``width`` wide. ``window`` (left, top, width, height, in its pixels) is framed."""
     rows, cols = values.shape[-2:]
     scale = width / cols
     shapes: list[Shape] = [

@@ -56,14 +56,14 @@ class Lesson:
     trace: Trace
     label: int
     known: bool
-    """Whether the class of the image is known; otherwise the network's answer counts as right."""
+    """Whether the class of the image is known. Otherwise the network's answer counts as right."""
     source: str
     """The page's name for the image: ``test image 17``, ``digit.png``."""
     roles: Roles
     weight: tuple[str, Place]
     """The weight that is followed: the parameter's name and the place in it."""
     images: Array
-    """The batch of the chapter on parallel training, as stored; the first one is the lesson's own image."""
+    """The batch of the chapter on parallel training, as stored. The first one is the lesson's own image."""
     labels: Array
     numbers: Numbers = field(default_factory=Numbers)
     class_names: tuple[str, ...] | None = None

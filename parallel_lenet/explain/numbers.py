@@ -17,13 +17,13 @@ class Number:
     of: str
     """Array and place, such as ``conv1[0,12,14]``."""
     bits: str
-    """A float's bits in hexadecimal, most significant first; an integer in decimal."""
+    """A float's bits in hexadecimal, most significant first, or an integer in decimal."""
     text: str
 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """Named arrays; ``numbers("conv1", 0, 12, 14)`` is one number of the array ``conv1``."""
+    """Named arrays. ``numbers("conv1", 0, 12, 14)`` is one number of the array ``conv1``."""
 
     arrays: dict[str, Array] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Numbers:
 
 
 def bits(value: Any) -> str:
-    """The bits of a NumPy float in hexadecimal, most significant first; an integer in decimal."""
+    """The bits of a NumPy float in hexadecimal, most significant first, or an integer in decimal."""
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.integer):
         return str(int(array))

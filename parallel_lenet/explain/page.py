@@ -42,7 +42,7 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
         shapes=_shapes(lesson),
         names=_names(lesson),
         source=source,
-        coded=_coded(lesson),
+        shown_functions=_shown_functions(lesson),
         size=size,
         places_of_sum=places_of_sum,
         kind=kind,
@@ -57,13 +57,13 @@ def page(lesson: Lesson, title: str = "", command: str = "") -> str:
         learning_rate=f"{LEARNING_RATE:g}",
         blocks=parallel.blocks(lesson),
         lost=parallel.blocks(lesson)[parallel.lost_block(lesson)],
-        cut=parallel.cut(lesson),
+        larger_shard=parallel.larger_shard(lesson),
         hash=_hash(lesson),
         order=_order(lesson),
     )
 
 
-def _coded(lesson: Lesson) -> set[str]:
+def _shown_functions(lesson: Lesson) -> set[str]:
     """The functions whose code the page shows: those of layers that this network has."""
     roles = lesson.roles
     found: set[str] = set()
@@ -144,10 +144,10 @@ def _arrays(lesson: Lesson) -> dict[str, Any]:
         step = roles.conv
         assert isinstance(step.layer, Conv2d)
         found["convolution"] = {
-            "x": _packed(step.x),
-            "w": _packed(filters_of(step)),
-            "b": _packed(step.parameters["bias"]),
-            "y": _packed(step.y),
+            "x": _pack(step.x),
+            "w": _pack(filters_of(step)),
+            "b": _pack(step.parameters["bias"]),
+            "y": _pack(step.y),
             "stride": step.layer.stride,
             "padding": step.layer.padding,
             "at": roles.conv_at,
@@ -159,16 +159,16 @@ def _arrays(lesson: Lesson) -> dict[str, Any]:
         f, c = lesson.weight[1][:2]
         shared = {"stride": step.layer.stride, "padding": step.layer.padding}
         found["scatter"] = {
-            "dy": _packed(step.dy),
-            "w": _packed(filters_of(step)[:, channel]),
-            "dx": _packed(step.dx[channel]),
+            "dy": _pack(step.dy),
+            "w": _pack(filters_of(step)[:, channel]),
+            "dx": _pack(step.dx[channel]),
             "at": roles.deep_at,
             **shared,
         }
         found["kernel-gradient"] = {
-            "x": _packed(step.x[c]),
-            "dy": _packed(step.dy[f]),
-            "dw": _packed(numbers["kernel.sum"][f, c]),
+            "x": _pack(step.x[c]),
+            "dy": _pack(step.dy[f]),
+            "dw": _pack(numbers["kernel.sum"][f, c]),
             "largest": float(np.abs(step.dy).max()),
             "at": [int(i) for i in numbers["kernel.place"][1:]],
             **shared,
@@ -185,7 +185,7 @@ def _arrays(lesson: Lesson) -> dict[str, Any]:
     return found
 
 
-def _packed(values: Array) -> dict[str, Any]:
+def _pack(values: Array) -> dict[str, Any]:
     """Shape, and the numbers as little-endian bytes in base64."""
     flat = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return {"shape": values.shape, "data": base64.b64encode(flat.tobytes()).decode()}

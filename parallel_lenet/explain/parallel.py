@@ -50,15 +50,15 @@ def tree_levels(leaves: Array) -> list[Array]:
     return levels
 
 
-def cut(lesson: Lesson) -> int:
+def larger_shard(lesson: Lesson) -> int:
     """The number of images in the larger of two unequal shards: all but two."""
     return max(1, len(lesson.images) - 2)
 
 
 def _unequal(lesson: Lesson, followed: Array) -> None:
     """The mean of two shards' means, beside the mean over all images."""
-    first = followed[: cut(lesson)]
-    second = followed[cut(lesson) :]
+    first = followed[: larger_shard(lesson)]
+    second = followed[larger_shard(lesson) :]
     kind = followed.dtype.type
     means = np.array([tree_sum(part) / kind(len(part)) for part in (first, second)])
     lesson.numbers.keep({"shard.means": means, "shard.wrong": (means[0] + means[1]) / kind(2)})

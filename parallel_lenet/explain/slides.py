@@ -71,7 +71,7 @@ def _can_draw(text: str) -> bool:
 
 
 def write(pictures: dict[str, bytes], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the pictures into ``folder``, which is made if it does not exist; returns their paths."""
+    """Write the pictures into ``folder``, which is made if it does not exist, and return their paths."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in pictures.items():

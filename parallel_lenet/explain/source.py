@@ -21,7 +21,7 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """The function ``name`` of `naive`; without text if the installation has no source files."""
+    """The function ``name`` of `naive`, without text if the installation has no source files."""
     function: Callable[..., Any] = getattr(naive, name)
     try:
         lines, line = inspect.getsourcelines(function)

@@ -12,13 +12,13 @@ A kernel module is any module with the functions of `Kernels`. All of them share
 - NaN and infinity are treated as in IEEE arithmetic.
 - Functions are pure: equal inputs give equal bits, whichever process computes them.
 
-**What decides bits.** A kernel's `LEAF` is the smallest number of images that the law for sums holds for: sums over
-images (gradients of parameters, the loss) add blocks of that many images along a balanced binary tree over their
-positions, ``(0 + 1) + (2 + 3)`` and so on, and a missing right half is left out. With a leaf of 1 the results for the
-two halves of a block of 2^k images add up to the block's, bit by bit, and the result for one image does not depend on
-the images beside it. So the number of images per call decides no bit. That holds for `naive` and for `compiled`.
-`compiled` also gives the same bits on every machine: it uses IEEE arithmetic in a fixed order, and functions of its
-own. `im2col` leaves the order to BLAS: its leaf is the shard, and its bits depend on the shard size and on the BLAS.
+**What decides bits.** Sums over images (gradients of parameters, the loss) add blocks of `LEAF` images along a balanced
+binary tree over their positions: ``(0 + 1) + (2 + 3)`` and so on. A missing right half is left out. With a leaf of 1
+the results for the two halves of a block of 2^k images add up to the block's, bit by bit. The result for one image then
+does not depend on the images beside it, so the number of images per call decides no bit. That holds for `naive` and for
+`compiled`. `compiled` also gives the same bits on every machine: it uses IEEE arithmetic in a fixed order, and
+functions of its own. `im2col` leaves the order to BLAS: its leaf is the shard, and its bits depend on the shard size
+and on the BLAS.
 
 Convolution is cross-correlation, as everywhere in this field: the window is not flipped (`layers.Conv2d(flip=True)`
 turns the filters for the true convolution). Its output has ``floor((size + 2 * padding - k) / stride) + 1`` rows.
@@ -45,7 +45,7 @@ class Kernels(Protocol):
     """The functions of a kernel module, for ``f`` filters of ``(c, kh, kw)`` and images ``(c, h, w, n)``."""
 
     LEAF: int | None
-    """The smallest number of images that the law for sums holds for; None for the shard."""
+    """The number of images in a leaf of the tree of sums, or None for the whole shard."""
 
     SHARD_SIZE: int
     """Images per shard by default: the number per call that these kernels are fastest with."""
@@ -57,13 +57,13 @@ class Kernels(Protocol):
         """
 
     def conv2d(self, x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
-        """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``; the border is 0."""
+        """``x (c, h, w, n)``, ``weight (f, c, kh, kw)``, ``bias (f,)`` -> ``out (f, oh, ow, n)``. The border is 0."""
 
     def conv2d_input_gradient(self, dy: Array, weight: Array, stride: int, padding: int, out: Array) -> None:
         """The layer gradient: the error ``dy (f, oh, ow, n)``, spread over the windows -> ``out (c, h, w, n)``."""
 
     def conv2d_weight_gradient(self, x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
-        """Kernel gradient: windows of ``x``, weighted by ``dy`` -> ``dw (f, c, kh, kw)``; its sum -> ``db (f,)``."""
+        """Kernel gradient: windows of ``x``, weighted by ``dy`` -> ``dw (f, c, kh, kw)``, its sum -> ``db (f,)``."""
 
     def avg_pool2d(self, x: Array, size: int, stride: int, out: Array) -> None:
         """The mean of each ``size`` x ``size`` window: ``x (c, h, w, n)`` -> ``out (c, oh, ow, n)``."""
@@ -84,7 +84,7 @@ class Kernels(Protocol):
         """From the result ``y``: ``dy * (amplitude - y * y / amplitude)``."""
 
     def relu(self, x: Array, out: Array) -> None:
-        """``max(x, 0)``, any shape; NaN stays NaN."""
+        """``max(x, 0)``, any shape. NaN stays NaN."""
 
     def relu_gradient(self, y: Array, dy: Array, out: Array) -> None:
         """From the result ``y``: ``dy`` if ``y > 0``, else 0."""
@@ -96,7 +96,7 @@ class Kernels(Protocol):
         """``W^T dy``: ``dy (o, n)`` -> ``out (i, n)``."""
 
     def dense_weight_gradient(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        """``dy x^T`` -> ``dw (o, i)``; ``dy`` summed over the images -> ``db (o,)``."""
+        """``dy x^T`` -> ``dw (o, i)``, ``dy`` summed over the images -> ``db (o,)``."""
 
     def softmax(self, logits: Array, out: Array) -> None:
         """The probability of each class: ``exp(logits (k, n))``, divided by their sum -> ``out (k, n)``."""
@@ -110,7 +110,7 @@ class Kernels(Protocol):
         The loss is summed in float64. Weights of 1 change no bit.
 
         ``smoothing`` is that of the labels, from 0 to below 1: see `Sequential`. It is given by name, and only if it is
-        above 0. A kernel of your own may leave the parameter out; then it can't train with label smoothing.
+        above 0. A kernel of your own that leaves the parameter out can't train with label smoothing.
         """
 
 

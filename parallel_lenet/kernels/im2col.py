@@ -1,8 +1,8 @@
 """The tutorial's second part: the same functions as matrix products.
 
-im2col copies the window that each output value sees into a column of a matrix; a convolution is then one product,
+im2col copies the window that each output value sees into a column of a matrix. A convolution is then one product,
 ``weight (f, c·k·k) @ columns (c·k·k, oh·ow·n)``. Since the batch comes last, a row of that matrix is ``oh`` runs of
-``ow·n`` consecutive numbers of the input (for stride 1): copying is cheap and nothing is transposed.
+``ow·n`` consecutive numbers of the input (for stride 1). So copying is cheap, and nothing is transposed.
 Source: Chellapilla, Puri, Simard, "High performance convolutional neural networks for document processing" (2006), 3.1.
 """
 
@@ -30,7 +30,7 @@ def prepare_images(images: Array, scale: float | Array, shift: float | Array, ou
 
 
 def _pad(x: Array, padding: int) -> Array:
-    """The batch with ``padding`` zeros around each image; the batch itself if there is no padding."""
+    """The batch with ``padding`` zeros around each image, or the batch itself if there is no padding."""
     if padding == 0:
         return x
     return np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -88,7 +88,7 @@ def conv2d_input_gradient(dy: Array, weight: Array, stride: int, padding: int, o
 
 
 def conv2d_weight_gradient(x: Array, dy: Array, stride: int, padding: int, dw: Array, db: Array) -> None:
-    """The kernel gradient: error times columns transposed; the bias adds the errors."""
+    """The kernel gradient: error times columns transposed. The bias adds the errors."""
     filters, rows, columns, _ = dy.shape
     kh, kw = dw.shape[2:]
     matrix = im2col(_pad(x, padding), kh, kw, rows, columns, stride)
@@ -159,7 +159,7 @@ def relu(x: Array, out: Array) -> None:
 
 
 def relu_gradient(y: Array, dy: Array, out: Array) -> None:
-    """Backward: the error if the output is positive, else 0; not error * 0, which is NaN for an infinite error."""
+    """Backward: the error if the output is positive, else 0 (not error * 0, which is NaN for an infinite error)."""
     np.copyto(out, dy)
     out[~(y > 0)] = 0
 

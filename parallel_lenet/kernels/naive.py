@@ -1,8 +1,8 @@
 """The tutorial's nested loops: the specification of all kernels, written to be read.
 
 Each function visits every image, filter, row and column, and computes the formula in its docstring. One image takes
-about 0.04 s, forward and backward. The other kernels compute the same numbers faster; the tests compare them with this
-module. It has more than 300 lines so that all steps of the tutorial can be read in one place.
+about 0.04 s, forward and backward. The other kernels compute the same numbers faster, and the tests compare them with
+this module. It has more than 300 lines so that all steps of the tutorial can be read in one place.
 
 ==============================================  ==========================================================
 paragraph of the tutorial                       function
@@ -31,8 +31,8 @@ Names
     of ``y`` is computed from. Its upper left corner is at ``top``, ``left``.
 
 Shapes
-    ``c`` channels, ``h`` rows, ``w`` columns, ``n`` images; ``f`` filters with windows of ``kh`` rows and ``kw``
-    columns. An output has ``oh`` rows and ``ow`` columns: ``oh = floor((h + 2 * padding - kh) / stride) + 1``.
+    ``c`` channels, ``h`` rows, ``w`` columns and ``n`` images. There are ``f`` filters with windows of ``kh`` rows and
+    ``kw`` columns. An output has ``oh`` rows and ``ow`` columns: ``oh = floor((h + 2 * padding - kh) / stride) + 1``.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _tree_sum(parts: Sequence[Any]) -> Any:
 
 
 def conv2d(x: Array, weight: Array, bias: Array, stride: int, padding: int, out: Array) -> None:
-    """Forward, convolutional layer: slide each filter over the image; multiply, add up, add the bias.
+    """Forward, convolutional layer: slide each filter over the image, multiply, add up, and add the bias.
 
         y[f, row, col] = bias[f] + sum of window(row, col) * weight[f]
 

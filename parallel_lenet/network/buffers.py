@@ -53,7 +53,7 @@ class Buffers:
         self.ones = np.ones(n, dtype)
         """The weights of images that have none."""
         self.programs: dict[Any, Any] = {}
-        """The recorded passes by loss, and shapes and dtypes of the arrays from outside; None: it can't be recorded."""
+        """The recorded passes by loss, and shapes and dtypes of the external arrays. None if it can't be recorded."""
 
 
 def _aligned_array(shape: Shape, dtype: np.dtype[Any]) -> Array:

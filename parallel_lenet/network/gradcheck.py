@@ -1,20 +1,20 @@
 """The numeric gradient check: a backward pass is compared with differences of the forward pass.
 
-For a value v of a layer's input or parameters, and a layer followed by the function ``F = sum(r * y)`` with a random r,
-the backward pass (with ``dy = r``) computes dF/dv, and the central difference measures it::
+A layer is followed by the function ``F = sum(r * y)`` with a random r. For a value v of its input or parameters, the
+backward pass (with ``dy = r``) computes dF/dv, and the central difference measures it::
 
     dF/dv  =  (F(v + h) - F(v - h)) / (2 h)  +  O(h^2)
 
-A whole network has too many parameters for one difference each. For each of its arrays p the derivative along a
-direction d, ``gradient . d``, is compared with ``(L(p + h d) - L(p - h d)) / (2 h)``, L being the loss: two forward
-passes, and no entry is left out. The entries of d are random, of length 1 together, and each has the sign of the
-gradient's: the terms of ``gradient . d`` then add up instead of cancelling down to the rounding errors. A few single
-entries are compared besides.
+A whole network has too many parameters for one difference each. Let L be the loss. For each array p of parameters the
+derivative along a direction d, ``gradient . d``, is compared with ``(L(p + h d) - L(p - h d)) / (2 h)``. That takes two
+forward passes and checks every entry. The vector d has the length 1. Its entries are random, and each has the sign of
+the gradient's entry, so that the terms of ``gradient . d`` add up and do not cancel. A few single entries are compared
+too.
 
-The difference of two nearly equal numbers loses digits: its error is about h^2 from the formula and e / h from
-rounding, smallest near h = e^(1/3), where it is about e^(2/3). In float64 (e = 2e-16) that is h = 6e-6 and an error of
-some 4e-11; in float32 it would be 2e-5, and a wrong gradient could hide in it. Hence float64.
-Source: Press, Teukolsky, Vetterling, Flannery, "Numerical Recipes" (3rd edition, 2007), 5.7.
+The difference of two nearly equal numbers loses digits. Its error is about h^2 from the formula plus e / h from
+rounding. The error is smallest near h = e^(1/3), and about e^(2/3) there. In float64 (e = 2e-16) that is h = 6e-6 and
+an error of some 4e-11. In float32 the error would be 2e-5, which could hide a wrong gradient. So the check uses
+float64. Source: Press, Teukolsky, Vetterling, Flannery, "Numerical Recipes" (3rd edition, 2007), 5.7.
 
 A difference across a kink (ReLU at 0, two equal values under max pooling) is not a derivative. So a layer's input is a
 shuffled row of evenly spaced numbers between -1 and 1 without 0, so far apart that no step changes a sign or an order.
@@ -51,9 +51,9 @@ from parallel_lenet.sample_keys import SampleKeys
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-6  # Right gradients come to less than 1e-9; a wrong one is seldom wrong in its seventh digit only.
+TOLERANCE = 1e-6  # Right gradients stay below 1e-9. A wrong one is seldom wrong in its seventh digit only.
 STEP = 6e-6  # The cube root of float64's epsilon: see above.
-FLOOR = 1e-3  # Gradients here are about 1; one that is 0 everywhere is not divided by its own rounding errors.
+FLOOR = 1e-3  # Gradients here are about 1. A gradient of 0 is not divided by its own rounding errors.
 IMAGES = 2  # In every check: enough for sums over images, and the naive loops take seconds, not minutes.
 SINGLE_ENTRIES = 2  # Of each array of a network's parameters.
 
@@ -80,7 +80,7 @@ class Check:
     what: str
     of: str
     error: float
-    """``max |analytic - numeric| / max(|analytic|, |numeric|, FLOOR)``; infinity if one of them isn't finite."""
+    """``max |analytic - numeric| / max(|analytic|, |numeric|, FLOOR)``, or infinity if one of them isn't finite."""
 
 
 def check_gradients(kernel: str, seed: int = 0) -> Iterator[Check]:
@@ -154,7 +154,7 @@ def _loss_error(kernel: Kernels, smoothing: float, rng: np.random.Generator) -> 
 
 
 def _without_kinks(shape: Shape, rng: np.random.Generator) -> Array:
-    """Evenly spaced numbers between -1 and 1, shuffled; an even number of them, so that 0 lies between two."""
+    """Evenly spaced numbers between -1 and 1, shuffled. Their number is even, so that 0 lies between two."""
     size = math.prod(shape)
     return (rng.permutation(np.arange(1 - size, size, 2)) / size).reshape(shape)
 

@@ -110,7 +110,7 @@ class Images:
         )
 
     def _hint(self, images: Array) -> str:
-        """What to do about images of another shape, as the end of a sentence; "" if that is not clear."""
+        """What to do about images of another shape, as the end of a sentence, or "" if that is not clear."""
         wanted = (self.channels, *self.height_and_width)
         sizes = images.shape[1:]
         if images.shape in (wanted, wanted[self.channels == 1 :]):
@@ -152,7 +152,7 @@ class Images:
 
 
 def _per_channel(name: str, value: object, channels: int, allowed: Range) -> float | tuple[float, ...]:
-    """A number, or a tuple with one number per channel; equal numbers become one. Raises ValueError if not allowed."""
+    """A number, or a tuple with one number per channel. Equal numbers become one. Raises ValueError if not allowed."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     if not isinstance(value, tuple | list):

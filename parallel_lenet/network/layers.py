@@ -1,8 +1,8 @@
 """The layers of the tutorial's network: frozen, stateless, batch last.
 
-A layer knows shapes and formulas; the kernels it is given do the arithmetic. Shapes leave the batch out: ``(c, h, w)``
-for images and ``(features,)``. Arrays have it last: ``(c, h, w, n)`` and ``(features, n)``, float32 or float64. ``x``
-is a layer's input, ``y`` its output, ``dy`` and ``dx`` the gradients of the loss with respect to them.
+A layer knows shapes and formulas, and a kernel does the arithmetic. Shapes leave the batch out: ``(c, h, w)`` for
+images and ``(features,)``. Arrays have it last: ``(c, h, w, n)`` and ``(features, n)``, float32 or float64.
+``x`` is a layer's input, ``y`` its output, ``dy`` and ``dx`` the gradients of the loss with respect to them.
 
 Two kinds of layers need no arrays of their own. An `Activation` may write ``y`` over ``x`` and ``dx`` over ``dy``, so
 it works from ``y``, and every other layer from ``x``. `Flatten` sees the same numbers in another shape.
@@ -76,7 +76,7 @@ class Layer(ABC):
         return {"weight": uniform(rng, -bound, bound, shapes["weight"]), "bias": np.zeros(shapes["bias"])}
 
 
-def _set_whole(layer: object, least: int, *names: str) -> None:
+def _set_whole_numbers(layer: object, least: int, *names: str) -> None:
     """Store settings of a frozen layer as ints. Raises InvalidValue unless they are whole numbers >= ``least``."""
     for name in names:
         value = whole_number(f"{type(layer).__name__}: {name}", getattr(layer, name), least)
@@ -104,7 +104,7 @@ class Conv2d(Layer):
         y[f, row, col] = b[f] + sum over c, i, j of w[f, c, i, j] * x[c, row * stride + i, col * stride + j]
 
     ``flip=True`` is the true convolution, which turns each filter by 180 degrees first. Input ``(c, h, w)``, output
-    ``(f, oh, ow)``; parameters: weight ``(f, c, k, k)``, bias ``(f,)``. Raises ValueError if a setting is not allowed.
+    ``(f, oh, ow)``. Parameters: weight ``(f, c, k, k)``, bias ``(f,)``. Raises ValueError if a setting is not allowed.
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition" (1998), II.A.
     """
 
@@ -115,8 +115,8 @@ class Conv2d(Layer):
     flip: bool = False
 
     def __post_init__(self) -> None:
-        _set_whole(self, 1, "filters", "kernel_size", "stride")
-        _set_whole(self, 0, "padding")
+        _set_whole_numbers(self, 1, "filters", "kernel_size", "stride")
+        _set_whole_numbers(self, 0, "padding")
         if not isinstance(self.flip, bool | np.bool_):
             raise ValueError(f"Conv2d: flip must be True or False, got {quoted(self.flip)}")
         object.__setattr__(self, "flip", bool(self.flip))
@@ -154,7 +154,7 @@ class _Pool2d(Layer):
     def __init__(self, size: int = 2, stride: int | None = None) -> None:
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "stride", size if stride is None else stride)
-        _set_whole(self, 1, "size", "stride")
+        _set_whole_numbers(self, 1, "size", "stride")
 
     def output_shape(self, shape: Shape) -> Shape:
         _check_image(self, shape)
@@ -201,7 +201,7 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Tanh(Activation):
-    """``amplitude * tanh(x)``; its slope is ``amplitude * (1 - tanh(x)^2)``.
+    """``amplitude * tanh(x)``. Its slope is ``amplitude * (1 - tanh(x)^2)``.
 
     The tutorial's amplitude is 1.7159: LeCun et al. (1998), appendix A, equation 32. There x has a factor of 2/3 too,
     which the tutorial and this layer leave out. Raises ValueError unless the amplitude is positive.
@@ -221,7 +221,7 @@ class Tanh(Activation):
 
 @dataclass(frozen=True)
 class ReLU(Activation):
-    """``max(x, 0)``; its slope is 1 for x > 0, else 0."""
+    """``max(x, 0)``. Its slope is 1 for x > 0, else 0."""
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array) -> None:
         kernels.relu(x, y)
@@ -257,7 +257,7 @@ class Dense(Layer):
     units: int
 
     def __post_init__(self) -> None:
-        _set_whole(self, 1, "units")
+        _set_whole_numbers(self, 1, "units")
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:
@@ -292,7 +292,7 @@ class Dropout(Activation):
         object.__setattr__(self, "rate", real_number("Dropout: rate", self.rate, BELOW_ONE))
 
     def forward(self, kernels: Kernels, parameters: Views, x: Array, y: Array, keys: SampleKeys | None = None) -> None:
-        self._masked(x, y, keys)
+        self._apply_mask(x, y, keys)
 
     def input_gradient(
         self,
@@ -304,9 +304,9 @@ class Dropout(Activation):
         dx: Array,
         keys: SampleKeys | None = None,
     ) -> None:
-        self._masked(dy, dx, keys)
+        self._apply_mask(dy, dx, keys)
 
-    def _masked(self, x: Array, y: Array, keys: SampleKeys | None) -> None:
+    def _apply_mask(self, x: Array, y: Array, keys: SampleKeys | None) -> None:
         if keys is None:
             if y is not x:
                 np.copyto(y, x)
@@ -317,7 +317,7 @@ class Dropout(Activation):
 
 
 def leaf_of(layer: Layer) -> int | None:
-    """The layer's `Layer.leaf`, as its own class says; 1 for those of this package."""
+    """The layer's `Layer.leaf`, as its own class says, or 1 for those of this package."""
     ours = (Conv2d, AvgPool2d, MaxPool2d, Tanh, ReLU, Flatten, Dense, Dropout)
     return 1 if type(layer) in ours else vars(type(layer)).get("leaf")
 

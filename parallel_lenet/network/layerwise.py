@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def outputs(model: Sequential, parameters: Vector, image: Array) -> list[Array]:
-    """The prepared image ``(c, h, w, 1)``, then the output of each layer; the last are the scores ``(classes, 1)``.
+    """The prepared image ``(c, h, w, 1)``, then the output of each layer. The last are the scores ``(classes, 1)``.
 
     ``image`` is stored, ``(h, w)`` or ``(c, h, w)``. The kernel is the model's. Raises ValueError if the image does not
     fit the network.

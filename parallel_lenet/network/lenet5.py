@@ -29,14 +29,14 @@ def lenet5(
     """LeNet-5: 32x32 -> conv 6@5x5 -> pool 2 -> conv 16@5x5 -> pool 2 -> dense 120 -> dense 84 -> dense classes.
 
     An activation follows each layer with parameters but the last. The default, for MNIST, has 61,706 parameters.
-    Smaller images are centred on 32x32; larger ones keep their size, and the first dense layer grows.
+    Smaller images are centred on 32x32. Larger ones keep their size, and the first dense layer grows.
     ``image_size`` is ``(height, width)``, or one number for both. Colour images, ``(n, 3, h, w)`` or ``(n, h, w, 3)``,
     need ``channels=3``.
 
     ``pixel_min`` and ``pixel_max`` say which numbers stand for black and white in the images: 0 and 255 as stored,
     ``pixel_max=1`` for floats from 0 to 1 and for booleans, 16 for scikit-learn's digits, 65535 for 16 bits, and
     ``pixel_max=None`` for standardised images, which are used as they are. Images that can't be in this unit are
-    refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081; with
+    refused. ``mean`` and ``std`` normalise the pixels scaled to 0 to 1, by default MNIST's 0.1307 and 0.3081. With
     ``pixel_max=None`` the pixels themselves, by default 0 and 1. Each is a number, or one number for each channel.
 
     ``activation`` is tanh (1.7159 * tanh(x)) or relu, ``pooling`` avg or max. ``augment`` distorts the images in

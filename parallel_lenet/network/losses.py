@@ -26,7 +26,7 @@ class Loss(Protocol):
     def compute(
         self, kernels: Kernels, outputs: Array, targets: Array, weights: Array, d_outputs: Array
     ) -> tuple[float, int]:
-        """The weighted loss of ``outputs (k, n)``, summed, and how many are correct; its gradient to ``d_outputs``."""
+        """The sum of the weighted losses of ``outputs (k, n)``, and how many are correct. Gradient -> ``d_outputs``."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def softmax_cross_entropy(
     ``label_smoothing=s``. Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for
     Computer Vision" (2016), section 7.
 
-    ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1; ``d_logits (k, n)`` is overwritten with the gradient.
+    ``logits (k, n)``, ``targets (n,)`` integers 0 to k - 1. ``d_logits (k, n)`` is overwritten with the gradient.
     ``weights (n,)``, by default all 1, multiply loss and gradient of each image. The prediction is the first largest
     logit. Raises ValueError for a target that is not a class.
     """

@@ -21,7 +21,7 @@ TOLERANCE = 1e-6  # Of the range: what rounding may add to the largest pixel.
 
 
 class Unit(NamedTuple):
-    """Pixels from ``black``, the background, to ``white``; ``white`` is None for pixels used as they are."""
+    """Pixels from ``black``, the background, to ``white``. ``white`` is None for pixels used as they are."""
 
     black: float = 0.0
     white: float | None = 255.0
@@ -40,13 +40,13 @@ class Unit(NamedTuple):
 
 
 def extremes(images: Array) -> tuple[float, float]:
-    """The smallest and the largest of at least one pixel; NaN for both if a pixel is NaN. Copies nothing."""
+    """The smallest and the largest of at least one pixel, or NaN for both if a pixel is NaN. Copies nothing."""
     with np.errstate(invalid="ignore"):
         return float(images.min()), float(images.max())
 
 
 def too_large(images: Array) -> str | None:
-    """What is wrong with finite pixels that are too large to compute with, as the end of a sentence; else None."""
+    """What is wrong with finite pixels that are too large to compute with, as the end of a sentence, or None."""
     if images.dtype.kind != "f":
         return None
     worst = max(extremes(images), key=abs)
@@ -56,7 +56,7 @@ def too_large(images: Array) -> str | None:
 
 
 def recognise(images: Array) -> Unit:
-    """The unit that these images, at least one, are probably in; 0 to 255 if all pixels are 0."""
+    """The unit that these images, at least one, are probably in, or 0 to 255 if all pixels are 0."""
     low, high = extremes(images)
     if images.dtype.kind == "b":
         return Unit(0.0, 1.0)
@@ -71,7 +71,7 @@ def _white(high: float) -> float:
 
 
 def check(images: Array, unit: Unit, mean: float, std: float) -> None:
-    """Raises ValueError unless the images, ``(n, ...)``, can be in the unit; ``mean`` and ``std`` are the network's.
+    """Raises ValueError unless the images, ``(n, ...)``, can be in the unit. ``mean`` and ``std`` are the network's.
 
     All-black images can be in any unit. A few dark images of whole numbers can be 0 to 255 (a blank digit with some
     noise). Many dark images, or dark images of floats, are in another unit.

@@ -39,14 +39,14 @@ PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is lar
 class Sequential(Displayed):
     """Layers in a row after `Images`, ending in class scores (logits) under softmax cross-entropy, or in numbers.
 
-    ``kernel`` names the kernel module, "auto" the fastest one here; each process loads it for itself. ``dtype`` is that
+    ``kernel`` names the kernel module, "auto" the fastest one here. Each process loads it for itself. ``dtype`` is that
     of the parameters and all arithmetic: float32, or float64 to check gradients. ``loss`` is "softmax_cross_entropy",
-    with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs; then `predict` gives
+    with labels ``(n,)`` for targets, or "squared_error", with numbers ``(n, k)`` for k outputs. Then `predict` gives
     the outputs. ``augment`` distorts the images in training: see `Augment`.
 
     ``label_smoothing`` s, from 0 to below 1, is for "softmax_cross_entropy". In training the target t of an image is
     then not certain, but a distribution over the k classes, ``q = (1 - s) * onehot(t) + s / k``. The loss is
-    ``-sum_j q_j log(p_j)`` for the probabilities p, and the gradient of the scores is ``p - q``; the image's weight
+    ``-sum_j q_j log(p_j)`` for the probabilities p, and the gradient of the scores is ``p - q``. The image's weight
     multiplies both. As with `Augment`, `loss_and_gradient` computes them if it gets ``keys``, with or without a buffer
     for the gradient. Without keys, as in an evaluation, loss and gradient are those of the plain cross-entropy.
     Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer Vision"
@@ -96,7 +96,7 @@ class Sequential(Displayed):
             raise InvalidValue("label_smoothing", allowed, self.label_smoothing)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled without its buffers and what is computed from its fields; with what a subclass adds."""
+        """Pickled with what a subclass adds, but without its buffers and what is computed from its fields."""
         of_class = type(self)
         kept = {name: value for name, value in vars(self).items() if name != "_local"}
         return {name: kept[name] for name in kept if not isinstance(getattr(of_class, name, None), cached_property)}
@@ -138,7 +138,7 @@ class Sequential(Displayed):
 
     @property
     def description(self) -> dict[str, Any]:
-        """The layers, their settings and the dtype, as JSON: what decides the meaning of parameters; not the kernel."""
+        """The layers, their settings and the dtype, as JSON: what decides the meaning of parameters, not the kernel."""
         description = {
             "images": describe(self.images),
             "layers": [describe(layer) for layer in self.layers],
@@ -148,7 +148,7 @@ class Sequential(Displayed):
 
     @property
     def leaf(self) -> int | None:
-        """The smallest number of images that the tree of sums holds for: the kernel's leaf; None for the shard.
+        """The smallest number of images that the tree of sums holds for: the kernel's leaf, or None for the shard.
 
         It is also the shard if a layer of the user's does not say that its leaf is 1.
         """
@@ -348,7 +348,7 @@ class Sequential(Displayed):
         return augment(images, keys, background=self.images.pixel_min, compiled=self.kernel == "compiled")
 
     def _record(self, kernel: Kernels, buffers: Buffers, loss: Loss, arrays: list[Array]) -> Any:
-        """A function that runs a pass over such arrays with fewer calls; None if the kernel can't record the pass."""
+        """A function that runs a pass over such arrays with fewer calls, or None if the kernel can't record it."""
         record = getattr(kernel, "record", None)
         if (
             record is None
@@ -359,7 +359,7 @@ class Sequential(Displayed):
         return record(lambda recorder, *external: self._pass(recorder, buffers, loss, *external), arrays)
 
     def warm_up(self, parameters: Vector, inputs: Array, targets: Array) -> None:
-        """Compile the kernel for this number of images, or load the compiled code; see `Model`."""
+        """Compile the kernel for this number of images, or load the compiled code. See `Model`."""
         if hasattr(kernels.load(self.kernel), "is_compiled"):
             keys = SampleKeys(0, 0, np.arange(len(inputs)))
             self.loss_and_gradient(parameters, inputs, targets, np.empty_like(parameters), keys=keys)
@@ -381,7 +381,7 @@ class Sequential(Displayed):
         return scores
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
-        """The class labels of images, ``(n,)``; for "squared_error" the outputs, ``(n, k)``, or ``(n,)`` for k = 1."""
+        """The class labels of images, ``(n,)``. For "squared_error" the outputs, ``(n, k)``, or ``(n,)`` for k = 1."""
         scores = self.scores(parameters, inputs)
         if not self.classifies:
             return scores[:, 0] if self.classes == 1 else scores

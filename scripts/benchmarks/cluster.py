@@ -16,7 +16,7 @@ from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.engines.serial import SerialEngine
 
 BATCH_SIZES = {"naive": (64,), "im2col": (128, 2048), "compiled": (128, 2048, 16384)}
-STEPS = {"naive": 1}  # Of each measurement; an image takes a thousand times as long.
+STEPS = {"naive": 1}  # Per measurement. With naive an image takes a thousand times as long.
 
 
 def engines(workers: int) -> dict[str, Engine]:

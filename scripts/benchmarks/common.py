@@ -104,11 +104,11 @@ PARTS = ("computing", "waiting", "adding", "optimizer", "messages")
 def parts(steps: Sequence[StepReport], workers: int) -> dict[str, float]:
     """The parts of a step's seconds, which add up to it: means over the middle half of the steps.
 
-    - *computing*: mean of the workers;
-    - *waiting*: for the worker that computes longest;
-    - *adding*: gradients in the coordinator, as far as the workers do not compute meanwhile;
-    - *optimizer*: the last additions, mean, norm, clipping, update and checks;
-    - *messages*: all else, such as sending, waking up and copying parameters.
+    - *computing*: the mean of the workers
+    - *waiting*: for the worker that computes longest
+    - *adding*: gradients in the coordinator, as far as the workers do not compute meanwhile
+    - *optimizer*: the last additions, mean, norm, clipping, update and checks
+    - *messages*: all else, such as sending, waking up and copying parameters
     """
     ordered = sorted(steps, key=lambda report: report.seconds)
     middle = ordered[len(ordered) // 4 : -(-3 * len(ordered) // 4)]

@@ -26,7 +26,7 @@ class NoOp:
         return np.zeros(self.layout.size, np.float32)
 
     def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Metrics:
-        """The same everywhere; not zeros, whose norm takes longer than others."""
+        """The same numbers everywhere, but not zeros, whose norm takes longer than others."""
         if gradient is not None:
             gradient.fill(1e-3)
         return Metrics(0.0, 0, len(inputs))

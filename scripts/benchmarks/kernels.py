@@ -27,7 +27,7 @@ PRODUCTS = {  # Which of a function's arrays has the weight's shape, and which t
     "dense_input_gradient": (1, 0),
     "dense_weight_gradient": (2, 1),
 }
-REPEATED = 50  # Times that each layer function is called again; the fastest counts.
+REPEATED = 50  # Calls of each layer function. The fastest counts.
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -75,13 +75,14 @@ def measure(arguments: argparse.Namespace) -> Report:
 def layer_functions(n: int) -> dict[str, tuple[float, int]]:
     """For each call of a pass over ``n`` images: microseconds per image, and FLOP per image if it multiplies matrices.
 
-    The pass runs with kernels that call each function many times; what works in place then works on other numbers.
+    The pass runs with kernels that call each function many times. A function that works in place then works on other
+    numbers.
     """
     train, _ = load_dataset()
     model = lenet5(kernel="compiled")
     found: dict[str, tuple[float, int]] = {}
 
-    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def time_call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         fastest = float("inf")
         for _ in range(REPEATED):
             start = time.perf_counter()
@@ -94,7 +95,7 @@ def layer_functions(n: int) -> dict[str, tuple[float, int]]:
 
     module = kernels.load("compiled")
     functions = {name: getattr(module, name) for name in vars(kernels.Kernels) if callable(getattr(module, name, None))}
-    watched = SimpleNamespace(**{name: partial(timed, name, function) for name, function in functions.items()})
+    watched = SimpleNamespace(**{name: partial(time_call, name, function) for name, function in functions.items()})
     parameters = model.initial_parameters(generator(0))
     gradient: Vector = np.empty_like(parameters)
     lenet5(kernel="compiled").loss_and_gradient(parameters, train.inputs[:n], train.targets[:n], gradient)
@@ -113,7 +114,7 @@ def _pass(model: Sequential, kernel: Any, parameters: Vector, data: tuple[Any, A
 
 
 def _flop(name: str, arrays: list[Any]) -> int:
-    """FLOP per image, a multiplication and an addition each; 0 if the function is not a product of matrices."""
+    """FLOP per image (a multiplication and an addition count 2), or 0 if the function is not a product of matrices."""
     if name not in PRODUCTS:
         return 0
     weight, out = (arrays[i] for i in PRODUCTS[name])

@@ -77,7 +77,7 @@ class Perceptron:
 
 
 def shared_bytes() -> int:
-    """Bytes that this process shares with its workers, all of them reserved; 0 if the system does not tell."""
+    """Bytes that this process shares with its workers, all of them reserved, or 0 if the system does not tell."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     ranges = [line.split()[0].split("-") for line in lines if "memfd:parallel-lenet" in line]
@@ -94,7 +94,7 @@ def with_workers(data: Dataset, workers: int) -> tuple[dict[str, float], int, st
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Medians of the rounds; ratios are taken within a round."""
+    """Medians of the rounds. Ratios are taken within a round."""
     data = sixty_thousand()
     workers = counts(usable_cores())
     found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}

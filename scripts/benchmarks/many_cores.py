@@ -1,9 +1,14 @@
 """``benchmark.py many-cores``: everything about a machine with many cores, in less than eight minutes.
 
-First that the result is right: the same hash for 1, 3, 7 and 16 workers, at both batch sizes. Then, with 1, 2, 4, ...
-workers up to the cores: an epoch of 60,000 images, beside PyTorch with as many threads if it is installed; where a
-step's time goes, and what the hardware gives; a step whose model does nothing; and ten million parameters. Each part's
-table is printed, and the file ``--out`` written, as soon as it is known.
+The first part shows that the result is right: the same hash for 1, 3, 7 and 16 workers, at both batch sizes. The other
+parts are measured with 1, 2, 4, ... workers, up to the number of cores:
+
+- an epoch of 60,000 images, beside PyTorch with as many threads if it is installed,
+- where a step's time goes, and what the hardware gives,
+- a step whose model does nothing,
+- ten million parameters.
+
+The table of each part is printed, and the file ``--out`` written, as soon as it is known.
 """
 
 import argparse

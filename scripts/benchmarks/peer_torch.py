@@ -1,9 +1,9 @@
 """PyTorch on the same work, as a program: ``peer_torch.py MODE THREADS BATCH_SIZE`` prints the seconds of an epoch.
 
 MODE is eager, compile (`torch.compile`) or ddp (THREADS processes of one thread, gradients averaged over gloo). The
-same network, optimizer, images and order of work: images stay uint8 until a batch is taken, then are padded and
-normalised; nothing is loaded or shuffled more often than in an epoch of this package. The optimizer is the fastest of
-PyTorch's Adams here (fused).
+network, the optimizer, the images and the order of work are the same. Images stay uint8 until a batch is taken, then
+they are padded and normalised. Nothing is loaded or shuffled more often than in an epoch of this package. The optimizer
+is the fastest of PyTorch's Adams here (fused).
 """
 
 import json
@@ -63,7 +63,7 @@ def epoch(mode: str, threads: int, batch_size: int, rank: int = 0) -> float:
 
     whole = (
         len(images) - len(images) % batch_size
-    )  # torch.compile and DDP do not handle the rest well; this package computes it.
+    )  # torch.compile and DDP do not handle the rest well. This package computes it.
     steps(0, 30 * batch_size)
     start = time.perf_counter()
     steps(0, whole)
@@ -71,7 +71,7 @@ def epoch(mode: str, threads: int, batch_size: int, rank: int = 0) -> float:
 
 
 def ddp_rank(rank: int, world: int, batch_size: int, port: str) -> None:
-    """One process of the group; the first prints."""
+    """One process of the group. The first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
     seconds = epoch("ddp", world, batch_size, rank)

@@ -41,7 +41,7 @@ def ours(data: Dataset, cores: int, batch_size: int) -> dict[str, Callable[[], f
 
 
 def theirs(cores: int, batch_size: int) -> dict[str, Callable[[], float]]:
-    """PyTorch's ways to train on a CPU; empty if it isn't installed."""
+    """PyTorch's ways to train on a CPU, or none if it isn't installed."""
     if not find_spec("torch"):
         return {}
     modes = [("eager", 1), ("eager", cores), ("ddp", cores), ("compile", cores)]

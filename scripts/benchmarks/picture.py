@@ -18,7 +18,7 @@ PARTS = {
 
 
 def library() -> Any:
-    """The library that draws; ends the program with a sentence if it is missing or does not work."""
+    """The library that draws, or ends the program with a sentence if it is missing or does not work."""
     try:
         return optional.load("report", "matplotlib", "--picture", "matplotlib.figure")
     except optional.ExtraError as error:

@@ -86,7 +86,7 @@ def program(batch_size: int) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Turn after turn; medians, and ratios within a turn."""
+    """Medians over the turns, and medians of the ratios within a turn."""
     data = sixty_thousand()
     workers = counts(usable_cores())
     results: dict[str, list[dict[str, Any]]] = {}

@@ -21,7 +21,7 @@ def _wall(command: list[str], **environment: str) -> float:
 
 
 def _resident(pids: list[int]) -> float:
-    """Megabytes of these processes; shared memory is divided among them (proportional set size). Linux only."""
+    """Megabytes of these processes. Shared memory is divided among them (proportional set size). Linux only."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -12,7 +12,7 @@ PARTS_SHOWN = 8  # Channels whose part in a sum is shown.
 
 
 def convolution(lesson: Lesson, step: Step) -> Figure:
-    """One window of the first convolution, number by number; JavaScript moves it."""
+    """One window of the first convolution, number by number. JavaScript moves it."""
     layer = convolution_of(step)
     numbers = lesson.numbers
     f, row, col = lesson.roles.conv_at

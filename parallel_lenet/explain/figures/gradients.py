@@ -12,7 +12,7 @@ PAIRS_SHOWN = 16  # Filters and channels of the grid of gradients.
 
 
 def scatter(lesson: Lesson, step: Step) -> Figure:
-    """The layer gradient by adding each weighted filter into its window; JavaScript plays it."""
+    """The layer gradient by adding each weighted filter into its window. JavaScript plays it."""
     layer = convolution_of(step)
     numbers = lesson.numbers
     f, row, col = lesson.roles.deep_at
@@ -132,7 +132,7 @@ def equal(lesson: Lesson, step: Step) -> Figure:
 
 
 def kernel_gradient(lesson: Lesson, step: Step) -> Figure:
-    """The kernel gradient as the sum of windows weighted by errors; JavaScript plays it."""
+    """The kernel gradient as the sum of windows weighted by errors. JavaScript plays it."""
     layer = convolution_of(step)
     numbers = lesson.numbers
     place = lesson.weight[1]

@@ -96,8 +96,8 @@ def output_shape(lesson: Lesson) -> Figure:
     return Figure(
         "output-shape",
         "How many windows fit",
-        "Three drawings of a 3×3 window on a 7×7 input: with stride 1 the output has 5×5 numbers, with stride 2 it has "
-        "3×3, with a padding of one zero on each side it has 7×7.",
+        "Three drawings of a 3×3 window on a 7×7 input. The output has 5×5 numbers with stride 1, 3×3 with stride 2, "
+        "and 7×7 with a padding of one zero on each side.",
         parts,
         "The first window is framed in full, the second one dashed. The small grid beside each input is the output: "
         "one cell per window.",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from parallel_lenet.explain.drawing import Figure, Line, Map, Panel, Rect, Shape, Text
 from parallel_lenet.explain.lesson import Array, Lesson
-from parallel_lenet.explain.parallel import blocks, cut, lost_block
+from parallel_lenet.explain.parallel import blocks, larger_shard, lost_block
 
 WORKERS = 3
 PITCH = 56.0  # From one image to the next.
@@ -105,7 +105,7 @@ def unequal(lesson: Lesson) -> Figure:
     """The mean of means of two shards of different sizes, beside the mean of all images."""
     numbers = lesson.numbers
     n = len(lesson.images)
-    first = cut(lesson)
+    first = larger_shard(lesson)
     shapes: list[Shape] = []
     for k, (start, stop) in enumerate(((0, first), (first, n))):
         left, right = 2 + start * PITCH, stop * PITCH - 2

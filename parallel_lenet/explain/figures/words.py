@@ -6,7 +6,7 @@ from parallel_lenet.explain.lesson import Lesson
 from parallel_lenet.explain.trace import Step
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
 
-NAME_COLUMNS = 16  # Of a class's name in a figure, at most; a wide character takes two.
+NAME_COLUMNS = 16  # The most that a class's name takes in a figure. A wide character takes two.
 NUMBER_COLUMNS = 6  # For which a figure has room anyway.
 COLUMN = 6.8  # Units of a drawing.
 
@@ -18,7 +18,7 @@ def room_for_names(lesson: Lesson) -> float:
 
 
 def class_text(lesson: Lesson, k: int, x: float, y: float) -> Text:
-    """A class in a figure: its name, shortened, or its number; the right class is bold."""
+    """A class in a figure: its name, shortened, or its number. The right class is bold."""
     name = lesson.name_of(k)
     named = lesson.class_names is not None
     style = "value" if k != lesson.label else "name" if named else "strong"
@@ -26,7 +26,7 @@ def class_text(lesson: Lesson, k: int, x: float, y: float) -> Text:
 
 
 def size(shape: tuple[int, ...]) -> str:
-    """``28×28×6``, rows by columns by channels, as the tutorial writes shapes; ``120`` for a vector."""
+    """``28×28×6``, rows by columns by channels, as the tutorial writes shapes, or ``120`` for a vector."""
     return "×".join(map(str, (*shape[1:], shape[0]))) if len(shape) == 3 else "×".join(map(str, shape))
 
 
