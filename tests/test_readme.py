@@ -35,6 +35,11 @@ def test_there_are_two_commands_to_set_up_with() -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / name).exists(), name
+    for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"(?<![\w/.-])(?:parallel_lenet|scripts|tests|docs|notebooks)/[\w./-]+\.\w+", code):
+            assert (ROOT / name).exists(), name
+        if re.fullmatch(r"test_\w+\.py", code):
+            assert (ROOT / "tests" / code).exists(), code
 
 
 def commands(text: str) -> Iterator[list[str]]:
