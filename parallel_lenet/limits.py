@@ -1,4 +1,4 @@
-"""The cores and the memory that the machine and its control groups leave to this process.
+"""Finds the cores and the memory that the machine and its control groups leave to this process.
 
 A process is in one group of each hierarchy. The limits of that group and of all groups above it apply, such as those of
 a container, a batch job or a service. Linux has two versions of these groups, and both may be in use at the same time.
@@ -25,14 +25,15 @@ def _number(file: Path) -> float:
 
 
 def _table(file: Path) -> dict[str, int]:
-    """The numbers of a file with a name and a number per line."""
+    """The numbers of a file that has a name and a number per line, by name."""
     lines = [line.split() for line in _text(file).splitlines()]
     return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 
 
-def _left(group: Path, limit: str, used: str) -> float:
+def _room(group: Path, limit: str, usage: str) -> float:
+    """The difference between two numbers of a group, or infinity if there is no limit."""
     most = _number(group / limit)
-    return most if most == math.inf else most - _number(group / used)
+    return most if most == math.inf else most - _number(group / usage)
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
@@ -70,15 +71,15 @@ def available_memory(root: Path = ROOT) -> float:
     if "MemAvailable" not in machine:
         return math.inf
     swap = machine.get("SwapFree", 0) * 1024
-    left: list[float] = [machine["MemAvailable"] * 1024 + swap]
+    rooms: list[float] = [machine["MemAvailable"] * 1024 + swap]
     for group in _groups("memory", root):
         stat = _table(group / "memory.stat")
         files = sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in ("inactive_file", "active_file"))
-        swap_left = min(swap, _left(group, "memory.swap.max", "memory.swap.current"))
-        rooms = (
-            _left(group, "memory.max", "memory.current") + swap_left,
-            _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes") + swap,
-            _left(group, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
+        group_swap = min(swap, _room(group, "memory.swap.max", "memory.swap.current"))
+        limits = (
+            _room(group, "memory.max", "memory.current") + group_swap,
+            _room(group, "memory.limit_in_bytes", "memory.usage_in_bytes") + swap,
+            _room(group, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
         )
-        left.append(min(rooms) + files)  # Pages of files count as used, but the system frees them.
-    return max(0, min(left))
+        rooms.append(min(limits) + files)  # Pages of files count as used, but the system frees them.
+    return max(0, min(rooms))

@@ -12,13 +12,13 @@ class Metrics(Displayed):
 
     ``correct`` is the number of correct predictions, 0 for a regression. ``weight`` is the sum of the samples' weights,
     by default their number. Weights count in the loss: ``loss_sum`` is the sum of weight times loss. They do not count
-    in the accuracy. Adding two gives the metrics of all their samples.
+    in the accuracy. The sum of two has the metrics of all their samples.
     """
 
     loss_sum: float = 0.0
     correct: int = 0
     count: int = 0
-    weight: float = None  # type: ignore[assignment]  # None only stands for the count when it is created.
+    weight: float = None  # type: ignore[assignment]  # None stands for the count in the constructor.
 
     def __post_init__(self) -> None:
         if self.weight is None:

@@ -21,17 +21,17 @@ class Model(Protocol):
     So the attributes at the beginning of the call count. What a copy writes to its own attributes lasts until the end
     of the call at most, and reaches no other worker. The same holds for a class of a script or notebook. A module that
     workers import has the global variables of its file there. All workers hash strings alike, by ``PYTHONHASHSEED`` or,
-    if that is not set, by the seed 0, while this process then has another seed. So a result that depends on ``hash``
-    or on the order of a set is the same for any number of workers, but not with the engine "serial".
+    if that is not set, by the seed 0. This process then has another seed. So a result that depends on ``hash`` or on
+    the order of a set is the same for any number of workers, but not with the engine "serial".
 
     ``loss_and_gradient`` may have two more parameters, each of which it gets by name if it has it:
 
-    - ``weights``: the samples' weights, float32 ``(n,)``, or None if all are 1. The loss and the gradient to return are
-      then sums of ``weight * loss``; how many are correct is counted without weights. A model without the parameter
-      cannot be trained or evaluated on a `Dataset` with weights.
-    - ``keys``: a `SampleKeys` in training, None in an evaluation; its default must be None. It gives random numbers for
-      each sample that depend only on the seed, the epoch and the sample, as for dropout and augmentation. So they are
-      the same for any number of workers, and after a resume.
+    - ``weights``: the samples' weights, float32 ``(n,)``, or None if all are 1. The loss and the gradient are then sums
+      over ``weight * loss``. The number of correct predictions is counted without weights. A model without the
+      parameter cannot be trained or evaluated on a `Dataset` with weights.
+    - ``keys``: a `SampleKeys` in training, and None in an evaluation. Its default must be None. It gives random numbers
+      for each sample that depend only on the seed, the epoch and the sample, as for dropout and augmentation. So they
+      are the same for any number of workers, and after a resume.
 
     Seven members are optional:
 
@@ -43,14 +43,14 @@ class Model(Protocol):
       it `Coordinator.predict_proba` raises TypeError.
     - ``classifies``: False for a model that predicts no classes. Then ``fit(best_by="accuracy")`` is an error.
     - ``preferred_shard_size``: samples per shard unless the user sets it.
-    - ``leaf``: the smallest number of samples that the law for sums holds for (see `tree`). ``loss_and_gradient`` on
-      ``leaf * 2^k`` samples, or on fewer, then gives bit by bit what adding its results along the tree would give. So
-      no bit depends on how many samples it gets, and many workers share a batch in smaller parts: down to a quarter of
+    - ``leaf``: the smallest number of samples whose sums follow the tree (see `tree`). On ``leaf * 2^k`` samples, or on
+      fewer, ``loss_and_gradient`` then gives bit by bit the sum of its results along the tree. So no bit depends on how
+      many samples it gets, and many workers share a batch in smaller parts, down to a quarter of
       ``preferred_shard_size``. Without it, or if it is None, each shard is a leaf.
     - ``warm_up(parameters, inputs, targets)`` is for models that compile. It is called before training and any
-      measurement of time begin, with as many samples as ``loss_and_gradient`` will get, once for each such number: in
-      the coordinator's process, unless ``is_compiled(samples)`` (optional too) is true for that number, and in each
-      worker process. Compiled code that is kept on disk is then compiled once.
+      measurement of time begin, once for each number of samples that ``loss_and_gradient`` will get. Each worker
+      process calls it. So does the coordinator's process, unless ``is_compiled(samples)`` (optional too) is true for
+      that number. Compiled code that is kept on disk is then compiled once.
     """
 
     @property
@@ -61,7 +61,7 @@ class Model(Protocol):
         """A fresh parameter vector, float32 or float64, of ``layout.size`` numbers, drawn from ``rng``.
 
         The coordinator gives NumPy's Philox generator keyed by its seed. What its ``standard_normal`` or ``uniform``
-        draws may change with NumPy's version; `random.uniform` always gives the same numbers.
+        draws may change with NumPy's version. `random.uniform` always gives the same numbers.
         """
 
     def loss_and_gradient(self, parameters: Vector, inputs: Array, targets: Array, gradient: Vector | None) -> Metrics:
@@ -73,11 +73,11 @@ class Model(Protocol):
         """
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
-        """One prediction per row of ``inputs``; for a classifier the class labels ``(n,)``."""
+        """One prediction per row of ``inputs``. A classifier returns the class labels ``(n,)``."""
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of this name, which can be given by name."""
+    """Whether a function has a keyword parameter of this name."""
     try:
         parameter = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):

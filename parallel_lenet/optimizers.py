@@ -1,6 +1,6 @@
-"""Optimizers: from the parameters and their gradient to the next parameters, over one flat vector.
+"""Optimizers: they compute the next parameters from the parameters and their gradient, over one flat vector.
 
-An optimizer is two functions. `init(parameters)` gives the state before the first step; `update(parameters, gradient,
+An optimizer is two functions. `init(parameters)` gives the state before the first step. `update(parameters, gradient,
 state)` gives the next parameters and the next state. Nothing is changed in place: after an interrupted update the
 caller still has the parameters and the state of the last finished step, which is all that a resumed run needs.
 
@@ -34,14 +34,14 @@ from parallel_lenet.schedules import Schedule, rate_at, set_number
 Vector: TypeAlias = NDArray[np.floating[Any]]
 
 Out: TypeAlias = tuple[Vector, Vector, Vector]
-"""Where Adam writes the next parameters and moments."""
+"""The vectors that Adam writes the next parameters and moments into."""
 
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState:
-    """What an optimizer remembers: the number of finished steps, and named vectors as long as the parameters.
+    """The state of an optimizer: the number of finished steps, and named vectors as long as the parameters.
 
-    Raises TypeError if ``step`` is not a whole number, ValueError if it is negative.
+    Raises TypeError if ``step`` is not a whole number, and ValueError if it is negative.
     """
 
     step: int = 0
@@ -56,7 +56,7 @@ class OptimizerState:
 
 
 class Optimizer(Protocol):
-    """The contract of an optimizer; any object with these three members is one.
+    """The contract of an optimizer. Any object with these three members is one.
 
     ``elementwise`` is optional: a class that sets it to True beside its ``update`` declares that the update of a slice
     is that slice of the whole update, whatever the other numbers are. Then `updates` may give it slices of long
@@ -86,19 +86,19 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class SGD(Settings):
-    """Stochastic gradient descent; with ``momentum`` along a running sum of the past gradients, the velocity u.
+    """Stochastic gradient descent. With ``momentum`` it follows a running sum of the past gradients, the velocity u.
 
         g <- g + weight_decay * p
         u <- momentum * u + g
         p <- p - lr * u                      or, with nesterov,  p <- p - lr * (g + momentum * u)
 
-    Without momentum, u is g. The same in PyTorch, whose ``dampening`` is 0 here.
+    Without momentum, u is g. PyTorch does the same if its ``dampening`` is 0.
 
     Source: Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013, equations 1-2, and 3-4 for Nesterov's. As in
-    PyTorch, the learning rate stands outside the velocity. The paper and Keras put it inside (`u <- momentum * u - lr *
-    g; p <- p + u`): the same while the rate is constant, but there a new rate acts only on the gradients still to come.
-    The paper takes Nesterov's gradient at a point ahead of the parameters. PyTorch, Keras and this class keep that
-    point itself as the parameters.
+    PyTorch, the learning rate is outside the velocity. The paper and Keras put it inside: `u <- momentum * u - lr * g`
+    and `p <- p + u`. That is the same while the rate is constant, but a new rate then acts only on later gradients. The
+    paper takes Nesterov's gradient at a point ahead of the parameters. PyTorch, Keras and this class keep that point
+    itself as the parameters.
     """
 
     elementwise: ClassVar[bool] = True
@@ -119,7 +119,7 @@ class SGD(Settings):
         set_number(self, "weight_decay", NOT_NEGATIVE)
 
     def init(self, parameters: Vector) -> OptimizerState:
-        """Return the state before the first step: a velocity of zero; without momentum no vector."""
+        """Return the state before the first step: a velocity of zero, or no vector without momentum."""
         return _zeros(parameters, *self._slots)
 
     @property
@@ -171,8 +171,8 @@ class RMSprop(Settings):
         rate = rate_at(self.learning_rate, state.step)
         g = _with_penalty(gradient, parameters, self.weight_decay)
         v = self.decay * state.slots["mean_square"] + (1 - self.decay) * (g * g)
-        updated = parameters - rate * (g / (np.sqrt(v) + self.epsilon))
-        return updated, OptimizerState(state.step + 1, {"mean_square": v})
+        p = parameters - rate * (g / (np.sqrt(v) + self.epsilon))
+        return p, OptimizerState(state.step + 1, {"mean_square": v})
 
 
 class MeanUpdate(NamedTuple):
@@ -196,17 +196,18 @@ class Adam(Settings):
         v <- beta2 * v + (1 - beta2) * g^2
         p <- p - lr * m' / (sqrt(v') + epsilon)    with m' = m / (1 - beta1^t), v' = v / (1 - beta2^t), t = 1, 2, ...
 
-    Source: Kingma & Ba 2015, algorithm 1; the same in PyTorch. Keras follows the paper's reordered form (end of section
-    2) in which epsilon is added to `sqrt(v)` before the correction, so that it weighs more in the first steps; its
-    epsilon is 1e-7.
+    Source: Kingma & Ba 2015, algorithm 1, as in PyTorch. Keras follows the paper's reordered form (end of section 2),
+    which adds epsilon to `sqrt(v)` before the correction, so that it weighs more in the first steps. Its epsilon is
+    1e-7.
 
-    ``fused`` says how a step is computed: True in one pass over the vectors, compiled by Numba (extra ``fast``), False
-    by NumPy, which takes several times as long. None takes the compiled pass if Numba is installed and works. The bits
-    are the same, so neither a comparison of optimizers nor a checkpoint includes it. With True, raises ExtraError if
-    Numba is missing or does not work.
+    ``fused`` decides how a step is computed. True is one pass over the vectors, compiled by Numba (extra ``fast``).
+    False is NumPy, which takes several times as long. None is the compiled pass if Numba is installed and works. The
+    bits are the same, so neither a comparison of optimizers nor a checkpoint includes it. With True, raises ExtraError
+    if Numba is missing or does not work.
 
     >>> import numpy as np
-    >>> adam, parameters = Adam(0.1), np.array([1.0, -2.0])
+    >>> adam = Adam(0.1)
+    >>> parameters = np.array([1.0, -2.0])
     >>> parameters, state = adam.update(parameters, np.array([0.5, 0.5]), adam.init(parameters))
     >>> parameters.round(3), state.step
     (array([ 0.9, -2.1]), 1)
@@ -238,11 +239,11 @@ class Adam(Settings):
     def update(
         self, parameters: Vector, gradient: Vector, state: OptimizerState, *, out: Out | None = None
     ) -> tuple[Vector, OptimizerState]:
-        """As `Optimizer.update`; the result is written into the vectors of ``out`` if they are given."""
+        """The update of `Optimizer`. The result is also written into the vectors of ``out`` if they are given."""
         _check(parameters, gradient, state, "first_moment", "second_moment")
         if self.is_compiled:
-            updated = self.update_by_mean(parameters, (gradient,), 1.0, state, out=out)
-            return updated.parameters, updated.state
+            step = self.update_by_mean(parameters, (gradient,), 1.0, state, out=out)
+            return step.parameters, step.state
         beta1, rest1, beta2, rest2, size, epsilon, penalty, shrink = self._factors(state.step)
         g = _with_penalty(gradient, parameters, penalty)
         m = beta1 * state.slots["first_moment"] + rest1 * g
@@ -255,7 +256,7 @@ class Adam(Settings):
     @property
     def is_compiled(self) -> bool:
         """Whether a step is one compiled pass over the vectors."""
-        return self.fused is not False and _fused() is not None
+        return self.fused is not False and _fused_module() is not None
 
     def update_by_mean(
         self,
@@ -266,12 +267,12 @@ class Adam(Settings):
         *,
         out: Out | None = None,
     ) -> MeanUpdate:
-        """The update by a mean gradient: the sum of the one vector or the two in ``sums``, divided by ``weight``.
+        """The update by a mean gradient: the sum of the one or two vectors in ``sums``, divided by ``weight``.
 
-        Only if `is_compiled`: all of it is one pass over the vectors. The arguments are not checked.
+        It is one pass over the vectors, and needs `is_compiled`. The arguments are not checked.
         """
         vectors = (parameters, state.slots["first_moment"], state.slots["second_moment"])
-        p, m, v, squares, finite = _fused().update(sums, weight, vectors, self._factors(state.step), out)
+        p, m, v, squares, finite = _fused_module().update(sums, weight, vectors, self._factors(state.step), out)
         return MeanUpdate(p, OptimizerState(state.step + 1, {"first_moment": m, "second_moment": v}), squares, finite)
 
     def _factors(self, step: int) -> tuple[float, ...]:
@@ -305,8 +306,8 @@ class AdamW(Adam):
         p <- p - lr * m' / (sqrt(v') + epsilon)    with Adam's m' and v'
 
     Source: Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2. The paper multiplies the
-    decay by the schedule's factor only; PyTorch, Keras and this class by the whole learning rate, so the paper's weight
-    decay is `lr * weight_decay` here. The default decay is PyTorch's; Keras's is 0.004.
+    decay only by the schedule's factor. PyTorch, Keras and this class multiply it by the learning rate, so the paper's
+    weight decay is `lr * weight_decay` here. The default decay is PyTorch's. That of Keras is 0.004.
     """
 
     weight_decay: float = 0.01
@@ -320,7 +321,7 @@ def _load_fused() -> Any:
 
 
 @cache
-def _fused() -> Any:
+def _fused_module() -> Any:
     """The module of the compiled step, or None if Numba is missing or switched off, or does not work (logged once)."""
     try:
         module = _load_fused()
@@ -335,8 +336,8 @@ def _with_penalty(gradient: Vector, parameters: Vector, weight_decay: float) -> 
     """Return the gradient of the loss plus `weight_decay / 2 * |parameters|^2`."""
     if weight_decay == 0:
         return gradient
-    penalised: Vector = gradient + weight_decay * parameters
-    return penalised
+    total: Vector = gradient + weight_decay * parameters
+    return total
 
 
 def _set_learning_rate(optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""Optional libraries, imported lazily. If an import fails, the error says in one sentence what to do."""
+"""Imports optional libraries lazily. If an import fails, the error says in one sentence what to do."""
 
 import logging
 import re
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class ExtraError(ModuleNotFoundError):
-    """An optional library is missing or does not work: the message has the reason and the ``pip install`` line.
+    """An optional library is missing or does not work. The message has the reason and the ``pip install`` line.
 
-    ``name`` is the library, ``installed`` is False if it is missing.
+    ``name`` is the library, and ``installed`` is False if it is missing.
     """
 
     installed = False
@@ -23,11 +23,11 @@ def load(extra: str, library: str, purpose: str, module: str | None = None) -> A
     missing, built for another NumPy, damaged, or hidden by a file of the same name.
     """
     try:
-        loaded = import_module(module or library)
-        if loaded.__spec__ is not None and loaded.__spec__.origin is None:
-            # A folder without code, such as an incomplete uninstall leaves.
+        result = import_module(module or library)
+        if result.__spec__ is not None and result.__spec__.origin is None:
+            # A folder without code, which an incomplete uninstall leaves.
             raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-        return loaded
+        return result
     except Exception as error:
         installed = not (isinstance(error, ModuleNotFoundError) and error.name == library)
         state = f"is installed but does not work ({reason(error)})" if installed else "is not installed"
@@ -40,7 +40,7 @@ def load(extra: str, library: str, purpose: str, module: str | None = None) -> A
 
 @cache
 def note_once(text: str) -> None:
-    """Log a warning of the library, each text once per process: unlike a warning of Python it never raises."""
+    """Log a warning of the library, each text once per process. Unlike a warning of Python it never raises."""
     logging.getLogger("parallel_lenet").warning(text)
 
 
@@ -52,7 +52,10 @@ def reason(error: Exception) -> str:
 
 
 def _requirements(extra: str, library: str) -> list[str]:
-    """What pip installs for the extra, quoted for a shell; a clone that is not installed knows only the name."""
+    """The requirements of the extra, quoted for a shell.
+
+    A clone that is not installed knows only the library's name.
+    """
     from importlib.metadata import PackageNotFoundError, requires  # 20 ms, for failures only.
 
     try:

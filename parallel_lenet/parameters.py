@@ -1,7 +1,7 @@
 """Parameters: one flat vector, with a named view of each array in it.
 
-So averaging, clipping, optimizers, sharing and checkpoints are operations on one vector, and a layer finds its
-``weight`` by name. The views share the vector's memory: writing to a view writes to the vector.
+Averaging, clipping, optimizers, sharing and checkpoints are operations on one vector. A layer finds its ``weight`` by
+name. The views share the vector's memory: writing to a view writes to the vector.
 """
 
 import hashlib
@@ -47,12 +47,12 @@ class Layout:
 
     @cached_property
     def size(self) -> int:
-        """How many numbers the vector holds."""
+        """The number of numbers in the vector."""
         return sum(math.prod(shape) for _, shape in self.entries)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """The part of the vector that each array is, by name."""
+        """The slice of the vector for each array, by name."""
         slices = {}
         start = 0
         for name, shape in self.entries:

@@ -16,7 +16,7 @@ ROUNDS = 10
 MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
 KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # The golden ratio and sqrt(3) - 1, times 2^64.
 
-INITIAL = 2**64 - 2  # Used like the number of an epoch. No training has this number of epochs.
+INITIAL = 2**64 - 2  # In the place of an epoch's number. No training has this number of epochs.
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -25,15 +25,15 @@ _LOW = np.uint64(0xFFFFFFFF)
 def philox(counter: Bits, key: tuple[int, int]) -> Bits:
     """Philox4x64-10: random words for many counters at once, ``(4, n)`` uint64 -> ``(4, n)`` uint64.
 
-    Ten rounds; round r = 0 to 9 turns the words ``c0 to c3`` and the key ``k0, k1`` into
+    Ten rounds. Round r = 0 to 9 turns the words ``c0 to c3`` and the key ``k0, k1`` into
 
         c0, c1, c2, c3 = high(M1 * c2) ^ c1 ^ (k0 + r * W0),  low(M1 * c2),
                          high(M0 * c0) ^ c3 ^ (k1 + r * W1),  low(M0 * c0)
 
     where ``high`` and ``low`` are the halves of the 128-bit product, M are `MULTIPLIERS`, W are `KEY_STEPS`, and sums
-    are taken modulo 2^64. It passes the statistical tests of TestU01's BigCrush.
-    Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011), section 4.3. The same as
-    `numpy.random.Philox` and Random123's ``philox4x64``.
+    are taken modulo 2^64. It passes the statistical tests of TestU01's BigCrush. Source: Salmon, Moraes, Dror, Shaw,
+    "Parallel random numbers: as easy as 1, 2, 3" (2011), section 4.3. It is the same as `numpy.random.Philox` and
+    Random123's ``philox4x64``.
     """
     c0, c1, c2, c3 = counter
     m0, m1 = MULTIPLIERS
@@ -71,8 +71,7 @@ def words(key: tuple[int, int], n: int) -> Bits:
 def permutation(key: tuple[int, int], n: int) -> NDArray[np.int64]:
     """The numbers 0 to ``n - 1`` in random order, int64.
 
-    Number i stands where the i-th word of the key stands when the words are sorted; of two equal words the first comes
-    first.
+    Number i takes the position of the i-th word of the key when the words are sorted. Equal words stay in order.
     """
     return np.argsort(words(key, n), kind="stable").astype(np.int64, copy=False)
 
@@ -80,8 +79,8 @@ def permutation(key: tuple[int, int], n: int) -> NDArray[np.int64]:
 def uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Numbers ``low + (high - low) * k / 2^53``, float64 of ``shape``, for random whole k from 0 to 2^53 - 1.
 
-    For ``rng.uniform``, but the same with every version of NumPy. Takes two words from the generator, which NumPy
-    promises not to change; they are the key of the numbers.
+    Like ``rng.uniform``, but the same with every version of NumPy. The key of the numbers is two words of the
+    generator, which NumPy promises not to change.
     """
     first, second = rng.bit_generator.random_raw(2)
     integers = words((int(first), int(second)), math.prod(shape)) >> np.uint64(11)

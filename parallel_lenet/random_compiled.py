@@ -15,19 +15,29 @@ from parallel_lenet.sample_keys import DOMAIN, SampleKeys
 Array = NDArray[Any]
 
 _M0, _M1 = MULTIPLIERS
-_W0, _W1 = np.uint64(KEY_STEPS[0]), np.uint64(KEY_STEPS[1])
+_W0 = np.uint64(KEY_STEPS[0])
+_W1 = np.uint64(KEY_STEPS[1])
 
 
 @compiled
 def words_of_sample(sample: Any, key: Array, words: Array) -> None:
     """The words ``(4 * calls,)`` of one sample: `SampleKeys.words`. ``key`` is that of `key_of`."""
     for j in range(len(words) // 4):
-        c0, c1, c2, c3 = np.uint64(j), sample, key[2], np.uint64(DOMAIN)
-        k0, k1 = key[0], key[1]
+        c0 = np.uint64(j)
+        c1 = sample
+        c2 = key[2]
+        c3 = np.uint64(DOMAIN)
+        k0 = key[0]
+        k1 = key[1]
         for _ in range(ROUNDS):
-            high0, low0 = high_word(c0, _M0), c0 * _M0
-            high1, low1 = high_word(c2, _M1), c2 * _M1
-            c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+            high0 = high_word(c0, _M0)
+            low0 = c0 * _M0
+            high1 = high_word(c2, _M1)
+            low1 = c2 * _M1
+            c0 = high1 ^ c1 ^ k0
+            c1 = low1
+            c2 = high0 ^ c3 ^ k1
+            c3 = low0
             k0 += _W0
             k1 += _W1
         words[4 * j] = c0

@@ -1,4 +1,4 @@
-"""Attributes and arguments of a Coordinator that do not exist or are read-only: an error says what to do instead."""
+"""Errors for attributes and arguments of a Coordinator that do not exist or are read-only. They say what to do."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ OWNERS = {
     "validation": "fit(train, validation=...)",
     "progress": "fit(train, progress=...)",
 }
-"""Where arguments belong that users give to Coordinator by mistake."""
+"""The places of arguments that users give to Coordinator by mistake."""
 
 
 class ReadOnly:
@@ -71,11 +71,11 @@ def names_unknown_settings(constructor: Callable[P, None]) -> Callable[P, None]:
     known = inspect.signature(constructor).parameters
 
     @wraps(constructor)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
             if name not in known:
                 remedy = f"give it to {OWNERS[name]}" if name in OWNERS else f"it has {', '.join([*known][1:])}"
                 raise TypeError(f"Coordinator has no argument {name}: {remedy}")
         constructor(*args, **kwargs)
 
-    return checked
+    return call

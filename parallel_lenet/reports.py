@@ -12,15 +12,15 @@ class StepTimes:
     """How the seconds of a step were used in the coordinator's process and in the workers."""
 
     waiting: float = 0.0
-    """Waiting for gradients; with the serial engine this includes computing them."""
+    """Waiting for gradients. With the serial engine this includes their computation."""
     adding: float = 0.0
     """Adding gradients along the tree, as far as that does not need the last one."""
     updating: float = 0.0
-    """All that follows the last gradient: the last additions, mean, norm, clipping, optimizer and checks."""
+    """Everything after the last gradient: the last additions, mean, norm, clipping, optimizer and checks."""
     clipping: float = 0.0
-    """Of that, until the gradient was clipped, or 0 if it is not."""
+    """The part of ``updating`` until the gradient was clipped, or 0 without clipping."""
     computing: Mapping[str, float] = field(default_factory=dict)
-    """Seconds per worker; work that was lost with a worker does not count."""
+    """Seconds per worker. Work that was lost with a worker does not count."""
 
 
 @dataclass(frozen=True)
@@ -30,32 +30,32 @@ class StepReport:
     epoch: int
     """Counted from 1."""
     step: int
-    """Counted from 1 over the whole training; a skipped step isn't counted, and repeats the number before."""
+    """Counted from 1 over the whole training. A skipped step is not counted, and repeats the number before it."""
     loss: float
     accuracy: float
-    """It and the loss are NaN if the batch was skipped because its weights are all 0."""
+    """Accuracy and loss are NaN if the batch was skipped because its weights are all 0."""
     count: int
     """Samples in the batch."""
     gradient_norm: float
-    """Of the mean gradient, before clipping; NaN or infinity if the gradient is not finite."""
+    """The norm of the mean gradient, before clipping. NaN or infinity if the gradient is not finite."""
     seconds: float
     skipped: str | None = None
     """Why the batch was skipped: ``on_nan="skip"``, or weights that are all 0. None if it was not skipped."""
     learning_rate: float | None = None
-    """Of this step, or None if the optimizer has no ``learning_rate``."""
+    """The rate of this step, or None if the optimizer has no ``learning_rate``."""
     times: StepTimes = StepTimes()
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One pass over the training data; losses are means, before each batch's update for the training data."""
+    """One pass over the training data. Losses are means. Those of the training data are before each batch's update."""
 
     epoch: int
     step: int
     train_loss: float
     train_accuracy: float
     seconds: float
-    """Of training, without validation."""
+    """The seconds of training, without validation."""
     images_per_second: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None

@@ -1,4 +1,4 @@
-"""Images on a grid of another size: each pixel is the mean of the area that it covers."""
+"""Resizes images. Each new pixel is the mean of the area that it covers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-AT_ONCE = 1 << 18  # Numbers of images that are resized together.
+CHUNK = 1 << 18  # Numbers of images that are resized together.
 
 
 def area_means(values: Array, height: int, width: int) -> Array:
@@ -26,14 +26,14 @@ def area_means(values: Array, height: int, width: int) -> Array:
 
 
 def resize(images: Array, height: int, width: int) -> Array:
-    """Images ``(n, h, w)`` or ``(n, c, h, w)`` in another size; whole numbers are rounded."""
+    """Images ``(n, h, w)`` or ``(n, c, h, w)`` in another size. Whole numbers are rounded."""
     if images.shape[-2:] == (height, width):
         return images
     result = np.empty((*images.shape[:-2], height, width), images.dtype)
-    together = max(1, AT_ONCE * len(images) // images.size)
+    together = max(1, CHUNK * len(images) // images.size)
     for start in range(0, len(images), together):
-        some = images[start : start + together]
-        means = area_means(np.moveaxis(some, (-2, -1), (0, 1)), height, width)
+        part = images[start : start + together]
+        means = area_means(np.moveaxis(part, (-2, -1), (0, 1)), height, width)
         if images.dtype.kind in "iu":
             means = np.rint(means)
         result[start : start + together] = np.moveaxis(means, (0, 1), (-2, -1))

@@ -484,7 +484,7 @@ def test_adam_is_fused_if_numba_works_and_that_is_no_setting(
         return update(*arguments)
 
     monkeypatch.setattr(adam, "update", counted)
-    optimizers._fused.cache_clear()
+    optimizers._fused_module.cache_clear()
     results = set()
     for fused, count in ((None, 3), (True, 6), (False, 6)):
         results.add(run(kind(0.1, fused=fused), parameters, gradients)[0].tobytes())
@@ -494,11 +494,11 @@ def test_adam_is_fused_if_numba_works_and_that_is_no_setting(
     assert len(results) == 1
 
     monkeypatch.setattr(adam, "DISABLED", True)  # Numba's own switch: its loops would be Python's.
-    optimizers._fused.cache_clear()
+    optimizers._fused_module.cache_clear()
     run(kind(0.1), parameters, gradients)
     assert len(calls) == 6
     monkeypatch.undo()
-    optimizers._fused.cache_clear()
+    optimizers._fused_module.cache_clear()
 
 
 def test_without_numba_numpy_computes_and_only_fused_true_is_an_error(
@@ -512,13 +512,13 @@ def test_without_numba_numpy_computes_and_only_fused_true_is_an_error(
     monkeypatch.setattr(optimizers, "_load_fused", load)
     for installed, messages in ((False, 0), (True, 1)):
         error.installed = installed
-        optimizers._fused.cache_clear()
+        optimizers._fused_module.cache_clear()
         optional.note_once.cache_clear()
         run(Adam(), np.ones(3), [np.ones(3)] * 2)
         assert len(caplog.messages) == messages
         with pytest.raises(ModuleNotFoundError, match="needs numba"):
             Adam(fused=True)
-    optimizers._fused.cache_clear()
+    optimizers._fused_module.cache_clear()
 
 
 @pytest.mark.parametrize("optimizer", [Adam(0.1), AdamW(0.1), RMSprop(0.1), SGD(0.1, 0.9)], ids=repr)

@@ -127,9 +127,9 @@ def test_a_page_names_the_recipe_and_says_that_the_training_loss_is_smoothed(
     run = Run(tmp_path / "run")
     remarks = {name: remark for name, _, remark in summary.cards(run)}
     caption = charts.learning_curves([Run(folder / "first"), run], ("a", "b"))[0][2]
-    shown = ("by the recipe quick" in summary.subtitle(run), summary.CHOSEN in summary.subtitle(run))
+    shown = ("by the recipe quick" in summary.subtitle(run), summary.RECIPE_NOTE in summary.subtitle(run))
     assert shown == (recipe == "quick", recipe == "quick")
-    assert ("smoothed labels" in remarks["Training loss"], charts.SMOOTHED in caption) == shown
+    assert ("smoothed labels" in remarks["Training loss"], charts.SMOOTHING in caption) == shown
 
 
 def test_classes_are_called_by_their_names_which_are_only_text(folder: Path, tmp_path: Path, open_page: Any) -> None:
@@ -265,7 +265,7 @@ def test_a_label_cannot_be_a_formula_or_hide(tmp_path: Path) -> None:
     write_steps(tmp_path / "b", 3, float)
     text = make([Run(tmp_path / "_$x_1$"), Run(tmp_path / "b")])
     assert text.count("> _$x_1$<") > 0
-    assert len(charts._short("x" * 100)) == 32
+    assert len(charts._legend_label("x" * 100)) == 32
 
 
 def test_a_run_that_was_continued_with_other_epochs_is_repeated_by_two_commands(

@@ -323,7 +323,7 @@ def test_predictions_are_what_the_network_says(digits: Dataset, tmp_path: Path) 
     np.testing.assert_array_equal(found.labels, digits.targets)
     assert found.correct == (scores.argmax(axis=1) == digits.targets).sum()
     wrong = [i for i in range(150) if scores[i].argmax() != digits.targets[i]]
-    worst = sorted(wrong, key=lambda i: probabilities[i, digits.targets[i]])[: predictions.WORST]
+    worst = sorted(wrong, key=lambda i: probabilities[i, digits.targets[i]])[: predictions.MOST_MISTAKES]
     assert [each.row for each in found.mistakes] == worst
     for each in found.mistakes:
         np.testing.assert_allclose(each.probabilities, probabilities[each.row], rtol=1e-4, atol=1e-7)
@@ -343,7 +343,7 @@ def test_predictions_are_what_the_network_says(digits: Dataset, tmp_path: Path) 
 def test_if_there_is_no_time_for_all_images_those_looked_at_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     _, test = load_dataset()
     model = lenet5()
-    monkeypatch.setattr(predictions, "AT_ONCE", 50)
+    monkeypatch.setattr(predictions, "MOST_IMAGES", 50)
     found = predictions.predict(model, model.initial_parameters(np.random.default_rng(0)), 0, test, 0.0)
     assert 50 <= len(found.labels) < 1000
     assert found.images == 1000

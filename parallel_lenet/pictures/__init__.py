@@ -1,9 +1,9 @@
-"""Images of digits, of any kind and size, prepared for a network as MNIST was made.
+"""Prepares images of digits, of any kind and size, in the way that MNIST was made.
 
 - `files` reads files, and scales arrays.
-- `ink` finds what is drawn on a page, whatever the paper and the light; `components` are its pieces.
+- `ink` finds the drawing on a page of any paper and in any light. `components` are its pieces.
 - `digit` cuts it out, scales and centres it, exactly as `digit.js` of the pad in a report does.
-- `unit` gives it the pixels that a network takes.
+- `unit` converts it to the pixels that a network takes.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
-LONGEST = 400  # Pixels of a side on which the digit is looked for.
+LONGEST = 400  # Pixels of the longer side in which the digit is searched.
 LUMA = np.array([0.299, 0.587, 0.114])  # Of red, green and blue, as Pillow makes grey.
 ROUNDING = 8  # Grey levels by which a prepared picture may differ from the result of preparing it again.
 
@@ -31,12 +31,12 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
 
     ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM), a binary stream of
     one, or an array ``(h, w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or
-    in colour, dark on light or light on dark, with uneven light, noise and specks. The digit is cut out; its longer
-    side is made 20 pixels long and its centre of mass put at the centre of 28 x 28, or of ``image_size`` in proportion.
-    Thin strokes are made as wide as MNIST's. An image that is so prepared already is returned as it is.
+    in colour, dark on light or light on dark, with uneven light, noise and specks. The digit is cut out. Its longer
+    side becomes 20 pixels long, and its centre of mass is the centre of 28 x 28. Another ``image_size`` is in
+    proportion. Thin strokes are made as wide as MNIST's. An image that is prepared already is returned unchanged.
 
     Raises PictureError if the picture can't be read or nothing is drawn on it. Only the first of several images in a
-    file is read. To read files takes Pillow: ``pip install 'parallel-lenet[pictures]'``.
+    file is read. Reading files needs Pillow: ``pip install 'parallel-lenet[pictures]'``.
     """
     values = files.load(picture, LONGEST)
     prepared = _prepared_ink(values, image_size)
@@ -65,12 +65,12 @@ def read_image(picture: object, images: Images, whole: bool = False) -> Array:
         return in_unit(np.rint(255 * area_means(grey, height, width)).astype(np.uint8), images)
     if images.channels != 3:
         raise PictureError(f"images of files have 1 or 3 channels, but this network takes {images.channels}")
-    resized = area_means(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
-    return in_unit(np.rint(255 * np.moveaxis(resized, 2, 0)).astype(np.uint8), images)
+    means = area_means(np.repeat(values, 3 // values.shape[2], axis=2), height, width)
+    return in_unit(np.rint(255 * np.moveaxis(means, 2, 0)).astype(np.uint8), images)
 
 
 def _prepared_ink(values: Array, image_size: tuple[int, int]) -> Array | None:
-    """The pixels of a picture that is prepared already, light on black, or None for any other picture."""
+    """The pixels of a picture that is prepared already, light on black. None for any other picture."""
     if values.shape[:2] != image_size:
         return None
     grey: Array = np.rint(255 * values.mean(axis=2)).astype(np.uint8)

@@ -9,13 +9,13 @@ Array = NDArray[Any]
 
 
 class Components(NamedTuple):
-    """The pieces of a mask. ``labels`` numbers them from 1, with 0 outside; the other arrays begin with piece 1."""
+    """The pieces of a mask. ``labels`` numbers them from 1, with 0 outside. The other arrays begin with piece 1."""
 
     labels: Array
     sizes: Array
     """The number of pixels of each piece."""
     boxes: Array
-    """``(pieces, 4)``: top, left, bottom and right; the last two are the first row and column outside."""
+    """``(pieces, 4)``: top, left, bottom and right. The last two are the first row and column outside."""
 
 
 def components(mask: Array) -> Components:
@@ -57,12 +57,13 @@ def _runs(mask: Array) -> tuple[Array, Array, Array]:
 
 def _touching_pairs(rows: Array, starts: Array, ends: Array) -> list[tuple[int, int]]:
     """The pairs of touching runs in neighbouring rows."""
-    first = np.searchsorted(rows, np.arange(rows.max(initial=-1) + 3)).tolist()  # Of each row.
+    first = np.searchsorted(rows, np.arange(rows.max(initial=-1) + 3)).tolist()  # The first run of each row.
     begins = starts.tolist()
     stops = ends.tolist()
     pairs = []
     for row in range(len(first) - 2):
-        upper, lower = first[row], first[row + 1]
+        upper = first[row]
+        lower = first[row + 1]
         while upper < first[row + 1] and lower < first[row + 2]:
             if begins[upper] <= stops[lower] and begins[lower] <= stops[upper]:
                 pairs.append((upper, lower))

@@ -1,7 +1,7 @@
-"""From ink on a field of any size to a digit like MNIST's. `digit.js` computes exactly the same pixels.
+"""Turns ink on a field of any size into a digit like MNIST's. `digit.js` computes exactly the same pixels.
 
-MNIST was made as follows: the digit's box is scaled, with its proportions, until its longer side is 20 pixels, and
-placed on 28 x 28 pixels of background with its centre of mass in the middle. All numbers here are whole: a pixel of the
+MNIST was made as follows. The digit's box is scaled, with its proportions, until its longer side is 20 pixels. It is
+placed on 28 x 28 pixels of background with its centre of mass at the centre. All numbers here are whole: a pixel of the
 result is a mean of the pixels below it, rounded half up.
 """
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-FIELD, BOX = 28, 20  # Pixels of a side.
+FIELD = 28  # Pixels per side of MNIST's images.
+BOX = 20  # Pixels of the digit's longer side.
 
 
 def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | None:
@@ -24,15 +25,15 @@ def digit(ink: Array, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array | N
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return None
-    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box_ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     box = max(1, _rounded_quotient(BOX * min(image_size), FIELD))
-    scaled = _scale(cropped, box)
-    if not scaled.any():
+    pixels = _scale(box_ink, box)
+    if not pixels.any():
         return None
-    scaled = _stretch(scaled)
+    pixels = _stretch(pixels)
     result = np.zeros(image_size, np.uint8)
-    top, left = (_start(scaled.sum(axis=1 - axis, dtype=np.int64), image_size[axis]) for axis in (0, 1))
-    result[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+    top, left = (_start(pixels.sum(axis=1 - axis, dtype=np.int64), image_size[axis]) for axis in (0, 1))
+    result[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return result
 
 
@@ -45,7 +46,8 @@ def _scale(ink: Array, box: int) -> Array:
     """The ink with its longer side ``box``: each pixel is the mean of the area that it covers."""
     longer = max(ink.shape)
     height, width = (max(1, _rounded_quotient(side * box, longer)) for side in ink.shape)
-    down, across = _overlaps(ink.shape[0], height), _overlaps(ink.shape[1], width)
+    down = _overlaps(ink.shape[0], height)
+    across = _overlaps(ink.shape[1], width)
     # Whole numbers below 2^53, so no order of additions changes them.
     sums = (down @ ink.astype(np.float64) @ across.T).astype(np.int64)
     area = ink.shape[0] * ink.shape[1]
@@ -54,7 +56,7 @@ def _scale(ink: Array, box: int) -> Array:
 
 
 def _overlaps(old: int, new: int) -> Array:
-    """How much of each old pixel each new one covers, ``(new, old)``; the unit is a ``new``-th of an old pixel."""
+    """How much of each old pixel each new one covers, ``(new, old)``, in units of ``1 / new`` of an old pixel."""
     starts = np.arange(new)[:, np.newaxis] * old
     pixels = np.arange(old) * new
     overlaps = np.minimum(starts + old, pixels + new) - np.maximum(starts, pixels)
@@ -68,9 +70,10 @@ def _stretch(ink: Array) -> Array:
 
 
 def _start(sums: Array, field: int) -> int:
-    """The box's first pixel on an axis of ``field`` pixels: the centre of mass is in the middle, the box on the field.
+    """The box's first pixel on an axis of ``field`` pixels. Its centre of mass is at the centre if the box fits there.
 
-    The middle is pixel 14 of 0 to 27, as in MNIST.
+    The centre is pixel 14 of 0 to 27, as in MNIST.
     """
-    mass, moment = int(sums.sum()), int((sums * np.arange(len(sums))).sum())
+    mass = int(sums.sum())
+    moment = int((sums * np.arange(len(sums))).sum())
     return min(max(_rounded_quotient(field // 2 * mass - moment, mass), 0), field - len(sums))

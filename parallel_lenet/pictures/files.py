@@ -15,25 +15,26 @@ from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
-MOST_BYTES = 2**28  # Of a stream, which is read as a whole: more than any file of 50 million pixels.
+MOST_BYTES = 2**28  # Of a stream, which is read completely. No file of 50 million pixels is larger.
 CHANNELS = (1, 2, 3, 4)  # Grey, grey and opacity, colours, colours and opacity.
 
 
 def load(picture: object, longest: int) -> Array:
     """The first image of a file or a binary stream, or an array, ``(h, w, 1)`` or ``(h, w, 3)``, upright and opaque.
 
-    A side of more than ``longest`` pixels is made that long. What is transparent lies on white, or on black if the rest
-    is light. Arrays are ``(h, w)`` or ``(h, w, c)``: grey, grey and opacity, colours, or colours and opacity.
+    If the longer side has more than ``longest`` pixels, the image is reduced to that. Transparent parts become white,
+    or black if the rest is light. Arrays are ``(h, w)`` or ``(h, w, c)``: grey, grey and opacity, colours, or colours
+    and opacity.
 
     Raises PictureError if it can't be read, TypeError if it is none of these, and ExtraError if Pillow,
     which reads files, is missing.
     """
     if isinstance(picture, np.ndarray):
-        values = _of_array(picture)
+        values = _from_array(picture)
     else:
-        values = _of_stream(picture, longest) if hasattr(picture, "read") else _of_file(picture, longest)
-    values = shrunk(values, longest)
-    return _opaque(values) if values.shape[2] in (2, 4) else values
+        values = _from_stream(picture, longest) if hasattr(picture, "read") else _from_file(picture, longest)
+    values = shrink(values, longest)
+    return _flatten_opacity(values) if values.shape[2] in (2, 4) else values
 
 
 def name_of(picture: object) -> str:
@@ -44,13 +45,13 @@ def name_of(picture: object) -> str:
     return name if isinstance(name, str) else "the stream"
 
 
-def shrunk(values: Array, longest: int) -> Array:
-    """The image with its longer side at most that long: each pixel is the mean of the area that it covers."""
+def shrink(values: Array, longest: int) -> Array:
+    """The image with its longer side at most that long. Each pixel is the mean of the area that it covers."""
     scale = min(1.0, longest / max(values.shape[:2]))
     return area_means(values, *(max(1, round(side * scale)) for side in values.shape[:2]))
 
 
-def _of_array(array: Array) -> Array:
+def _from_array(array: Array) -> Array:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if array.ndim not in (2, 3) or channels not in CHANNELS or array.size == 0:
         raise PictureError(f"an image must be an array (h, w) or (h, w, c) with 1 to 4 channels c, got {array.shape}")
@@ -74,20 +75,21 @@ def _scale(values: Array, prefix: str = "") -> Array:
     return np.asarray((values - unit.black) / ((white - unit.black) or 1.0))
 
 
-def _opaque(values: Array) -> Array:
-    colours, opacity = values[..., :-1], values[..., -1:]
+def _flatten_opacity(values: Array) -> Array:
+    colours = values[..., :-1]
+    opacity = values[..., -1:]
     visible = (colours * opacity).sum() / max(opacity.sum() * colours.shape[2], 1e-9)
     return np.asarray(colours * opacity + (visible < 0.5) * (1 - opacity))
 
 
-def _of_file(path: object, longest: int) -> Array:
+def _from_file(path: object, longest: int) -> Array:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"an image must be the path of a file, a binary stream or an array, got {quoted(path)}")
     with open_image(path, name_of(path)) as image:
-        return _of_image(image, longest, name_of(path))
+        return _from_image(image, longest, name_of(path))
 
 
-def _of_stream(stream: Any, longest: int) -> Array:
+def _from_stream(stream: Any, longest: int) -> Array:
     """The image of a binary stream, which may be a pipe."""
     name = name_of(stream)
     try:
@@ -99,10 +101,10 @@ def _of_stream(stream: Any, longest: int) -> Array:
     if len(content) > MOST_BYTES:
         raise PictureError(f"{name}: is too large: at most {MOST_BYTES:,} bytes are read")
     with open_image(content, name) as image:
-        return _of_image(image, longest, name)
+        return _from_image(image, longest, name)
 
 
-def _of_image(image: Any, longest: int, name: str) -> Array:
+def _from_image(image: Any, longest: int, name: str) -> Array:
     """The pixels of an open image of Pillow, not much larger than needed. Errors call it ``name``."""
     operations = optional.load("pictures", "PIL", PURPOSE, "PIL.ImageOps")
     image.draft(None, (2 * longest, 2 * longest))  # JPEG files are decoded smaller.
@@ -123,7 +125,7 @@ def _of_image(image: Any, longest: int, name: str) -> Array:
     size = [max(1, round(side * scale)) for side in image.size]
     if size != list(image.size):
         image = image.resize(size, resample=4)  # BOX: the mean of an area.
-    with suppress(Exception):  # Damaged metadata: as it lies.
+    with suppress(Exception):  # Damaged metadata: the image is not turned.
         image = operations.exif_transpose(image)
     values = np.asarray(image)
     return _scale(values.reshape(*values.shape[:2], -1), f"{name}: ")

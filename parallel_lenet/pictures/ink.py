@@ -1,7 +1,7 @@
-"""From a drawing or a photograph to its ink: the amount of ink on each pixel, for any paper and light.
+"""Finds the amount of ink on each pixel of a drawing or photograph, for any paper and light.
 
-The light on a photographed page is uneven, and its edges may show the table. So ink is what differs from the paper
-around it, is not wider than a stroke, and is connected.
+The light on a photographed page is uneven, and its edges may show the table. So ink is a connected part that differs
+from the paper around it and is not wider than a stroke.
 """
 
 import math
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.pictures.components import components
-from parallel_lenet.pictures.files import shrunk
+from parallel_lenet.pictures.files import shrink
 from parallel_lenet.resizing import area_means
 
 Array = NDArray[Any]
 
 COARSE = 96  # Pixels of the longer side of the reduced picture in which the paper is found.
-STROKE = 0.3  # Of the longer side, at most twice the shorter one: wider is other paper, or a shadow.
+STROKE = 0.3  # Of the longer side, at most twice the shorter one. Wider parts are other paper, or a shadow.
 CLEARLY_FEWER = 1.0  # Above this skewness of the pixels, the ink has clearly fewer of them than the paper.
-LEAST_CONTRAST = 0.08  # Of the range from black to white: a page with less is blank.
-AT_EDGE = 0.3  # The least contrast of ink that reaches the picture's edge, as shadows do: a closely cut digit has it.
-LEAST_CLEAR = 5.5  # The least contrast as a multiple of the noise.
-LEAST_NOISE = 0.01  # Of the range: the noise that every channel counts as having.
-GRAINY = 0.07  # The noise, as a part of the contrast, above which the picture is smoothed.
-AREA = 0.002  # Of the picture: a digit covers more, a speck less.
-PART = 0.05  # Of the digit's largest piece: a smaller piece does not belong to the digit.
-FAINT = 0.2  # Of the full ink: less counts as paper.
+LEAST_CONTRAST = 0.08  # Of the range from black to white. A page with less is blank.
+EDGE_CONTRAST = 0.3  # The least contrast of ink at the picture's edge. Shadows have less, closely cut digits more.
+LEAST_RATIO = 5.5  # The least contrast as a multiple of the noise.
+LEAST_NOISE = 0.01  # Of the range. It is added to the noise of every channel.
+GRAIN = 0.07  # The noise, as a part of the contrast, above which the picture is smoothed.
+AREA = 0.002  # Of the picture. A digit covers more, a speck less.
+PART = 0.05  # Of the digit's largest piece. A smaller piece does not belong to the digit.
+LEAST_INK = 0.2  # Of the full ink. Less counts as paper.
 SIDE = 160  # Pixels of the longer side of the digit, in which thin strokes are made wider.
-USUAL = 2.7  # Twentieths of the longer side: the median width of MNIST's strokes.
+STROKE_WIDTH = 2.7  # Twentieths of the longer side: the median width of MNIST's strokes.
 
 
 def ink(picture: Array) -> Array | None:
@@ -45,16 +45,16 @@ def ink(picture: Array) -> Array | None:
     smooth = _blur(difference, 3)
     contrast = _contrast(smooth)
     noise = _noise(smooth)
-    if contrast < max(LEAST_CONTRAST, LEAST_CLEAR * noise):
+    if contrast < max(LEAST_CONTRAST, LEAST_RATIO * noise):
         return None
-    if noise > GRAINY * contrast:
+    if noise > GRAIN * contrast:
         difference = smooth
-    drawn = _digit(smooth > 0.5 * contrast)
-    if contrast < AT_EDGE and (drawn[[0, -1]].any() or drawn[:, [0, -1]].any()):
+    digit_mask = _digit(smooth > 0.5 * contrast)
+    if contrast < EDGE_CONTRAST and (digit_mask[[0, -1]].any() or digit_mask[:, [0, -1]].any()):
         return None
-    full = max(float(np.median(difference[drawn])), 0.5 * contrast)
-    amount = np.where(_largest_near(drawn, 1), np.clip(difference / full, 0, 1), 0)
-    amount[amount < FAINT] = 0
+    full = max(float(np.median(difference[digit_mask])), 0.5 * contrast)
+    amount = np.where(_largest_near(digit_mask, 1), np.clip(difference / full, 0, 1), 0)
+    amount[amount < LEAST_INK] = 0
     if not amount.any():
         return None
     result: Array = np.rint(_widen(_crop(amount)) * 255).astype(np.uint8)
@@ -62,13 +62,13 @@ def ink(picture: Array) -> Array | None:
 
 
 def _difference(channel: Array) -> Array:
-    """How far each pixel is from the paper round it, towards the ink; about 0 where there is none."""
-    coarse = shrunk(channel, COARSE)
+    """The difference of each pixel from the paper around it, towards the ink. It is about 0 without ink."""
+    coarse = shrink(channel, COARSE)
     sign = 1.0 if _is_dark_on_light(coarse) else -1.0
     radius = max(1, round(STROKE / 2 * min(2 * min(coarse.shape), max(coarse.shape))))
     paper = -_largest_near(-_largest_near(sign * coarse, radius), radius)
     paper = sign * _stretch(_blur(paper, 3), channel.shape)
-    # Dark ink takes away the same part of the light everywhere.
+    # Dark ink absorbs the same part of the light everywhere.
     difference = 1 - channel / np.maximum(paper, 0.05) if sign > 0 else channel - paper
     return np.asarray(difference - np.median(_paper(difference)))
 
@@ -106,44 +106,45 @@ def _noise(difference: Array) -> float:
 def _digit(mask: Array) -> Array:
     """The mask of the digit: the largest piece that the picture's edge does not cut, and the pieces near it."""
     pieces = components(mask)
-    starts, ends = pieces.boxes[:, :2], pieces.boxes[:, 2:]
+    starts = pieces.boxes[:, :2]
+    ends = pieces.boxes[:, 2:]
     at_edge = (starts == 0).any(axis=1) | (ends == mask.shape).any(axis=1)
     sizes = pieces.sizes * np.where(at_edge, 0.1, 1.0)
     main = int(np.argmax(sizes))
     reach = 0.3 * (ends[main] - starts[main]).max()
     near = (starts <= ends[main] + reach).all(axis=1) & (ends >= starts[main] - reach).all(axis=1)
-    kept = near & (sizes >= PART * sizes[main]) & (at_edge <= at_edge[main])
-    return np.append(False, kept)[pieces.labels]
+    is_part = near & (sizes >= PART * sizes[main]) & (at_edge <= at_edge[main])
+    return np.append(False, is_part)[pieces.labels]
 
 
 def _crop(amount: Array) -> Array:
-    """Only the digit, its longer side `SIDE` pixels, with a margin."""
+    """The digit with its longer side of `SIDE` pixels, and a margin."""
     rows, columns = (np.flatnonzero(amount.any(axis=axis)) for axis in (1, 0))
     digit = amount[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shape = tuple(max(1, round(side * SIDE / max(digit.shape))) for side in digit.shape)
-    resized = area_means(digit, *shape) if max(digit.shape) > SIDE else _stretch(digit, shape)
-    return np.pad(resized, SIDE // 10)
+    pixels = area_means(digit, *shape) if max(digit.shape) > SIDE else _stretch(digit, shape)
+    return np.pad(pixels, SIDE // 10)
 
 
 def _widen(amount: Array) -> Array:
-    """The ink, its strokes at least as wide as MNIST's usually are."""
+    """The ink, with strokes at least as wide as MNIST's usually are."""
     mask = amount > 0.5
     inner = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:] & mask[1:-1, 1:-1]
     width = 2 * mask.sum() / max(1, mask.sum() - inner.sum())
-    return _largest_near(amount, max(0, round((USUAL / 20 * SIDE - width) / 2)))
+    return _largest_near(amount, max(0, round((STROKE_WIDTH / 20 * SIDE - width) / 2)))
 
 
 def _surface(values: Array) -> Array:
-    """A surface of second order through most of the values; values far from it have little weight."""
+    """A surface of second order through most of the values. Values far from it have little weight."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in values.shape), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1).reshape(-1, 6)
     weights = np.ones((values.size, 1))
     for _ in range(8):
-        weighted = terms * weights
-        solution = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values.ravel(), rcond=None)[0]
-        fitted = terms @ solution
-        weights = 1 / (np.abs(values.ravel() - fitted) + 0.01)[:, np.newaxis]
-    return np.asarray(fitted.reshape(values.shape))
+        weighted_terms = terms * weights
+        solution = np.linalg.lstsq(weighted_terms.T @ terms, weighted_terms.T @ values.ravel(), rcond=None)[0]
+        fit = terms @ solution
+        weights = 1 / (np.abs(values.ravel() - fit) + 0.01)[:, np.newaxis]
+    return np.asarray(fit.reshape(values.shape))
 
 
 def _largest_near(values: Array, radius: int) -> Array:
@@ -159,7 +160,7 @@ def _largest_near(values: Array, radius: int) -> Array:
 
 
 def _blur(values: Array, size: int) -> Array:
-    """For each pixel the mean of the square around it; its side ``size`` is odd."""
+    """For each pixel the mean of the square around it. The square's side ``size`` is odd."""
     for axis in (0, 1):
         ends = [(0, 0), (0, 0)]
         ends[axis] = (size // 2, size // 2)
@@ -171,11 +172,12 @@ def _blur(values: Array, size: int) -> Array:
 def _stretch(values: Array, shape: tuple[int, ...]) -> Array:
     """The values on a finer grid, interpolated linearly."""
     for axis in (0, 1):
-        old, new = values.shape[axis], shape[axis]
-        places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        low = np.minimum(places.astype(int), max(old - 2, 0))
+        old = values.shape[axis]
+        new = shape[axis]
+        positions = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.minimum(positions.astype(int), max(old - 2, 0))
         high = np.minimum(low + 1, old - 1)
-        part = (places - low)[:, np.newaxis]
+        part = (positions - low)[:, np.newaxis]
         lines = np.moveaxis(values, axis, 0)
         values = np.moveaxis(lines[low] * (1 - part) + lines[high] * part, 0, axis)
     return values

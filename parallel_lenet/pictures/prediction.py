@@ -20,21 +20,21 @@ class Prediction:
     label: int
     """The most probable class."""
     probability: float
-    """Its probability."""
+    """The probability of that class."""
     probabilities: Array = field(repr=False)
     """The probability of each class, ``(classes,)``."""
     seen: Array = field(repr=False)
     """The image that the network saw, ``(c, h, w)``, in its unit."""
     class_names: tuple[str, ...] | None = field(default=None, repr=False)
-    """What the classes are called, if the checkpoint says it."""
+    """The names of the classes, if the checkpoint has them."""
 
     @property
     def name(self) -> str:
-        """What the most probable class is called, or its number."""
+        """The name of the most probable class, or its number."""
         return self.name_of(self.label)
 
     def name_of(self, label: int) -> str:
-        """What a class is called, or its number."""
+        """The name of a class, or its number."""
         return class_names.name_of(self.class_names, label)
 
     def top(self, count: int = 3) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""From a digit's ink to pixels in a network's unit."""
+"""Converts a digit's ink to pixels in a network's unit."""
 
 from typing import Any, NamedTuple
 
@@ -18,10 +18,11 @@ class BlackAndWhite(NamedTuple):
 
 
 def black_and_white(images: Images) -> BlackAndWhite:
-    """The pixels of a network for black and white; for standardised pixels, those of MNIST with their mean and std."""
+    """The pixels of a network for black and white. Standardised pixels are taken to be MNIST's."""
     if images.pixel_max is not None:
         return BlackAndWhite(images.pixel_min, images.pixel_max)
-    mean, std = float(np.mean(images.mean)), float(np.mean(images.std))
+    mean = float(np.mean(images.mean))
+    std = float(np.mean(images.std))
     return BlackAndWhite(mean - std * MEAN / STD, mean + std * (1 - MEAN) / STD)
 
 

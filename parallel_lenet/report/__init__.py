@@ -15,14 +15,14 @@ from parallel_lenet.report.timeline import timeline
 from parallel_lenet.runs import RunError
 from parallel_lenet.runs.run import Run
 
-MOST = 12  # Runs of a page: more would not be told apart.
+MOST = 12  # Runs on a page. The curves of more runs look alike.
 
 
 def write(runs: Sequence[Run], file: Path) -> None:
     """Write the page about a run, or about several runs side by side.
 
     The page says what a run lacks. Raises RunError for more than `MOST` runs, ExtraError if jinja2 or matplotlib is
-    missing, and OSError if the file can't be written: then it stays as it was.
+    missing, and OSError if the file can't be written. After an error an existing file is unchanged.
     """
     write_atomically(file, make(runs).encode("utf-8", "backslashreplace"))
 
@@ -65,7 +65,7 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "epoch_header": header,
         "epochs": epochs,
         "predictions": predictions,
-        "named": run.class_names is not None,
+        "has_names": run.class_names is not None,
         "classes": summary.class_names(run),
         "confusion": summary.confusion(run),
         "confused": summary.confusions(run),

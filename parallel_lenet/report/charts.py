@@ -14,7 +14,7 @@ from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
 MARGINS = (48, 10, 8, 38)  # Pixels left, right, above and below the axes.
-SPREAD = 20  # Positive numbers that span a larger factor are drawn on a logarithmic axis.
+SPREAD = 20  # A larger ratio of positive numbers is drawn on a logarithmic axis.
 
 
 class Line(NamedTuple):
@@ -26,17 +26,17 @@ class Line(NamedTuple):
     colour: str
     style: str = "-"
     every: bool = False
-    """Whether each number gets a mark: for the numbers of epochs, which are few."""
+    """Whether each number gets a mark, as those of epochs, which are few."""
     band: bool = False
-    """Whether the smallest and the largest numbers are shown, too."""
+    """Whether a band shows the smallest and the largest numbers."""
 
 
 def learning_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
-    """Title, picture and caption: loss, accuracy, learning rate and norm of the gradient, as far as they are known.
+    """The charts of loss, accuracy, learning rate and norm of the gradient, as title, picture and caption.
 
-    ``names`` are those of several runs.
+    Figures that are not known have no chart. ``names`` are those of several runs.
     """
-    loss = f"{LOSS} {SMOOTHED}" if any(map(smooths_labels, runs)) else LOSS
+    loss = f"{LOSS} {SMOOTHING}" if any(map(smooths_labels, runs)) else LOSS
     return [
         *_chart("Loss", _lines(runs, names, "loss"), loss),
         *_chart("Accuracy (%)", _lines(runs, names, "accuracy"), ACCURACY, log=False),
@@ -46,17 +46,17 @@ def learning_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[t
 
 
 LOSS = (
-    "The thin line is the mean of neighbouring steps, before each update; the shade around it reaches from the least "
+    "The thin line is the mean of neighbouring steps, before each update. The shade around it reaches from the least "
     "to the largest. Dots are epochs."
 )
-SMOOTHED = (
+SMOOTHING = (
     "With label smoothing the training loss is larger than the others: it compares with labels that are not certain. "
     "The losses of validation and test are the plain ones."
 )
-ACCURACY = "Percent of the images that were right. Dots are epochs, the thin line is the batches of the steps."
+ACCURACY = "Percent of the images that were right. Dots are epochs. The thin line has the batches of the steps."
 RATE = "The factor of each step's direction."
 NORM = "The length of the mean gradient of each batch, before any clipping."
-SPEED = "Images of a step, divided by its seconds; evaluation and checkpoints do not count."
+SPEED = "Images of a step, divided by its seconds. Evaluation and checkpoints do not count."
 
 
 def speed_curves(runs: Sequence[Run], names: Sequence[str] = ("",)) -> list[tuple[str, Html, str]]:
@@ -87,18 +87,18 @@ def _step_lines(runs: Sequence[Run], names: Sequence[str], column: str) -> list[
     ]
 
 
-def _lines(runs: Sequence[Run], names: Sequence[str], what: str) -> list[Line]:
+def _lines(runs: Sequence[Run], names: Sequence[str], figure_name: str) -> list[Line]:
     """The training, validation and test curves."""
     lines = []
-    factor = 100.0 if what == "accuracy" else 1.0
+    factor = 100.0 if figure_name == "accuracy" else 1.0
     for label, colour, run, steps in _with_steps(runs, names):
-        each = steps["loss"] if what == "loss" else steps["correct"] / steps["images"] * factor
+        each = steps["loss"] if figure_name == "loss" else steps["correct"] / steps["images"] * factor
         # For a single run the epochs' curve has the label.
         lines.append(Line(label, epochs_done(run, steps), each, colour if label else MUTED, band=not label))
     for i, run in enumerate(runs):
         epochs = np.array([line["epoch"] for line in run.epochs], np.float64)
         for j, part in enumerate(("train", "validation", "test")):
-            values = np.array([line.get(f"{part}_{what}", math.nan) for line in run.epochs], np.float64) * factor
+            values = np.array([line.get(f"{part}_{figure_name}", math.nan) for line in run.epochs], np.float64) * factor
             if not np.isfinite(values).any() or (len(runs) > 1 and part == "train" and run.steps is not None):
                 continue
             if len(runs) > 1:
@@ -117,13 +117,13 @@ def _chart(
     title: str, lines: list[Line], caption: str, *, log: bool | None = None, least: float | None = None
 ) -> list[tuple[str, Html, str]]:
     """A chart, or none if there is nothing to draw."""
-    drawn = [(line, curve(line.x, line.y)) for line in lines]
-    drawn = [(line, points) for line, points in drawn if len(points.x)]
-    if not drawn:
+    curves = [(line, curve(line.x, line.y)) for line in lines]
+    curves = [(line, points) for line, points in curves if len(points.x)]
+    if not curves:
         return []
     figure = page.figure(margins=MARGINS)
     axes = figure.subplots()
-    for line, points in drawn:
+    for line, points in curves:
         width = 0.9 if line.band or (not line.every and len(lines) > 1) else 1.6
         mark = {"marker": "o", "markersize": 3.2 if len(points.x) < 60 else 0} if line.every else {}
         if len(points.x) == 1:
@@ -131,16 +131,22 @@ def _chart(
         if line.band:
             axes.fill_between(points.x, points.least, points.most, color=line.colour, alpha=0.16, linewidth=0)
         axes.plot(
-            points.x, points.mean, line.style, color=line.colour, linewidth=width, label=_short(line.label), **mark
+            points.x,
+            points.mean,
+            line.style,
+            color=line.colour,
+            linewidth=width,
+            label=_legend_label(line.label),
+            **mark,
         )
-    values = np.concatenate([points.least for _, points in drawn] + [points.most for _, points in drawn])
+    values = np.concatenate([points.least for _, points in curves] + [points.most for _, points in curves])
     if log is None and values.min() > 0 and values.max() / values.min() > SPREAD:
         axes.set_yscale("log")
         axes.minorticks_off()
     if least is not None:
         axes.set_ylim(bottom=least)
-    _finish(axes, legend=any(line.label for line, _ in drawn))
-    return [(title, page.svg(figure, _said(title, drawn)), caption)]
+    _finish(axes, legend=any(line.label for line, _ in curves))
+    return [(title, page.svg(figure, _description(title, curves)), caption)]
 
 
 def _finish(axes: Any, *, legend: bool) -> None:
@@ -152,23 +158,26 @@ def _finish(axes: Any, *, legend: bool) -> None:
         axes.legend(loc="best", handlelength=1.6, borderaxespad=0.2, labelspacing=0.3)
 
 
-def _short(label: str) -> str:
-    """A label that leaves room for the curves. matplotlib takes ``$`` for formulas and hides what begins with ``_``."""
+def _legend_label(label: str) -> str:
+    """A label that leaves room for the curves.
+
+    matplotlib treats ``$`` as a formula and hides labels that begin with ``_``.
+    """
     label = label if len(label) <= 32 else f"{label[:31]}…"
     return label.replace("$", r"\$") if not label.startswith("_") else f" {label}".replace("$", r"\$")
 
 
-def _said(title: str, drawn: Sequence[tuple[Line, Any]]) -> str:
+def _description(title: str, curves: Sequence[tuple[Line, Any]]) -> str:
     """The chart in words: the first and the last number of each curve."""
     parts = [
-        f"{line.label or 'the curve'} from {points.mean[0]:.3g} to {points.mean[-1]:.3g}" for line, points in drawn
+        f"{line.label or 'the curve'} from {points.mean[0]:.3g} to {points.mean[-1]:.3g}" for line, points in curves
     ]
-    epochs = max(float(np.nanmax(line.x)) for line, _ in drawn)
+    epochs = max(float(np.nanmax(line.x)) for line, _ in curves)
     return f"{title} over {epochs:.3g} epochs: {'; '.join(parts)}."
 
 
 def _phases(run: Run, steps: Steps) -> list[tuple[str, Html, str]]:
-    """Milliseconds of a step by what the coordinator did, and what each worker computed meanwhile."""
+    """The charts of the milliseconds of a step: the coordinator's phases, and what each worker computed meanwhile."""
     done = epochs_done(run, steps)
     scale = 1e3
     phases = {

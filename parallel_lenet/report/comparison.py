@@ -13,13 +13,13 @@ from parallel_lenet.report.timeline import timeline
 from parallel_lenet.runs.predictions import Predictions, is_picture, picture
 from parallel_lenet.runs.run import Run
 
-SHOWN = 3  # Probabilities of a mistake.
-FEW = 10  # Mistakes of a run beside others.
+TOP = 3  # Probabilities that are listed for a mistake.
+MOST_MISTAKES = 10  # Of a run beside others.
 WIDTH = 84  # Pixels on the page that a picture takes, roughly.
 
 
-class Wrong(NamedTuple):
-    """A mistake to show."""
+class MistakeCard(NamedTuple):
+    """A mistake as the page shows it."""
 
     picture: Html
     label: str
@@ -29,13 +29,13 @@ class Wrong(NamedTuple):
     row: int
 
 
-def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
+def mistakes(run: Run, most: int | None = None) -> list[MistakeCard]:
     """The worst mistakes of a run."""
-    found = run.predictions
+    predictions = run.predictions
     names = run.class_names
     article = "a " if names is None else ""
     return [
-        Wrong(
+        MistakeCard(
             _picture(
                 each.picture,
                 f"Test image {each.row}: {article}{display_name(names, each.label)}, "
@@ -46,7 +46,7 @@ def mistakes(run: Run, most: int | None = None) -> list[Wrong]:
             [(page.class_name(names, i), p) for i, p in _probabilities(each.probabilities, each.label)],
             each.row,
         )
-        for each in ([] if found is None else found.mistakes[:most])
+        for each in ([] if predictions is None else predictions.mistakes[:most])
     ]
 
 
@@ -54,23 +54,21 @@ def _picture(pixels: Any, alt: str) -> Html:
     return page.image(pixels, alt, max(1, WIDTH // pixels.shape[1]))
 
 
-def _probabilities(all_of_them: Any, label: int) -> list[tuple[int, float]]:
-    best = [int(i) for i in np.argsort(-all_of_them, kind="stable")[:SHOWN]]
-    return [(i, float(all_of_them[i])) for i in (best if label in best else [*best, label])]
+def _probabilities(probabilities: Any, label: int) -> list[tuple[int, float]]:
+    best = [int(i) for i in np.argsort(-probabilities, kind="stable")[:TOP]]
+    return [(i, float(probabilities[i])) for i in (best if label in best else [*best, label])]
 
 
 def example(predictions: Predictions, model: Sequential, names: Sequence[str] | None) -> Html | None:
     """The image whose feature maps are shown."""
     pixels = picture(model.images.channels_first(predictions.example)[0], model)
-    return (
-        _picture(pixels, f"Test image of class {display_name(names, predictions.example_label)}")
-        if is_picture(pixels)
-        else None
-    )
+    if not is_picture(pixels):
+        return None
+    return _picture(pixels, f"Test image of class {display_name(names, predictions.example_label)}")
 
 
 def page_of(runs: Sequence[Run]) -> str:
-    """The page about them. Call it within `page.drawing`."""
+    """The page about these runs. Call it within `page.drawing`."""
     names = _names(runs)
     values: dict[str, Any] = {
         "runs": [
@@ -78,10 +76,10 @@ def page_of(runs: Sequence[Run]) -> str:
                 "name": name,
                 "subtitle": summary.subtitle(run),
                 "when": summary.period(run),
-                "mistakes": mistakes(run, FEW),
+                "mistakes": mistakes(run, MOST_MISTAKES),
                 "confusion": summary.confusion(run),
                 "classes": summary.class_names(run),
-                "named": run.class_names is not None,
+                "has_names": run.class_names is not None,
                 "timeline": timeline(run.events),
                 "commands": summary.commands(run),
             }
@@ -98,7 +96,7 @@ def page_of(runs: Sequence[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The names of the folders; their paths if two folders have the same name."""
+    """The names of the folders, or their paths if two folders have the same name."""
     names = [run.name for run in runs]
     return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
 

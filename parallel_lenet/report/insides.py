@@ -17,12 +17,13 @@ Array = NDArray[Any]
 
 MOST = 32  # Filters or maps of a layer that are shown.
 SIDE = 64  # Pixels per side of a map, at most.
-MAP_WIDTH = 84  # Pixels on the page that a map takes, about; filters take fewer.
-FILTER_WIDTH = 56
+MAP_WIDTH = 84  # Pixels on the page that a map takes, about.
+FILTER_WIDTH = 56  # Pixels on the page that a filter takes, about.
 
 # Positive numbers are orange, negative ones blue, zero is white, in both schemes and on the page of parallel-lenet
 # explain. People with any kind of colour vision can tell the two apart.
-POSITIVE, NEGATIVE = (217, 95, 2), (40, 110, 210)
+POSITIVE = (217, 95, 2)
+NEGATIVE = (40, 110, 210)
 _ORANGE = np.array(POSITIVE, float)
 _WHITE = np.array([247, 247, 247.0])
 _BLUE = np.array(NEGATIVE, float)
@@ -53,20 +54,21 @@ def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters 
     name = next((name for name, shape in model.layout.entries if len(shape) == 4), None)
     if name is None or not any(isinstance(layer, Conv2d) for layer in model.layers):
         return None
-    new = model.layout.views(after)[name].astype(np.float64)
-    old = None if before is None else model.layout.views(before)[name].astype(np.float64)
-    largest = _largest(new if old is None else np.concatenate([old, new]))
-    show = [] if old is None else [_filter(each, largest, f"filter {i}, before training") for i, each in _some(old)]
+    weights = model.layout.views(after)[name].astype(np.float64)
+    largest = _largest(weights)
+    before_training: list[Html] = []
+    if before is not None:
+        initial = model.layout.views(before)[name].astype(np.float64)
+        largest = _largest(np.concatenate([initial, weights]))
+        before_training = [
+            _filter(each, largest, f"filter {i}, before training") for i, each in enumerate(initial[:MOST], 1)
+        ]
     return Filters(
-        show,
-        [_filter(each, largest, f"filter {i}") for i, each in _some(new)],
-        max(0, len(new) - MOST),
-        new.shape[1] == 3,
+        before_training,
+        [_filter(each, largest, f"filter {i}") for i, each in enumerate(weights[:MOST], 1)],
+        max(0, len(weights) - MOST),
+        weights.shape[1] == 3,
     )
-
-
-def _some(arrays: Array) -> list[tuple[int, Array]]:
-    return list(enumerate(arrays[:MOST], 1))
 
 
 def _filter(weights: Array, largest: float, alt: str) -> Html:
@@ -82,7 +84,7 @@ def feature_maps(model: Sequential, parameters: Vector, image: Array) -> list[Ma
     """The output of each layer that makes images, for one image ``(1, c, h, w)`` as it is stored."""
     with one_blas_thread():
         outputs = layerwise.outputs(model, parameters, image[0])[1:]
-    found = []
+    maps = []
     for layer, output in zip(model.layers, (output[..., 0] for output in outputs), strict=True):
         if output.ndim == 3 and output.shape[1] * output.shape[2] > 1:
             kind = type(layer).__name__
@@ -90,15 +92,15 @@ def feature_maps(model: Sequential, parameters: Vector, image: Array) -> list[Ma
                 page.image(pixels, f"{kind}, map {i}", max(1, MAP_WIDTH // pixels.shape[1]))
                 for i, pixels in enumerate(_pictures(output), 1)
             ]
-            found.append(Maps(f"{kind}: {' x '.join(map(str, output.shape))}", pictures, max(0, len(output) - MOST)))
-    return found
+            maps.append(Maps(f"{kind}: {' x '.join(map(str, output.shape))}", pictures, max(0, len(output) - MOST)))
+    return maps
 
 
 def _pictures(output: Array) -> list[Array]:
     step = -(-max(output.shape[1:]) // SIDE)
-    some = output[:MOST, ::step, ::step].astype(np.float64)
-    largest = _largest(some)
-    return [colours(each, largest) for each in some]
+    maps = output[:MOST, ::step, ::step].astype(np.float64)
+    largest = _largest(maps)
+    return [colours(each, largest) for each in maps]
 
 
 def _largest(values: Array) -> float:
@@ -106,7 +108,7 @@ def _largest(values: Array) -> float:
 
 
 def colours(values: Array, largest: float) -> Array:
-    """Numbers ``(h, w)`` as colours ``(h, w, 3)``: white is 0, orange ``largest``, blue its negative."""
+    """Numbers ``(h, w)`` as colours ``(h, w, 3)``: 0 is white, ``largest`` is orange, and its negative is blue."""
     part = np.nan_to_num(values / largest).clip(-1, 1)[..., np.newaxis]
     colours = np.where(part >= 0, _WHITE + part * (_ORANGE - _WHITE), _WHITE - part * (_BLUE - _WHITE))
     pixels: Array = np.rint(colours).astype(np.uint8)

@@ -23,8 +23,11 @@ from parallel_lenet import class_names, optional, png
 LARGEST = 2_000_000  # Bytes of a page.
 PURPOSE = "an HTML page"
 
-# Colours to draw with, by what they stand for. No other colour of a picture changes with the scheme.
-INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
+# Colours to draw with, named after their use. Other colours of a picture do not change with the scheme.
+INK = "#010101"
+MUTED = "#020202"
+LINE = "#030303"
+PAPER = "#040404"
 SERIES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")
 _VARIABLES = {
     INK: "--ink",
@@ -67,14 +70,14 @@ _STYLE = {
     "ytick.labelsize": 9.5,
     "ytick.major.size": 0,
 }
-_UNWANTED = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # The metadata that matplotlib writes by itself.
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # The metadata that matplotlib writes by itself.
 
 
 class Html(str):
-    """Text that is HTML already: templates insert it as it is, and escape any other."""
+    """Text that is HTML already. Templates insert it unchanged, and escape any other text."""
 
     def __html__(self) -> str:
-        """For the template engine."""
+        """The protocol of template engines for text that is not escaped."""
         return self
 
 
@@ -82,7 +85,7 @@ def render(template: str, *, package: str = "parallel_lenet.report", scripts: Se
     """The page of a template in the folder ``templates`` of ``package``, or of this package.
 
     ``scripts`` are JavaScript modules for the end of the page, and the only code that the page allows. Values are
-    escaped. Raises ExtraError if jinja2 is missing or does not work, ValueError if a script could end its own element.
+    escaped. Raises ExtraError if jinja2 is missing or does not work, and ValueError if a script could end its element.
     """
     for script in scripts:
         if re.search("</script|<!--", script, re.IGNORECASE):
@@ -113,8 +116,8 @@ def part(template: str, *, package: str = "parallel_lenet.report", **values: Any
 
 def _source(packages: Sequence[str], name: str) -> str | None:
     """The text of a file in the folder ``templates`` of one of the packages."""
-    places = [files(package).joinpath("templates", name) for package in packages]
-    return next((file.read_text("utf-8") for file in places if file.is_file()), None)
+    candidates = [files(package).joinpath("templates", name) for package in packages]
+    return next((file.read_text("utf-8") for file in candidates if file.is_file()), None)
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -147,26 +150,26 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float = 420, height: float = 240, margins: tuple[float, float, float, float] | None = None) -> Any:
-    """A new figure of matplotlib; call it within `drawing`. Units are pixels of the page at full size.
+    """A new figure of matplotlib. Call it within `drawing`. Units are pixels of the page at full size.
 
     ``margins`` are those left, right, above and below its axes. Without them matplotlib computes the room for texts,
     which takes twice as long to draw.
     """
     module = optional.load("report", "matplotlib", PURPOSE, "matplotlib.figure")
-    new = module.Figure(figsize=(width / 72, height / 72), layout=None if margins else "constrained")
+    result = module.Figure(figsize=(width / 72, height / 72), layout=None if margins else "constrained")
     if margins:
         left, right, above, below = margins
-        new.subplots_adjust(left / width, below / height, 1 - right / width, 1 - above / height)
-    return new
+        result.subplots_adjust(left / width, below / height, 1 - right / width, 1 - above / height)
+    return result
 
 
 def svg(figure: Any, alt: str) -> Html:
     """A figure of matplotlib as SVG within the page, at most 1.4 times as large as it was drawn.
 
-    ``alt`` says what it shows to those who can't see it. Call it within `drawing`.
+    ``alt`` describes it for readers who can't see it. Call it within `drawing`.
     """
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=_UNWANTED)
+    figure.savefig(stream, format="svg", metadata=_NO_METADATA)
     text = stream.getvalue()
     width, height = (float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
     text = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
@@ -177,7 +180,7 @@ def svg(figure: Any, alt: str) -> Html:
         "#0[0-9a-f]{5}", lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], text
     )
     text = re.sub(r">\s+<", "><", text).replace("xlink:href", "href").strip()
-    text = _own_ids(text, hashlib.sha256(f"{alt}{text}".encode()).hexdigest()[:8])
+    text = _prefix_ids(text, hashlib.sha256(f"{alt}{text}".encode()).hexdigest()[:8])
     label = html.escape(alt)
     return Html(
         f'<svg class="chart" role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" '
@@ -186,21 +189,21 @@ def svg(figure: Any, alt: str) -> Html:
 
 
 def _round(attribute: str) -> str:
-    """A hundredth of a pixel is enough for a place."""
+    """The attribute with its numbers rounded to a hundredth of a pixel."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute)
 
 
-def _own_ids(text: str, prefix: str) -> str:
-    """The ids that are referred to, made unique in the page; no others."""
+def _prefix_ids(text: str, prefix: str) -> str:
+    """The text with a prefix for each id that it refers to, and without other ids."""
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", text)
     return re.sub(r'(href="|url\()#([^")]+)', rf"\1#{prefix}-\2", text)
 
 
 def class_name(names: Sequence[str] | None, label: int) -> str:
-    """A class as a page shows it: its number, or, if classes have names, HTML that shortens its name if need be.
+    """A class as a page shows it: its number, or HTML that shortens a long name if the classes have names.
 
-    The whole name is shown to a mouse that rests on it.
+    The complete name is the tooltip.
     """
     if names is None:
         return str(label)
@@ -211,12 +214,12 @@ def class_name(names: Sequence[str] | None, label: int) -> str:
 def image(array: NDArray[np.uint8], alt: str, scale: int = 1, title: str = "") -> Html:
     """An image ``(h, w)`` or ``(h, w, 3)`` of uint8, shown ``scale`` times as large and unblurred.
 
-    ``alt`` says what it shows. Empty if the text beside it does. ``title`` is shown to a mouse that rests on it.
+    ``alt`` describes it, and is empty if the text beside it does. ``title`` is the tooltip.
     """
     height, width = array.shape[:2]
-    encoded = base64.b64encode(png.encode(array)).decode()
+    source = base64.b64encode(png.encode(array)).decode()
     more = f' title="{html.escape(title)}"' if title else ""
     return Html(
         f'<img class="pixels" alt="{html.escape(alt)}"{more} width="{scale * width}" height="{scale * height}" '
-        f'src="data:image/png;base64,{encoded}">'
+        f'src="data:image/png;base64,{source}">'
     )

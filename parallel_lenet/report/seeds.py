@@ -33,22 +33,27 @@ def write(runs: Sequence[Run], seeds: Sequence[int], command: str, file: Path) -
 
 def page_of(runs: Sequence[Run], seeds: Sequence[int], command: str) -> str:
     """The page, as text. Call it within `page.drawing`."""
-    found = over_runs(runs)
-    names = [name for name in TITLES if name in found]
-    each = [
+    statistics = over_runs(runs)
+    names = [name for name in TITLES if name in statistics]
+    rows = [
         [str(seed), *(with_unit(name, results(run)[name]) for name in names), run.sha256[:16], run.name]
         for seed, run in zip(seeds, runs, strict=True)
     ]
-    accuracy = next((name for name in ("test_accuracy", "validation_accuracy") if name in found), None)
+    accuracy = next((name for name in ("test_accuracy", "validation_accuracy") if name in statistics), None)
+    figures: list[tuple[str, Html, str]] = []
+    if accuracy is not None:
+        figures = [_strip(runs, seeds, accuracy, statistics[accuracy]), *_curves(runs, accuracy)]
     return page.render(
         "seeds.html",
         number=count(len(runs), "seed"),
         subtitle=summary.subtitle(runs[0]),
-        cards=[(TITLES[name], with_unit(name, found[name].mean), spread(name, found[name])) for name in names],
-        statistics=[[TITLES[name], *(with_unit(name, value) for value in found[name])] for name in names],
-        figures=[] if accuracy is None else [_strip(runs, seeds, accuracy, found[accuracy]), *_curves(runs, accuracy)],
+        cards=[
+            (TITLES[name], with_unit(name, statistics[name].mean), spread(name, statistics[name])) for name in names
+        ],
+        statistics=[[TITLES[name], *(with_unit(name, value) for value in statistics[name])] for name in names],
+        figures=figures,
         header=["seed", *(TITLES[name] for name in names), "parameters SHA-256", "folder"],
-        each=each,
+        each=rows,
         options=[row for row in summary.options_rows(runs[0]) if row[0] not in ("seed", "out", "report")],
         command=command,
         notes=[f"{run.name}: {note}" for run in runs for note in dict.fromkeys(run.notes)],
@@ -61,20 +66,20 @@ def with_unit(name: str, value: float) -> str:
     return f"{number} s" if name == "seconds" and number != "unknown" else number
 
 
-def spread(name: str, found: Statistics) -> str:
+def spread(name: str, statistics: Statistics) -> str:
     """Deviation and extremes as text."""
-    deviation = f"± {with_unit(name, found.deviation)}, " if math.isfinite(found.deviation) else ""
-    return f"{deviation}{with_unit(name, found.least)} to {with_unit(name, found.largest)}"
+    deviation = f"± {with_unit(name, statistics.deviation)}, " if math.isfinite(statistics.deviation) else ""
+    return f"{deviation}{with_unit(name, statistics.least)} to {with_unit(name, statistics.largest)}"
 
 
-def _strip(runs: Sequence[Run], seeds: Sequence[int], name: str, found: Statistics) -> tuple[str, Html, str]:
+def _strip(runs: Sequence[Run], seeds: Sequence[int], name: str, statistics: Statistics) -> tuple[str, Html, str]:
     """A dot per seed, with the mean and a band of one deviation."""
     percent = [100 * results(run)[name] for run in runs]
     figure = page.figure(margins=MARGINS)
     axes = figure.subplots()
-    mean = 100 * found.mean
-    if math.isfinite(found.deviation):
-        deviation = 100 * found.deviation
+    mean = 100 * statistics.mean
+    if math.isfinite(statistics.deviation):
+        deviation = 100 * statistics.deviation
         axes.axhspan(mean - deviation, mean + deviation, color=SERIES[0], alpha=0.14, linewidth=0)
     axes.axhline(mean, color=MUTED, linewidth=1)
     axes.plot(list(seeds), percent, "o", color=SERIES[0], markersize=5)
@@ -83,7 +88,7 @@ def _strip(runs: Sequence[Run], seeds: Sequence[int], name: str, found: Statisti
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.5g}")
     axes.margins(x=0.06, y=0.12)
     alt = f"{TITLES[name]} of each seed, from {min(percent):.2f} to {max(percent):.2f} percent, mean {mean:.2f}."
-    return f"{TITLES[name]} (%)", page.svg(figure, alt), "A dot per seed; the line is the mean, the band one deviation."
+    return f"{TITLES[name]} (%)", page.svg(figure, alt), "A dot per seed. The line is the mean, the band one deviation."
 
 
 def _curves(runs: Sequence[Run], name: str) -> list[tuple[str, Html, str]]:

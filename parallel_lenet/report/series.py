@@ -1,4 +1,4 @@
-"""Numbers of many steps, reduced to a few that can be drawn."""
+"""Reduces the numbers of many steps to a few that can be drawn."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from parallel_lenet.runs.steps import Steps
 
 Numbers = NDArray[np.float64]
 
-POINTS = 300  # The most points of a curve: more than one per two pixels.
+POINTS = 300  # The most points of a curve: more than one for two pixels.
 
 
 class Curve(NamedTuple):
@@ -24,8 +24,9 @@ class Curve(NamedTuple):
 
 def curve(x: Numbers, y: Numbers, points: int = POINTS) -> Curve:
     """The numbers in at most ``points`` intervals of equal size. Numbers that are not finite are left out."""
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    x = x[is_finite]
+    y = y[is_finite]
     if not len(x):
         nothing = np.empty(0)
         return Curve(nothing, nothing, nothing, nothing)
@@ -44,10 +45,10 @@ def epochs_done(run: Run, steps: Steps) -> Numbers:
     epoch = steps["epoch"]
     done = steps["done"]
     images = float(done.max()) if len(done) else 1.0
-    everything = run.data.get("train")
+    all_images = run.data.get("train")
     held_out = run.options.get("validation")
-    if len(epoch) and epoch.max() <= 1 and isinstance(everything, int):  # Not one epoch may be complete.
-        images = max(images, everything * (1 - (held_out if isinstance(held_out, float) else 0.0)))
+    if len(epoch) and epoch.max() <= 1 and isinstance(all_images, int):  # No epoch may be complete.
+        images = max(images, all_images * (1 - (held_out if isinstance(held_out, float) else 0.0)))
     return np.asarray(epoch - 1 + done / max(images, 1.0))
 
 

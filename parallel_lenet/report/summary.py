@@ -10,16 +10,17 @@ import numpy as np
 from parallel_lenet.display import count, percent
 from parallel_lenet.report import page
 from parallel_lenet.report.timeline import sessions
-from parallel_lenet.runs import BEST
 from parallel_lenet.runs.environment import Session
 from parallel_lenet.runs.events import Event
 from parallel_lenet.runs.run import Run
 
 Row = Sequence[str]
 
-CHOSEN = "Images held out of MNIST's training images decided the options of the recipe; test images decided nothing."
-MOST_EVENTS = 60  # That are listed.
-MOST_CONFUSED = 40  # Classes that a table of confusions has, at most.
+RECIPE_NOTE = (
+    "Images held out of MNIST's training images decided the options of the recipe. Test images decided nothing."
+)
+MOST_EVENTS = 60  # In the list.
+MOST_CLASSES = 40  # Classes that a table of confusions has, at most.
 
 
 def last(run: Run, name: str) -> float:
@@ -73,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 def subtitle(run: Run) -> str:
-    """What was trained, on what, and how it ended."""
+    """A sentence about the network, the data, and how the run ended."""
     parts = []
     checkpoint = run.checkpoint
     if checkpoint is not None and run.model is not None:
@@ -90,7 +91,7 @@ def subtitle(run: Run) -> str:
     if run.state in ends:
         parts.append(ends[run.state])
     sentence = ", ".join(parts) + "." if parts else ""
-    return f"{sentence} {CHOSEN}" if isinstance(run.options.get("recipe"), str) else sentence
+    return f"{sentence} {RECIPE_NOTE}" if isinstance(run.options.get("recipe"), str) else sentence
 
 
 def period(run: Run) -> str:
@@ -100,7 +101,8 @@ def period(run: Run) -> str:
         times.append(float(np.nanmax(run.steps["time"])))
     if not times:
         return ""
-    begin, end = _date(min(times)), _date(max(times))
+    begin = _date(min(times))
+    end = _date(max(times))
     if begin == end:
         return f"{begin} UTC"
     same_day = begin[:10] == end[:10] and begin[:1].isdigit()
@@ -114,7 +116,7 @@ def ending(run: Run) -> str:
         return f"It ended by an error: {last.text}."
     if last is not None and last.kind == "interrupted":
         return (
-            f"It was stopped after {count(last.epoch, 'epoch')}, step {last.step:,} ({last.text}); it can be resumed."
+            f"It was stopped after {count(last.epoch, 'epoch')}, step {last.step:,} ({last.text}). It can be resumed."
         )
     return ""
 
@@ -127,7 +129,7 @@ def _date(seconds: float) -> str:
 
 
 def epoch_rows(run: Run) -> tuple[Row, list[Row]]:
-    """The last ten epochs and the best: header and rows."""
+    """The last ten epochs: header and rows."""
     possible = [f"{part}_{what}" for part in ("train", "validation", "test") for what in ("loss", "accuracy")]
     names = [name for name in possible if any(math.isfinite(line.get(name, math.nan)) for line in run.epochs)]
     header = ("epoch", "steps", *(name.replace("_", " ").replace("train", "training") for name in names), "seconds")
@@ -155,7 +157,7 @@ def time_rows(run: Run) -> list[Row]:
         return []
     total = float(np.nansum(steps["seconds"]))
     parts = {name: float(np.nansum(steps[name])) for name in ("waiting", "adding", "updating")}
-    named = {
+    seconds_by_part = {
         "waiting for gradients": parts["waiting"],
         "adding gradients": parts["adding"],
         "updating parameters": parts["updating"],
@@ -163,10 +165,10 @@ def time_rows(run: Run) -> list[Row]:
         "evaluating": math.fsum(event.evaluating for event in events),
         "writing checkpoints": math.fsum(event.saving for event in events),
     }
-    ran = math.fsum(span.end - span.begin for span in sessions(events, float(np.nanmax(steps["time"]))))
-    named["the rest: starting, compiling, reading"] = max(0.0, ran - math.fsum(named.values()))
-    everything = sum(named.values()) or 1.0
-    return [(name, f"{seconds:.2f}", f"{seconds / everything:.1%}") for name, seconds in named.items()]
+    running = math.fsum(span.end - span.begin for span in sessions(events, float(np.nanmax(steps["time"]))))
+    seconds_by_part["the rest: starting, compiling, reading"] = max(0.0, running - math.fsum(seconds_by_part.values()))
+    total_seconds = sum(seconds_by_part.values()) or 1.0
+    return [(name, f"{seconds:.2f}", f"{seconds / total_seconds:.1%}") for name, seconds in seconds_by_part.items()]
 
 
 def worker_rows(run: Run) -> list[Row]:
@@ -182,9 +184,9 @@ def worker_rows(run: Run) -> list[Row]:
 
 
 def event_rows(events: Sequence[Event]) -> tuple[list[Row], int]:
-    """The events other than epochs (time, position, kind, text), and the number of those that are not listed."""
+    """The first events other than epochs (time, position, kind, text), and the number of further ones."""
     start = events[0].time if events else 0.0
-    told = [event for event in events if event.kind != "epoch"]
+    other_events = [event for event in events if event.kind != "epoch"]
     rows: list[Row] = [
         (
             f"{event.time - start:,.1f} s",
@@ -192,18 +194,18 @@ def event_rows(events: Sequence[Event]) -> tuple[list[Row], int]:
             NAMES.get(event.kind, event.kind),
             event.text,
         )
-        for event in told[:MOST_EVENTS]
+        for event in other_events[:MOST_EVENTS]
     ]
-    return rows, len(told) - len(rows)
+    return rows, len(other_events) - len(rows)
 
 
 NAMES = {"worker": "worker lost", "skipped": "step skipped"}
 
 
 def confusion(run: Run) -> list[list[tuple[int, float]]] | None:
-    """For each class how many of its images were taken for each class, and which part of the row that is."""
+    """For each class how many of its images were taken for each class, and the share of the row."""
     found = run.predictions
-    if found is None or found.classes > MOST_CONFUSED:
+    if found is None or found.classes > MOST_CLASSES:
         return None
     table = found.confusion()
     return [[(int(n), float(n) / max(1, int(row.sum()))) for n in row] for row in table]
@@ -212,13 +214,13 @@ def confusion(run: Run) -> list[list[tuple[int, float]]] | None:
 def class_names(run: Run) -> list[str]:
     """The classes of the table of confusions, in order, as the page shows them."""
     classes = 0 if run.predictions is None else run.predictions.classes
-    return [page.class_name(run.class_names, label) for label in range(min(classes, MOST_CONFUSED))]
+    return [page.class_name(run.class_names, label) for label in range(min(classes, MOST_CLASSES))]
 
 
 def confusions(run: Run) -> list[Row]:
-    """The ten pairs of classes that were confused most: what, taken for what, how often."""
+    """The ten pairs of classes that were confused most: the class, the predicted class, and how often."""
     predictions = run.predictions
-    if predictions is None or predictions.classes > 10 * MOST_CONFUSED:
+    if predictions is None or predictions.classes > 10 * MOST_CLASSES:
         return []
     table = predictions.confusion()
     np.fill_diagonal(table, 0)
@@ -226,17 +228,17 @@ def confusions(run: Run) -> list[Row]:
     pairs = [(int(i) // predictions.classes, int(i) % predictions.classes) for i in order if table.flat[i]]
     names = run.class_names
     return [
-        (page.class_name(names, label), page.class_name(names, taken), f"{table[label, taken]:,}")
-        for label, taken in pairs
+        (page.class_name(names, label), page.class_name(names, predicted), f"{table[label, predicted]:,}")
+        for label, predicted in pairs
     ]
 
 
 def options_rows(run: Run) -> list[Row]:
     """All options of the last start."""
-    return [(name.replace("_", "-"), _said(value)) for name, value in run.options.items()]
+    return [(name.replace("_", "-"), _option_text(value)) for name, value in run.options.items()]
 
 
-def _said(value: Any) -> str:
+def _option_text(value: Any) -> str:
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
@@ -267,7 +269,7 @@ def session_rows(session: Session) -> list[Row]:
 def commands(run: Run) -> list[str]:
     """The commands that give the same result again, one after the other.
 
-    One is enough unless the run was continued with other epochs: then the schedule of the learning rate changed there.
+    There are several if the run was continued with other --epochs, which changed the schedule of the learning rate.
     """
     if not run.sessions:
         return []
@@ -281,16 +283,11 @@ def commands(run: Run) -> list[str]:
         if i and parts[i] == parts[i - 1]:
             continue
         later = next((j for j in range(i + 1, len(parts)) if parts[j] != parts[i]), None)
-        resumed = f"parallel-lenet train --resume again --epochs {parts[i]}"
-        words = resumed if i else f"{session['repeat']} --out again"
+        continuation = f"parallel-lenet train --resume again --epochs {parts[i]}"
+        words = continuation if i else f"{session['repeat']} --out again"
         if later is not None:
             words += f" --max-steps {starts[later].step}"
         elif i and session["options"].get("max_steps") is not None:
             words += f" --max-steps {session['options']['max_steps']}"
         found.append(words)
     return found
-
-
-def best_file(run: Run) -> str:
-    """The file of the best epoch, if there is one."""
-    return BEST if (run.folder / BEST).exists() else ""

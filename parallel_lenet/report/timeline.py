@@ -1,4 +1,4 @@
-"""The timeline of a run: when it was running, and its events."""
+"""The timeline of a run: the times when it ran, and its events."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from parallel_lenet.report import page
 from parallel_lenet.report.page import LINE, SERIES, Html
 from parallel_lenet.runs.events import Event
 
-SHOWN = {  # By kind: in which row, with which mark and colour.
+MARKS = {  # By kind: the row, the mark and the colour.
     "resumed": ("resumed", "^", SERIES[2]),
     "worker": ("worker lost", "x", SERIES[4]),
     "skipped": ("step skipped", "v", SERIES[1]),
@@ -44,15 +44,16 @@ def sessions(events: Sequence[Event], last_step: float | None) -> list[Session]:
 
 
 def timeline(events: Sequence[Event], last_step: float | None = None) -> Html | None:
-    """The picture, or None without events."""
+    """The picture, or None without events. Call it within `page.drawing`."""
     spans = sessions(events, last_step)
     if not spans:
         return None
-    start, end = spans[0].begin, max(span.end for span in spans)
+    start = spans[0].begin
+    end = max(span.end for span in spans)
     seconds, unit = next((each for each in UNITS if end - start >= 2 * each[0]), UNITS[-1])
-    kinds = [kind for kind in SHOWN if any(event.kind == kind for event in events)]
+    kinds = [kind for kind in MARKS if any(event.kind == kind for event in events)]
     epochs = [event.time for event in events if event.kind == "epoch"]
-    rows = ["running", *(["epoch done"] if epochs else []), *(SHOWN[kind][0] for kind in kinds)]
+    rows = ["running", *(["epoch done"] if epochs else []), *(MARKS[kind][0] for kind in kinds)]
     height = 46 + 24 * len(rows)
     figure = page.figure(860, height, margins=(92, 14, 8, 38))
     axes = figure.subplots()
@@ -61,20 +62,20 @@ def timeline(events: Sequence[Event], last_step: float | None = None) -> Html | 
         axes.barh(0, width / seconds, left=(span.begin - start) / seconds, height=0.42, color=SERIES[0], linewidth=0)
     times = {"epoch done": epochs}
     for kind in kinds:
-        times[SHOWN[kind][0]] = [event.time for event in events if event.kind == kind]
-    looks = {row: (mark, colour) for row, mark, colour in SHOWN.values()}
-    for place, row in enumerate(rows[1:], 1):
+        times[MARKS[kind][0]] = [event.time for event in events if event.kind == kind]
+    styles = {row: (mark, colour) for row, mark, colour in MARKS.values()}
+    for y, row in enumerate(rows[1:], 1):
         marks = times[row]
         marks = marks[:: -(-len(marks) // MOST_MARKS)]
-        mark, colour = looks.get(row, ("|", SERIES[5]))
+        mark, colour = styles.get(row, ("|", SERIES[5]))
         x = [(time - start) / seconds for time in marks]
-        axes.plot(x, [place] * len(x), mark, color=colour, markersize=6, markeredgewidth=1.4, linestyle="none")
+        axes.plot(x, [y] * len(x), mark, color=colour, markersize=6, markeredgewidth=1.4, linestyle="none")
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(False)
     axes.grid(True, axis="x", color=LINE)
     axes.set_xlabel(f"{unit} since the start")
     axes.margins(x=0.01)
-    told = ", ".join(f"{len(times[row]):,} x {row}" for row in rows[1:])
+    event_counts = ", ".join(f"{len(times[row]):,} x {row}" for row in rows[1:])
     ran = f"{len(spans)} time{'s' * (len(spans) > 1)}"
-    return page.svg(figure, f"Timeline of {(end - start) / seconds:.3g} {unit}: the program ran {ran}. {told}")
+    return page.svg(figure, f"Timeline of {(end - start) / seconds:.3g} {unit}: the program ran {ran}. {event_counts}")

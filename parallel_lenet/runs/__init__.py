@@ -1,4 +1,4 @@
-"""The records in a run's folder beside its configuration and its checkpoints: how to write and to read them.
+"""Writes and reads the records in a run's folder, beside its configuration and its checkpoints.
 
 =====================  ================================================================================================
 ``steps.csv``          a line per step: see `steps`
@@ -14,18 +14,22 @@ import os
 import stat
 from pathlib import Path
 
-LAST, PREVIOUS, BEST = "checkpoint.npz", "checkpoint.previous.npz", "best.npz"
-CONFIG, METRICS, REPORT = "config.toml", "metrics.jsonl", "report.html"
+LAST = "checkpoint.npz"
+PREVIOUS = "checkpoint.previous.npz"
+BEST = "best.npz"
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+REPORT = "report.html"
 
 
 class RunError(ValueError):
-    """A file of a run's folder that can't be used: the message names it and what is wrong with it."""
+    """A file of a run's folder that can't be used. The message names it and says what is wrong with it."""
 
 
 def content(path: Path, largest: int) -> bytes | None:
-    """The bytes of a file, None if there is none. Raises RunError if it is too large, not regular or unreadable."""
+    """The bytes of a file, or None if there is none. Raises RunError if it is too large, not regular or unreadable."""
     try:
-        status = os.stat(path)  # Before opening: opening a pipe waits for its writer.
+        status = os.stat(path)  # Checked before opening: opening a pipe waits for its writer.
         if not stat.S_ISREG(status.st_mode):
             raise RunError(f"{path}: can't be read: it is not a regular file")
         if status.st_size > largest:

@@ -1,4 +1,4 @@
-"""What differs between two runs: settings, versions, machine, data, the first step with another result, and results."""
+"""Finds the differences of two runs: settings, versions, machine, data, the first differing step, and results."""
 
 from typing import Any, NamedTuple
 
@@ -6,12 +6,12 @@ from parallel_lenet.runs.environment import Session
 from parallel_lenet.runs.run import Run
 from parallel_lenet.runs.steps import Steps
 
-# Settings that decide where a run is written or how its numbers are computed, not which numbers result.
+# Settings that do not decide the numbers of a run.
 INCIDENTAL = ("out", "config", "resume", "continue", "report", "max_time", "log", "trace")
 
 
 class Difference(NamedTuple):
-    """One thing that differs."""
+    """One difference."""
 
     part: str
     """settings, versions, machine, variables, data, steps or results."""
@@ -21,7 +21,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two runs compared."""
+    """The result of a comparison of two runs."""
 
     differences: list[Difference]
     """In the order of cause and effect. A value that only one run has is None in the other."""
@@ -38,8 +38,8 @@ def compare(left: Run, right: Run) -> Comparison:
     found += _setting_differences("data", left.data, right.data)
     equal_steps = 0
     if left.steps is not None and right.steps is not None:
-        rows = (_by_step(left.steps), _by_step(right.steps))
-        found += _differing_steps(*rows)
+        rows = (_rows(left.steps), _rows(right.steps))
+        found += _step_differences(*rows)
         equal_steps = _equal_steps(*rows)
     found += _setting_differences("results", _results(left), _results(right))
     return Comparison(found, equal_steps)
@@ -62,38 +62,38 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 Rows = dict[tuple[int, int], tuple[str, str]]
-"""The loss with all digits and the hash of the parameters, by step; a number counts the skipped steps before it."""
+"""By step and the number of skipped steps before it: the loss with all digits, and the hash of the parameters."""
 
 
-def _differing_steps(left: Rows, right: Rows) -> list[Difference]:
-    """The first step with another loss, the first one with other parameters, and the first one that one run lacks."""
+def _step_differences(left: Rows, right: Rows) -> list[Difference]:
+    """The first steps with another loss and with other parameters, and the first step that only one run has."""
     found = []
-    common = [place for place in left if place in right]
+    common = [key for key in left if key in right]
     for name, index in (("first step with another loss", 0), ("first step with other parameters", 1)):
-        for place in common:
-            values = (left[place][index], right[place][index])
+        for key in common:
+            values = (left[key][index], right[key][index])
             if values[0] != values[1] and "" not in values:
-                found.append(Difference("steps", name, *(f"step {place[0]:,}: {value}" for value in values)))
+                found.append(Difference("steps", name, *(f"step {key[0]:,}: {value}" for value in values)))
                 break
     if len(left) != len(right):
         found.append(Difference("steps", "number of steps", len(left), len(right)))
     elif left.keys() != right.keys():
-        alone = [min(one.keys() - other.keys(), default=None) for one, other in ((left, right), (right, left))]
-        said = [None if place is None else f"step {place[0]:,}" for place in alone]
-        found.append(Difference("steps", "first step that the other has not", *said))
+        first_keys = [min(one.keys() - other.keys(), default=None) for one, other in ((left, right), (right, left))]
+        texts = [None if key is None else f"step {key[0]:,}" for key in first_keys]
+        found.append(Difference("steps", "first step that the other has not", *texts))
     return found
 
 
 def _equal_steps(left: Rows, right: Rows) -> int:
     equal = 0
-    for place, (loss, _) in left.items():
-        if place not in right or loss != right[place][0]:
+    for key, (loss, _) in left.items():
+        if key not in right or loss != right[key][0]:
             break
         equal += 1
     return equal
 
 
-def _by_step(steps: Steps) -> Rows:
+def _rows(steps: Steps) -> Rows:
     found: Rows = {}
     before = -1
     times = 0

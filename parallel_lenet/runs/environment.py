@@ -21,7 +21,7 @@ Session = dict[str, Any]
 
 FILE = "environment.json"
 LARGEST = 2**24  # Bytes that are read.
-MOST = 100  # Sessions that are kept, the latest.
+MOST = 100  # The latest sessions are kept.
 PACKAGES = ("parallel-lenet", "numpy", "joblib", "threadpoolctl", "numba", "llvmlite", "dask", "distributed", "ray")
 VARIABLES = ("PARALLEL_LENET_", "OMP_", "OPENBLAS_", "MKL_", "NUMBA_", "PYTHONHASHSEED", "LOKY_MAX_CPU_COUNT")
 
@@ -67,7 +67,7 @@ def _versions() -> dict[str, str]:
 
 
 def _memory() -> int | None:
-    """The machine's memory in bytes, or None if the system does not tell."""
+    """The machine's memory in bytes, or None if it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Not on Windows.
@@ -97,7 +97,7 @@ def add(folder: Path, session: Session) -> None:
 
 
 def read(folder: Path) -> list[Session]:
-    """The sessions of a run, none if there is no such file. Raises RunError if it is damaged."""
+    """The sessions of a run. Empty if there is no such file. Raises RunError if it is damaged."""
     path = folder / FILE
     text = content(path, LARGEST)
     if text is None:

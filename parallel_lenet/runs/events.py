@@ -1,7 +1,7 @@
 """``events.jsonl``: the events of a run, one line of JSON per event. No line is ever removed.
 
 Each has a ``time`` (seconds since 1970-01-01 UTC), a ``kind`` (see `KINDS`), the ``epoch`` and ``step`` that were
-finished, and a ``text``. An epoch's event has the ``seconds`` of evaluating and of saving beside.
+finished, and a ``text``. An epoch's event also has the seconds of ``evaluating`` and of ``saving``.
 """
 
 import json
@@ -53,7 +53,7 @@ def append(folder: Path, kind: str, epoch: int, step: int, text: str = "", **mor
 
 
 def read(folder: Path) -> tuple[list[Event], int]:
-    """The events and the number of damaged lines, or none if there is no file. Raises RunError if it can't be read."""
+    """The events, none without a file, and the number of damaged lines. Raises RunError if it can't be read."""
     lines = (content(folder / FILE, LARGEST) or b"").decode("utf-8", "replace").splitlines()
     events = [event for line in lines if (event := _event(line)) is not None]
     return events, len(lines) - len(events)

@@ -1,4 +1,4 @@
-"""Which files a run's folder has, and who may write there."""
+"""The files of a run's folder, and the lock of the program that writes there."""
 
 import os
 import re
@@ -16,7 +16,7 @@ TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, NAMES))})\.[0-9a-f]{{16}}"
 
 
 def lock(folder: Path) -> int | None:
-    """Lock the folder for as long as the descriptor is open, or None if the system can't.
+    """Lock the folder and return a descriptor. The lock ends when it is closed. None if the system has no such locks.
 
     Raises BlockingIOError if another program, or another run here, has locked it.
     """

@@ -1,6 +1,6 @@
-"""``predictions.npz``: the predictions of a trained network for the test images, and what a report shows of them.
+"""``predictions.npz``: the predictions of a trained network for the test images, and some images for a report.
 
-With it a report can be made without the images. The file has the format of a checkpoint: a hash of its content is
+With this file a report needs no other images. The file has the format of a checkpoint: a hash of its content is
 checked, and it is untrusted. It holds small copies of the images of the worst mistakes, and one whole image.
 """
 
@@ -28,10 +28,10 @@ from parallel_lenet.runs import RunError
 Array = NDArray[Any]
 
 FILE = "predictions.npz"
-WORST = 25  # Mistakes that are kept.
+MOST_MISTAKES = 25  # The worst ones.
 SIDE = 48  # Pixels of the longer side of an image to show, at most.
-AT_ONCE = 250  # The most images of a block,
-NUMBERS = 2**25  # and the most numbers that they become in all layers.
+MOST_IMAGES = 250  # In a block.
+MOST_NUMBERS = 2**25  # That the images of a block become in all layers.
 MOST_CLASSES = 2**20  # In a file.
 
 
@@ -40,18 +40,18 @@ class Mistake:
     """A test image that the network took for another class."""
 
     row: int
-    """Of the test images, counted from 0."""
+    """The position among the test images, counted from 0."""
     label: int
     predicted: int
     probabilities: Array
-    """Of all classes, float32."""
+    """The probabilities of all classes, float32."""
     picture: Array
-    """To show: uint8 ``(h, w)`` or ``(h, w, 3)``."""
+    """The image to show, uint8 ``(h, w)`` or ``(h, w, 3)``."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for the test images, or for as many of them, spread evenly, as there was time for."""
+    """The predictions for the test images. If time is short, for as many as possible, spread evenly."""
 
     data: str
     """The name of the dataset."""
@@ -67,7 +67,7 @@ class Predictions:
     mistakes: tuple[Mistake, ...]
     """The worst mistakes: those with the smallest probability of the right class."""
     example: Array
-    """One image as the network takes it, ``(1, c, h, w)``: the first that it got right, or the first."""
+    """One image as the network takes it, ``(1, c, h, w)``: the first with a right prediction, or the first."""
     example_label: int
 
     @property
@@ -76,16 +76,16 @@ class Predictions:
         return int((self.labels == self.predicted).sum())
 
     def confusion(self) -> Array:
-        """``(classes, classes)``: how many images of each class, the row, were taken for each, the column."""
+        """``(classes, classes)``: how many images of a row's class were taken for a column's class."""
         table = np.zeros((self.classes, self.classes), np.int64)
         np.add.at(table, (self.labels, self.predicted), 1)
         return table
 
 
 def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, seconds: float = math.inf) -> Predictions:
-    """Predict the images, or as many as ``seconds`` allow, in this process. Raises ValueError for NaN or infinity.
+    """Predict the images, or as many as ``seconds`` allow, in this process.
 
-    It is raised also for a network that does not tell classes apart.
+    Raises ValueError for NaN or infinity, and for a network that predicts no classes.
     """
     if model.loss != CROSS_ENTROPY:
         raise ValueError(f"a network with the loss {model.loss!r} predicts numbers, not classes")
@@ -93,14 +93,14 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     order = _spread(count)
     end = math.inf
     blocks: list[Array] = []
-    at_once = max(1, min(AT_ONCE, NUMBERS // sum(map(math.prod, model.shapes))))
+    at_once = max(1, min(MOST_IMAGES, MOST_NUMBERS // sum(map(math.prod, model.shapes))))
     for start in range(0, count, at_once):
         with one_blas_thread():
             scores = model.scores(parameters, test.inputs[order[start : start + at_once]])
         if not np.isfinite(scores).all():
             raise ValueError("the network's scores hold NaN or infinity")
         blocks.append(scores.astype(np.float64))
-        if start == 0:  # The first block may have to compile, or to load what is compiled.
+        if start == 0:  # The first block may compile, or load compiled code.
             end = time.monotonic() + seconds
         if time.monotonic() > end:
             break
@@ -114,25 +114,25 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     labels = test.targets[rows].astype(np.int64)
     predicted = scores.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:WORST]
-    stored = model.images.channels_first
+    worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:MOST_MISTAKES]
+    channels_first = model.images.channels_first
     mistakes = tuple(
         Mistake(
             *(int(rows[i]), int(labels[i]), int(predicted[i]), probabilities[i].astype(np.float32)),
-            picture(stored(test.inputs[rows[i] : rows[i] + 1])[0], model),
+            picture(channels_first(test.inputs[rows[i] : rows[i] + 1])[0], model),
         )
         for i in worst
     )
-    shown = int(next(iter(np.flatnonzero(predicted == labels)), 0))
-    example = np.ascontiguousarray(stored(test.inputs[rows[shown] : rows[shown] + 1]))
+    example_row = int(next(iter(np.flatnonzero(predicted == labels)), 0))
+    example = np.ascontiguousarray(channels_first(test.inputs[rows[example_row] : rows[example_row] + 1]))
     if example.dtype != np.uint8:
         example = example.astype(np.float64)
     classes = scores.shape[1]
-    return Predictions(test.name, step, count, labels, predicted, classes, mistakes, example, int(labels[shown]))
+    return Predictions(test.name, step, count, labels, predicted, classes, mistakes, example, int(labels[example_row]))
 
 
 def _spread(count: int) -> Array:
-    """All rows, in an order such that the first ones, however many, are spread evenly."""
+    """All rows, in an order in which any number of first ones is spread evenly."""
     step = max(1, round(count * 0.618))
     while math.gcd(step, count) != 1:
         step += 1
@@ -140,7 +140,7 @@ def _spread(count: int) -> Array:
 
 
 def picture(image: Array, model: Sequential, side: int = SIDE) -> Array:
-    """An image ``(c, h, w)`` of the network's to show: uint8 ``(h, w)`` or ``(h, w, 3)``, no longer than ``side``."""
+    """A network's image ``(c, h, w)`` for a page: uint8 ``(h, w)`` or ``(h, w, 3)``, no longer than ``side``."""
     unit = model.images.unit
     values = image.astype(np.float64)
     low, high = (values.min(), values.max()) if unit.white is None else (unit.black, unit.white)
@@ -188,28 +188,30 @@ def save(folder: Path, predictions: Predictions) -> None:
 
 
 def load(folder: Path) -> Predictions | None:
-    """The predictions of a run, None if it has none. Raises RunError if the file is damaged."""
+    """The predictions of a run, or None if it has none. Raises RunError if the file is damaged."""
     path = folder / FILE
     if not path.exists():
         return None
     try:
-        arrays, said = archive.load(path)
+        arrays, metadata = archive.load(path)
     except CheckpointError as error:
         raise RunError(str(error)) from error
     try:
-        return _predictions(arrays, said)
+        return _predictions(arrays, metadata)
     except KeyError as error:
         raise RunError(f"{path}: is damaged: {error} is missing") from error
     except ValueError as error:
         raise RunError(f"{path}: is damaged: {error}") from error
 
 
-def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictions:
-    """The content of a file. Raises KeyError if something is missing, ValueError if something is not allowed."""
-    classes = whole_number("classes", said["classes"], 1, MOST_CLASSES)
-    mistakes = said["mistakes"]
-    if not isinstance(mistakes, list) or len(mistakes) > WORST or not all(map(_is_mistake, mistakes)):
-        raise ValueError(f"mistakes must be at most {WORST} lists of three whole numbers, got {quoted(mistakes)}")
+def _predictions(arrays: Mapping[str, Array], metadata: dict[str, Any]) -> Predictions:
+    """The content of a file. Raises KeyError if a part is missing, and ValueError if a value is not allowed."""
+    classes = whole_number("classes", metadata["classes"], 1, MOST_CLASSES)
+    mistakes = metadata["mistakes"]
+    if not isinstance(mistakes, list) or len(mistakes) > MOST_MISTAKES or not all(map(_is_mistake, mistakes)):
+        raise ValueError(
+            f"mistakes must be at most {MOST_MISTAKES} lists of three whole numbers, got {quoted(mistakes)}"
+        )
     rows = np.array(mistakes, np.int64).reshape(len(mistakes), 3)
     _labels(rows[:, 1:].ravel(), classes)
     labels = _labels(arrays["labels"], classes)
@@ -219,22 +221,22 @@ def _predictions(arrays: Mapping[str, Array], said: dict[str, Any]) -> Predictio
     probabilities = _reshape("probabilities", arrays, (len(mistakes), classes))
     pictures: list[Array] = []
     if mistakes:
-        pictures = list(_reshape("pictures", arrays, (len(mistakes), *_shape("picture_shape", said))))
+        pictures = list(_reshape("pictures", arrays, (len(mistakes), *_shape("picture_shape", metadata))))
     if not np.isfinite(probabilities).all() or not all(map(is_picture, pictures)):
         raise ValueError("its pictures or probabilities are of the wrong kind")
     return Predictions(
-        data=str(said["data"]),
-        step=whole_number("step", said["step"], 0),
-        images=whole_number("images", said["images"], 0),
+        data=str(metadata["data"]),
+        step=whole_number("step", metadata["step"], 0),
+        images=whole_number("images", metadata["images"], 0),
         labels=labels,
         predicted=predicted,
         classes=classes,
         mistakes=tuple(
-            Mistake(int(row), int(label), int(taken), *both)
-            for (row, label, taken), *both in zip(rows, probabilities, pictures, strict=True)
+            Mistake(int(row), int(label), int(predicted_label), *both)
+            for (row, label, predicted_label), *both in zip(rows, probabilities, pictures, strict=True)
         ),
-        example=_reshape("example", arrays, _shape("example_shape", said)),
-        example_label=whole_number("example_label", said["example_label"], 0),
+        example=_reshape("example", arrays, _shape("example_shape", metadata)),
+        example_label=whole_number("example_label", metadata["example_label"], 0),
     )
 
 
@@ -244,8 +246,8 @@ def _is_mistake(value: Any) -> bool:
     )
 
 
-def _shape(name: str, said: dict[str, Any]) -> tuple[int, ...]:
-    sizes = said[name]
+def _shape(name: str, metadata: dict[str, Any]) -> tuple[int, ...]:
+    sizes = metadata[name]
     if not isinstance(sizes, list) or len(sizes) > 4 or not all(type(size) is int and size >= 0 for size in sizes):
         raise ValueError(f"{name} must be a list of at most four whole numbers, got {quoted(sizes)}")
     return tuple(sizes)

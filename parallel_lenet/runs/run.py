@@ -1,4 +1,4 @@
-"""A run, read from its folder. Each file is read at its first use; a file that is missing or damaged is noted."""
+"""A run, read from its folder. Each file is read at its first use. Missing and damaged files are noted."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from parallel_lenet.runs.steps import Steps
 
 LARGEST = 2**28  # Bytes of metrics that are read.
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 
 class Run:
@@ -54,12 +54,12 @@ class Run:
         """The name of the folder."""
         return self.folder.name or self.folder.resolve().name
 
-    def _read(self, read: Callable[[Path], Found], otherwise: Found) -> Found:
+    def _read(self, read: Callable[[Path], Content], default: Content) -> Content:
         try:
             return read(self.folder)
         except RunError as error:
             self.notes.append(f"{error}.")
-            return otherwise
+            return default
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -86,7 +86,7 @@ class Run:
 
     @cached_property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, by label, or None if the checkpoint does not say it."""
+        """The names of the classes, by label, or None if the checkpoint has none."""
         if self.checkpoint is None or self.model is None:
             return None
         return class_names.of_metadata(self.checkpoint.metadata, self.model.classes)
@@ -136,7 +136,7 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; without that file, the history of the checkpoint."""
+        """The lines of ``metrics.jsonl``, or the history of the checkpoint without that file."""
         nothing: bytes | None = b""
         text = self._read(lambda folder: content(folder / METRICS, LARGEST), nothing)
         if text is None:
@@ -151,7 +151,7 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """All options of training, as they were in force at the last start. Empty if they are not known."""
+        """All options of training at the last start. Empty if they are not known."""
         found = self.sessions[-1]["options"] if self.sessions else None
         if not isinstance(found, dict) and self.checkpoint is not None:
             found = self.checkpoint.metadata.get("options")
@@ -167,7 +167,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How the run ended: finished, interrupted or failed; unfinished if it was killed or still runs."""
+        """How the run ended: finished, interrupted or failed, or unfinished if it was killed or still runs."""
         kinds = [event.kind for event in self.events]
         ends = [kind for kind in kinds if kind in ("started", "resumed", "interrupted", "failed", "finished")]
         if ends:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from parallel_lenet.runs.run import Run
 
-MEASURED = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
-"""Results of a run's last epoch, beside ``seconds``, those of its training without evaluation."""
+RESULTS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
+"""Results of a run's last epoch. ``seconds`` of training, without evaluation, is another result."""
 
 
 class Statistics(NamedTuple):
     """Mean, standard deviation, least and largest of some numbers.
 
-    The deviation is that of a sample, ``sqrt(sum((x - mean)^2) / (n - 1))``; NaN for a single number.
+    The deviation is that of a sample, ``sqrt(sum((x - mean)^2) / (n - 1))``. It is NaN for a single number.
     """
 
     mean: float
@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(numbers: Sequence[float]) -> Statistics:
-    """Of at least one number.
+    """The statistics of at least one number.
 
     >>> statistics([1.0, 2.0, 3.0])
     Statistics(mean=2.0, deviation=1.0, least=1.0, largest=3.0)
@@ -39,15 +39,15 @@ def results(run: Run) -> dict[str, float]:
     if not run.epochs:
         return {}
     last = run.epochs[-1]
-    found = {name: float(last[name]) for name in MEASURED if math.isfinite(last.get(name, math.nan))}
+    found = {name: float(last[name]) for name in RESULTS if math.isfinite(last.get(name, math.nan))}
     return found | {"seconds": math.fsum(line.get("seconds", 0.0) for line in run.epochs)}
 
 
 def over_runs(runs: Sequence[Run]) -> dict[str, Statistics]:
     """The statistics of each result that all of these runs have."""
     all_results = [results(run) for run in runs]
-    shared = [name for name in (*MEASURED, "seconds") if all(name in each for each in all_results)]
-    return {name: statistics([each[name] for each in all_results]) for name in shared}
+    names = [name for name in (*RESULTS, "seconds") if all(name in each for each in all_results)]
+    return {name: statistics([each[name] for each in all_results]) for name in names}
 
 
 def number_text(name: str, value: float) -> str:

@@ -46,7 +46,7 @@ COLUMNS = {
     "skipped": "1 if the step was skipped for NaN or infinity, else 0",
     "parameters": "the first digits of the parameters' SHA-256 after each 50th step and each epoch, else empty",
 }
-"""And ``worker 0``, ``worker 1``, ...: seconds that each computed for the step."""
+"""Further columns are ``worker 0``, ``worker 1``, ...: seconds that each computed for the step."""
 
 
 class StepLog:
@@ -61,25 +61,25 @@ class StepLog:
         self._columns = workers
         self._slots: OrderedDict[str, int] = OrderedDict((f"worker {number}", number) for number in range(workers))
         self._file: int | None = None
-        self._unwritten = b""
+        self._pending = b""
 
     def begin(self, epoch: int, done: int) -> None:
-        """Open the file after ``epoch`` finished epochs and ``done`` images of the next one; remove later steps."""
+        """Open the file after ``epoch`` finished epochs and ``done`` images of the next one. Remove later steps."""
         header, lines = _split(self.path)
         names = header.split(",")
         self._columns = max(self._columns, len(names) - len(COLUMNS))
-        wanted = _header(self._columns)
-        kept = [wanted]
+        new_header = _header(self._columns)
+        new_lines = [new_header]
         if names[: len(COLUMNS)] == list(COLUMNS):
-            more = ",nan" * (len(wanted.split(",")) - len(names))
-            kept += [line + more for line in lines if _is_before(line, len(names), epoch, done)]
-        text = "".join(f"{line}\n" for line in kept).encode()
+            more = ",nan" * (len(new_header.split(",")) - len(names))
+            new_lines += [line + more for line in lines if _is_before(line, len(names), epoch, done)]
+        text = "".join(f"{line}\n" for line in new_lines).encode()
         if content(self.path, LARGEST) != text:  # An equal file stays, so that a program can continue to follow it.
             write_atomically(self.path, text)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
 
     def append(self, report: StepReport, done: int, parameters: Vector, *, last: bool) -> None:
-        """Write the line of a step; ``last`` if it is the last of its epoch.
+        """Write the line of a step. ``last`` says whether it is the last of its epoch.
 
         Raises OSError if the disk is full. The line is then written with the next one.
         """
@@ -93,7 +93,7 @@ class StepLog:
         correct = 0 if math.isnan(report.accuracy) else round(report.accuracy * report.count)  # NaN: not computed.
         digest = sha256(parameters)[:HASH_DIGITS] if last or report.step % HASH_EVERY == 0 else ""
         workers = "".join(f",{seconds:.6f}" for seconds in computing)
-        self._unwritten += (
+        self._pending += (
             f"{report.step},{report.epoch},{done},{report.count},{report.loss!r},{correct},"
             f"{rate!r},{report.gradient_norm:.7g},{report.seconds:.6f},{times.waiting:.6f},{times.adding:.6f},"
             f"{times.updating:.6f},{time.time():.3f},{report.skipped is not None:d},{digest}{workers}\n"
@@ -102,13 +102,13 @@ class StepLog:
 
     def _write(self, file: int) -> None:
         try:
-            written = os.write(file, self._unwritten)
-            if written < len(self._unwritten):  # Remove the part of a line.
+            written = os.write(file, self._pending)
+            if written < len(self._pending):  # Remove the part of a line.
                 os.ftruncate(file, os.fstat(file).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
-        self._unwritten = b""
+        self._pending = b""
 
     def _slot(self, name: str) -> int:
         name = name.partition(" (pid")[0]
@@ -118,7 +118,7 @@ class StepLog:
         return self._slots[name]
 
     def flush(self) -> None:
-        """Have the system put all lines on the disk, before a checkpoint that belongs to them."""
+        """Flush all lines to the disk, before a checkpoint that belongs to them."""
         if self._file is not None:
             with suppress(OSError):
                 os.fsync(self._file)
@@ -134,9 +134,9 @@ class Steps:
     """The content of ``steps.csv``: each array has one number per step."""
 
     columns: dict[str, NDArray[np.float64]]
-    """By name; without ``parameters``."""
+    """The columns by name, without ``parameters``."""
     workers: NDArray[np.float64]
-    """``(steps, workers)``: seconds that each worker computed; NaN for workers that a session did not have."""
+    """``(steps, workers)``: seconds that each worker computed, or NaN for workers that a session did not have."""
     parameters: tuple[str, ...]
     """The first digits of the SHA-256 after the step, or an empty string."""
     damaged: int = 0
@@ -150,7 +150,7 @@ class Steps:
 
 
 def read(folder: Path) -> Steps | None:
-    """The steps of a run, None if it has no such file. Raises RunError if the file is damaged or can't be read."""
+    """The steps of a run, or None if it has no such file. Raises RunError if the file is damaged or can't be read."""
     path = folder / FILE
     header, lines = _split(path)
     if not header:
@@ -159,16 +159,16 @@ def read(folder: Path) -> Steps | None:
     if names != _header(len(names) - len(COLUMNS)).split(","):
         raise RunError(f"{path}: is damaged, or was not written by a training run: it begins with {quoted(header)}")
     step = names.index("step")
-    place = names.index("parameters")
+    digest_column = names.index("parameters")
     rows = []
     digests = []
     for line in lines:
         cells = line.split(",")
-        digest = cells[place] if len(cells) == len(names) else "?"
+        digest = cells[digest_column] if len(cells) == len(names) else "?"
         try:
             if not re.fullmatch(r"[0-9a-f]*", digest):
                 raise ValueError
-            row = [float(cell) for i, cell in enumerate(cells) if i != place]
+            row = [float(cell) for i, cell in enumerate(cells) if i != digest_column]
             if not row[step].is_integer() or not 0 <= row[step] < 2**53:
                 raise ValueError
             rows.append(row)
@@ -199,8 +199,8 @@ def _is_before(line: str, cells: int, epoch: int, done: int) -> bool:
     """Whether a line is complete and belongs to a step up to that position."""
     parts = line.split(",")
     try:
-        of = int(parts[1])
-        until = int(parts[2])
+        line_epoch = int(parts[1])
+        line_done = int(parts[2])
     except (IndexError, ValueError):
         return False
-    return len(parts) == cells and (of <= epoch or (of == epoch + 1 and until <= done))
+    return len(parts) == cells and (line_epoch <= epoch or (line_epoch == epoch + 1 and line_done <= done))

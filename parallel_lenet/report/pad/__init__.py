@@ -1,12 +1,12 @@
-"""A pad to draw on: a part of a page, in which the network runs and recognises what the reader draws.
+"""A pad to draw on: a part of a page in which the network recognises the reader's drawing.
 
 A page holds three pieces: `pad_html` at the pad's place, ``<style>{{ pad_style() }}</style>`` in its head, and
-``<script type="module">{{ pad_script() }}</script>`` at its end. Nothing is loaded from outside. The colours follow the
-page's text colour and its CSS variable ``--accent``.
+``<script type="module">{{ pad_script() }}</script>`` at its end. The page loads nothing from outside. The colours
+follow the page's text colour and its CSS variable ``--accent``.
 
 - `digit.js` prepares the drawing as `parallel_lenet.pictures` prepares a picture.
 - `network.js` is the forward pass of every network of this package's layers.
-- `pad.js`, `pad.css` and ``templates/pad.html`` are the pad that the reader sees.
+- `pad.js`, `pad.css` and ``templates/pad.html`` are the visible pad.
 """
 
 import base64
@@ -32,9 +32,9 @@ _FOLDER = Path(__file__).parent
 
 def why_not(model: Sequential) -> str | None:
     """A sentence that says why there can't be a pad for this network, or None if there can."""
-    strangers = [type(layer).__name__ for layer in model.layers if type(layer) not in descriptions.LAYERS.values()]
-    if strangers:
-        return f"The pad knows the layers of parallel_lenet, but not {strangers[0]}."
+    unknown = [type(layer).__name__ for layer in model.layers if type(layer) not in descriptions.LAYERS.values()]
+    if unknown:
+        return f"The pad knows the layers of parallel_lenet, but not {unknown[0]}."
     if model.layout.size > MOST_PARAMETERS:
         return (
             f"The network has {model.layout.size:,} parameters, too many for a page: the pad takes up to "
@@ -63,12 +63,12 @@ def pad_html(model: Sequential, parameters: Vector, class_names: Sequence[str] |
         "parameters": base64.b64encode(np.asarray(parameters, "<f4").tobytes()).decode(),
     }
     names = [display_name(class_names, label) for label in range(model.classes)]
-    named = class_names is not None
+    has_names = class_names is not None
     digits = names == [str(label) for label in range(10)]
     return page.part(
         "pad.html",
-        network=network | ({"names": names} if named else {}),
-        named=named,
+        network=network | ({"names": names} if has_names else {}),
+        has_names=has_names,
         noun="digit" if digits else "picture",
         classes=model.classes,
         rows=rows,
