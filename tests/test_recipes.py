@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kits.programs import run, train, write_idx
 
+from parallel_lenet import Checkpoint
 from parallel_lenet.cli import _config
 from parallel_lenet.cli._optimizer import with_defaults
 from parallel_lenet.cli._options import TrainOptions, add_train_options, check, flags
@@ -79,6 +80,17 @@ def test_a_run_by_a_recipe_has_the_bits_of_its_options_and_can_be_repeated_and_c
     assert (rest["parameters_sha256"], rest["epochs"]) == (recipe["parameters_sha256"], 2)
     other = run(tmp_path, "train", "--resume", "half", "--recipe", "paper", code=2)
     assert "--recipe paper disagrees with the run in half, which has best" in other.stderr
+
+
+def test_augment_none_switches_off_the_augmentation_of_a_recipe(tmp_path: Path) -> None:
+    write_idx(tmp_path / "data", 60, 20)
+    words = ("--recipe", "best", "--augment", "none", "--max-steps", "1")
+    train(tmp_path, *SMALL, *words, "--out", "plain")
+    settings = Checkpoint.load(tmp_path / "plain" / "checkpoint.npz").settings
+    assert (settings["augment"], settings["label_smoothing"]) == (None, RECIPES["best"]["label_smoothing"])
+    assert _config.read(str(tmp_path / "plain" / "config.toml"))["augment"] == "none"  # So --config repeats it.
+    failed = run(tmp_path, "train", "--augment", "non", code=2)
+    assert "--augment must be none, default, or as in shift=2,rotation=10" in failed.stderr
 
 
 def test_recipes_are_for_lenet5(tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ class TrainOptions:
         str,
         None,
         "distort the training images at random, anew in each epoch: 'default', or the largest distortions, as in "
-        "shift=2,rotation=10,scale=0.1,shear=0.1,elastic=34,smoothness=4 (pixels, degrees, factors, pixels)",
+        "shift=2,rotation=10,scale=0.1,shear=0.1,elastic=34,smoothness=4 (pixels, degrees, factors, pixels); 'none' "
+        "switches off those of a recipe or of a model",
         metavar="HOW",
     )
     evaluate_on: int | None = _option(
@@ -475,13 +476,24 @@ def check(options: TrainOptions) -> None:
             parse_class_weights(options.class_weights)
         if options.max_time is not None:
             real_number("max_time", options.max_time, DURATION)
-        if options.augment is not None:
-            Augment.parse(options.augment)
+        parse_augment(options.augment)
         real_number("label_smoothing", options.label_smoothing, BELOW_ONE)
     except InvalidValue as error:
         raise as_usage(error) from None
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--image-size {error}") from None
+
+
+def parse_augment(text: str | None) -> Augment | None:
+    """The value of ``--augment``: distortions, or None for "none" and without the option."""
+    if text is None or text == "none":
+        return None
+    try:
+        return Augment.parse(text)
+    except InvalidValue as error:
+        if error.name != "augment":
+            raise
+        raise InvalidValue("augment", f"none, {error.allowed}", text) from None
 
 
 def parse_class_weights(text: str) -> str | dict[int, float]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from parallel_lenet.augmentation import Augment
 from parallel_lenet.batching import split
 from parallel_lenet.checks import InvalidValue, quoted
 from parallel_lenet.cli import (
@@ -42,6 +41,7 @@ from parallel_lenet.cli._options import (
     as_usage,
     check,
     flags,
+    parse_augment,
     parse_class_weights,
     sides,
     with_dashes,
@@ -215,8 +215,7 @@ def _model(request: Request, data: Dataset) -> tuple[Model, Vector | None]:
     """The network of the run to continue with its parameters, or a new one, whose parameters may be None."""
     if request.options.model is not None:
         return _users_model(request)
-    distortions = request.options.augment
-    augment = None if distortions is None else Augment.parse(distortions)
+    augment = parse_augment(request.options.augment)
     smoothing = request.options.label_smoothing
     if request.earlier_run is not None:
         trained = load_model(request.earlier_run.file, request.options.kernel)
@@ -336,7 +335,7 @@ def _users_model(request: Request) -> tuple[Model, Vector | None]:
         if options.kernel != "auto":
             changes["kernel"] = options.kernel
         if options.augment is not None:
-            changes["augment"] = Augment.parse(options.augment)
+            changes["augment"] = parse_augment(options.augment)
         if "label_smoothing" in request.explicit_options or request.earlier_run is not None:
             changes["label_smoothing"] = options.label_smoothing
         model = _replace_settings(request, model, **changes)
