@@ -103,7 +103,10 @@ def test_a_bar_turns_by_up_to_the_angle() -> None:
 
 def test_elastic_displacements_are_as_smooth_and_as_large_as_those_of_simard() -> None:
     """Smoothing numbers of variance 1/3 by a Gaussian of deviation s leaves a variance of 1 / (12 pi s^2)."""
-    n, size, alpha, smoothness = 60, 64, 34, 4.0
+    n = 60
+    size = 64
+    alpha = 34
+    smoothness = 4.0
     ramp = np.broadcast_to(np.arange(size, dtype=np.float64) * 10, (n, 1, size, size))
     moved = Augment(elastic=alpha, smoothness=smoothness)(ramp, keys(n))
     shifts = (moved - ramp)[:, 0, 16:-16, 16:-16] / 10
@@ -157,10 +160,12 @@ def test_a_training_has_the_same_bits_for_any_workers_and_shards(digits: Dataset
 
 
 def test_evaluation_sees_images_as_they_are() -> None:
-    plain, augmented = lenet5(image_size=12, classes=4, kernel="im2col"), None
+    plain = lenet5(image_size=12, classes=4, kernel="im2col")
+    augmented = None
     augmented = lenet5(image_size=12, classes=4, kernel="im2col", augment=STRONG)
     parameters = plain.initial_parameters(np.random.default_rng(0))
-    images, labels = random_images(5, 12, 12), np.arange(5) % 4
+    images = random_images(5, 12, 12)
+    labels = np.arange(5) % 4
     assert plain.loss_and_gradient(parameters, images, labels, None) == augmented.loss_and_gradient(
         parameters, images, labels, None
     )

@@ -204,7 +204,8 @@ def test_the_dataset_travels_once_and_then_parameters_positions_and_gradients(
     for _ in range(5):
         list(opened.gradients(parameters, work))
         sent.append(engine.bytes_per_step.sent)
-    least, data = 2 * parameters.nbytes + 128 * 8, digits.inputs.nbytes + digits.targets.nbytes
+    least = 2 * parameters.nbytes + 128 * 8
+    data = digits.inputs.nbytes + digits.targets.nbytes
     assert (sent[0] > least + data) == (engine._backend.name != "threading")  # A thread has the data already.
     assert sent[-1] == least, sent  # By then every worker has met a first task, and has the data.
     assert engine.bytes_per_step.received == len(work) * parameters.nbytes
@@ -228,7 +229,8 @@ def test_parameters_changed_in_place_are_not_stale_in_workers(engine: Cluster) -
 
 def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
     model = Scripted(size=10_001)
-    parameters, work = at(0, model), one_each(FEW)
+    parameters = at(0, model)
+    work = one_each(FEW)
     moved = np.empty(parameters.nbytes + 1, np.uint8)[1:].view(np.float32)
     moved[:] = parameters
     assert not moved.flags.aligned
@@ -374,7 +376,8 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parallel_lenet.engines.cluster.engine.LOOK_EVERY", 0.0)
-    model, work = Recorded(folder=str(tmp_path)), one_each(FEW)
+    model = Recorded(folder=str(tmp_path))
+    work = one_each(FEW)
     with Cluster("dask", address=dask_cluster.scheduler_address, step_timeout=SECONDS) as engine:
         assert engine.n_workers == 2
         opened = Opened(engine, model, (FEW,), at(0))
@@ -466,7 +469,8 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, mon
 @pytest.mark.parametrize("backend", ["threading", LOKY])
 def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
     trackers = _trackers()
-    before, files = children() - trackers, temporary_files()
+    before = children() - trackers
+    files = temporary_files()
     with Coordinator(lenet5(kernel="im2col"), Adam(), engine=backend, n_workers=2, batch_size=64) as run:
         run.fit(digits)
         assert backend == "threading" or children() - before - _trackers()

@@ -69,7 +69,8 @@ def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warnin
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
-    files, variables = temporary_files(), _of_speed()
+    files = temporary_files()
+    variables = _of_speed()
     results = set()
     for name in ("dask", "serial"):
         with Coordinator(lenet5(kernel="im2col"), Adam(), engine=name, n_workers=2, batch_size=50) as coordinator:

@@ -108,7 +108,10 @@ def test_convolutions_agree_with_naive_whatever_the_shape(
     seed: int,
 ) -> None:
     """Tiles, and what is left over by them."""
-    (kernel_size, dtype), rng, channels, filters = kind, np.random.default_rng(seed), 4, 7
+    kernel_size, dtype = kind
+    rng = np.random.default_rng(seed)
+    channels = 4
+    filters = 7
     kh, kw = kernel_size
     height, width = (max(1, k - 2 * padding) + more for k, more in zip(kernel_size, extra, strict=True))
     rows, columns = ((size + 2 * padding - k) // stride + 1 for size, k in ((height, kh), (width, kw)))
@@ -163,7 +166,8 @@ def test_prepared_images(n: int, width: int, stored: str, rng: np.random.Generat
 
 def test_where_arrays_start_makes_no_difference(rng: np.random.Generator) -> None:
     x, weight, bias, dy = draw(rng, "float32", (3, 11, 9, 7), (5, 3, 5, 5), (5,), (5, 7, 5, 7))
-    logits, targets = rng.standard_normal((10, 7)).astype("float32"), rng.integers(0, 10, 7)
+    logits = rng.standard_normal((10, 7)).astype("float32")
+    targets = rng.integers(0, 10, 7)
 
     def results(offset: int) -> list[bytes]:
         arrays = [placed(array, offset) for array in (x, weight, bias, dy)]

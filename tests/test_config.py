@@ -198,7 +198,9 @@ def _stop(*_: object, **__: object) -> None:
 
 def fuzz(times: int, seed: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
     """Have the command take so many mutated files up to its first step; how many it would have trained with."""
-    rng, file, whole = random.Random(seed), folder / "c.toml", 0
+    rng = random.Random(seed)
+    file = folder / "c.toml"
+    whole = 0
     patch.setattr(_preparation, "load", _small)
     patch.setattr(_preparation, "RunFolder", _stop)
     patch.setattr(_preparation, "new_folder", _stop)

@@ -59,7 +59,8 @@ def test_a_network_is_made_again_from_its_description(make: Callable[[], Sequent
     ],
 )
 def test_what_differs_is_named(other: dict[str, Any], sentence: str) -> None:
-    saved, ours = lenet5(kernel="im2col").description, lenet5(**{"kernel": "im2col", **other}).description
+    saved = lenet5(kernel="im2col").description
+    ours = lenet5(**{"kernel": "im2col", **other}).description
     assert differences(saved, ours, "the model")[0].startswith(sentence)
 
 

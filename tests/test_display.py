@@ -117,7 +117,7 @@ def test_history_shows_curves_and_a_table() -> None:
     epochs = tuple(replace(EPOCH, epoch=i, train_loss=1 / i) for i in range(1, 4))
     found = page(History(epochs))
     assert [tag for tag, _ in found.tags].count("svg") == 2
-    (loss, accuracy) = (attributes for tag, attributes in found.tags if tag == "svg")
+    loss, accuracy = (attributes for tag, attributes in found.tags if tag == "svg")
     assert loss["aria-label"] == "loss: train from 1 to 0.3333; validation from 0.3243 to 0.3243"
     assert accuracy["aria-label"] == "accuracy: train from 0.7869 to 0.7869; validation from 0.9075 to 0.9075"
     assert {"90.75%", "0.3333", "validation loss"} <= set(found.texts)

@@ -207,7 +207,8 @@ def test_other_networks_are_explained_with_their_own_numbers(name: str, dtype: s
     network = Sequential(images, layers, "naive", dtype)
     rng = np.random.default_rng(8)
     shape = (images.channels,) * (images.channels > 1) + images.height_and_width
-    inputs, targets = rng.integers(0, 256, (4, *shape)).astype(np.uint8), rng.integers(0, network.classes, 4)
+    inputs = rng.integers(0, 256, (4, *shape)).astype(np.uint8)
+    targets = rng.integers(0, network.classes, 4)
     parameters = rng.normal(0, 0.2, network.layout.size).astype(dtype)
     lesson = explain(network, parameters, inputs[0], None, inputs[1:], targets[1:])
     assert lesson.label == lesson.prediction == network.predict(parameters, inputs[:1])[0]
@@ -312,7 +313,8 @@ def test_the_window_moves_with_the_keyboard_and_shows_the_numbers_under_it(
     assert bits_of(shown(opened, "conv-x")) == bits_of(window)
     bits = opened.get_attribute(f"#play-convolution data[data-of='output({f},2,2)']", "data-bits")
     assert bits == struct.pack(">f", lesson.numbers["conv1"][f, 2, 2]).hex()
-    products, running = (window * kernel).ravel(), np.float32(0)
+    products = (window * kernel).ravel()
+    running = np.float32(0)
     for n in range(3):
         opened.get_by_role("button", name="Next product").press("Enter")
         running = running + products[n]

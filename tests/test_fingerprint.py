@@ -52,11 +52,13 @@ def again(request: pytest.FixtureRequest, digits: Dataset, tmp_path: Path) -> Co
 
 @pytest.mark.parametrize("what", ["fewer", "more", "another label", "another pixel", "another type"])
 def test_other_data_are_refused_and_named_and_change_nothing(again: Coordinator, digits: Dataset, what: str) -> None:
-    inputs, targets = digits.inputs.copy(), digits.targets.copy()
+    inputs = digits.inputs.copy()
+    targets = digits.targets.copy()
     if what == "fewer":
         inputs, targets = inputs[:140], targets[:140]
     elif what == "more":
-        inputs, targets = np.concatenate([inputs, inputs[:3]]), np.concatenate([targets, targets[:3]])
+        inputs = np.concatenate([inputs, inputs[:3]])
+        targets = np.concatenate([targets, targets[:3]])
     elif what == "another label":
         targets[77] = 9 - targets[77]
     elif what == "another pixel":

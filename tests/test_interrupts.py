@@ -159,7 +159,8 @@ def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) ->
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_the_library_stays_usable_with_the_last_finished_step(engine: str, leaves_nothing: None) -> None:
     inputs = np.zeros((60, 2), np.float32)
-    inputs[:, 0], inputs[:, 1] = SLEEP, 10  # So that training takes longer than both delays.
+    inputs[:, 0] = SLEEP  # So that training takes longer than both delays.
+    inputs[:, 1] = 10
     data = inputs, np.arange(60)
     reference = Coordinator(Scripted(), SGD(), engine="serial", batch_size=10, shard_size=5)
     hashes = [reference.parameters_sha256()]

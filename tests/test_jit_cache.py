@@ -157,7 +157,8 @@ def test_two_processes_that_compile_for_other_types_at_once_keep_apart(folder: P
     index = second._cache._cache_file
     before = index._load_index()
     assert first(3.0) == 1.5
-    load, index._load_index = index._load_index, lambda: before
+    load = index._load_index
+    index._load_index = lambda: before
     assert second(3) == 1.5
     index._load_index = load
     names = {path.name for path in folder.rglob("*.nbc")}

@@ -79,7 +79,10 @@ def test_an_object_is_described_by_its_class_and_all_its_settings() -> None:
 def test_objects_of_other_programs_are_described_as_well_as_can_be() -> None:
     class Plain:
         def __init__(self) -> None:
-            self.rate, self._cache, self.other, self.weights = 0.5, object(), self, np.arange(3)
+            self.rate = 0.5
+            self._cache = object()
+            self.other = self
+            self.weights = np.arange(3)
 
     @dataclass
     class Own:

@@ -162,7 +162,8 @@ def test_a_run_does_not_execute_a_file_that_only_a_checkpoint_names(call: Any) -
 
 
 def test_workers_compute_with_the_file_that_the_model_was_made_with() -> None:
-    images, labels = np.zeros((8, 28, 28), np.uint8), np.arange(8)
+    images = np.zeros((8, 28, 28), np.uint8)
+    labels = np.arange(8)
     network = lenet5(kernel="own.py")
     assert network.kernel == kernels.resolve("own.py")
     with Coordinator(network, SGD(0.1), n_workers=1, batch_size=8) as coordinator:

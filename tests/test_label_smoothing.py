@@ -63,7 +63,9 @@ class InTraining:
 
     def __init__(self, model: Sequential) -> None:
         self.model = model
-        self.layout, self.initial_parameters, self.predict = model.layout, model.initial_parameters, model.predict
+        self.layout = model.layout
+        self.initial_parameters = model.initial_parameters
+        self.predict = model.predict
 
     def loss_and_gradient(self, parameters: Any, inputs: Any, targets: Any, gradient: Any) -> Any:
         return self.model.loss_and_gradient(parameters, inputs, targets, gradient, keys=keys(len(inputs)))
@@ -166,7 +168,8 @@ def test_training_continues_only_with_the_same_smoothing(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_from_before_there_was_smoothing_continues_without_it(tmp_path: Path) -> None:
-    train, file = Dataset(*data(20)), tmp_path / "c.npz"
+    train = Dataset(*data(20))
+    file = tmp_path / "c.npz"
     coordinator = Coordinator(network(label_smoothing=0.0), Adam(), engine="serial", batch_size=10)
     coordinator.fit(train, 1)
     coordinator.save(file)

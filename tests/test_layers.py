@@ -53,7 +53,8 @@ def check_against_torch(layer: Layer, shape: Shape, n: int, seed: int, function:
     """``function(x, **parameters)`` is PyTorch's, with the batch first; all results are compared in float64."""
     torch = pytorch()
     rng = np.random.default_rng(seed)
-    x, parameters = rng.standard_normal((*shape, n)), random_parameters(layer, shape, rng)
+    x = rng.standard_normal((*shape, n))
+    parameters = random_parameters(layer, shape, rng)
     dy = rng.standard_normal((*layer.output_shape(shape), n))
 
     def batch_first(array: Array) -> Any:
@@ -184,7 +185,8 @@ def test_activations_in_place() -> None:
     x, dy = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 3, 4, 5))
     for layer in (Tanh(), ReLU()):
         wanted = run(layer, x, {}, dy)
-        y, dx = x.copy(), dy.copy()
+        y = x.copy()
+        dx = dy.copy()
         layer.forward(KERNEL, {}, y, y)
         layer.input_gradient(KERNEL, {}, y, y, dx, dx)
         assert isinstance(layer, Activation)
@@ -306,7 +308,9 @@ def test_the_kernels_get_images_in_c_order_and_in_native_numbers() -> None:
         def prepare_images(self, images: Array, scale: float, shift: float, out: Array) -> None:
             seen.append((images.dtype, images.flags.c_contiguous))
 
-    layer, images, y = Images(6, size=8), np.full((3, 6, 6), 255, np.uint8), np.empty((1, 8, 8, 3), np.float32)
+    layer = Images(6, size=8)
+    images = np.full((3, 6, 6), 255, np.uint8)
+    y = np.empty((1, 8, 8, 3), np.float32)
     for stored in (images, np.asfortranarray(images), images[::-1], images[:, ::-1], images.astype(">f8"), images > 0):
         layer.prepare(Kernels(), layer.pixels(stored, y.dtype), y)  # type: ignore[arg-type]
     assert seen == [(np.dtype(np.uint8), True)] * 4 + [(np.dtype(np.float32), True)] * 2

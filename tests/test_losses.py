@@ -115,7 +115,8 @@ def test_nan_is_not_hidden(kernel: Kernels) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "uint64"])
 def test_any_integers_are_labels(kernel: Kernels, dtype: str) -> None:
     logits, targets = draw(10, 8, 0)
-    ours, wanted = with_gradient(kernel, logits, targets.astype(dtype)), with_gradient(kernel, logits, targets)
+    ours = with_gradient(kernel, logits, targets.astype(dtype))
+    wanted = with_gradient(kernel, logits, targets)
     assert ours[:2] == wanted[:2]
     np.testing.assert_array_equal(ours[2], wanted[2])
 
@@ -162,7 +163,9 @@ def regression(outputs: int, kernel: str = "naive", dtype: str = "float64") -> S
 def test_the_squared_error_is_torchs(kernel: Kernels, k: int, n: int, seed: int) -> None:
     torch = pytorch()
     rng = np.random.default_rng(seed)
-    outputs, targets, weights = rng.standard_normal((k, n)), rng.standard_normal((n, k)), rng.uniform(0, 2, n)
+    outputs = rng.standard_normal((k, n))
+    targets = rng.standard_normal((n, k))
+    weights = rng.uniform(0, 2, n)
     gradient = np.full_like(outputs, np.nan)
     loss, correct = losses.LOSSES["squared_error"].compute(kernel, outputs, targets, weights, gradient)
     theirs = torch.tensor(outputs.T.copy(), requires_grad=True)
@@ -203,8 +206,10 @@ def test_a_regression(outputs: int, tmp_path: Path) -> None:
 
 
 def test_the_squared_error_of_samples_does_not_depend_on_those_beside_them() -> None:
-    network, rng = regression(5, dtype="float32"), np.random.default_rng(1)
-    inputs, targets = rng.integers(0, 256, (8, 5, 5), np.uint8), rng.standard_normal((8, 5))
+    network = regression(5, dtype="float32")
+    rng = np.random.default_rng(1)
+    inputs = rng.integers(0, 256, (8, 5, 5), np.uint8)
+    targets = rng.standard_normal((8, 5))
     parameters = network.initial_parameters(rng)
     results = []
     for part in (slice(8), slice(4), slice(4, 8)):

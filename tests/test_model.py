@@ -206,9 +206,11 @@ def test_images_of_another_shape_are_refused_with_the_network_that_takes_them(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_with_their_channels_last_give_the_same_bits(channels: int, dtype: str) -> None:
-    model, first = lenet5(channels=channels, image_size=(12, 9)), images(40, channels, 12, 9).astype(dtype)
+    model = lenet5(channels=channels, image_size=(12, 9))
+    first = images(40, channels, 12, 9).astype(dtype)
     last = np.ascontiguousarray(first.transpose(0, 2, 3, 1))
-    labels, hashes = np.arange(40) % 10, []
+    labels = np.arange(40) % 10
+    hashes = []
     for data in (first, last):
         with Coordinator(model, SGD(), engine="serial", batch_size=16) as coordinator:
             coordinator.fit((data, labels))
@@ -354,12 +356,16 @@ def test_a_batch_is_the_sum_of_its_blocks_along_the_tree_bit_by_bit(name: str, n
         pytest.importorskip("numba")
         model = lenet5(kernel=name)
     else:
-        model, n = Sequential(Images(image_size=(6, 6), size=6), SMALL, kernel=name), min(n, 11)
+        model = Sequential(Images(image_size=(6, 6), size=6), SMALL, kernel=name)
+        n = min(n, 11)
     assert model.leaf == 1
-    x, t, parameters = images(n, *model.images.image_size), labels(n, model.classes), fresh(model)
+    x = images(n, *model.images.image_size)
+    t = labels(n, model.classes)
+    parameters = fresh(model)
     whole = np.empty_like(parameters)
     metrics = model.loss_and_gradient(parameters, x, t, whole)
-    losses, gradients = TreeSum[Metrics](), TreeSum[Array]()
+    losses = TreeSum[Metrics]()
+    gradients = TreeSum[Array]()
     for start in range(0, n, size):
         part = np.empty_like(parameters)
         losses.append(model.loss_and_gradient(parameters, x[start : start + size], t[start : start + size], part))
@@ -389,7 +395,8 @@ def test_initial_parameters_are_the_same_on_every_machine() -> None:
 @pytest.mark.parametrize("n", [0, 1, PREDICTED_AT_ONCE, PREDICTED_AT_ONCE + 3])
 def test_predictions_are_the_largest_scores(n: int) -> None:
     model = lenet5()
-    scores, predictions = model.scores(fresh(model), images(n)), model.predict(fresh(model), images(n))
+    scores = model.scores(fresh(model), images(n))
+    predictions = model.predict(fresh(model), images(n))
     assert scores.shape == (n, 10)
     assert scores.dtype == np.float32
     assert predictions.shape == (n,)
@@ -426,7 +433,8 @@ def test_metrics_are_the_same_without_a_gradient(kernel: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"activation": "relu", "pooling": "max"}], ids=str)
 def test_loss_and_gradient_are_sums_not_means(options: dict[str, Any]) -> None:
     model = lenet5(**options, dtype="float64")
-    inputs, targets = images(8), labels(8)
+    inputs = images(8)
+    targets = labels(8)
     whole, gradient = gradient_of(model, inputs, targets)
     parts = [gradient_of(model, inputs[half], targets[half]) for half in (slice(0, 4), slice(4, 8))]
     added = parts[0][0] + parts[1][0]
@@ -464,7 +472,8 @@ def test_labels_out_of_range(bad: int, targets: list[int], lenet: Sequential) ->
 def test_threads_can_share_a_model() -> None:
     model = lenet5()
     work = [slice(start, start + 4 + start % 3) for start in range(0, 80, 4)]
-    inputs, targets = images(100), labels(100)
+    inputs = images(100)
+    targets = labels(100)
     # One BLAS thread a product: two can change its last bits, and four times two would mostly wait for each other.
     with blas().limit(limits=1), ThreadPoolExecutor(4) as threads:
         wanted = [gradient_of(model, inputs[part], targets[part]) for part in work]
@@ -507,7 +516,8 @@ ORDERS: list[tuple[Layer, ...]] = [
 def test_layers_in_any_order(layers: tuple[Layer, ...]) -> None:
     """Activations work in place; none may overwrite what another one, or the way back, still needs."""
     model = Sequential(Images((6, 6), size=6), layers, dtype="float64")
-    inputs, targets = images(4, 6, 6), labels(4, model.classes)
+    inputs = images(4, 6, 6)
+    targets = labels(4, model.classes)
     parameters = fresh(model)
     _, gradient = gradient_of(model, inputs, targets)
     direction = np.copysign(np.random.default_rng(0).standard_normal(gradient.size), gradient)

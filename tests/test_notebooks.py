@@ -32,7 +32,8 @@ def run(notebook: Any) -> Any:
     copy = nbformat.from_dict(notebook)
     for cell in copy.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs = []
+            cell.execution_count = None
     with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
         # Sockets in the folder: no port that others of this machine could connect to.
         sockets = {"transport": "ipc", "ip": f"{folder}/kernel"} if hasattr(socket, "AF_UNIX") else {}

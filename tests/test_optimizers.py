@@ -159,9 +159,11 @@ def test_long_runs_follow_the_formulas(optimizer: Optimizer) -> None:
 def test_against_torch_with_a_schedule(kind: Callable[..., Any], schedule: Schedule) -> None:
     """The rate of an update is the schedule at the number of finished steps, also for the decay of AdamW."""
     parameters, gradients = vectors(50)
-    name, options = kind.__name__, {"weight_decay": 0.02}
+    name = kind.__name__
+    options = {"weight_decay": 0.02}
     if kind is momentum:
-        name, options = "SGD", {"weight_decay": 0.02, "momentum": 0.9}
+        name = "SGD"
+        options = {"weight_decay": 0.02, "momentum": 0.9}
     expected = torch_run(name, options, parameters, gradients, schedule)
     actual, state = run(kind(schedule, weight_decay=0.02), parameters, gradients)
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
@@ -437,7 +439,8 @@ def test_fused_adam_gives_the_same_bits(kind: type[Adam] | type[AdamW], dtype: s
     plain, fused = (kind(Cosine(0.01, 20), weight_decay=0.1, fused=flag) for flag in (False, True))
     ours = theirs = rng.standard_normal(1001).astype(dtype)
     ours.flags.writeable = False
-    state, their_state = fused.init(ours), plain.init(theirs)
+    state = fused.init(ours)
+    their_state = plain.init(theirs)
     for _ in range(20):
         gradient = (rng.standard_normal(1001) * 10.0 ** rng.integers(-15, 4, 1001)).astype(dtype)
         gradient[0] = 0

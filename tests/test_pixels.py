@@ -189,7 +189,8 @@ def layouts(images: Array) -> dict[str, Array]:
 def test_any_number_type_and_memory_layout_gives_the_same(kernel: str) -> None:
     if kernel == "compiled":
         pytest.importorskip("numba")
-    images, targets = stored()[:3], np.arange(3)
+    images = stored()[:3]
+    targets = np.arange(3)
     model = Sequential(Images(6, size=8), (Flatten(), Dense(4)), kernel=kernel)
     coordinator = Coordinator(model, SGD(), engine="serial", batch_size=3)
     loss = coordinator.evaluate((images, targets)).loss

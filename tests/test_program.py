@@ -104,12 +104,14 @@ def test_what_needs_more_than_the_loops_is_not_recorded(
 
 
 def test_a_layer_of_ones_own_counts_after_a_pass_without_it() -> None:
-    plain, own = network(Tanh(), Flatten(), Dense(10)), network(Doubled(), Flatten(), Dense(10))
+    plain = network(Tanh(), Flatten(), Dense(10))
+    own = network(Doubled(), Flatten(), Dense(10))
     assert list(passes(plain, 8)) != list(passes(own, 8))
 
 
 def test_arrays_that_are_not_contiguous() -> None:
-    model, rng = network(), np.random.default_rng(0)
+    model = network()
+    rng = np.random.default_rng(0)
     parameters = model.initial_parameters(generator(0))
     images, targets = rng.integers(0, 256, (8, 12, 12), np.uint8), rng.integers(0, 10, 8)
     results: list[tuple[Metrics, bytes]] = []

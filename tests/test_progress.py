@@ -64,12 +64,15 @@ def on_terminal(program: str, columns: int = 120, interrupt: bool = False, **cha
 
 def screen(shown: str) -> list[str]:
     """What a terminal would show in the end: enough of one for rich's bars."""
-    lines, row, column = [""], 0, 0
+    lines = [""]
+    row = 0
+    column = 0
     for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", shown):
         if part == "\r":
             column = 0
         elif part == "\n":
-            row, column = row + 1, 0
+            row = row + 1
+            column = 0
             lines += [""] * (row + 1 - len(lines))
         elif part.startswith("\x1b"):
             if part.endswith("A"):

@@ -94,7 +94,8 @@ class Elements(HTMLParser):
 def test_a_page_is_still_whole_and_readable_in_a_browser(templates: Path, tmp_path: Path, open_page: Any) -> None:
     file = tmp_path / "page.html"
     file.write_text(example())
-    colours, shown = set(), open_page(file, width=380)
+    colours = set()
+    shown = open_page(file, width=380)
     for dark in (False, True):
         shown.emulate_media(color_scheme="dark" if dark else "light")
         for width in (380, 768, 1400):

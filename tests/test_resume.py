@@ -88,7 +88,8 @@ def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, ha
 
 
 def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place: Path, half: Path) -> None:
-    last, previous = half / "half" / "checkpoint.npz", half / "half" / "checkpoint.previous.npz"
+    last = half / "half" / "checkpoint.npz"
+    previous = half / "half" / "checkpoint.previous.npz"
     last.write_bytes(last.read_bytes()[:-1])
     result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
     assert "checkpoint.npz: is damaged" in result.stderr

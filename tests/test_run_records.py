@@ -127,7 +127,8 @@ def test_continuing_cuts_off_the_steps_after_the_checkpoint(epoch: int, done: in
 
 def test_a_full_disk_costs_no_line(tmp_path: Path, log: steps.StepLog, monkeypatch: pytest.MonkeyPatch) -> None:
     log.begin(0, 0)
-    write, room = os.write, [300]
+    write = os.write
+    room = [300]
 
     def full(file: int, content: bytes) -> int:
         if not room[0]:
@@ -137,7 +138,8 @@ def test_a_full_disk_costs_no_line(tmp_path: Path, log: steps.StepLog, monkeypat
         return written
 
     monkeypatch.setattr(os, "write", full)
-    failed, names = 0, set[str]()
+    failed = 0
+    names = set[str]()
     for step in range(1, 8):
         try:
             log.append(report(step), 8 * step, PARAMETERS, last=False)

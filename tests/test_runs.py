@@ -81,7 +81,8 @@ sys.exit(main(["train", *{OPTIONS!r}, "--epochs", "2", "--validation", "0.2", "-
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    folder, c = RunFolder(tmp_path), coordinator()
+    folder = RunFolder(tmp_path)
+    c = coordinator()
     for number in range(3):
         folder.save(c, {"number": number})
     assert archive.load(tmp_path / LAST)[1]["user"] == {"number": 2}
@@ -98,7 +99,8 @@ def test_a_disk_without_links_keeps_copies(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_earlier_checkpoint_that_is_taken_is_not_pushed_out(tmp_path: Path) -> None:
-    folder, c = RunFolder(tmp_path), coordinator()
+    folder = RunFolder(tmp_path)
+    c = coordinator()
     for number in range(2):
         folder.save(c, {"number": number})
     (tmp_path / LAST).write_bytes(b"damaged")

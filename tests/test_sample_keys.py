@@ -80,7 +80,8 @@ def kill(coordinator: Coordinator) -> None:
 )
 def test_the_words_are_those_of_numpys_philox(seed: int, epoch: int, sample: int, stream: int) -> None:
     found = SampleKeys(seed, epoch, np.array([sample])).stream(stream).words(12)
-    key, counter = np.array([seed, epoch], np.uint64), np.array([0, sample, stream, 1], np.uint64)
+    key = np.array([seed, epoch], np.uint64)
+    counter = np.array([0, sample, stream, 1], np.uint64)
     oracle = np.random.Philox(key=key, counter=counter).random_raw(8)  # It counts up before it draws.
     assert_array_equal(found[4:, 0], oracle)
 
@@ -113,7 +114,8 @@ def test_compiled_numbers_have_the_same_bits() -> None:
         assert_array_equal(fast.words(count), keys.words(count))
         assert_array_equal(fast.stream(3).words(count), keys.stream(3).words(count))
     assert random_compiled.is_kept()
-    some, losses = SampleKeys(1, 2, np.arange(8)), []
+    some = SampleKeys(1, 2, np.arange(8))
+    losses = []
     for kernel in ("im2col", "compiled"):
         model = dropping(kernel=kernel)
         parameters = model.initial_parameters(np.random.default_rng(0))
@@ -140,7 +142,8 @@ def test_the_numbers_are_evenly_spread() -> None:
 
 
 def test_dropout_keeps_each_number_with_its_probability_and_the_mean() -> None:
-    keys, x = SampleKeys(0, 0, np.arange(100)), np.ones((200, 100), np.float32)
+    keys = SampleKeys(0, 0, np.arange(100))
+    x = np.ones((200, 100), np.float32)
     y, dx = np.empty_like(x), np.empty_like(x)
     for rate in (0.0, 0.2, 0.75):
         layer = Dropout(rate)
@@ -166,7 +169,8 @@ def test_dropout_is_off_in_evaluation_and_differs_from_layer_to_layer_and_epoch_
     losses = {network.loss_and_gradient(*arguments, keys=SampleKeys(0, e, np.arange(60))).loss_sum for e in (0, 1)}
     assert len(losses | {off.loss_sum}) == 3
     x = np.ones((40, 3))
-    keys, masks = SampleKeys(0, 0, np.arange(3)), [np.empty_like(x), np.empty_like(x)]
+    keys = SampleKeys(0, 0, np.arange(3))
+    masks = [np.empty_like(x), np.empty_like(x)]
     for stream, mask in enumerate(masks):
         Dropout().forward(None, {}, x, mask, keys=keys.stream(stream))  # type: ignore[arg-type]
     assert (masks[0] != masks[1]).any()
@@ -174,7 +178,8 @@ def test_dropout_is_off_in_evaluation_and_differs_from_layer_to_layer_and_epoch_
 
 @pytest.mark.parametrize("model", [dropping(), Shifted()], ids=["dropout", "augmentation"])
 def test_no_bit_depends_on_workers_engines_or_deaths(model: Model) -> None:
-    data, shard_size = DATA, 8
+    data = DATA
+    shard_size = 8
     if isinstance(model, Shifted):
         data = Dataset(rng.integers(0, 256, (60, 784), np.uint8), rng.integers(0, 10, 60))
     wanted = trained(model, data, shard_size=shard_size)
@@ -191,7 +196,9 @@ def test_a_resumed_training_draws_the_same_numbers(tmp_path: Path) -> None:
     def coordinator() -> Coordinator:
         return Coordinator(dropping(kernel="im2col"), SGD(0.05), engine="serial", batch_size=16)
 
-    whole, first, second = coordinator(), coordinator(), coordinator()
+    whole = coordinator()
+    first = coordinator()
+    second = coordinator()
     whole.fit(DATA, epochs=2)
     for report in first.iterate(DATA, epochs=2):
         if isinstance(report, StepReport) and report.step == 6:

@@ -65,7 +65,8 @@ def test_weights_of_one_change_no_bit(kernel: str) -> None:
     plain, ones = Dataset(IMAGES, LABELS), Dataset(IMAGES, LABELS, weights=np.ones(60))
     assert trained(plain, kernel) == trained(ones, kernel)
     assert trained(plain, kernel) != trained(DATA, kernel)
-    (metrics, gradient), (found, weighted) = sums(network(kernel), plain), sums(network(kernel), ones)
+    metrics, gradient = sums(network(kernel), plain)
+    found, weighted = sums(network(kernel), ones)
     assert (metrics, gradient.tobytes()) == (found, weighted.tobytes())
 
 
@@ -122,7 +123,9 @@ def test_training_continues_from_a_file_with_the_same_weights_only(tmp_path: Pat
     def coordinator() -> Coordinator:
         return Coordinator(network("im2col"), SGD(0.1), engine="serial", batch_size=16)
 
-    whole, first, second = coordinator(), coordinator(), coordinator()
+    whole = coordinator()
+    first = coordinator()
+    second = coordinator()
     history = whole.fit(DATA, epochs=2)
     for report in first.iterate(DATA, epochs=2):
         if isinstance(report, StepReport) and report.step == 2:

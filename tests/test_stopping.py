@@ -24,7 +24,8 @@ STOPPING = (*OPTIONS, "--early-stopping", "--patience", "2", "--learning-rate", 
 def test_training_stops_at_the_first_epoch_that_ends_a_run_of_worse_ones(
     values: list[float | None], patience: int
 ) -> None:
-    best, worse = math.inf, 0
+    best = math.inf
+    worse = 0
     for done, value in enumerate(values, 1):
         if value is not None:
             worse = 0 if value < best else worse + 1
@@ -50,7 +51,9 @@ def rising() -> Coordinator:
 
 
 def test_fit_stops_after_epochs_that_are_no_better_also_when_it_continues(digits: Dataset, tmp_path: Path) -> None:
-    once, twice, kept = rising(), rising(), rising()
+    once = rising()
+    twice = rising()
+    kept = rising()
     assert [report.epoch for report in once.fit(digits, 9, digits, patience=2)] == [1, 2, 3, 4]
     twice.fit(digits, 3, digits, patience=2)
     twice.save(tmp_path / "checkpoint")

@@ -141,7 +141,8 @@ def test_spans_nest_whatever_the_order_of_answers(
             begun = now = time.perf_counter()
             arrivals = []
             for waited, added, worker, took, known in blocks:
-                asked, now = now, now + waited * 1e-6
+                asked = now
+                now = now + waited * 1e-6
                 start = max(begun, now - took * 1e-6) if known else 0.0
                 name = SERIAL if serial else f"worker {worker}"
                 if serial:

@@ -146,7 +146,8 @@ def test_a_tracker_that_fails_is_noted_once_and_left(
     assert "Training continues without it" in told
     tracker: Any = trackers._trackers["tensorboard"]
     with open("/dev/full", "wb", buffering=0) as full:
-        file, tracker._file = tracker._file, full
+        file = tracker._file
+        tracker._file = full
         for _ in range(3):
             trackers.epoch(vars(EPOCH))
         trackers.end("finished")

@@ -276,7 +276,8 @@ def test_more_epochs_do_so_with_a_constant_learning_rate_only_which_is_said(
 
 
 def test_metrics_can_be_followed_and_are_repaired_on_resuming(tmp_path: Path) -> None:
-    folder, file = RunFolder(tmp_path), tmp_path / "metrics.jsonl"
+    folder = RunFolder(tmp_path)
+    file = tmp_path / "metrics.jsonl"
     folder.append_metrics({"epoch": 1, "loss": float("nan")})
     with file.open() as followed:
         assert followed.readline() == '{"epoch": 1, "loss": null}\n'
@@ -296,7 +297,8 @@ def test_metrics_can_be_followed_and_are_repaired_on_resuming(tmp_path: Path) ->
 def test_a_line_that_does_not_fit_the_disk_is_taken_back(tmp_path: Path) -> None:
     import resource
 
-    folder, file = RunFolder(tmp_path), tmp_path / "metrics.jsonl"
+    folder = RunFolder(tmp_path)
+    file = tmp_path / "metrics.jsonl"
     folder.append_metrics({"epoch": 1})
     before = file.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

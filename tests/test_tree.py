@@ -25,7 +25,8 @@ def add(left: str, right: str) -> str:
 def cuts(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     """A number of leaves, and aligned blocks (first, size) that hold them all; the last may be cut off."""
     leaves = draw(st.integers(1, 100))
-    blocks, first = [], 0
+    blocks = []
+    first = 0
     while first < leaves:
         sizes = [2**k for k in range(8) if first % 2**k == 0 and first + 2 ** (k - 1) < leaves]
         size = draw(st.sampled_from(sizes))

@@ -74,7 +74,8 @@ def test_another_thread_is_served_in_turn_or_refused_at_once(
     training: Training, undisturbed: str, tmp_path: Path
 ) -> None:
     c, end = training
-    fresh, served = coordinator("serial"), 0
+    fresh = coordinator("serial")
+    served = 0
     fresh.save(tmp_path / "fresh.npz")
     refused = (
         lambda: c.fit(OTHER),
@@ -172,7 +173,8 @@ def test_a_signal_handler_in_the_middle_of_a_step_may_save_and_predict_but_not_e
 
 
 def test_turns_come_in_the_order_of_the_calls_though_one_in_the_middle_gives_up() -> None:
-    turns, order = Turns(), list[int]()
+    turns = Turns()
+    order = list[int]()
     begin = threading.Event()
     first, _ = in_thread(lambda: turns.run("first", begin.wait))
     assert wait_until(lambda: turns._owner != 0, 10)

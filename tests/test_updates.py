@@ -74,7 +74,9 @@ def test_only_the_class_that_defines_the_update_can_declare_it_elementwise() -> 
 def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, threads: int, dtype: str) -> None:
     rng = np.random.default_rng(0)
     parameters = rng.standard_normal(SIZE).astype(dtype)
-    ours, state, memory = parameters, optimizer.init(parameters), VectorPool()
+    ours = parameters
+    state = optimizer.init(parameters)
+    memory = VectorPool()
     theirs, their_state = parameters, state
     for _ in range(2):
         gradient = rng.standard_normal(SIZE).astype(dtype)
@@ -94,7 +96,9 @@ def test_the_bits_of_an_update_are_those_of_whole_vectors(optimizer: Any, thread
 def test_a_number_that_is_not_finite_is_noticed_wherever_it_is(where: int) -> None:
     parameters, gradient = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     gradient[where] = 3e38
-    sgd, memory, threads = SGD(1e30), VectorPool(), Threads(2)
+    sgd = SGD(1e30)
+    memory = VectorPool()
+    threads = Threads(2)
     assert not update(sgd, parameters, gradient, sgd.init(parameters), memory, threads)[2]
     assert global_norm(gradient, threads) == pytest.approx(3e38)  # Its square is not a float32.
     gradient[where] = np.nan
@@ -106,7 +110,8 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
     left, right = rng.standard_normal((2, SIZE)).astype(np.float32)
     found = []
     for number in (1, 2, 7):
-        threads, memory = Threads(number), VectorPool()
+        threads = Threads(number)
+        memory = VectorPool()
         sums = [copy_of(left, memory, threads), right, left]
         total = mean(sums, 3.0, memory, threads)
         assert_array_equal(total, (left + (right + left)) / np.float32(3))
@@ -132,7 +137,8 @@ def test_sums_means_and_clipping_have_the_same_bits_on_any_number_of_threads() -
 )
 def test_a_step_in_one_pass_has_the_bits_of_one_in_many(size: int, vectors: int, dtype: str) -> None:
     rng = np.random.default_rng(size)
-    metrics, memory = Metrics(1.0, 0, 37), VectorPool()
+    metrics = Metrics(1.0, 0, 37)
+    memory = VectorPool()
     for kind in (Adam, AdamW):
         many, one = kind(0.1, weight_decay=0.1, fused=False), kind(0.1, weight_decay=0.1)
         theirs = ours = (rng.standard_normal(size).astype(dtype), one.init(np.zeros(size, dtype)))
@@ -175,7 +181,8 @@ def test_the_end_of_a_step_tells_what_is_not_finite(fused: bool | None, where: i
 
 @given(st.lists(st.tuples(st.sampled_from(["vector", "view", "drop"]), st.integers(0, 9)), max_size=40))
 def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, int]]) -> None:
-    memory, like = VectorPool(), np.empty(LONG + 1, np.float32)
+    memory = VectorPool()
+    like = np.empty(LONG + 1, np.float32)
     held: list[Array] = []
     addresses: set[int] = set()
     most = 0
@@ -195,7 +202,8 @@ def test_memory_is_used_again_only_if_no_one_holds_it(actions: list[tuple[str, i
 
 
 def test_cleared_memory_is_given_back_once_no_one_holds_it() -> None:
-    memory, like = VectorPool(), np.empty(LONG + 1, np.float32)
+    memory = VectorPool()
+    like = np.empty(LONG + 1, np.float32)
     vector = memory.empty_like(like)
     vector[:] = 7
     memory.clear()
@@ -227,7 +235,9 @@ def train(n_workers: int = 3, steps: int = 5, **settings: Any) -> Coordinator:
 
 def test_parameters_that_were_handed_out_stay_as_they_are() -> None:
     coordinator = train(steps=1)
-    kept, part, digest = coordinator.parameters, coordinator.parameters[7:9], coordinator.parameters_sha256()
+    kept = coordinator.parameters
+    part = coordinator.parameters[7:9]
+    digest = coordinator.parameters_sha256()
     then = kept.copy()
     coordinator.fit(DATA, epochs=2)
     assert coordinator.parameters_sha256() != digest
@@ -255,7 +265,8 @@ def test_an_interrupt_among_the_slices_leaves_the_step_before() -> None:
     coordinator = Coordinator(MODEL, Interrupted(0.1), batch_size=4, shard_size=1, engine=Several(2))
     loop = coordinator.iterate(DATA)
     next(loop)
-    parameters, digest = coordinator.parameters, coordinator.parameters_sha256()
+    parameters = coordinator.parameters
+    digest = coordinator.parameters_sha256()
     with pytest.raises(KeyboardInterrupt):
         next(loop)
     assert coordinator.parameters is parameters

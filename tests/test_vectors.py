@@ -78,7 +78,8 @@ def test_every_instruction_computes_what_its_python_function_says(dtype: str, la
             array[rng.integers(0, 200, 12)] = rng.choice([0.0, -0.0, np.inf, -np.inf], 12)
         if by == lanes:
             x[rng.integers(0, 200, 20)] = np.nan
-        octets, shorts = rng.integers(0, 256, 200, np.uint8), rng.integers(-(2**15), 2**15, 200, np.int16)
+        octets = rng.integers(0, 256, 200, np.uint8)
+        shorts = rng.integers(-(2**15), 2**15, 200, np.int16)
         others = octets, shorts, rng.standard_normal(200, np.float32), rng.standard_normal(200)
         found, wanted = np.full(SIZE, 7, dtype), np.full(SIZE, 7, dtype)
         compiled(x, y, *others, found, by)

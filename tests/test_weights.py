@@ -42,7 +42,8 @@ TWINS = Sequential(
 def safetensors(entries: dict[str, tuple[str, list[int]]], data: int | None = None, header: int | None = None) -> bytes:
     """A safetensors file made by hand: types and shapes by name, zeros for data; sizes may be false."""
     sizes = {"F64": 8, "F32": 4, "BF16": 2, "I64": 8, "F16": 2}
-    described, start = {}, 0
+    described = {}
+    start = 0
     for name, (dtype, shape) in entries.items():
         end = start + sizes[dtype] * int(np.prod(shape, dtype=object))
         described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}

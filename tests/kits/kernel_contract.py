@@ -137,7 +137,9 @@ def test_prepare_images(kernel: Any, case: Case, margins: tuple[int, int], store
 @given(case=cases())
 @examples
 def test_conv2d(kernel: Any, case: Case) -> None:
-    x, weight, bias = case.numbers(*case.x_shape), case.numbers(*case.weight_shape), case.numbers(case.filters)
+    x = case.numbers(*case.x_shape)
+    weight = case.numbers(*case.weight_shape)
+    bias = case.numbers(case.filters)
     check(kernel, "conv2d", case, (x, weight, bias, case.stride, case.padding), case.conv_shape)
 
 
@@ -169,7 +171,8 @@ def test_pools(kernel: Any, case: Case) -> None:
 @given(case=cases(padded=False))
 @examples
 def test_the_first_of_equal_maxima_gets_the_error(kernel: Any, case: Case) -> None:
-    x, dy = case.few_values(*case.x_shape), case.numbers(*case.pool_shape)
+    x = case.few_values(*case.x_shape)
+    dy = case.numbers(*case.pool_shape)
     check(kernel, "max_pool2d", case, (x, case.k, case.stride), case.pool_shape)
     check(kernel, "max_pool2d_gradient", case, (x, dy, case.k, case.stride), case.x_shape)
 
@@ -192,7 +195,8 @@ def test_activations(kernel: Any, case: Case, amplitude: float) -> None:
 @given(case=cases(), units=st.integers(1, 9))
 @examples
 def test_dense(kernel: Any, case: Case, units: int) -> None:
-    features, n = case.channels * case.height, case.n
+    features = case.channels * case.height
+    n = case.n
     x, dy = case.numbers(features, n), case.numbers(units, n)
     weight, bias = case.numbers(units, features), case.numbers(units)
     check(kernel, "dense", case, (x, weight, bias), (units, n))
@@ -216,7 +220,8 @@ def test_softmax(kernel: Any, case: Case, classes: int, scale: float) -> None:
 @given(case=cases(), classes=st.integers(1, 12), smoothing=st.sampled_from([0.0, 1e-6, 0.1, 0.9]))
 @examples
 def test_softmax_cross_entropy(kernel: Any, case: Case, classes: int, smoothing: float) -> None:
-    logits, targets = case.numbers(classes, case.n), case.rng.integers(0, classes, case.n)
+    logits = case.numbers(classes, case.n)
+    targets = case.rng.integers(0, classes, case.n)
     weights = case.rng.uniform(0, 2, case.n).astype(case.dtype)
     results = []
     for module in (kernel, naive):
@@ -239,7 +244,8 @@ def test_activations_in_place(kernel: Any, case: Case) -> None:
         y, dx = np.empty_like(x), np.empty_like(x)
         forward(x, y)
         backward(y, dy, dx)
-        y_in_place, dx_in_place = x.copy(), dy.copy()
+        y_in_place = x.copy()
+        dx_in_place = dy.copy()
         forward(y_in_place, y_in_place)
         backward(y, dx_in_place, dx_in_place)
         assert y.tobytes() == y_in_place.tobytes()
@@ -250,7 +256,8 @@ def test_activations_in_place(kernel: Any, case: Case) -> None:
 @examples
 def test_nan_and_infinity_in_convolutions(kernel: Any, case: Case) -> None:
     x, dy = case.with_specials(*case.x_shape), case.with_specials(*case.conv_shape)
-    weight, bias = case.numbers(*case.weight_shape), case.with_specials(case.filters)
+    weight = case.numbers(*case.weight_shape)
+    bias = case.with_specials(case.filters)
     window = (case.stride, case.padding)
     check(kernel, "conv2d", case, (x, weight, bias, *window), case.conv_shape)
     check(kernel, "conv2d_input_gradient", case, (dy, weight, *window), case.x_shape)
@@ -279,8 +286,12 @@ def test_nan_and_infinity_in_activations_and_dense(kernel: Any, case: Case) -> N
     y[case.rng.random(y.shape) < 0.1] = np.nan
     check(kernel, "tanh_gradient", case, (y, dy, 1.7159), case.x_shape)
     check(kernel, "relu_gradient", case, (y, dy), case.x_shape)
-    features, units, n = case.height, case.filters, case.n
-    inputs, weight, bias = case.with_specials(features, n), case.numbers(units, features), case.with_specials(units)
+    features = case.height
+    units = case.filters
+    n = case.n
+    inputs = case.with_specials(features, n)
+    weight = case.numbers(units, features)
+    bias = case.with_specials(units)
     check(kernel, "dense", case, (inputs, weight, bias), (units, n))
     check(kernel, "dense_input_gradient", case, (case.with_specials(units, n), weight), (features, n))
     check(kernel, "dense_weight_gradient", case, (inputs, case.numbers(units, n)), (units, features), (units,))
@@ -289,12 +300,15 @@ def test_nan_and_infinity_in_activations_and_dense(kernel: Any, case: Case) -> N
 def summed_over_images(kernel: Any, x: Array, dy: Array, case: Case, images: slice) -> list[Array]:
     """All results that are sums over images, of some of them."""
     x, dy = np.ascontiguousarray(x[..., images]), np.ascontiguousarray(dy[..., images])
-    window, weight = (case.stride, case.padding), case.weight_shape
+    window = (case.stride, case.padding)
+    weight = case.weight_shape
     results = call(kernel, "conv2d_weight_gradient", (x, dy, *window), weight, (case.filters,), dtype=case.dtype)
-    inputs, errors = x[0, 0].copy(), dy[:, 0, 0].copy()
+    inputs = x[0, 0].copy()
+    errors = dy[:, 0, 0].copy()
     shapes = (case.filters, case.width), (case.filters,)
     results += call(kernel, "dense_weight_gradient", (inputs, errors), *shapes, dtype=case.dtype)
-    targets, weights = np.zeros(errors.shape[1], np.int64), np.ones(errors.shape[1], errors.dtype)
+    targets = np.zeros(errors.shape[1], np.int64)
+    weights = np.ones(errors.shape[1], errors.dtype)
     loss, _ = kernel.softmax_cross_entropy(errors, targets, weights, np.empty_like(errors))
     return [*results, np.float64(loss)]
 
@@ -310,7 +324,8 @@ def test_a_block_is_the_sum_of_its_halves_bit_by_bit(name: str, case: Case, n: i
     case.n = n if name == "compiled" else 2 + n % 6
     x, dy = case.numbers(*case.x_shape), case.numbers(*case.conv_shape)
     if specials:
-        x, dy = case.few_values(*case.x_shape) * x.dtype.type(-0.0), case.with_specials(*case.conv_shape)
+        x = case.few_values(*case.x_shape) * x.dtype.type(-0.0)
+        dy = case.with_specials(*case.conv_shape)
     half = 1 << ((case.n - 1).bit_length() - 1)
     with np.errstate(all="ignore"):
         whole = summed_over_images(kernel, x, dy, case, slice(None))
@@ -329,7 +344,9 @@ def test_the_shapes_of_lenet5(kernel: Any, dtype: str) -> None:
     n = 9
     for channels, filters, size in ((1, 6, 32), (6, 16, 14)):
         case = Case(channels, filters, size, size, n, k=5, stride=1, padding=0, dtype=dtype, seed=0)
-        x, weight, bias = case.numbers(*case.x_shape), case.numbers(*case.weight_shape), case.numbers(filters)
+        x = case.numbers(*case.x_shape)
+        weight = case.numbers(*case.weight_shape)
+        bias = case.numbers(filters)
         dy = case.numbers(*case.conv_shape)
         check(kernel, "conv2d", case, (x, weight, bias, 1, 0), case.conv_shape)
         check(kernel, "conv2d_input_gradient", case, (dy, weight, 1, 0), case.x_shape)
@@ -339,7 +356,8 @@ def test_the_shapes_of_lenet5(kernel: Any, dtype: str) -> None:
         for ours, specified in zip(found, wanted, strict=True):
             np.testing.assert_allclose(ours, specified, rtol=0, atol=np.finfo(dtype).eps * 10_000)
         pool = replace(case, channels=filters, height=size - 4, width=size - 4, k=2, stride=2)
-        x, dy = pool.few_values(*pool.x_shape), pool.numbers(*pool.pool_shape)
+        x = pool.few_values(*pool.x_shape)
+        dy = pool.numbers(*pool.pool_shape)
         for name in ("avg_pool2d", "max_pool2d"):
             check(kernel, name, pool, (x, 2, 2), pool.pool_shape)
         check(kernel, "avg_pool2d_gradient", pool, (dy, 2, 2), pool.x_shape)

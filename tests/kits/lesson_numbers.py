@@ -185,7 +185,9 @@ def looked_into(found: Arrays, lesson: Lesson) -> Arrays:
 
 def convolution_backward(found: Arrays, lesson: Lesson) -> Arrays:
     """Scatter, gather and the kernel gradient of the second convolution, number by number."""
-    dy, w, x = found["conv2.error"], found["conv2.weight"], found["avgpool1"]
+    dy = found["conv2.error"]
+    w = found["conv2.weight"]
+    x = found["avgpool1"]
     f, row, col = lesson.roles.deep_at
     more: Arrays = {"scattered": dy[f, row, col] * w[f], "deep.filter": w[f], "deep.turned": w[f, :, ::-1, ::-1]}
     channel, i, j = np.unravel_index(np.abs(found["avgpool1.error"]).argmax(), x.shape)
@@ -253,7 +255,7 @@ def trained_by_adam(network: Sequential, parameters: np.ndarray, lesson: Lesson,
             before = coordinator.parameters[index]
             gradient = np.empty_like(parameters)
             network.loss_and_gradient(coordinator.parameters, one.inputs, one.targets, gradient)
-            (report, _) = coordinator.iterate(one)
+            report, _ = coordinator.iterate(one)
             rows["weight"].append(before)
             rows["loss"].append(report.loss)  # type: ignore[union-attr]
             rows["gradient"].append(gradient[index])
@@ -290,7 +292,7 @@ def in_parallel(network: Sequential, parameters: np.ndarray, lesson: Lesson, bat
     for i in range(7):
         network.loss_and_gradient(parameters, batch.inputs[i : i + 1], batch.targets[i : i + 1], leaves[i])
     g = leaves[:, lesson.weight_index]
-    ((a, b), (c, d)), (e, f), last = (((g[0], g[1]), (g[2], g[3])), (g[4], g[5]), g[6])
+    a, b, c, d, e, f, last = g
     found: Arrays = {
         "tree0": g,
         "tree1": np.array([a + b, c + d, e + f, last]),

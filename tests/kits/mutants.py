@@ -177,7 +177,8 @@ def main(words: Sequence[str]) -> int:
     unnoticed = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for name in COPIED:
-            source, copy = ROOT / name, Path(folder, name)
+            source = ROOT / name
+            copy = Path(folder, name)
             shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
         if not passes(Path(folder), sorted({mutant.test for mutant in chosen})):
             raise SystemExit("the tests must pass before anything is changed")

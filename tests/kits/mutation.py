@@ -47,7 +47,8 @@ def run(module: str, minutes: float | None, tenths: int) -> None:
     """Print what mutmut finds out about some tenths of a module's changes, within this number of minutes, if given."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         for name in COPIED:
-            source, copy = ROOT / name, Path(folder, name)
+            source = ROOT / name
+            copy = Path(folder, name)
             shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
         with open(Path(folder, "pyproject.toml"), "a", encoding="utf-8") as file:
             tests = [f"tests/{test}" for test in MODULES[module]]

@@ -123,7 +123,8 @@ def light(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     """How bright each place of the picture is: a gradient, and perhaps the soft edge of a shadow."""
     width, height = size
     angle = rng.uniform(0, 2 * math.pi)
-    x, y = np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height)[:, np.newaxis]
+    x = np.linspace(-0.5, 0.5, width)
+    y = np.linspace(-0.5, 0.5, height)[:, np.newaxis]
     along = x * math.cos(angle) + y * math.sin(angle)
     result = 1 - rng.uniform(0, 0.5) * (along + 0.7) / 1.4
     if rng.random() < 0.4:
