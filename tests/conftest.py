@@ -23,7 +23,7 @@ from kits.programs import Run
 import parallel_lenet
 from parallel_lenet import Dataset, ProcessesEngine, load_dataset
 
-# A busy machine takes any time for an example; the programs of test_fuzzing.py and others run more of them.
+# An example may take any time on a busy machine. The programs of test_fuzzing.py and others run more of them.
 settings.register_profile("any machine", deadline=None, max_examples=40)
 settings.load_profile("any machine")
 
@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Show where a test hangs, and end the run, rather than wait for ever; workers leave when they are hung up on."""
+    """Show where a test hangs and end the run. Workers exit when their connection closes."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         standard_error = os.dup(2)
@@ -122,7 +122,7 @@ def processes() -> Iterator[ProcessesEngine]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run Python in a folder of its own: ``run("-c", program, stdin=..., env={...})``; it must end well."""
+    """Run Python in a folder of its own: ``run("-c", program, stdin=..., env={...})``. It must end well."""
     return partial(programs.run, tmp_path, command=programs.PYTHON)
 
 

@@ -218,7 +218,7 @@ ORDER = (
     "datasets.weights",
     "datasets.arrays",
     "datasets.values",
-    "network.pixels",  # What arrays of images mean; the rest of `network` is above.
+    "network.pixels",  # What arrays of images mean. The rest of `network` is above.
     "network",
     "image_files",
     "resizing",
@@ -260,10 +260,10 @@ LATE = {
     ("augmentation", "parallel_lenet.augmentation.compiled"),  # An extra.
     ("", "f'{__name__}.{name}'"),  # Public names, each when it is used: see parallel_lenet/__init__.py.
     ("", "f'{__name__}.{_MODULES[name]}'"),  # The same.
-    ("datasets.bundled", "importlib.resources"),  # 10 ms that a worker needn't pay.
+    ("datasets.bundled", "importlib.resources"),  # It takes 10 ms of a worker's start.
     ("optional", "importlib.metadata"),  # 20 ms, for failures only.
     ("kernels", "<f'parallel_lenet.kernels.{name}'>"),  # An extra.
-    ("cores", "joblib"),  # 0.1 s that importing the package needn't pay.
+    ("cores", "joblib"),  # It takes 0.1 s.
     ("cores", "multiprocessing"),  # With joblib, which imports it.
     ("engines.serial", "threadpoolctl"),  # Importing it sets KMP_DUPLICATE_LIB_OK.
     ("engines.imports", "joblib.externals"),  # The same, while the workers start.

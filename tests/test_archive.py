@@ -47,7 +47,7 @@ GOOD = {"parameters.npy": npy(ARRAYS["parameters"]), "metadata.npy": npy(np.from
 
 
 def seal(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A file as someone with ill intent would write it: whatever is in it, its checksum is right."""
+    """A file as someone with ill intent would write it: with any content, and a right checksum."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members.items():
@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, what: str) -> None:
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("sprung",)

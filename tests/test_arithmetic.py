@@ -22,7 +22,7 @@ def test_a_power_is_as_exact_as_it_claims(base: float, exponent: int) -> None:
 
 
 def test_powers_are_the_same_on_every_machine() -> None:
-    # Worked out once with correctly rounded products; 0.9^3 = 0.9 * (0.9 * 0.9).
+    # Worked out once with correctly rounded products. 0.9^3 = 0.9 * (0.9 * 0.9).
     assert power(0.9, 3) == 0.9 * (0.9 * 0.9)
     assert power(0.999, 5) == 0.999 * ((0.999 * 0.999) * (0.999 * 0.999))
     assert power(0.0, 0) == power(1.0, 99) == 1
@@ -75,7 +75,7 @@ def rounds_to(result: np.floating, exact: Fraction) -> bool:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numpys_operations_round_once(dtype: str) -> None:
-    # What the optimizers rely on: no fused multiply-add, no approximate division or root, whatever the vector unit.
+    # What the optimizers rely on: no fused multiply-add, no approximate division or root, on any vector unit.
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal(67).astype(dtype) for _ in range(2))
     product = x * y

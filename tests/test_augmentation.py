@@ -73,7 +73,7 @@ def test_no_distortion_changes_no_pixel() -> None:
 
 
 def test_distances_are_those_that_were_asked_for() -> None:
-    """The centre of a blob moves by up to ``shift``; the spread is that of uniform numbers."""
+    """The centre of a blob moves by up to ``shift``. The spread is that of uniform numbers."""
     n, size = 400, 41
     y, x = np.mgrid[:size, :size] - size // 2
     blob = np.exp(-(y**2 + x**2) / 18).astype(np.float32)

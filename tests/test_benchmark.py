@@ -1,4 +1,4 @@
-"""The benchmark runs and reports what it names; no test judges what it finds."""
+"""The benchmark runs and reports what it names. No test judges what it finds."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_many_cores_stops_if_results_differ_and_writes_what_it_knows(
     assert json.loads(capsys.readouterr().out)["second"]["y"] == json.loads(file.read_text())["second"]["y"] == 2
 
     class Wrong:
-        """Of so many workers, each number trains to other parameters."""
+        """Each number of workers trains to other parameters."""
 
         def __init__(self, batch_size: int, n_workers: int) -> None:
             self.n_workers = n_workers

@@ -265,7 +265,7 @@ def test_a_network_with_a_layer_of_ones_own_has_the_same_bits_for_any_number_of_
 
 
 def test_the_page_on_layers_of_ones_own() -> None:
-    """Its program, which trains, is run by `test_readme`; here are the parts of programs."""
+    """Its program, which trains, is run by `test_readme`. Here are the parts of programs."""
     source = (DOCS / "own-layers.md").read_text()
     noise, kernel = re.findall(r"```py\n(.*?)```", source, re.DOTALL)
     exec(compile(noise, "own-layers.md", "exec"), {"__name__": "page"})

@@ -102,7 +102,7 @@ def test_json_names_everything_there_is_to_know(data: Path, told: dict[str, obje
 def test_parameters_do_not_depend_on_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the default kernel; the library's own tests have the others."""
+    """With the default kernel. The library's own tests use the others."""
     write_idx(tmp_path / "data", 5, 1)
     monkeypatch.chdir(tmp_path)
     options = ("--data-dir", "data", "--batch-size", "3", "--shard-size", "1", "--epochs", "1")

@@ -23,7 +23,7 @@ from parallel_lenet.cli._suggestions import closest_name
 ALL = [command for group in COMMANDS.values() for command in group]
 NAMES = [name_of(command) for command in ALL]
 EXAMPLES = [(name_of(command), words) for command in ALL for _, words in command.EXAMPLES]
-# What keeps an example short; the last of two equal options counts.
+# These options keep an example short. The last of two equal options counts.
 SHORTER = {
     "train": "--max-steps 2 --epochs 1 --evaluate-on 10 --workers 1 --kernel im2col",
     "gradcheck": "--kernel im2col",

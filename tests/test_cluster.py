@@ -1,6 +1,6 @@
 """The cluster engine over real clusters: Dask and Ray on this machine, loky's processes, threads.
 
-Each trap of joblib's that the engine guards against has a test that hangs or fails without the guard; a hang ends with
+Each trap of joblib's that the engine guards against has a test that hangs or fails without the guard. A hang ends with
 the deadline that every test here has.
 """
 
@@ -48,7 +48,7 @@ from parallel_lenet.engines.serial import blas
 from parallel_lenet.worker import Samples
 
 pytestmark = [
-    # Small steps on a local cluster never pay; one test looks for the warning.
+    # Small steps on a local cluster never pay. One test looks for the warning.
     pytest.mark.filterwarnings("ignore::parallel_lenet.engines.cluster.engine.ClusterWarning"),
     # Ray and Dask leave sockets, pipes and processes to the garbage collector when a cluster ends or a worker dies.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -102,7 +102,7 @@ def ray_cluster() -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="ray-", dir=short_folder(), ignore_cleanup_errors=True) as folder,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # Whatever Ray has to say of its own future.
+        warnings.simplefilter("ignore")  # Ray warns of its own future.
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # The models of these tests are beside them.
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
@@ -112,7 +112,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def engine(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """An engine of two workers over each backend, which tests open as they like; Dask and Ray are running."""
+    """An engine of two workers over each backend, which tests open as they like. Dask and Ray are running."""
     name = request.param
     address = request.getfixturevalue("dask_cluster").scheduler_address if name == "dask" else None
     if name == "ray":
@@ -375,7 +375,7 @@ def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
 def test_a_worker_added_in_the_middle_of_a_run_takes_part(
     dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parallel_lenet.engines.cluster.engine.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("parallel_lenet.engines.cluster.engine.COUNT_INTERVAL", 0.0)
     model = Recorded(folder=str(tmp_path))
     work = one_each(FEW)
     with Cluster("dask", address=dask_cluster.scheduler_address, step_timeout=SECONDS) as engine:
@@ -394,7 +394,7 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
             assert before <= 2
         finally:
             dask_cluster.scale(2)
-    assert len(dask_cluster.scheduler.workers) >= 2  # It isn't ours to end.
+    assert len(dask_cluster.scheduler.workers) >= 2  # It belongs to someone else.
 
 
 @pytest.mark.cluster
@@ -432,7 +432,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_scheduler_that_is_gone_ends_the_run_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr("parallel_lenet.engines.cluster.dask.CONNECT", 2.0)
+    monkeypatch.setattr("parallel_lenet.engines.cluster.dask.CONNECT_LIMIT", 2.0)
     script = tmp_path / "scheduler.py"
     script.write_text(SCHEDULER)
     process = start(tmp_path, str(script), command=PYTHON, stderr=subprocess.DEVNULL)
@@ -617,9 +617,9 @@ print([name for name in os.listdir(os.environ["TMPDIR"]) if name.startswith("len
 def test_engines_of_one_program_share_its_ray_train_to_the_same_bits_and_leave_nothing(run: Run) -> None:
     """In a program of its own: one process can have one Ray."""
     pytest.importorskip("ray")
-    wrong = "127.0.0.1:1"  # Not taken: a Ray of our own is started whatever this says.
+    wrong = "127.0.0.1:1"  # Not used: another Ray is started in spite of it.
     before = children()
-    with TemporaryDirectory(prefix="t", dir="/tmp") as folder:  # Short: Ray's own place in it is where we look.
+    with TemporaryDirectory(prefix="t", dir="/tmp") as folder:  # Short, and Ray's own folder is looked for in it.
         result = run("-W", "ignore", "-c", TWO, env={"RAY_ADDRESS": wrong, "TMPDIR": folder})
     assert result.stderr == ""
     assert result.stdout.splitlines() == [

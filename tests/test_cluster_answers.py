@@ -47,7 +47,7 @@ def test_a_right_answer_passes_also_with_nan_an_exception_at_its_end_or_no_resul
         good(metrics=Metrics(math.nan, 0, 1), gradient=np.full(3, np.nan, np.float32)),
         good(metrics=Metrics(), gradient=None, failure=b"pickled"),
         GroupAnswer("host:1:2", 0.0, []),
-        replace(good(), results=[result._replace(version=6) for result in good().results]),  # Late: nobody takes it.
+        replace(good(), results=[result._replace(version=6) for result in good().results]),  # It comes late.
     ]
     for answer in right:
         assert check(answer, TASKS, had_setup=False, cluster="dask") is answer

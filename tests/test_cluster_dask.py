@@ -1,4 +1,4 @@
-"""A Dask cluster of our own lets in nobody else; processes that are stopped, not dead, hold nothing up for long."""
+"""A Dask cluster that the package starts lets in nobody else, and stopped processes do not delay a run for long."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A Ray of our own: only for us, on this machine alone; the program keeps its signals, and nothing of it is left."""
+"""A Ray that the package starts: private, on this machine alone. The program keeps its signals, and nothing is left."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is particular to the compiled kernels; that they keep the kernels' contract is test_kernels.py's business."""
+"""What is particular to the compiled kernels. test_kernels.py tests that they keep the contract."""
 
 import io
 import os
@@ -139,7 +139,7 @@ def test_a_shard_of_lenet5(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(("features", "n"), [(5, 3), (20, 8), (37, 11), (37, 24), (20, 40), (20, 85), (5, 33)])
 def test_dense_weight_gradients_are_added_along_the_tree(features: int, n: int, rng: np.random.Generator) -> None:
-    """Every bit of them, whatever is left over by groups of images and vectors of features."""
+    """Every bit of them, for any rest of images in the last group and of features in the last vector."""
     x, dy = draw(rng, "float32", (features, n), (7, n))
     parts = [dy[:, None, image] * x[None, :, image] for image in range(n)]
     while len(parts) > 1:
@@ -394,7 +394,7 @@ def test_the_cache_goes_elsewhere_where_the_package_cannot_be_written(tmp_path: 
 
 @pytest.mark.slow
 def test_code_is_compiled_again_if_any_file_of_the_package_changes(tmp_path: Path, expected: float) -> None:
-    """Numba looks at the file of the function that is called; tanh itself stands in another one."""
+    """Numba looks at the file of the function that is called. The one of tanh itself is another."""
     copy = tmp_path / "installed" / "parallel_lenet"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     env = environment(tmp_path / "cache", PYTHONPATH=str(copy.parent))
@@ -416,7 +416,7 @@ def test_without_any_cache_it_compiles_each_time(tmp_path: Path, expected: float
 
 @pytest.mark.slow
 def test_processes_may_compile_at_once(tmp_path: Path, expected: float) -> None:
-    """They find an empty cache at the same moment; each computes the right thing, and leaves a good cache."""
+    """They find an empty cache at the same moment. Each computes the right thing, and leaves a good cache."""
     wait = """
 import pathlib, time
 ready = pathlib.Path("ready")
@@ -445,7 +445,7 @@ while ready.stat().st_size < 2 and time.monotonic() < end:
 
 @pytest.mark.slow
 def test_is_compiled(tmp_path: Path) -> None:
-    """Asking compiles nothing; it is so once the last kernel of a step has been, and in the next process too."""
+    """Asking compiles nothing. True once the last kernel of a step has been compiled, and in the next process too."""
     asking = "from parallel_lenet.kernels import compiled\nprint(compiled.is_compiled())\n"
     step = f"""
 from pathlib import Path

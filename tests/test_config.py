@@ -1,4 +1,4 @@
-"""Configuration files: what runs write can be read back; what anybody writes gets a run or one sentence."""
+"""Configuration files: files that runs write can be read back, and any file gets a run or one sentence."""
 
 import os
 import random
@@ -197,7 +197,7 @@ def _stop(*_: object, **__: object) -> None:
 
 
 def fuzz(times: int, seed: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
-    """Have the command take so many mutated files up to its first step; how many it would have trained with."""
+    """Have the command read this number of mutated files. Returns with how many it would have trained."""
     rng = random.Random(seed)
     file = folder / "c.toml"
     whole = 0
@@ -208,7 +208,7 @@ def fuzz(times: int, seed: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
         content = mutated(rng)
         file.write_bytes(content)
         said: list[str] = []
-        patch.setattr("parallel_lenet.cli._failed", lambda text, code=1, said=said: said.append(text) or code)
+        patch.setattr("parallel_lenet.cli._fail", lambda text, code=1, said=said: said.append(text) or code)
         try:
             code = main(["train", "--config", str(file), "--quiet"])
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""How objects show themselves: short lines, tables, HTML that needs nothing else; whatever their state is."""
+"""How objects show themselves: short lines, tables, and HTML that needs nothing else, in any state."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ VOID = {"img", "br", "hr"}
 
 
 class Page(HTMLParser):
-    """Fails unless every tag is closed in order; keeps tags with attributes, and texts."""
+    """Fails unless every tag is closed in order. Collects tags with attributes, and texts."""
 
     def __init__(self, text: str | None) -> None:
         super().__init__()

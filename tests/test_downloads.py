@@ -27,7 +27,7 @@ MD5 = tuple("md5:" + hashlib.md5(content).hexdigest() for content in CONTENTS.va
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer ``/behaviour/file``; each behaviour but ``good`` is a way to fail."""
+    """Answer ``/behaviour/file``. Each behaviour but ``good`` is a way to fail."""
 
     server: "Server"
 
@@ -79,7 +79,7 @@ class Server(ThreadingHTTPServer):
         )
 
     def stop(self) -> None:
-        """Close the port; may be called again."""
+        """Close the port. It may be called again."""
         self.stopping.set()
         self.shutdown()
         self.thread.join()

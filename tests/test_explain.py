@@ -1,4 +1,4 @@
-"""The lesson's page: every number on it computed once more, to the last bit, by other means; and in a browser."""
+"""The lesson's page: every number computed once more, to the last bit, by other means, and the page in a browser."""
 
 import inspect
 import re
@@ -50,7 +50,7 @@ STORY = [  # The chapters, in order.
     *("tree", "unequal", "orders", "death", "map"),
 ]
 SIX = ("conv2d", "avg_pool2d", "dense", "avg_pool2d_gradient", "conv2d_input_gradient", "conv2d_weight_gradient")
-ELEVEN = (  # Pictures; flatten and dense are one.
+ELEVEN = (  # Eleven pictures: flatten and dense are one.
     *("convolution", "output-shape", "channels", "pooling", "flatten", "dense", "architecture"),
     *("dense-backward", "pooling-backward", "scatter", "kernel-gradient", "mismatch"),
 )
@@ -214,7 +214,7 @@ def test_other_networks_are_explained_with_their_own_numbers(name: str, dtype: s
     assert lesson.label == lesson.prediction == network.predict(parameters, inputs[:1])[0]
     html = page.page(lesson)
     found = Page(html)
-    same_numbers(found, lesson.numbers.arrays)  # The registry; what is in it is compared with the model below.
+    same_numbers(found, lesson.numbers.arrays)  # The registry. Its content is compared with the model below.
     assert [name for name in found.ids if name in STORY] == STORY
     assert not [text for text in found.untagged if re.search(r"\bnan\b|\binf\b|None|undefined", text)]
     gradient = np.empty_like(parameters)

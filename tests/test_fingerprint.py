@@ -45,7 +45,7 @@ def loaded(coordinator: Coordinator, folder: Path) -> Coordinator:
 
 @pytest.fixture(params=[kept, closed, loaded])
 def again(request: pytest.FixtureRequest, digits: Dataset, tmp_path: Path) -> Coordinator:
-    """A coordinator two steps into an epoch of the digits; closed since, or another one that has loaded it."""
+    """A coordinator two steps into an epoch of the digits, closed since, or another one that has loaded it."""
     how: Callable[[Coordinator, Path], Coordinator] = request.param
     return how(two_steps(serial(), digits), tmp_path)
 

@@ -56,7 +56,7 @@ class Fragile:
 
 
 def data(*bad: tuple[int, int]) -> Dataset:
-    """Forty samples; ``(position, action)``: what the sample does that comes at this position of the first epoch."""
+    """Forty samples. ``(position, action)``: what the sample does that comes at this position of the first epoch."""
     inputs = np.zeros((40, 1), np.float32)
     for position, action in bad:
         inputs[epoch_order(0, 0, 40)[position]] = action
@@ -93,7 +93,7 @@ def test_it_stops_with_the_step_the_shard_and_the_layer(
             c.fit(data(*bad))
         assert (caught.value.step, caught.value.shard, caught.value.layer) == (3, shard, layer)
         assert isinstance(caught.value, ArithmeticError)
-        assert (c.step, c.cursor) == (2, 20)  # The step before; and it stays usable.
+        assert (c.step, c.cursor) == (2, 20)  # The step before, and it stays usable.
         c.restart_epoch()
         c.fit(data())
         assert c.epoch == 1
@@ -188,7 +188,7 @@ def test_skipping_is_part_of_a_runs_configuration(tmp_path: Path) -> None:
 
 
 class Flaky(Fragile):
-    """Gives NaN in the gradient of one sample the first time that it is computed, whoever computes it."""
+    """Gives NaN in the gradient of one sample the first time that any worker computes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A fast part of the attack with hostile files; ``fuzzing.attack(kind, 20_000, seed)`` is the whole."""
+"""A fast part of the attack with hostile files. ``fuzzing.attack(kind, 20_000, seed)`` is the whole."""
 
 import os
 import sys

@@ -34,7 +34,7 @@ def idx(array: NDArray[Any]) -> bytes:
 
 
 def read(content: bytes) -> NDArray[Any]:
-    """Read the bytes as a file; Hypothesis calls a test often, so it can't use pytest's folder."""
+    """Read the bytes as a file. Hypothesis calls a test often, so it can't use pytest's folder."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A worker imports what the program imported, whatever has happened to paths and folders since."""
+"""A worker imports what the program imported, even if paths and folders have changed since."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The files in which compiled code is kept: whatever happens to them costs time, and never a result."""
+"""The files in which compiled code is kept: damage to them costs time, and never a result."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ def first(array: Any) -> Any:
 
 
 def compute() -> int:
-    """Compute as a new process does; how often the kept code was used."""
+    """Compute as a new process does. Returns how often the kept code was used."""
     function: Any = jit.compiled(half)
     assert function(3.0) == 1.5
     return sum(function.stats.cache_hits.values())

@@ -1,4 +1,4 @@
-"""Label smoothing: in training and nowhere else, the same bits for any workers; test_losses compares with PyTorch."""
+"""Label smoothing: in training and nowhere else, the same bits for any workers. (test_losses compares with PyTorch.)"""
 
 import copy
 import json

@@ -33,7 +33,7 @@ examples = settings(deadline=None, max_examples=60)
 
 
 def run(layer: Layer, x: Array, parameters: dict[str, Array], dy: Array | None = None) -> dict[str, Array]:
-    """The layer's output ``y`` and, for the error ``dy``, all its gradients; arrays of its own, NaN before."""
+    """The layer's output ``y`` and, for the error ``dy``, all its gradients, in new arrays that held NaN before."""
     y = np.full((*layer.output_shape(x.shape[:-1]), x.shape[-1]), np.nan)
     layer.forward(KERNEL, parameters, x, y)
     if dy is None:
@@ -50,7 +50,7 @@ def random_parameters(layer: Layer, shape: Shape, rng: np.random.Generator) -> d
 
 
 def check_against_torch(layer: Layer, shape: Shape, n: int, seed: int, function: Callable[..., Any]) -> None:
-    """``function(x, **parameters)`` is PyTorch's, with the batch first; all results are compared in float64."""
+    """``function(x, **parameters)`` is PyTorch's, with the batch first. All results are compared in float64."""
     torch = pytorch()
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((*shape, n))

@@ -58,7 +58,7 @@ def test_every_group_of_version_2_up_to_the_root_limits(folder: str, tmp_path: P
         ("max 100000", "150000 100000", "400000 100000", 1.5),  # The lower limit is above.
         ("800000 100000", "max 100000", "50000 100000", 0.5),
         ("250000 100000", "max 100000", "max 100000", 2.5),
-        ("max 100000", "max", "30000 10000", 3.0),  # Another period; and a file cut short.
+        ("max 100000", "max", "30000 10000", 3.0),  # Another period, and a file cut short.
         ("100000 0", "many 100000", "-1 100000", math.inf),  # Nothing that Linux writes: no limit, and no error.
     ],
 )

@@ -486,7 +486,7 @@ def test_tables_that_are_refused(columns: Any, sentence: str, tmp_path: Path) ->
 def test_the_command_trains_on_pictures_of_any_size_and_answers_with_names(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     names = np.array(["\x1b[1m", "a\nb"])  # These would speak to a terminal.
-    for i in range(24):  # Bright on the left, or bright on the right; no two of one size.
+    for i in range(24):  # Bright on the left or on the right, no two of one size.
         label = i % 2
         image = np.zeros((20 + i, 30), np.uint8)
         image[:, label * 15 : label * 15 + 15] = 200 + i

@@ -231,7 +231,7 @@ def test_channels_last_are_refused_if_they_could_be_channels_first_of_another_si
 
 def test_lenet5_has_the_papers_layers() -> None:
     model = lenet5()
-    # C1, S2, C3, S4, C5, F6, output; each activation keeps its layer's shape.
+    # C1, S2, C3, S4, C5, F6, output. Each activation keeps its layer's shape.
     assert list(dict.fromkeys(model.shapes)) == [
         *((1, 32, 32), (6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)),
         *((400,), (120,), (84,), (10,)),
@@ -386,7 +386,7 @@ def test_initial_parameters_follow_the_generator(lenet: Sequential) -> None:
 
 
 def test_initial_parameters_are_the_same_on_every_machine() -> None:
-    # Written down once; LeNet-5's bits start here.
+    # Written down once. LeNet-5's bits start here.
     assert sha256(lenet5(kernel="naive").initial_parameters(generator(0))).startswith(
         "d03474c8a856e5afb27d5e96bb0c83f1"
     )
@@ -514,7 +514,7 @@ ORDERS: list[tuple[Layer, ...]] = [
 
 @pytest.mark.parametrize("layers", ORDERS, ids=str)
 def test_layers_in_any_order(layers: tuple[Layer, ...]) -> None:
-    """Activations work in place; none may overwrite what another one, or the way back, still needs."""
+    """Activations work in place. None may overwrite what another one, or the backward pass, still needs."""
     model = Sequential(Images((6, 6), size=6), layers, dtype="float64")
     inputs = images(4, 6, 6)
     targets = labels(4, model.classes)

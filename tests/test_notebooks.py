@@ -28,7 +28,7 @@ SECONDS = 120  # For a cell, on a machine that has other things to do.
 
 
 def run(notebook: Any) -> Any:
-    """A copy with the outputs of now, run in a process and an empty folder of its own; an error is raised."""
+    """A copy with new outputs, run in a process and an empty folder of its own. Raises its errors."""
     copy = nbformat.from_dict(notebook)
     for cell in copy.cells:
         if cell.cell_type == "code":

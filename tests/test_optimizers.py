@@ -71,7 +71,7 @@ KINDS: list[Callable[..., Any]] = [SGD, momentum, RMSprop, Adam, AdamW]
 
 
 def vectors(count: int, dtype: type = np.float64, size: int = 37) -> tuple[Vector, list[Vector]]:
-    """Return parameters and `count` gradients of very different sizes, some zero; all read-only."""
+    """Return parameters and `count` gradients of very different sizes, some zero, all read-only."""
     rng = np.random.default_rng(3)
     gradients = rng.standard_normal((count, size)) * 10.0 ** rng.integers(-4, 3, (count, size))
     gradients[rng.random((count, size)) < 0.1] = 0
@@ -146,7 +146,7 @@ def formula_run(optimizer: Any, parameters: list[float], gradients: list[list[fl
     "optimizer", [*OPTIMIZERS, AdamW(SCHEDULES[0]), RMSprop(SCHEDULES[1]), SGD(SCHEDULES[2], 0.9)], ids=repr
 )
 def test_long_runs_follow_the_formulas(optimizer: Optimizer) -> None:
-    """After 1, 2 and 2,500 steps: corrections of the first steps, and anything that would begin late."""
+    """After 1, 2 and 2,500 steps: corrections of the first steps, and any change that would begin late."""
     parameters, gradients = vectors(2500, size=5)
     for steps in (1, 2, 2500):
         found, _ = run(optimizer, parameters, gradients[:steps])
@@ -181,7 +181,7 @@ def test_constant_schedule_is_the_plain_number(kind: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     ("optimizer", "first", "second"),
     [
-        # Parameter 1, gradient 2, then gradient -1; worked by hand.
+        # Parameter 1, gradient 2, then gradient -1. Worked by hand.
         (SGD(0.1), 0.8, 0.9),
         (SGD(0.1, weight_decay=0.5), 0.75, 0.75 - 0.1 * (-1 + 0.375)),
         (SGD(0.1, weight_decay=1), 0.7, 0.7 - 0.1 * (-1 + 0.7)),
@@ -252,7 +252,7 @@ def test_interrupted_run_ends_in_the_same_bits(optimizer: Optimizer, dtype: type
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_each_element_is_on_its_own(optimizer: Optimizer) -> None:
-    """Any piece of the vector alone gets the bits it gets in the whole, whatever its place in memory."""
+    """Any piece of the vector alone gets the bits it gets in the whole, at any place in memory."""
     parameters, gradients = vectors(5, np.float32, size=1001)
     whole, _ = run(optimizer, parameters, gradients)
     for piece in (slice(0, 1), slice(3, 500), slice(17, None)):

@@ -160,7 +160,7 @@ def test_the_browser_prepares_a_drawing_as_the_library_does(drawing_page: Any) -
 
 
 def draw(tab: Any, *lines: list[tuple[float, float]]) -> None:
-    """With the mouse; the pad's side is 1."""
+    """Draw with the mouse. The pad's side is 1."""
     box = tab.locator(".pad-canvas").bounding_box()
     for line in lines:
         for i, (x, y) in enumerate(line):

@@ -30,7 +30,7 @@ from parallel_lenet.network.sequential import PREDICTED_AT_ONCE
 
 
 def linear(classes: int, kernel: str = "im2col") -> Sequential:
-    """A network whose scores are its biases, whatever the image."""
+    """A network whose scores are its biases, for any image."""
     return Sequential(Images(1, size=1, pixel_max=None), (Flatten(), Dense(classes)), kernel=kernel)
 
 

@@ -291,7 +291,7 @@ def test_a_failing_model_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(ModelError):
             coordinator.fit((inputs, np.zeros(20)), progress=True)
         assert sys.stderr is terminal
-    assert progress._Terminal._shared is None
+    assert progress._Terminal._current is None
 
 
 class Without:

@@ -19,7 +19,7 @@ SIZE = TrainOptions().batch_size
 
 
 def after(steps: int) -> str:
-    """The SHA-256 of the default run's parameters after so many steps, by the kernel compiled."""
+    """The SHA-256 of the default run's parameters after this number of steps, by the kernel compiled."""
     pytest.importorskip("numba")
     train, _ = load_dataset()
     model, optimizer = _published.network_and_optimizer(train, "compiled", SIZE)

@@ -180,7 +180,7 @@ def test_numbers_that_are_not_finite_are_left_out_of_a_curve() -> None:
 
 
 def write_steps(folder: Path, count: int, loss: Any, per_epoch: int = 1000) -> None:
-    """A run of so many steps, by the program's own writer for the header and the first of them."""
+    """A run of this number of steps. The program's own writer makes the header and the first of them."""
     folder.mkdir(exist_ok=True)
     log = steps.StepLog(folder, 2)
     log.begin(0, 0)

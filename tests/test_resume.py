@@ -1,4 +1,4 @@
-"""A run that was stopped, however it was, goes on to the same bits; what doesn't belong to it is refused."""
+"""A run that was stopped in any way continues to the same bits. Files that don't belong to it are refused."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How workers start: streams, signals, sockets and the program itself, whatever the caller's process is like."""
+"""How workers start: streams, signals, sockets and the program itself, in any kind of calling process."""
 
 import os
 import signal

@@ -133,7 +133,7 @@ def test_a_trace_shows_the_times_of_the_reports(engine: str, workers: int, tmp_p
 def test_spans_nest_whatever_the_order_of_answers(
     blocks: list[tuple[int, int, int, int, bool]], serial: bool, updating: int
 ) -> None:
-    """Answers that wait, come early, late, or without a time of their own; microseconds."""
+    """Answers that wait, come early, late, or without a time of their own, in microseconds."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

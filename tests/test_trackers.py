@@ -69,7 +69,7 @@ def test_a_run_that_is_resumed_is_one_run_with_each_step_once(
     assert result["log"] == ["tensorboard", "mlflow"]
     known = json.loads((tmp_path / "run" / "mlflow.json").read_text())
     shutil.copy("run/checkpoint.previous.npz", "run/best.npz")
-    # From step 8; step 9 and what was measured after it were logged before.
+    # From step 8. Step 9 and what was measured after it were logged before.
     assert main(["train", "--resume", "run/checkpoint.previous.npz", "--max-steps", "14", *common]) == 0
     capsys.readouterr()
     assert json.loads((tmp_path / "run" / "mlflow.json").read_text()) == known

@@ -204,7 +204,7 @@ def test_one_command_line_begins_continues_and_reports_a_run(
         with monkeypatch.context() as patch:
             at_step(8, lambda: signal.raise_signal(signal.SIGTERM), patch)
             result(*line, code=143)
-    for _ in range(2):  # The rest; and once more, when there is nothing left to do.
+    for _ in range(2):  # The rest, and once more when there is nothing left to do.
         done = result(*line)
         assert (done["parameters_sha256"], done["steps"]) == (whole["parameters_sha256"], 12)
     last = Path("job/checkpoint.npz")
@@ -596,7 +596,7 @@ def test_what_a_checkpoint_of_the_library_holds_is_no_run(result: Any) -> None:
     ],
 )
 def test_a_program_gets_the_commands_bits_and_continues_its_run(result: Any, name: str, optimizer: Any) -> None:
-    """However the command has Adam computed: that is no setting of a checkpoint."""
+    """How the command has Adam computed is not a setting of a checkpoint."""
     options = ("--optimizer", name, "--learning-rate", "0.01", "--schedule", "constant", "--warmup", "0")
     done = result(*QUICK, *options, "--max-steps", "4", "--out", "r")
     trained = load_model("r/checkpoint.npz", kernel="im2col")

@@ -1,4 +1,4 @@
-"""Trained networks from checkpoints: ready to predict, whoever saved them."""
+"""Trained networks from checkpoints: ready to predict, from any program that saved them."""
 
 from pathlib import Path
 from typing import Any

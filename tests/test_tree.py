@@ -23,7 +23,7 @@ def add(left: str, right: str) -> str:
 
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
-    """A number of leaves, and aligned blocks (first, size) that hold them all; the last may be cut off."""
+    """A number of leaves, and aligned blocks (first, size) that hold them all. The last may be cut off."""
     leaves = draw(st.integers(1, 100))
     blocks = []
     first = 0

@@ -28,7 +28,7 @@ def coordinator(engine: str) -> Coordinator:
 
 
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
-    """Run it in a thread; its result or exception will be in the list."""
+    """Run it in a thread, which puts its result or exception into the list."""
     results: list[Any] = []
 
     def run() -> None:

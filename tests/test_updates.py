@@ -166,7 +166,7 @@ def test_the_end_of_a_step_tells_what_is_not_finite(fused: bool | None, where: i
         before = PARAMETERS, adam.init(PARAMETERS)
         return finish(adam, before, Metrics(loss, 0, 2), list(sums), clip_norm, VectorPool(), Threads(1))
 
-    for value, norm in ((1e30, 5e29), (2e-30, 1e-30), (0.0, 0.0), (6.0, 3.0)):  # Squares that are no float32, too.
+    for value, norm in ((1e30, 5e29), (2e-30, 1e-30), (0.0, 0.0), (6.0, 3.0)):  # Squares beyond float32, too.
         found = end(value)
         assert found.norm == pytest.approx(norm, rel=1e-5)
         assert (found.gradient_finite, found.finite, found.state.step) == (True, True, 1)

@@ -1,4 +1,4 @@
-"""Vectors: what is compiled computes, bit by bit, what the Python function beside it says; sums follow the tree."""
+"""Vectors: what is compiled computes, bit by bit, what the Python function beside it says. Sums follow the tree."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_rows_are_added_along_the_tree(rows: int, seed: int) -> None:
     parts = np.random.default_rng(seed).standard_normal((rows, 3))
 
     def tree(start: int, size: int) -> Array:
-        """The sum of an aligned run; what lies beyond the end is left out."""
+        """The sum of an aligned run. What lies beyond the end is left out."""
         if size == 1:
             return parts[start]
         first = tree(start, size // 2)

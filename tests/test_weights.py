@@ -1,4 +1,4 @@
-"""Weights from other programs: matched by name, or by shapes and order, or refused; and hostile files."""
+"""Weights from other programs: matched by name, or by shapes and order, or refused, and hostile files."""
 
 import io
 import json
@@ -40,7 +40,7 @@ TWINS = Sequential(
 
 
 def safetensors(entries: dict[str, tuple[str, list[int]]], data: int | None = None, header: int | None = None) -> bytes:
-    """A safetensors file made by hand: types and shapes by name, zeros for data; sizes may be false."""
+    """A safetensors file made by hand: types and shapes by name, zeros for data. Sizes may be false."""
     sizes = {"F64": 8, "F32": 4, "BF16": 2, "I64": 8, "F16": 2}
     described = {}
     start = 0

@@ -56,7 +56,7 @@ class Pages:
         """Playwright's page, loaded.
 
         ``width`` is the window's, ``dark`` the colour scheme that the reader prefers, ``touch`` whether there is a
-        touch screen; other settings are those of playwright's ``new_context``.
+        touch screen. Other settings are those of playwright's ``new_context``.
         """
         context = self._browser.new_context(
             viewport={"width": width, "height": 900},

@@ -6,7 +6,7 @@ from kits.models import Softmax
 from parallel_lenet import Adam, Coordinator, Dataset, StepReport
 from parallel_lenet.engines.serial import SerialEngine
 
-# 150 digits in batches of 56: the last batch isn't full; 56 in shards of 10: neither is the last shard.
+# 150 digits in batches of 56, so the last batch is not full. 56 in shards of 10, so the last shard is not full.
 UNEVEN: dict[str, Any] = {"batch_size": 56, "shard_size": 10, "seed": 3}
 
 

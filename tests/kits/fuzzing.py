@@ -1,6 +1,6 @@
-"""Hostile files: valid ones mutated at random, from a seed. ``attack("idx", 20_000, seed=1)`` tries so many.
+"""Hostile files: valid ones mutated at random, from a seed. ``attack("idx", 20_000, seed=1)`` tries 20,000.
 
-A mutated file may be refused with one sentence, or read; anything else is a fault: another exception, or a file written
+A mutated file may be refused with one sentence, or read. Anything else is a fault: another exception, or a file written
 outside of the folder. Run it in a process whose memory is limited, as test_fuzzing.py does.
 """
 
@@ -234,7 +234,7 @@ class Target:
         return [run / names[kind]]
 
     def read(self, kind: str, file: Path, rng: random.Random) -> None:
-        """Read the file in one of the ways that it is read; raises what the library says."""
+        """Read the file in one of the library's ways. Raises the library's errors."""
         if kind == "idx":
             read_folder(file.parent)
         elif kind == "config":
@@ -263,7 +263,7 @@ HOSTILE: dict[str, Mutation] = {
 
 
 def attack(kind: str, number: int, seed: int) -> list[str]:
-    """Try so many mutated files; what went wrong, each with the number that makes it again."""
+    """Try this number of mutated files. Returns the faults, each with the number that makes it again."""
     faults: list[str] = []
     outside: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:

@@ -76,7 +76,7 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn, padded: bool = True) -> Case:
-    # Whatever a compiled loop has as a constant is compiled for: few kinds of kernels, and float64 with one of them.
+    # Each constant of a loop is compiled anew, so there are few kinds of kernels, and float64 with one of them.
     k, dtype = draw(st.sampled_from([(1, "float32"), (3, "float32"), (2, "float64")]))
     padding = draw(st.integers(0, 2)) if padded else 0
     sizes = st.integers(max(1, k - 2 * padding), 6)
@@ -317,7 +317,7 @@ def summed_over_images(kernel: Any, x: Array, dy: Array, case: Case, images: sli
 @given(case=cases(), n=st.integers(2, 40), specials=st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_a_block_is_the_sum_of_its_halves_bit_by_bit(name: str, case: Case, n: int, specials: bool) -> None:
-    """From one image on; the first half is the largest power of two below n, the second what is left."""
+    """From one image on. The first half is the largest power of two below n, the second is the rest."""
     if name == "compiled":
         pytest.importorskip("numba")
     kernel = kernels.load(name)
@@ -340,7 +340,7 @@ def test_a_block_is_the_sum_of_its_halves_bit_by_bit(name: str, case: Case, n: i
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_shapes_of_lenet5(kernel: Any, dtype: str) -> None:
-    """Hypothesis keeps shapes small; these are the ones that count, with a shard that fills no vector evenly."""
+    """Hypothesis keeps shapes small. These are the ones that count, with a shard that fills no vector evenly."""
     n = 9
     for channels, filters, size in ((1, 6, 32), (6, 16, 14)):
         case = Case(channels, filters, size, size, n, k=5, stride=1, padding=0, dtype=dtype, seed=0)

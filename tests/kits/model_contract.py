@@ -1,4 +1,4 @@
-"""The contract of models as tests: what training asks of any model, ours or a user's own.
+"""The contract of models as tests: what training asks of any model, the package's or a user's own.
 
 A test file runs it over its models with ``from kits.model_contract import *`` and a fixture ``case``: a `Case`.
 """
@@ -27,7 +27,7 @@ class Case:
             array.setflags(write=False)
 
     def parameters(self) -> Array:
-        """Not those that a model begins with, which may all be zero; read-only."""
+        """Read-only parameters, other than those that a model begins with, which may all be zero."""
         rng = np.random.default_rng(3)
         parameters = self.model.initial_parameters(rng)
         parameters = (parameters + 0.01 * rng.standard_normal(parameters.size)).astype(parameters.dtype)
@@ -77,7 +77,7 @@ def test_metrics_and_gradients_are_sums_over_the_samples(case: Case) -> None:
 
 
 def test_blocks_of_whole_leaves_add_up_bit_by_bit(case: Case) -> None:
-    """The law of the tree, if the model says what its leaf is; any number of workers relies on it."""
+    """The law of the tree, if the model says what its leaf is. Any number of workers relies on it."""
     leaf = getattr(case.model, "leaf", None)
     if leaf is None:
         pytest.skip("a model without a leaf: a shard is the smallest unit")
@@ -90,9 +90,9 @@ def test_blocks_of_whole_leaves_add_up_bit_by_bit(case: Case) -> None:
 
 
 def test_the_gradient_is_the_slope_of_the_loss(case: Case) -> None:
-    """Along five directions, by central differences; only with float64, where they are exact enough.
+    """Along five directions, by central differences. Only with float64, where they are exact enough.
 
-    `gradcheck` looks at every parameter and layer; this is for whole models, also those without layers.
+    `gradcheck` looks at every parameter and layer. This is for whole models, also those without layers.
     """
     parameters = case.parameters()
     if parameters.dtype != np.float64:

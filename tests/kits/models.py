@@ -43,7 +43,7 @@ SEGFAULT, SLEEP_NATIVE, DIE_AT_FIRST, LEAVE = range(10, 14)
 
 @dataclass(frozen=True)
 class Scripted:
-    """A model that does what its inputs say; its gradient depends on every bit of parameters, inputs and targets."""
+    """A model that does what its inputs say. Its gradient depends on every bit of parameters, inputs and targets."""
 
     size: int = 50
     dtype: str = "float32"
@@ -100,7 +100,7 @@ class Scripted:
 
 
 def die_at_first(folder: str, times: int) -> None:
-    """End this process, unless so many have ended here before."""
+    """End this process, unless this number of processes have ended here before."""
     deaths = len(list(Path(folder).glob("*.died")))
     if deaths < times:
         Path(folder, f"{os.getpid()}.died").touch()
@@ -156,7 +156,7 @@ def _born(size: int, dtype: str, folder: str, deaths: int) -> DiesUnpickling:
 
 
 class FailsToUnpickle(Scripted):
-    """Pickled well; a worker can't make it again."""
+    """An exception that can be pickled, but not unpickled in a worker."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _refuse, ()
@@ -167,7 +167,7 @@ def _refuse() -> None:
 
 
 class Softmax:
-    """Softmax regression on images, as a user would write it; it returns NumPy's numbers, as users do."""
+    """Softmax regression on images, as a user would write it. It returns NumPy's numbers, as users do."""
 
     layout = Layout.of({"weight": (10, 784), "bias": (10,)})
 

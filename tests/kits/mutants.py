@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     test: str
-    """FILE::FUNCTION, in the folder tests; all its parameters are run."""
+    """FILE::FUNCTION, in the folder tests. All its parameters are run."""
 
 
 MUTANTS = [
@@ -154,7 +154,7 @@ MUTANTS = [
 
 
 def place(mutant: Mutant, root: Path = ROOT) -> Path:
-    """The file that holds the mutant's text; ValueError unless it occurs exactly once in the package."""
+    """The file that holds the mutant's text. Raises ValueError unless it occurs exactly once in the package."""
     files = [file for file in sorted((root / "parallel_lenet").rglob("*.py")) if mutant.old in file.read_text()]
     if len(files) != 1 or files[0].read_text().count(mutant.old) != 1:
         raise ValueError(f"{mutant.name}: {mutant.old!r} must occur once in the package, not in {files}")
@@ -162,7 +162,7 @@ def place(mutant: Mutant, root: Path = ROOT) -> Path:
 
 
 def passes(root: Path, tests: Sequence[str]) -> bool:
-    """Whether these tests of the copy pass; a worker of a hung test ends with the test's deadline."""
+    """Whether these tests of the copy pass. A worker of a hung test ends with the test's deadline."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-x", *(f"tests/{test}" for test in tests)]
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

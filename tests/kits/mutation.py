@@ -2,8 +2,8 @@
 
 Changes operators, numbers and names of one module at a time, in a temporary copy of the project, and counts the changes
 that the module's fast tests notice. Prints the score and the changes that no test noticed. It takes minutes per module,
-with one process at a low priority; ``--minutes`` ends each module after that time, and counts what was tried until
-then; ``--tenths`` tries only some of the changes, always the same ones. ``pip install mutmut`` first.
+with one process at a low priority. ``--minutes`` ends each module after that time, and counts what was tried until
+then. ``--tenths`` tries only some of the changes, always the same ones. ``pip install mutmut`` first.
 """
 
 import argparse

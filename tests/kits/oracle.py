@@ -6,7 +6,7 @@ import pytest
 
 
 def pytorch() -> Any:
-    """The module ``torch``, with one thread; the test skips without it.
+    """The module ``torch``, with one thread. The test skips without it.
 
     Arrays here are small: two threads mostly wait for each other in busy loops, and take longer than one.
     """

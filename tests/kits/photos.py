@@ -1,4 +1,4 @@
-"""Pictures that look like drawings and photographs of digits, made from strokes of our own and from fonts.
+"""Pictures that look like drawings and photographs of digits, made from strokes of this file and from fonts.
 
 ``python tests/kits/photos.py FOLDER`` writes a hundred, with ``--count`` and ``--seed`` others. With
 ``--checkpoint FILE`` it says how many of them the network of that checkpoint recognises.
@@ -37,7 +37,7 @@ class Photo(NamedTuple):
 
 
 def arc(x: float, y: float, width: float, height: float, first: float, last: float, slant: float = 0) -> list[Point]:
-    """Points of an ellipse round ``(x, y)``; degrees from the right, clockwise as the picture's axes are."""
+    """Points of an ellipse round ``(x, y)``. Degrees count from the right, clockwise as the picture's axes are."""
     angles = np.radians(np.linspace(first, last, 24))
     return [(x + width * math.cos(a) + slant * height * -math.sin(a), y + height * math.sin(a)) for a in angles]
 
@@ -134,7 +134,7 @@ def light(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 
 def photo(label: int, rng: np.random.Generator, largest: int = 3000) -> Photo:
-    """One picture of a digit; its sides are from 60 to ``largest`` pixels long."""
+    """One picture of a digit. Its sides are from 60 to ``largest`` pixels long."""
     width = round(60 * (largest / 60) ** rng.uniform(0, 1))
     height = min(max(round(width * rng.uniform(0.6, 1.6)), 60), largest)
     shorter = min(width, height)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def other_user() -> list[str]:
-    """What to begin a command with so that another user runs it; nothing if this one can't, or if it can't read us."""
+    """The words before a command that make another user run it, or no words if that is not possible."""
     prefix = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
     if os.name != "posix" or os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
@@ -23,8 +23,10 @@ def other_user() -> list[str]:
 
 
 def children(pid: int | None = None) -> set[int]:
-    """The processes that ``pid`` (by default this one) has started and that haven't ended; ended ones count too
-    until they are waited for. Linux lists them, if it is built to; a look at all processes takes much longer."""
+    """The processes that ``pid`` (by default this one) has started and that run, or have not been waited for.
+
+    Linux lists them if it is built to. Otherwise all processes are looked at, which takes much longer.
+    """
     parent = pid or os.getpid()
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         return {int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent_of(stat) == parent}
@@ -36,7 +38,7 @@ def children(pid: int | None = None) -> set[int]:
 
 
 def _parent_of(stat: Path) -> int | None:
-    """The parent of the process with this file in ``/proc``; None if it has ended."""
+    """The parent of the process with this file in ``/proc``, or None if it has ended."""
     try:
         return int(stat.read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -60,7 +62,7 @@ def listening(pids: Iterable[int]) -> set[tuple[str, int]]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition comes true within so many seconds."""
+    """Whether the condition comes true within this number of seconds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -70,7 +72,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def alive(pids: Sequence[int]) -> list[int]:
-    """Those of the processes that have not ended; one that nobody has waited for has."""
+    """Those of the processes that have not ended. A process that nobody has waited for counts as ended."""
     return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in _state(pid)]
 
 
@@ -87,7 +89,7 @@ def descendants_end(pids: set[int], seconds: float = 3) -> bool:
 
 
 def wait_for_workers(process: "subprocess.Popen[str]", count: int) -> set[int]:
-    """The processes that a program has started, once there are so many."""
+    """The processes that a program has started, once there are this many."""
     assert wait_until(lambda: len(children(process.pid)) >= count or process.poll() is not None, 30)
     return children(process.pid)
 

@@ -28,7 +28,7 @@ FILES = {
 def write_idx(
     folder: Path, train: int, test: int, *, shape: tuple[int, ...] = (12, 12), classes: int = 4, seed: int = 0
 ) -> None:
-    """The four IDX files of so many random images."""
+    """The four IDX files of this number of random images."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     for part, count in (("train", train), ("t10k", test)):
@@ -49,7 +49,7 @@ def start(
 ) -> "subprocess.Popen[str]":
     """A program that runs: the command line, or Python with ``command=PYTHON``.
 
-    ``env`` changes variables of the environment; ``options`` are those of `subprocess.Popen`.
+    ``env`` changes variables of the environment. ``options`` are those of `subprocess.Popen`.
     """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*command, *arguments], cwd=cwd, env=environment(**env), text=True, **{**pipes, **options})
@@ -63,7 +63,7 @@ def run(
     stdin: str = "",
     code: int = 0,
 ) -> "subprocess.CompletedProcess[str]":
-    """A program that has ended, with this code; the command line never with a traceback."""
+    """A program that has ended with this code. A command never ends with a traceback."""
     with start(cwd, *arguments, command=command, env=env, stdin=subprocess.PIPE) as process:
         try:
             out, err = process.communicate(stdin, timeout=300)  # More than any takes on a busy machine.
