@@ -129,7 +129,6 @@ def _update(
 
 @compiled
 def _squares(numbers: Array) -> float:
-    """The sum of the squares."""
     whole = len(numbers) // (LANES * VECTORS) * (LANES * VECTORS)
     sums = zeros(numbers, 1, VECTORS, LANES)
     for i in range(0, whole, LANES * VECTORS):
