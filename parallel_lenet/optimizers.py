@@ -59,7 +59,7 @@ class Optimizer(Protocol):
     """The contract of an optimizer. Any object with these three members is one.
 
     ``elementwise`` is optional: a class that sets it to True beside its ``update`` declares that the update of a slice
-    is that slice of the whole update, whatever the other numbers are. Then `updates` may give it slices of long
+    is that slice of the whole update, for any values of the other numbers. Then `updates` may give it slices of long
     vectors, several at a time from several threads. Otherwise ``update`` gets whole vectors.
     """
 

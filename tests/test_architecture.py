@@ -504,6 +504,19 @@ def test_nothing_is_unpickled_from_files_of_others() -> None:
     assert users == PICKLES
 
 
+FORBIDDEN = re.compile(
+    r"\b(whoever|whatever|lest|goes on|went on|so many|of no use|needn't|is no (?:checkpoint|number|array|list|model))\b",
+    re.IGNORECASE,
+)
+
+
+def test_texts_use_plain_words() -> None:
+    """A few of the words that CONTRIBUTING.md rules out. Readers must find the others."""
+    texts = [*PACKAGE.rglob("*.py"), *ROOT.glob("scripts/**/*.py"), *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]
+    found = [f"{file}: {match.group()}" for file in texts for match in FORBIDDEN.finditer(file.read_text("utf-8"))]
+    assert found == []
+
+
 def test_a_file_of_more_than_300_lines_says_why() -> None:
     silent = [
         name

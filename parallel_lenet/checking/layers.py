@@ -167,7 +167,7 @@ class _Checking:
         other, _ = self.run(self.x, fill=7.0)
         if np.isnan(y).any():
             if (other[np.isnan(y)] == 7).any():
-                yield f"{self.name}.forward does not write its whole output y: it must be overwritten, whatever it held"
+                yield f"{self.name}.forward does not write its whole output y: it must be overwritten"
             elif np.isfinite(other).all():
                 yield f"{self.name}.forward adds to what y held before: it must be overwritten"
             else:

@@ -8,9 +8,10 @@ contexts may be open at a time.
 
 Every engine gives the same container, order and errors:
 
-- ``gradients`` and ``metrics`` are lazy iterators, one result per block, *in block order*, whatever order the results
-  were computed in. So the coordinator can add the first gradients while the last ones are computed. Only `cluster`
-  collects the results of a call first. Blocks of one call may have any sizes. `worker.block_gradient` computes them.
+- ``gradients`` and ``metrics`` are lazy iterators, one result per block, *in block order*, also if they were
+  computed in another order. So the coordinator can add the first gradients while the last ones are computed. Only
+  `cluster` collects the results of a call first. Blocks of one call may have any sizes. `worker.block_gradient`
+  computes them.
 - An exception of the model is raised as itself: that of the first block that fails. A note names the samples, and
   another one has the worker's traceback if the worker is another process.
 - A lost worker is replaced, with a WorkerWarning. If a block cannot be computed, WorkerError is raised.
