@@ -34,8 +34,9 @@ DEADLINE = 300  # Seconds a test may take before it counts as hung: many times w
 LONG = [
     *("test_cluster", "test_worker_death", "test_compiled", "test_coordinator", "test_notebooks", "test_cli_cluster"),
     *("test_readme", "test_kernels", "test_cli", "test_model", "test_sklearn", "test_cluster_ray", "test_engines"),
-    *("test_explain", "test_resume", "test_verify", "test_cluster_dask", "test_start", "test_interrupts"),
-    *("test_report", "test_snapshots", "test_pad", "test_gradcheck", "test_train", "test_published", "test_benchmark"),
+    *("test_explain", "test_resume", "test_verify", "test_cluster_dask", "test_cluster_start", "test_start"),
+    *("test_interrupts", "test_report", "test_snapshots", "test_pad", "test_gradcheck", "test_train"),
+    *("test_published", "test_benchmark"),
 ]
 
 
