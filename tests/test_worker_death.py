@@ -783,7 +783,7 @@ import numpy as np
 from kits.models import Scripted
 from parallel_lenet import SGD, Coordinator
 def train():
-    x = np.array([({action}, 30.0)] * 2, np.float32)
+    x = np.array([({action}, 100.0)] * 2, np.float32)  # Longer than the test waits: they don't end by themselves.
     model = Scripted(folder={str(tmp_path)!r})
     Coordinator(model, SGD(), n_workers=2, batch_size=2, shard_size=1).fit((x, np.zeros(2)))
 if {thread}:
