@@ -174,6 +174,8 @@ def passes(root: Path, tests: Sequence[str]) -> bool:
 def main(words: Sequence[str]) -> int:
     """Try the mutants whose names contain one of the words, or all."""
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    if not chosen:
+        raise SystemExit(f"the name of no fault contains {' or '.join(words)}")
     unnoticed = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for name in COPIED:
