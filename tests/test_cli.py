@@ -103,9 +103,9 @@ def test_parameters_do_not_depend_on_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the default kernel. The library's own tests use the others."""
-    write_idx(tmp_path / "data", 5, 1)
+    write_idx(tmp_path / "data", 10, 10, shape=(28, 28), classes=10)  # For the network that other tests compile.
     monkeypatch.chdir(tmp_path)
-    options = ("--data-dir", "data", "--batch-size", "3", "--shard-size", "1", "--epochs", "1")
+    options = ("--data-dir", "data", "--batch-size", "6", "--shard-size", "1", "--epochs", "1")
     expected = here(capsys, *options, "--engine", "serial")["parameters_sha256"]
     assert train(*options, "--workers", "2", cwd=tmp_path)["parameters_sha256"] == expected
 

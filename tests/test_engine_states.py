@@ -325,4 +325,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestStates = Machine.TestCase
-TestStates.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
+TestStates.settings = settings(max_examples=50, stateful_step_count=80, deadline=None)

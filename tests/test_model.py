@@ -65,7 +65,7 @@ def gradient_of(model: Sequential, inputs: Array, targets: Array) -> tuple[Metri
 
 @pytest.fixture(scope="module")
 def lenet() -> Sequential:
-    return lenet5(dtype="float64")
+    return lenet5(kernel="im2col", dtype="float64")
 
 
 # Layout
@@ -206,7 +206,7 @@ def test_images_of_another_shape_are_refused_with_the_network_that_takes_them(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_with_their_channels_last_give_the_same_bits(channels: int, dtype: str) -> None:
-    model = lenet5(channels=channels, image_size=(12, 9))
+    model = lenet5(channels=channels, image_size=(12, 9), kernel="im2col")
     first = images(40, channels, 12, 9).astype(dtype)
     last = np.ascontiguousarray(first.transpose(0, 2, 3, 1))
     labels = np.arange(40) % 10
@@ -268,7 +268,7 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_variants_run_forward_and_backward(options: dict[str, Any], dtype: str) -> None:
-    model = lenet5(**options, dtype=dtype)
+    model = lenet5(**options, kernel="im2col", dtype=dtype)
     height, width = options.get("image_size", (28, 28))
     classes = options.get("classes", 10)
     inputs = images(5, options.get("channels", 1), height, width)
@@ -432,7 +432,7 @@ def test_metrics_are_the_same_without_a_gradient(kernel: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"activation": "relu", "pooling": "max"}], ids=str)
 def test_loss_and_gradient_are_sums_not_means(options: dict[str, Any]) -> None:
-    model = lenet5(**options, dtype="float64")
+    model = lenet5(**options, kernel="im2col", dtype="float64")
     inputs = images(8)
     targets = labels(8)
     whole, gradient = gradient_of(model, inputs, targets)
@@ -512,10 +512,14 @@ ORDERS: list[tuple[Layer, ...]] = [
 ]
 
 
-@pytest.mark.parametrize("layers", ORDERS, ids=str)
-def test_layers_in_any_order(layers: tuple[Layer, ...]) -> None:
+@pytest.mark.parametrize(
+    ("layers", "kernel"),
+    [*((layers, "im2col") for layers in ORDERS), *((layers, "auto") for layers in (ORDERS[6], ORDERS[9]))],
+    ids=str,
+)
+def test_layers_in_any_order(layers: tuple[Layer, ...], kernel: str) -> None:
     """Activations work in place. None may overwrite what another one, or the backward pass, still needs."""
-    model = Sequential(Images((6, 6), size=6), layers, dtype="float64")
+    model = Sequential(Images((6, 6), size=6), layers, kernel, "float64")
     inputs = images(4, 6, 6)
     targets = labels(4, model.classes)
     parameters = fresh(model)
@@ -578,7 +582,7 @@ def torch_lenet(parameters: dict[str, Array], torch: Any) -> Any:
 @pytest.mark.parametrize(("optimizer", "name", "options"), PAIRS, ids=[repr(optimizer) for optimizer, *_ in PAIRS])
 def test_training_follows_torch(optimizer: Optimizer, name: str, options: dict[str, Any], digits: Dataset) -> None:
     torch = pytorch()
-    model = lenet5(dtype="float64")
+    model = lenet5(kernel="im2col", dtype="float64")
     batch_size, epochs = 12, 4  # 150 digits: 12 full batches and one of 6 an epoch.
     with Coordinator(model, optimizer, batch_size=batch_size, engine="serial", seed=3) as coordinator:
         network = torch_lenet(model.layout.views(coordinator.parameters), torch)

@@ -215,7 +215,7 @@ def watch():
     while not done.is_set():
         workers = [each for each in below(os.getpid()) if b"resource_tracker" not in cmdline(each)]
         seen.append((len(workers), sum(len(below(each)) for each in workers)))
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 def cmdline(pid):
     try:

@@ -518,7 +518,7 @@ def test_mutated_checkpoints_get_a_run_or_one_sentence(
     monkeypatch.setattr(archive, "load", lambda _: (dict(arrays), json.loads(json.dumps(metadata)) | given))
     monkeypatch.setattr(RunFolder, "save", lambda *_: None)
     monkeypatch.setattr(RunFolder, "write_config", lambda *_: None)
-    every = 1 if os.environ.get("FUZZ") else 7
+    every = 1 if os.environ.get("FUZZ") else 17
     codes: dict[int, int] = {}
     for user in list(mutations(metadata["user"]))[::every]:
         given["user"] = user
