@@ -176,7 +176,7 @@ def test_images_of_another_shape(shape: tuple[int, ...], lenet: Sequential) -> N
 
 
 def test_colour_images_of_another_shape() -> None:
-    model = lenet5(channels=3, image_size=(32, 30))
+    model = lenet5(channels=3, image_size=(32, 30), kernel="im2col")
     shapes = r"\(n, 3, 32, 30\) or \(n, 32, 30, 3\)"
     with pytest.raises(ValueError, match=rf"^this network takes images of shape {shapes}, got \(4, 32, 30\): build"):
         model.predict(fresh(model), np.zeros((4, 32, 30), np.uint8))
@@ -220,7 +220,7 @@ def test_images_with_their_channels_last_give_the_same_bits(channels: int, dtype
 
 
 def test_channels_last_are_refused_if_they_could_be_channels_first_of_another_size() -> None:
-    model = lenet5(channels=3, image_size=(3, 8))
+    model = lenet5(channels=3, image_size=(3, 8), kernel="im2col")
     model.predict(fresh(model), np.zeros((2, 3, 3, 8), np.uint8))
     with pytest.raises(ValueError, match=r"takes images of shape \(n, 3, 3, 8\), got \(2, 3, 8, 3\)"):
         model.predict(fresh(model), np.zeros((2, 3, 8, 3), np.uint8))

@@ -32,7 +32,7 @@ EXPECTED = {
 DIGITS = load_digits()
 IMAGES, LABELS = DIGITS.images[:200], DIGITS.target[:200]
 NAMES = np.array(["nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-SMALL = {"max_iter": 2, "random_state": 0, "batch_size": 50}
+SMALL = {"max_iter": 2, "random_state": 0, "batch_size": 50, "kernel": "im2col"}
 
 
 def fitted(X: Any = IMAGES, y: Any = LABELS, sample_weight: Any = None, **settings: Any) -> LeNetClassifier:
@@ -62,7 +62,8 @@ def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
 
 def test_they_are_the_coordinators_for_any_number_of_jobs() -> None:
     data = Dataset(IMAGES, LABELS)
-    with Coordinator(lenet5_for(data), Adam(0.002), engine="serial", batch_size=50, seed=0) as coordinator:
+    network = lenet5_for(data, kernel="im2col")
+    with Coordinator(network, Adam(0.002), engine="serial", batch_size=50, seed=0) as coordinator:
         history = coordinator.fit(data, epochs=2)
         assert bits(trained()) == coordinator.parameters.tobytes()
         assert trained().loss_curve_ == [report.train_loss for report in history]
