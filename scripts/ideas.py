@@ -79,7 +79,7 @@ IDEAS: dict[str, dict[str, Any]] = {
 
 
 def accuracy(idea: Idea, train: Dataset, validation: Dataset, epochs: int, seed: int) -> float:
-    """In percent of the validation images, after the last epoch."""
+    """The accuracy on the validation images after the last epoch, in percent."""
     steps = -(-len(train) // idea.batch_size) * epochs
     cosine = Warmup(Cosine(idea.rate, max(1, steps - WARMUP)), WARMUP)
     rates = OneCycle(idea.rate, steps) if idea.one_cycle else cosine

@@ -40,7 +40,7 @@ PROCESSORS = {
     "icelake-server": ("AVX512_ICL", "GFNI", "VAES"),
     "znver4": ("AVX512_ICL", "AVX512BF16", "GFNI", "VAES"),
 }
-NUMPY = ("numpy==2.2.*", "numpy")  # The second: the newest that numba allows.
+NUMPY = ("numpy==2.2.*", "numpy")  # The second entry is the newest that numba allows.
 BLAS = ("Nehalem", "Haswell", "Zen", "SkylakeX")
 WORK = [
     ("--workers", "1"),

@@ -12,7 +12,7 @@ LONGEST = {"any time": 3.0, "start-up": 0.4, "loading": 0.8, "computing": 0.3}  
 MARK = "PARALLEL_LENET_SOAK"  # An environment variable that marks the processes of a run.
 CODES = {signal.SIGKILL: {-9}}
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-    CODES[_number] = {128 + _number, -_number}  # Negative: before it handles signals.
+    CODES[_number] = {128 + _number, -_number}  # Negative if the program did not handle signals yet.
 
 
 @dataclass

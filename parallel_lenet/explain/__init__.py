@@ -20,7 +20,7 @@ from parallel_lenet.network.sequential import Sequential
 from parallel_lenet.parameters import Vector
 
 BATCH = 7  # Images: a whole tree of additions that fits a figure, with one image that has no neighbour.
-LARGEST = 100_000  # Windows of one image: the loops of `naive` take about a second for as many.
+LARGEST = 100_000  # Windows per image: the loops of `naive` visit them in about a second.
 
 __all__ = ["Lesson", "explain"]
 

@@ -16,8 +16,8 @@ from parallel_lenet.explain.source import source
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, MaxPool2d, Tanh
 from parallel_lenet.report.page import class_name, data, render
 
-SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # In one: each uses what stands before it.
-MOST_NUMBERS = 50_000  # Of an array for JavaScript: figures of larger layers do not play.
+SCRIPTS = ("numbers.js", "player.js", "figures.js", "page.js")  # Joined in this order: each uses the ones before it.
+MOST_NUMBERS = 50_000  # The largest array for JavaScript. Figures of larger layers do not play.
 
 
 def page(lesson: Lesson, title: str = "", command: str = "") -> str:

@@ -55,7 +55,7 @@ TOLERANCE = 1e-6  # Right gradients stay below 1e-9. A wrong one is seldom wrong
 STEP = 6e-6  # The cube root of float64's epsilon: see above.
 FLOOR = 1e-3  # Gradients here are about 1. A gradient of 0 is not divided by its own rounding errors.
 IMAGES = 2  # In every check: enough for sums over images, and the naive loops take seconds, not minutes.
-SINGLE_ENTRIES = 2  # Of each array of a network's parameters.
+SINGLE_ENTRIES = 2  # Entries per array of a network's parameters.
 
 LAYERS: tuple[tuple[str, Layer, Shape], ...] = (
     ("Conv2d", Conv2d(3, 3), (2, 6, 5)),

@@ -14,8 +14,8 @@ from parallel_lenet.network import pixels
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-CHANNELS = (1, 2, 3, 4)  # Of images that a hint is given for: grey or colours, with or without transparency.
-MEAN = 0.1307  # Of MNIST's training pixels, scaled to 0 to 1, and their standard deviation.
+CHANNELS = (1, 2, 3, 4)  # Images that get a hint: grey or colours, with or without transparency.
+MEAN = 0.1307  # Mean of MNIST's training pixels, scaled to 0 to 1, and their standard deviation.
 STD = 0.3081
 
 

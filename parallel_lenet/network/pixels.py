@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-WHITE = (1, 16, 255, 1023, 4095, 16383, 65535)  # Of floats and bools, scikit-learn's digits, then 8 to 16 bits.
-MANY = 16  # This many images are not all dark: their largest pixel is near white.
+WHITE = (
+    1,
+    16,
+    255,
+    1023,
+    4095,
+    16383,
+    65535,
+)  # White in floats and booleans, in scikit-learn's digits, then in 8 to 16 bits.
+MANY = 16  # Among this many images one is bright: the largest pixel is near white.
 DARK = 15  # Images are in another unit if their unit's white is this many times smaller than the network's.
 LARGEST = 1e38  # Pixel: differences of two can be computed in float32, whose largest number is 3.4e38.
-TOLERANCE = 1e-6  # Of the range: what rounding may add to the largest pixel.
+TOLERANCE = 1e-6  # The part of the range that rounding may add to the largest pixel.
 
 
 class Unit(NamedTuple):

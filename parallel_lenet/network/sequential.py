@@ -32,7 +32,7 @@ from parallel_lenet.sample_keys import SampleKeys
 Array = NDArray[Any]
 
 SIZES_KEPT = 6  # Numbers of images that buffers are kept for: shards, the rest of a batch or dataset, a prediction.
-PREDICTED_AT_ONCE = 256  # Images: bounds the memory of a prediction, and is large enough to cost nothing.
+PREDICTED_AT_ONCE = 256  # Images: few enough to bound the memory, and enough to cost no time.
 
 
 @dataclass(frozen=True, repr=False)

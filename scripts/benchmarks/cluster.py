@@ -41,8 +41,8 @@ def measure(arguments: argparse.Namespace) -> Report:
     started = time.perf_counter()
     ms: dict[str, dict[str, float]] = {f"{name}, {batch_size}": {} for name, _, batch_size in work}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ClusterWarning)  # The table shows it.
-        warnings.simplefilter("ignore", FutureWarning)  # Ray's own.
+        warnings.simplefilter("ignore", ClusterWarning)  # The table shows what it says.
+        warnings.simplefilter("ignore", FutureWarning)  # Ray warns of its own future.
         try:
             for name, model, batch_size in work:
                 times: dict[str, list[float]] = {engine: [] for engine in found}

@@ -19,7 +19,7 @@ from parallel_lenet.random import generator
 FLOP_AN_IMAGE = 2 * 1_132_000  # LeNet-5, forward and backward, a multiplication and an addition each.
 TUTORIAL_US = 85_000  # An image through the tutorial's own published loops, on the machine of the README's table.
 SIZES = (8, 16, 32)
-PRODUCTS = {  # Which of a function's arrays has the weight's shape, and which the layer's output's.
+PRODUCTS = {  # The array of a function with the weight's shape, and the one with the output's shape.
     "conv2d": (1, 3),
     "conv2d_input_gradient": (1, 0),
     "conv2d_weight_gradient": (2, 1),

@@ -34,7 +34,7 @@ HASHED_STEPS = 30
 
 
 def hashes(arguments: argparse.Namespace) -> Report:
-    """Of the parameters after some steps, for each number of workers."""
+    """The hash of the parameters after some steps, for each number of workers."""
     data = sixty_thousand()
     found = dict[str, dict[str, str]]()
     for batch_size in scaling.BATCH_SIZES:
@@ -55,7 +55,7 @@ def hashes(arguments: argparse.Namespace) -> Report:
 
 
 def epochs(arguments: argparse.Namespace) -> Report:
-    """Epochs of this package and of PyTorch, in turn; the best of the rounds, since others may use the machine."""
+    """Epochs of this package and of PyTorch in turn. The best round counts, since others may use the machine."""
     data = sixty_thousand()
     kernel = kernels.available()[-1]
     cores = counts(usable_cores())
@@ -113,7 +113,7 @@ class Nothing(NoOp):
 
 
 def overhead(arguments: argparse.Namespace) -> Report:
-    """Of a step with LeNet-5's 61,706 parameters whose model does nothing, at the default settings."""
+    """The time of a step whose model does nothing, with LeNet-5's 61,706 parameters, at the default settings."""
     data = sixty_thousand()
     found = dict[str, float]()
     for w in counts(usable_cores()):

@@ -14,7 +14,7 @@ PARTS = {
     "optimizer": "#3a9e6f",
     "messages": "#d0545f",
 }
-"""Of a step, see `common.parts`, and their colours."""
+"""The parts of a step (see `common.parts`) and their colours."""
 
 
 def library() -> Any:

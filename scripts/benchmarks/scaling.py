@@ -25,7 +25,7 @@ from parallel_lenet.cores import usable_cores
 BATCH_SIZES = (128, 512)
 
 
-TURNS = 8  # Of a round.
+TURNS = 8  # Per round.
 
 
 def steps(batch_size: int) -> int:
@@ -52,7 +52,7 @@ class Programs(Closeable):
         ]
         try:
             for process in self._running:
-                self._line(process)  # It is ready.
+                self._line(process)  # The program says that it is ready.
         except BaseException:
             self.close()
             raise

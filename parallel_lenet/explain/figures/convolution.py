@@ -8,7 +8,7 @@ from parallel_lenet.explain.lesson import Lesson, convolution_of
 from parallel_lenet.explain.numbers import places_of_sum
 from parallel_lenet.explain.trace import Step
 
-PARTS_SHOWN = 8  # Channels whose part in a sum is shown.
+PARTS_SHOWN = 8  # The most channels whose part in a sum is shown.
 
 
 def convolution(lesson: Lesson, step: Step) -> Figure:

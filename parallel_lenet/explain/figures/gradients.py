@@ -8,7 +8,7 @@ from parallel_lenet.explain.figures.words import name_of_input, size
 from parallel_lenet.explain.lesson import Lesson, convolution_of
 from parallel_lenet.explain.trace import Step
 
-PAIRS_SHOWN = 16  # Filters and channels of the grid of gradients.
+PAIRS_SHOWN = 16  # The most filters and channels in the grid of gradients.
 
 
 def scatter(lesson: Lesson, step: Step) -> Figure:

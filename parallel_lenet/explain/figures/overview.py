@@ -7,7 +7,7 @@ from parallel_lenet.explain.figures.words import kind, size
 from parallel_lenet.explain.lesson import Array, Lesson
 from parallel_lenet.network.layers import Conv2d, ReLU, Tanh
 
-MAPS_SHOWN = 16  # Channels of a layer that a figure has room for.
+MAPS_SHOWN = 16  # The most channels of a layer in a figure.
 
 
 def architecture(lesson: Lesson) -> Figure:

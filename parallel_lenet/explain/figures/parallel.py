@@ -7,7 +7,7 @@ from parallel_lenet.explain.lesson import Array, Lesson
 from parallel_lenet.explain.parallel import blocks, larger_shard, lost_block
 
 WORKERS = 3
-PITCH = 56.0  # From one image to the next.
+PITCH = 56.0  # Distance from one image to the next.
 
 
 def _pixels(lesson: Lesson, i: int) -> Array:

@@ -25,7 +25,7 @@ def difference(lesson: Lesson) -> Figure:
     def place(x: float, y: float) -> tuple[float, float]:
         return (width / 2 + x * (width / 2 - 10), height - 12 - (y - low) / unit * (height - 30))
 
-    first = 2  # A step of 0.1.
+    first = 2  # The first slope shown is that of a step of 0.1.
     left = place(-STEP_SIZES[first], float(below[first]))
     right = place(STEP_SIZES[first], float(above[first]))
     middle = place(0, lesson.trace.loss)

@@ -7,8 +7,8 @@ from parallel_lenet.explain.trace import Step
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Tanh
 
 NAME_COLUMNS = 16  # The most that a class's name takes in a figure. A wide character takes two.
-NUMBER_COLUMNS = 6  # For which a figure has room anyway.
-COLUMN = 6.8  # Units of a drawing.
+NUMBER_COLUMNS = 6  # Characters for which a figure always has room.
+COLUMN = 6.8  # Width of a character, in units of a drawing.
 
 
 def room_for_names(lesson: Lesson) -> float:
