@@ -136,9 +136,9 @@ class Checkpoint:
         """Raise CheckpointError if the parameters are not this model's."""
         description = descriptions.of_model(model)
         if description is not None and self.description != description:
-            wrong = descriptions.differences(self.description, description, "the model")
+            sentences = descriptions.differences(self.description, description, "the model")
             raise CheckpointError(
-                f"{self.path}: belongs to another network: {descriptions.first_sentences(wrong)}. If it has this "
+                f"{self.path}: belongs to another network: {descriptions.first_sentences(sentences)}. If it has this "
                 "package's layers, load_model(path).model is the right one"
             )
         found = dict(self.layout.entries)
@@ -228,8 +228,10 @@ def _report(values: Any) -> EpochReport:
     if not isinstance(values, dict):
         raise TypeError(f"history holds {quoted(values)}")
     counts = ("epoch", "step")
-    rest = {name: value if value is None else _float(value) for name, value in values.items() if name not in counts}
-    return EpochReport(**{name: _count(values, name) for name in counts}, **rest)  # type: ignore[arg-type]
+    other_values = {
+        name: value if value is None else _float(value) for name, value in values.items() if name not in counts
+    }
+    return EpochReport(**{name: _count(values, name) for name in counts}, **other_values)  # type: ignore[arg-type]
 
 
 def _fingerprint(values: Any) -> dict[str, Any]:

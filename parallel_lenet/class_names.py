@@ -34,9 +34,9 @@ def truncate(text: str, columns: int) -> str:
     if width(text) <= columns:
         return text
     length = 0
-    used = 1  # A column for the last sign.
-    while used + width(text[length]) <= columns:
-        used += width(text[length])
+    columns_used = 1  # A column for the last sign.
+    while columns_used + width(text[length]) <= columns:
+        columns_used += width(text[length])
         length += 1
     return f"{text[:length]}…"
 

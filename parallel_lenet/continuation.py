@@ -54,22 +54,25 @@ class Origin:
         self, present: dict[str, Any], kept_state: OptimizerState, needed_state: OptimizerState
     ) -> None:
         """Raises CheckpointError if training with the ``present`` settings would not continue as before."""
-        wrong = {
+        sentences_by_name = {
             name: differences({name: self.settings.get(name)}, {name: present}, "this coordinator")
             for name, present in present.items()
             if self.settings.get(name) != present
         }
-        kept, needed = (", ".join(sorted(state.slots)) or "nothing" for state in (kept_state, needed_state))
-        refused = wrong.keys() - self.may_differ
-        if kept == needed:
-            remedy = f"To continue with this coordinator's: {_load_call(refused | self.may_differ)}"
+        kept_slots, needed_slots = (", ".join(sorted(state.slots)) or "nothing" for state in (kept_state, needed_state))
+        refused_names = sentences_by_name.keys() - self.may_differ
+        if kept_slots == needed_slots:
+            remedy = f"To continue with this coordinator's: {_load_call(refused_names | self.may_differ)}"
         else:
-            refused |= {"optimizer"}
+            refused_names |= {"optimizer"}
             remedy = (
-                f"This coordinator's optimizer keeps {needed}, the checkpoint's {kept}: it can't continue from that"
+                f"This coordinator's optimizer keeps {needed_slots}, the checkpoint's {kept_slots}: it can't continue "
+                "from that"
             )
-        if refused:
-            sentences = [sentence for name in wrong if name in refused for sentence in wrong[name]]
+        if refused_names:
+            sentences = [
+                sentence for name in sentences_by_name if name in refused_names for sentence in sentences_by_name[name]
+            ]
             raise CheckpointError(
                 f"{self.path}: training can't continue: {first_sentences(sentences)}. {remedy}. To begin a new "
                 "training with the parameters that this coordinator has loaded: Coordinator(model, optimizer, "

@@ -66,12 +66,12 @@ class Evaluator:
     def _iterate(self, context: Context, state: TrainingState) -> Iterator[Metrics]:
         with context:
             self._turns.run("evaluate", lambda: self._engine.start(context))
-            remaining = self._blocks(context, 0)
+            remaining_blocks = self._blocks(context, 0)
             sums = TreeSum[Metrics]()
             at_once = self._engine.n_workers
-            while remaining:
-                batch = remaining[:at_once]
-                remaining = remaining[at_once:]
+            while remaining_blocks:
+                batch = remaining_blocks[:at_once]
+                remaining_blocks = remaining_blocks[at_once:]
                 start = time.perf_counter()
                 self._turns.run("evaluate", lambda: self._add(context, state, batch, sums))  # noqa: B023
                 if time.perf_counter() - start < INTERVAL / 2:

@@ -61,9 +61,9 @@ def overflow_error(step: int) -> NonFiniteError:
 def irreproducible_error(step: int, workers: Sequence[str]) -> NonFiniteError:
     """The error if the second computation of a step gives finite numbers."""
     return NonFiniteError(
-        f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, and "
-        "the second computation of the same shards gave something else, finite numbers: the model is not a pure "
-        "function of its arguments, or the hardware is faulty",
+        f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, "
+        "but finite numbers when the same shards were computed again: the model is not a pure function of its "
+        "arguments, or the hardware is faulty",
         step,
     )
 

@@ -1,8 +1,8 @@
 """Optimizers: they compute the next parameters from the parameters and their gradient, over one flat vector.
 
 An optimizer is two functions. `init(parameters)` gives the state before the first step. `update(parameters, gradient,
-state)` gives the next parameters and the next state. Nothing is changed in place: after an interrupted update the
-caller still has the parameters and the state of the last finished step, which is all that a resumed run needs.
+state)` gives the next parameters and the next state. Nothing is changed in place. So after an interrupted update the
+caller still has the parameters and the state of the last finished step. A resumed run needs no more.
 
 Every number is computed element by element, by NumPy's additions, multiplications, divisions and square roots and with
 Python-float factors. So float32 stays float32, and the result has the same bits on every machine (see `arithmetic`).
@@ -58,9 +58,9 @@ class OptimizerState:
 class Optimizer(Protocol):
     """The contract of an optimizer. Any object with these three members is one.
 
-    ``elementwise`` is optional: a class that sets it to True beside its ``update`` declares that the update of a slice
-    is that slice of the whole update, for any values of the other numbers. Then `updates` may give it slices of long
-    vectors, several at a time from several threads. Otherwise ``update`` gets whole vectors.
+    ``elementwise`` is optional. A class sets it to True beside its ``update`` if the update of a slice is that slice of
+    the whole update, for any values of the other numbers. Then `updates` may give it slices of long vectors, several at
+    a time from several threads. Otherwise ``update`` gets whole vectors.
     """
 
     @property

@@ -19,7 +19,7 @@ class ExtraError(ModuleNotFoundError):
 def load(extra: str, library: str, purpose: str, module: str | None = None) -> Any:
     """Import ``module``, by default ``library`` itself, which comes with the extra ``extra``.
 
-    Raises ExtraError, which says that ``purpose`` needs the library, if the import fails in any way: a library may be
+    Raises ExtraError, which says that ``purpose`` needs the library, if the import fails in any way. A library may be
     missing, built for another NumPy, damaged, or hidden by a file of the same name.
     """
     try:

@@ -39,11 +39,11 @@ def philox(counter: Bits, key: tuple[int, int]) -> Bits:
     m0, m1 = MULTIPLIERS
     for r in range(ROUNDS):
         k0, k1 = (np.uint64((word + r * step) % 2**64) for word, step in zip(key, KEY_STEPS, strict=True))
-        c0, c1, c2, c3 = _high(c2, m1) ^ c1 ^ k0, c2 * m1, _high(c0, m0) ^ c3 ^ k1, c0 * m0
+        c0, c1, c2, c3 = _high_word(c2, m1) ^ c1 ^ k0, c2 * m1, _high_word(c0, m0) ^ c3 ^ k1, c0 * m0
     return np.stack([c0, c1, c2, c3])
 
 
-def _high(a: Bits, m: np.uint64) -> Bits:
+def _high_word(a: Bits, m: np.uint64) -> Bits:
     """The upper 64 bits of the product ``a * m``, from the products of 32-bit halves."""
     a0, a1 = a & _LOW, a >> _HALF
     m0, m1 = m & _LOW, m >> _HALF

@@ -40,12 +40,12 @@ class Settings:
     ) -> Self:
         """The settings for this model. Raises ValueError if one of them is out of its range."""
         batch_size = whole_number("batch_size", batch_size, LEAST["batch_size"])
-        preferred = whole_number(
+        preferred_size = whole_number(
             "the model's preferred_shard_size", getattr(model, "preferred_shard_size", PREFERRED_SHARD_SIZE), 1
         )
         leaf = getattr(model, "leaf", None)
         if shard_size is None:
-            shard_size = default_shard_size(preferred, batch_size) if leaf is None else preferred
+            shard_size = default_shard_size(preferred_size, batch_size) if leaf is None else preferred_size
         shard_size = whole_number("shard_size", shard_size, LEAST["shard_size"])
         if leaf is not None:
             leaf = whole_number("the model's leaf", leaf, 1)
@@ -59,7 +59,7 @@ class Settings:
             batch_size,
             shard_size,
             leaf,
-            BlockSizes.of(leaf, preferred, shard_size),
+            BlockSizes.of(leaf, preferred_size, shard_size),
             seed,
             optional_number("clip_norm", clip_norm, ABOVE_ZERO),
             on_nan,

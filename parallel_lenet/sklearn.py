@@ -230,8 +230,8 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
     def _arrange(self, X: Any, y: Any = NO_LABELS, *, reset: bool) -> tuple[Array, Array]:
         """The images in the package's order, and the labels ``(n,)``."""
         array = X if hasattr(X, "shape") else np.asarray(X)
-        nested = len(array.shape) > 2 and not hasattr(array, "toarray")  # Sparse arrays are refused below.
-        rows = np.asarray(array).reshape(len(array), -1 if array.size else 0) if nested else X
+        has_images = len(array.shape) > 2 and not hasattr(array, "toarray")  # Sparse arrays are refused below.
+        rows = np.asarray(array).reshape(len(array), -1 if array.size else 0) if has_images else X
         labels = np.empty(0)
         if y is NO_LABELS:
             rows = validation.validate_data(self, rows, reset=reset)
@@ -242,8 +242,8 @@ class LeNetClassifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore
         if problem is not None:
             raise ValueError(f"X: images {problem}")
         if reset:
-            self._image_shape = array.shape[1:] if nested else self._shape_of_rows(rows.shape[1])
-        shape = array.shape[1:] if nested else self._image_shape
+            self._image_shape = array.shape[1:] if has_images else self._shape_of_rows(rows.shape[1])
+        shape = array.shape[1:] if has_images else self._image_shape
         return arrange(rows.reshape(-1, *shape), name="X", channels=self.channels), labels
 
     def _shape_of_rows(self, count: int) -> tuple[int, ...]:

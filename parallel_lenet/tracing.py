@@ -5,9 +5,6 @@ are those of one clock, in microseconds since the trace began. The trace has one
 coordinator's, where an epoch encloses its steps, and a step encloses its phases. Each worker has a thread with the
 blocks that it computed.
 
-The file has a little more than 300 lines: half of it turns times into the spans that viewers draw.
-
-
 ======== ===============================================================================================
 send     from the step's begin until the first worker has begun: cutting the batch, copying, waking
 wait     the coordinator waits for the next gradient (with the serial engine, it computes the gradient)
@@ -22,7 +19,7 @@ that they computed is known. Their blocks are shown one after the other from the
 
 Source: "Trace Event Format", Google, 2016.
 
-The file has a little more than 300 lines, because it writes all the events and explains each.
+The file has a little more than 300 lines: half of it turns times into the spans that viewers draw.
 """
 
 import gzip
@@ -103,15 +100,17 @@ class Trace(Closeable):
         """Yields the same results, and notes when each was asked for and when it came."""
         clock = time.perf_counter
         self._arrivals.clear()  # Those of an interrupted step.
-        asked = clock()
+        request_time = clock()
         for result in results:
-            got = clock()
+            arrival_time = clock()
             start = result.start
             if not start and result.worker == SERIAL:  # An engine of the user's own, which computed it just now.
-                start = max(asked, got - result.seconds)
-            self._arrivals.append((asked, got, result.worker, start, result.seconds, result.metrics.count))
+                start = max(request_time, arrival_time - result.seconds)
+            self._arrivals.append(
+                (request_time, arrival_time, result.worker, start, result.seconds, result.metrics.count)
+            )
             yield result
-            asked = clock()
+            request_time = clock()
 
     def report(self, report: StepReport | EpochReport) -> None:
         """Record what the coordinator has just done."""
@@ -161,7 +160,7 @@ class Trace(Closeable):
             self._span(name, begin, until)
             begin = until
         # In the order of their beginnings: a worker may have computed a later block first.
-        for arrival in sorted(arrivals, key=_began) if len(arrivals) > 1 else arrivals:
+        for arrival in sorted(arrivals, key=_start_of) if len(arrivals) > 1 else arrivals:
             self._compute(arrival, start)
 
     def _phases(
@@ -176,9 +175,9 @@ class Trace(Closeable):
             parts.append(("send", last))
         origin = self._origin
         adding = False  # Since the last part.
-        for asked, got, *_ in arrivals:
-            before = int(asked * 1e9) - origin
-            after = int(got * 1e9) - origin
+        for request_time, arrival_time, *_ in arrivals:
+            before = int(request_time * 1e9) - origin
+            after = int(arrival_time * 1e9) - origin
             if after - max(before, last) >= SHORT:
                 if adding and before > last:
                     parts.append(("add", before))
@@ -195,16 +194,16 @@ class Trace(Closeable):
 
     def _compute(self, arrival: _Arrival, step: int) -> None:
         """The block that a worker computed, within what is free in its thread."""
-        _, got, worker, began, seconds, samples = arrival
-        template = self._templates.get(worker) or self._worker(worker, self._at(got))
+        _, arrival_time, worker, began, seconds, samples = arrival
+        template = self._templates.get(worker) or self._worker(worker, self._at(arrival_time))
         before = max(self._ends.get(worker, 0), step)
         start = max(int(began * 1e9) - self._origin, before) if began else before
-        end = min(start + int(seconds * 1e9), int(got * 1e9) - self._origin)
+        end = min(start + int(seconds * 1e9), int(arrival_time * 1e9) - self._origin)
         if end > start:
             self._ends[worker] = end
             self._add(template % (start / 1000, (end - start) / 1000, samples))
 
-    def _worker(self, worker: str, when: int) -> str:
+    def _worker(self, worker: str, moment: int) -> str:
         """The template of a worker's events. A worker with a new process gets an event."""
         thread = COORDINATOR
         if worker != SERIAL:
@@ -216,7 +215,7 @@ class Trace(Closeable):
                 thread += 1000 + len(self._templates)
             self._thread(worker, thread)
             if name in self._full_names:
-                self._instant(f"{self._full_names[name]} was replaced", thread, when)
+                self._instant(f"{self._full_names[name]} was replaced", thread, moment)
             self._full_names[name] = worker
         where = f'"pid":{self._pid},"tid":{thread}'
         template = f'{{"ph":"X","name":"compute",{where},"ts":%.3f,"dur":%.3f,"args":{{"images":%d}}}}'
@@ -227,8 +226,8 @@ class Trace(Closeable):
         """Record something that happened now."""
         self._instant(name, COORDINATOR, self._at(time.perf_counter()), text)
 
-    def _instant(self, name: str, thread: int, when: int, text: str = "") -> None:
-        event = {"ph": "i", "s": "p", "name": name, "pid": self._pid, "tid": thread, "ts": when / 1000}
+    def _instant(self, name: str, thread: int, moment: int, text: str = "") -> None:
+        event = {"ph": "i", "s": "p", "name": name, "pid": self._pid, "tid": thread, "ts": moment / 1000}
         self._add(json.dumps({**event, "args": {"text": text}} if text else event))
 
     def span(self, name: str, seconds: float, ago: float = 0.0) -> None:
@@ -236,9 +235,9 @@ class Trace(Closeable):
         now = time.perf_counter() - ago
         self._span(json.dumps(name)[1:-1], self._at(now - seconds), self._at(now))
 
-    def _end_epoch(self, when: int) -> None:
+    def _end_epoch(self, moment: int) -> None:
         if self._epoch is not None:
-            self._add(f'{{"ph":"E",{self._thread_fields},"ts":{when / 1000:.3f}}}')
+            self._add(f'{{"ph":"E",{self._thread_fields},"ts":{moment / 1000:.3f}}}')
             self._epoch = None
 
     def _at(self, seconds: float) -> int:
@@ -305,7 +304,7 @@ class Trace(Closeable):
             self._file = None
 
 
-def _began(arrival: _Arrival) -> float:
+def _start_of(arrival: _Arrival) -> float:
     return arrival[3]
 
 

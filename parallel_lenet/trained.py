@@ -51,8 +51,8 @@ class TrainedModel(Displayed):
     def scores(self, images: Array) -> Array:
         """The class scores (logits) of images ``(n, h, w)`` or ``(n, c, h, w)``: ``(n, classes)``.
 
-        Raises ValueError if the images have another size or unit than the network's, TypeError if they are not an array
-        of numbers, and NonFiniteError if the parameters hold NaN or infinity.
+        Raises ValueError if the images have another size or unit than the network's, and TypeError if they are not an
+        array of numbers. Raises NonFiniteError if the parameters hold NaN or infinity.
         """
         return self._predictions(self.model.scores, images)
 

@@ -73,6 +73,6 @@ def tree_total(numbers: NDArray[Any], leaf: int = 1) -> float:
     leaves.reshape(-1)[: len(numbers)] = numbers
     sums = np.add.accumulate(leaves, axis=1)[:, -1]
     while len(sums) > 1:
-        paired = len(sums) // 2 * 2
-        sums = np.concatenate([sums[0:paired:2] + sums[1:paired:2], sums[paired:]])
+        even_count = len(sums) // 2 * 2
+        sums = np.concatenate([sums[0:even_count:2] + sums[1:even_count:2], sums[even_count:]])
     return float(sums[0])

@@ -59,11 +59,11 @@ class Workforce:
         step_timeout: float | None,
         max_tries: int | None,
     ) -> Engine:
-        requested = count_workers(n_workers)
-        all_of_cluster = cluster_address is not None and requested.all
+        request = count_workers(n_workers)
+        all_of_cluster = cluster_address is not None and request.all
         engine = make(
             name,
-            None if all_of_cluster else self._limit(requested.count),
+            None if all_of_cluster else self._limit(request.count),
             cluster_address=cluster_address,
             step_timeout=optional_number("step_timeout", step_timeout, ABOVE_ZERO),
             max_tries=MAX_TRIES if max_tries is None else whole_number("max_tries", max_tries, LEAST["max_tries"]),
@@ -72,12 +72,12 @@ class Workforce:
             self._limit(engine.n_workers)
         return engine
 
-    def _limit(self, requested: int) -> int:
-        """How many of the ``requested`` workers to start. Sets `note` if they are fewer, or if some have no work."""
+    def _limit(self, n_workers: int) -> int:
+        """How many of the ``n_workers`` workers to start. Sets `note` if they are fewer, or if some have no work."""
         settings = self._settings
-        busy = settings.sizes.workers(settings.batch_size)
+        busy_workers = settings.sizes.workers(settings.batch_size)
         self.note = None
-        if busy < requested:
+        if busy_workers < n_workers:
             verb = "run" if self._starts_workers else "have work"
             part = "block"
             remedy = "a larger batch_size"
@@ -85,11 +85,11 @@ class Workforce:
                 part = "shard"
                 remedy = f"a smaller shard_size or {remedy}"
             self.note = (
-                f"{busy} of {requested} workers {verb}: a batch of {settings.batch_size} makes {busy} "
-                f"{part}{'s' * (busy > 1)} of {settings.sizes.least}; {remedy} makes more"
+                f"{busy_workers} of {n_workers} workers {verb}: a batch of {settings.batch_size} makes {busy_workers} "
+                f"{part}{'s' * (busy_workers > 1)} of {settings.sizes.least}; {remedy} makes more"
             )
             _log.info(self.note)
-        return min(requested, busy) if self._starts_workers else requested
+        return min(n_workers, busy_workers) if self._starts_workers else n_workers
 
     def limit(self, n_workers: int) -> int:
         """The number of workers for `Coordinator.resize`, counted as in the constructor. Sets `note`."""

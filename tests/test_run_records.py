@@ -164,7 +164,7 @@ def test_lines_that_are_damaged_are_counted_and_another_file_is_refused(tmp_path
         (tmp_path / steps.FILE).write_text("".join([*lines[:2], f"{wrong}\n", *lines[3:]]))
         found = steps.read(tmp_path)
         assert found is not None
-        assert (len(found), found.damaged, found["step"].tolist()) == (2, 1, [1, 3])
+        assert (len(found), found.damaged_lines, found["step"].tolist()) == (2, 1, [1, 3])
     (tmp_path / steps.FILE).write_bytes(b"\x89PNG\n\n")
     with pytest.raises(RunError, match=r"steps.csv: is damaged, or was not written by a training run"):
         steps.read(tmp_path)

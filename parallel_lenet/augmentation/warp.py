@@ -34,15 +34,15 @@ def warp(images: Array, keys: SampleKeys, background: float, largest: Array, win
     cosine = cosine / (1 + numbers[:, 3])
     shear = numbers[:, 4]
 
-    def single(numbers: Array) -> Singles:
+    def per_image(numbers: Array) -> Singles:
         return np.asarray(numbers).astype(np.float32).reshape(-1, 1, 1)
 
-    y = single(np.arange(height) - (height - 1) / 2).reshape(1, height, 1)
-    x = single(np.arange(width) - (width - 1) / 2).reshape(1, 1, width)
-    rows = single(cosine + sine * shear) * y + single(sine) * x
-    rows = rows + single((height - 1) / 2 - numbers[:, 0])
-    columns = single(cosine * shear - sine) * y + single(cosine) * x
-    columns = columns + single((width - 1) / 2 - numbers[:, 1])
+    y = per_image(np.arange(height) - (height - 1) / 2).reshape(1, height, 1)
+    x = per_image(np.arange(width) - (width - 1) / 2).reshape(1, 1, width)
+    rows = per_image(cosine + sine * shear) * y + per_image(sine) * x
+    rows = rows + per_image((height - 1) / 2 - numbers[:, 0])
+    columns = per_image(cosine * shear - sine) * y + per_image(cosine) * x
+    columns = columns + per_image((width - 1) / 2 - numbers[:, 1])
     if len(window):
         alpha = np.float32(largest[4])
         bend = displacements(keys, height, width, window)

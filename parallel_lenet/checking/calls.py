@@ -55,16 +55,16 @@ class Call:
             for name, value in self.inputs.items()
         }
 
-    def reference(self, **changed: Any) -> Results:
-        """What `naive` computes in float64, from these inputs or with the ``changed`` ones in their place."""
+    def reference(self, **replacements: Any) -> Results:
+        """What `naive` computes in float64, from these inputs, some of them replaced."""
         outputs = {name: np.zeros(shape) for name, shape in self.outputs.items()}
         inputs = {
             name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-            for name, value in (self.inputs | changed).items()
+            for name, value in (self.inputs | replacements).items()
         }
         with np.errstate(all="ignore"):
-            returned = getattr(naive, self.function)(*inputs.values(), *outputs.values(), **self.options)
-        return outputs if returned is None else outputs | dict(zip(RETURN_VALUES, returned, strict=True))
+            return_values = getattr(naive, self.function)(*inputs.values(), *outputs.values(), **self.options)
+        return outputs if return_values is None else outputs | dict(zip(RETURN_VALUES, return_values, strict=True))
 
     def part(self, images: slice) -> "Call":
         """The same for some of the images."""
@@ -193,21 +193,21 @@ def _dense(function: str, rng: np.random.Generator) -> Iterator[Call]:
 
 
 def _softmax(function: str, rng: np.random.Generator) -> Iterator[Call]:
-    weighted = " with weights other than 1"
-    smoothed = " with a smoothing of 0.2"
-    variants = (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (weighted, 4), (smoothed, 4))
+    with_weights = " with weights other than 1"
+    with_smoothing = " with a smoothing of 0.2"
+    variants = (("", 4), (" with one image", 1), (f" with {MANY} images", MANY), (with_weights, 4), (with_smoothing, 4))
     for setting, n in variants:
         logits = rng.standard_normal((5, n))
         if function == "softmax":
-            if setting not in (weighted, smoothed):
+            if setting not in (with_weights, with_smoothing):
                 yield Call(function, {"logits": logits}, {"out": (5, n)}, {"out": ("class", "image")}, setting)
             continue
         # Some answers are right, and some wrong.
         targets = logits.argmax(axis=0) + np.arange(n) % 2
         targets[targets == 5] = 0
-        weights = rng.uniform(0.5, 2, n) if setting in (weighted, smoothed) else np.ones(n)
+        weights = rng.uniform(0.5, 2, n) if setting in (with_weights, with_smoothing) else np.ones(n)
         inputs = {"logits": logits, "targets": targets.astype(np.int64), "weights": weights}
-        options = {"smoothing": 0.2} if setting == smoothed else {}
+        options = {"smoothing": 0.2} if setting == with_smoothing else {}
         yield Call(function, inputs, {"d_logits": (5, n)}, {"d_logits": ("class", "image")}, setting, options)
 
 

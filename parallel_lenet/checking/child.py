@@ -18,14 +18,14 @@ SPEED = "speed"
 
 def main() -> None:
     """Check the file that the first argument names, except the parts that the other arguments name."""
-    path, *done = sys.argv[1:]
+    path, *finished_parts = sys.argv[1:]
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # What the file prints is not a result.
-    _check(path, done, output)
+    _check(path, finished_parts, output)
     os._exit(0)  # Do not wait for the file's threads or for its exit handlers.
 
 
-def _check(path: str, done: list[str], output: TextIO) -> None:
+def _check(path: str, finished_parts: list[str], output: TextIO) -> None:
     """Write what is found as lines of JSON."""
 
     def send(**message: Any) -> None:
@@ -41,15 +41,19 @@ def _check(path: str, done: list[str], output: TextIO) -> None:
     send(result={})
     failed = False
     for part in (CONSTANTS, *FUNCTIONS):
-        if part in done:
+        if part in finished_parts:
             continue
         send(begins=part)
         problems = list(kernels.constants(module)) if part == CONSTANTS else kernels.check_function(module, part)
         failed = failed or bool(problems)
         send(result=problems)
-    if DIFFERENCES not in done:
+    if DIFFERENCES not in finished_parts:
         send(begins=DIFFERENCES)
-        send(result={} if failed or any(part in FUNCTIONS for part in done) else kernels.finite_differences(module))
-    if SPEED not in done:
+        send(
+            result={}
+            if failed or any(part in FUNCTIONS for part in finished_parts)
+            else kernels.finite_differences(module)
+        )
+    if SPEED not in finished_parts:
         send(begins=SPEED)
-        send(result=[] if failed or any(part in FUNCTIONS for part in done) else speed.speeds(module))
+        send(result=[] if failed or any(part in FUNCTIONS for part in finished_parts) else speed.speeds(module))

@@ -36,20 +36,20 @@ def output_name(function: str, output: str) -> str:
     return OUTPUT_NAMES.get((function, output), default)
 
 
-def is_close(found: Any, wanted: Any, dtype: str = "float64") -> bool:
+def is_close(found: Any, expected: Any, dtype: str = "float64") -> bool:
     """Whether the numbers are the same except for rounding."""
-    wanted = np.asarray(wanted, np.float64)
-    if np.shape(found) != wanted.shape:
+    expected = np.asarray(expected, np.float64)
+    if np.shape(found) != expected.shape:
         return False
     with np.errstate(all="ignore"):
-        scale = float(np.abs(wanted).max()) if wanted.size else 0.0
-        return bool(np.all(np.abs(np.asarray(found, np.float64) - wanted) <= TOLERANCE[dtype] * (scale or 1.0)))
+        scale = float(np.abs(expected).max()) if expected.size else 0.0
+        return bool(np.all(np.abs(np.asarray(found, np.float64) - expected) <= TOLERANCE[dtype] * (scale or 1.0)))
 
 
-def diagnose(call: Call, output: str, found: Any, wanted: Results, dtype: str) -> str:
+def diagnose(call: Call, output: str, found: Any, expected: Results, dtype: str) -> str:
     """A sentence about a wrong output: the mistake if it is a known one, else where it is wrong and by how much."""
     subject = f"{call.function}: {output_name(call.function, output)}"
-    right = np.asarray(wanted[output], np.float64)
+    right = np.asarray(expected[output], np.float64)
     if np.isnan(np.asarray(found, np.float64)).any() and np.isfinite(right).all():
         if np.ndim(found) == 0:
             return f"{subject} is NaN{call.setting}"
@@ -122,19 +122,19 @@ def location(wrong: Array, call: Call, output: str) -> str:
     places = []
     for axis, name in enumerate(call.axes.get(output, ())):
         length = wrong.shape[axis]
-        bad = [i for i in range(length) if np.take(wrong, i, axis).any()]
-        if length == 1 or len(bad) == length:
+        indices = [i for i in range(length) if np.take(wrong, i, axis).any()]
+        if length == 1 or len(indices) == length:
             continue
-        if len(bad) == length - 1 and length > 2:
-            (fine,) = set(range(length)) - set(bad)
+        if len(indices) == length - 1 and length > 2:
+            (fine,) = set(range(length)) - set(indices)
             places.append(f"all {name}s but {'the first' if fine == 0 else f'{name} {fine}'}")
-        elif bad in ([0], [length - 1]):
-            places.append(f"the {'first' if bad == [0] else 'last'} {name}")
-        elif len(bad) > 3 and bad[-1] - bad[0] == len(bad) - 1:
-            places.append(f"{name}s {bad[0]} to {bad[-1]}")
+        elif indices in ([0], [length - 1]):
+            places.append(f"the {'first' if indices == [0] else 'last'} {name}")
+        elif len(indices) > 3 and indices[-1] - indices[0] == len(indices) - 1:
+            places.append(f"{name}s {indices[0]} to {indices[-1]}")
         else:
-            more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
-            places.append(f"{name}s {', '.join(map(str, bad[:8]))}{more}")
+            more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
+            places.append(f"{name}s {', '.join(map(str, indices[:8]))}{more}")
     return f" in {' of '.join(places)}" if places else ""
 
 
@@ -146,10 +146,10 @@ def _keep_one(array: Array, axis: int, index: int) -> Array:
     return result
 
 
-def _crop(call: Call, output: str, **changed: Any) -> Array:
+def _crop(call: Call, output: str, **replacements: Any) -> Array:
     """The output for other settings, cut to the size of the right one."""
     shape = call.outputs[output]
-    settings = call.inputs | changed
+    settings = call.inputs | replacements
     window = settings["weight"].shape[2:] if "weight" in settings else (settings["size"],) * 2
     padding = settings.get("padding", 0)
     rows, columns = (
@@ -157,7 +157,7 @@ def _crop(call: Call, output: str, **changed: Any) -> Array:
         for size, k in zip(settings["x"].shape[1:3], window, strict=True)
     )
     padded = Call(call.function, call.inputs, {output: (shape[0], rows, columns, shape[3])}, call.axes).reference(
-        **changed
+        **replacements
     )
     result: Array = padded[output][:, : shape[1], : shape[2]]
     return result
@@ -323,9 +323,9 @@ _GENERAL: list[tuple[str, Callable[[Array, Axes], Array]]] = [
 """Mistakes computed from the right result and the names of its axes."""
 
 
-def _with_inputs(**changed: Callable[[Array], Any]) -> Callable[[Call], Results]:
+def _with_inputs(**replacements: Callable[[Array], Any]) -> Callable[[Call], Results]:
     """The results for changed inputs."""
-    return lambda call: call.reference(**{name: change(call.inputs[name]) for name, change in changed.items()})
+    return lambda call: call.reference(**{name: change(call.inputs[name]) for name, change in replacements.items()})
 
 
 _FIRST_IMAGE: list[Mistake] = [

@@ -49,10 +49,10 @@ def check_file(path: str, time_limit: float) -> FileCheck:
     """
     path = os.path.abspath(path)
     found = FileCheck(path, user_files.digest(user_files.read(path)))
-    done: list[str] = []
+    finished_parts: list[str] = []
     while True:
         part = LOADING
-        for part, result in _parts(path, done, time_limit):
+        for part, result in _parts(path, finished_parts, time_limit):
             if isinstance(result, str):  # It took too long, or ended the process.
                 found.problems[part] = [f"{part}: {result}"]
             elif part == LOADING and result:
@@ -68,18 +68,18 @@ def check_file(path: str, time_limit: float) -> FileCheck:
                 found.speed = [tuple(row) for row in result]
             elif result:
                 found.problems[part] = result
-            done.append(part)
+            finished_parts.append(part)
         if LOADING in found.problems:
             raise user_files.UserFileError(f"{path}: {found.problems[LOADING][0]}")
-        if SPEED in done or (DIFFERENCES in done and found.problems):
+        if SPEED in finished_parts or (DIFFERENCES in finished_parts and found.problems):
             return found
 
 
-def _parts(path: str, done: list[str], time_limit: float) -> Iterator[tuple[str, Any]]:
+def _parts(path: str, finished_parts: list[str], time_limit: float) -> Iterator[tuple[str, Any]]:
     """The parts that another process checked, with their results. A part that ends the process has a sentence."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_package(), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, path, *done],
+        [sys.executable, "-c", CODE, path, *finished_parts],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -96,7 +96,7 @@ def check_function(module: Any, name: str) -> list[str]:
         problems = list(dict.fromkeys(_side_effects(function, cases[0], getattr(module, "LEAF", None))))
         extreme = large_call(name)
         if extreme is not None and not problems:
-            problems = _large(function, extreme)
+            problems = _large_input_problems(function, extreme)
         return problems
     except _RaisedError as error:
         return [str(error)]
@@ -128,20 +128,20 @@ class _Outcome:
         if place:
             self.outputs = {"out": self.arguments[place]}
         before = {name: np.copy(value) for name, value in self.arguments.items()}
-        saved = _random_state()
+        earlier_state = _random_state()
         try:
             np.random.seed(1234567)  # noqa: NPY002  # A state that the function would not set.
             random.seed(1234567)
             state = _random_state()
             with np.errstate(all="ignore"):
-                self.returned = function(*self.arguments.values(), *self.outputs.values(), **call.options)
+                self.return_value = function(*self.arguments.values(), *self.outputs.values(), **call.options)
             self.draws = repr(_random_state()) != repr(state)
         except (Exception, SystemExit) as error:
             raise _RaisedError(_exception_text(call, error)) from error
         finally:
-            np.random.set_state(saved[0])  # noqa: NPY002
-            random.setstate(saved[1])
-        self.written = [
+            np.random.set_state(earlier_state[0])  # noqa: NPY002
+            random.setstate(earlier_state[1])
+        self.changed_arguments = [
             name
             for name, value in self.arguments.items()
             if name != place and not np.array_equal(value, before[name], equal_nan=np.asarray(value).dtype.kind == "f")
@@ -149,8 +149,8 @@ class _Outcome:
 
     def results(self) -> Results:
         """The outputs, and what was returned."""
-        if isinstance(self.returned, tuple) and len(self.returned) == 2:
-            return self.outputs | dict(zip(("loss", "correct"), self.returned, strict=True))
+        if isinstance(self.return_value, tuple) and len(self.return_value) == 2:
+            return self.outputs | dict(zip(("loss", "correct"), self.return_value, strict=True))
         return dict(self.outputs)
 
     def bits(self) -> list[bytes]:
@@ -176,34 +176,34 @@ def _exception_text(call: Call, error: BaseException) -> str:
 
 def _results(function: Callable[..., Any], call: Call) -> Iterator[str]:
     """Whether the results of a call are right, in float64 and then in float32."""
-    wanted = call.reference()
+    expected = call.reference()
     for dtype in ("float64", "float32"):
         outcome = _Outcome(function, call, np.nan, dtype)
         found = outcome.results()
-        for name in outcome.written:
+        for name in outcome.changed_arguments:
             yield f"{call.function}: writes into its input {name}"
         if call.function == RETURNS:
-            wrong = _return_problem(outcome.returned)
+            wrong = _return_problem(outcome.return_value)
             if wrong is not None:
                 yield f"{call.function}: must return the loss and the number of correct answers, {wrong}"
                 return
         problem = False
-        for name in wanted:
-            if is_close(found[name], wanted[name], dtype):
+        for name in expected:
+            if is_close(found[name], expected[name], dtype):
                 continue
             problem = True
             if name in call.outputs:
                 problem_of_writing = _overwrite_problem(
-                    function, call, name, found[name], wanted, outcome.returned, dtype
+                    function, call, name, found[name], expected, outcome.return_value, dtype
                 )
                 if problem_of_writing:
                     yield problem_of_writing
                     continue
-            sentence = diagnose(call, name, found[name], wanted, dtype)
+            sentence = diagnose(call, name, found[name], expected, dtype)
             if _Outcome(function, call, np.nan, dtype).bits() != outcome.bits():
                 sentence = f"{call.function}: two calls with the same arguments have different results{call.setting}"
             yield sentence + (" (in float32; float64 is right)" if dtype == "float32" else "")
-        if problem or outcome.written:
+        if problem or outcome.changed_arguments:
             return
 
 
@@ -220,7 +220,7 @@ def _return_problem(value: Any) -> str | None:
 
 
 def _overwrite_problem(
-    function: Callable[..., Any], call: Call, name: str, found: Array, wanted: Results, returned: Any, dtype: str
+    function: Callable[..., Any], call: Call, name: str, found: Array, expected: Results, return_value: Any, dtype: str
 ) -> str | None:
     """A sentence if the function does not overwrite an output, else None."""
     subject = f"{call.function}: {output_name(call.function, name)}"
@@ -228,11 +228,11 @@ def _overwrite_problem(
         return None
     again = _Outcome(function, call, 7.0, dtype).results()[name]
     if (again == 7).all():
-        if isinstance(returned, np.ndarray):
-            instead = f"the function returns an array of {returned.dtype} instead of writing into {name}"
+        if isinstance(return_value, np.ndarray):
+            instead = f"the function returns an array of {return_value.dtype} instead of writing into {name}"
             return f"{subject} is not written: {instead}"
         return f"{subject} is not written{call.setting}: what is written may be a copy, as reshape and transpose make"
-    if is_close(again - 7, wanted[name], dtype):
+    if is_close(again - 7, expected[name], dtype):
         return f"{subject} is added to what the array held before: it must be overwritten{call.setting}"
     untouched = np.isnan(found)
     if (again[untouched] == 7).all():
@@ -259,15 +259,15 @@ def _side_effects(function: Callable[..., Any], call: Call, leaf: int | None) ->
         call.axes,
     )
     second = _Outcome(function, other, np.nan, "float64").results()
-    wanted = other.reference()
-    if not all(is_close(second[name], wanted[name]) for name in wanted):
+    expected = other.reference()
+    if not all(is_close(second[name], expected[name]) for name in expected):
         yield f"{call.function}: keeps data of an earlier call: a call with other arguments has wrong results"
         return
     if first.bits() != first_bits:
         yield f"{call.function}: keeps a reference to the arrays of an earlier call, and writes into them later"
         return
     third = _Outcome(function, other, np.nan, "float64", earlier=first).results()
-    if not all(is_close(third[name], wanted[name]) for name in wanted):
+    if not all(is_close(third[name], expected[name]) for name in expected):
         problem = "a call with the same arrays, which hold other numbers by then, has wrong results"
         yield f"{call.function}: keeps data of an earlier call: {problem}"
         return
@@ -282,11 +282,11 @@ def _side_effects(function: Callable[..., Any], call: Call, leaf: int | None) ->
 def _sum_tree(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[str]:
     """Whether sums over images follow the tree, bit by bit, as ``LEAF`` promises."""
     n = call.images
-    whole = _Outcome(function, call.part(slice(0, 2)), np.nan, "float32").results()
+    pair = _Outcome(function, call.part(slice(0, 2)), np.nan, "float32").results()
     halves = [_Outcome(function, call.part(slice(i, i + 1)), np.nan, "float32").results() for i in range(2)]
     if leaf != 1 or n < 2:
         return
-    for name, value in whole.items():
+    for name, value in pair.items():
         one, two = (half[name] for half in halves)
         is_sum = name in ("loss", "correct") or "image" not in call.axes[name]
         expected = one + two if is_sum else np.concatenate([one, two], axis=-1)
@@ -298,12 +298,12 @@ def _sum_tree(function: Callable[..., Any], call: Call, leaf: int) -> Iterator[s
             )
 
 
-def _large(function: Callable[..., Any], call: Call) -> list[str]:
+def _large_input_problems(function: Callable[..., Any], call: Call) -> list[str]:
     """Whether large numbers overflow."""
     problems = []
-    wanted = call.reference()
+    expected = call.reference()
     for name, value in _Outcome(function, call, np.nan, "float64").results().items():
-        if not is_close(value, wanted[name]):
+        if not is_close(value, expected[name]):
             remedy = ": take the largest logit off before exp" if call.function.startswith("softmax") else ""
             kind = "is NaN or infinite" if not np.isfinite(value).all() else "is wrong"
             problems.append(f"{call.function}: {output_name(call.function, name)} {kind} for large inputs{remedy}")

@@ -121,16 +121,16 @@ class _Checking:
                 f"{self.name}.initial must return arrays for {quoted(sorted(shapes))}, the names of parameter_shapes, "
                 f"got {quoted(sorted(first) if isinstance(first, dict) else first)}"
             )
-        for name, wanted in shapes.items():
-            if np.shape(first[name]) != wanted:
-                yield f"{self.name}.initial: {name} must have shape {wanted}, got {np.shape(first[name])}"
+        for name, expected in shapes.items():
+            if np.shape(first[name]) != expected:
+                yield f"{self.name}.initial: {name} must have shape {expected}, got {np.shape(first[name])}"
             elif not np.isfinite(first[name]).all():
                 yield f"{self.name}.initial: {name} holds NaN or infinity"
             elif not np.array_equal(first[name], again[name]):
                 yield f"{self.name}.initial: {name} depends on more than rng: draw from rng"
         if self.in_place and math.prod(self.output) != math.prod(self.shape):
             yield f"{self.name} is an Activation, but its output has another shape than its input: {self.output}"
-        self.parameters = {name: np.asarray(self.rng.standard_normal(wanted)) for name, wanted in shapes.items()}
+        self.parameters = {name: np.asarray(self.rng.standard_normal(expected)) for name, expected in shapes.items()}
 
     def run(
         self, x: Array, dtype: str = "float64", fill: float = np.nan, samples: Array = SAMPLES
@@ -242,7 +242,7 @@ class _Checking:
                 else:
                     yield f"{subject} is added to what the array held before: it must be overwritten"
                 continue
-            places, numeric = self._numeric(values)
+            places, numeric = self._central_differences(values)
             analytic = gradient.reshape(-1)[places]
             error = _error(analytic, numeric)
             self.errors[f"{self.name}, {name}"] = error
@@ -251,7 +251,7 @@ class _Checking:
             elif name != "input" and not _is_close(first[name] + second[name], gradient):
                 yield f"{subject} is not the sum over the images: those of two halves must add up to it"
 
-    def _numeric(self, values: Array) -> tuple[Array, Array]:
+    def _central_differences(self, values: Array) -> tuple[Array, Array]:
         """Some places of ``values``, and the central differences of ``sum(r * y)`` there."""
         flat = values.reshape(-1)
         places = np.sort(self.rng.permutation(flat.size)[:MOST])
@@ -268,7 +268,7 @@ class _Checking:
 
     def _mistake(self, subject: str, name: str, gradient: Array, analytic: Array, numeric: Array) -> str:
         """The mistake, if it is a known one."""
-        whole = len(analytic) == gradient.size
+        is_complete = len(analytic) == gradient.size
         norm = float((numeric * numeric).sum())
         factor = float((analytic * numeric).sum()) / norm if norm else math.nan
         if math.isfinite(factor) and _is_close(analytic, factor * numeric, 1e-5):
@@ -279,7 +279,7 @@ class _Checking:
             if abs(factor) < 1e-9:
                 return f"{subject} is 0"
             return f"{subject} is {factor:.4g} times what it must be"
-        right = numeric.reshape(gradient.shape) if whole else None
+        right = numeric.reshape(gradient.shape) if is_complete else None
         if right is not None:
             square = name != "input" and gradient.ndim >= 2 and gradient.shape[-1] == gradient.shape[-2]
             if square and _is_close(gradient, right.swapaxes(-1, -2), 1e-5):
@@ -290,12 +290,12 @@ class _Checking:
                     return f"{subject} is turned by 180 degrees"
             if _is_close(gradient, right[::-1], 1e-5):
                 return f"{subject} has its first axis in reverse order"
-        if name == "input" and self.output == self.shape and whole and _is_close(gradient, self.r, 1e-5):
+        if name == "input" and self.output == self.shape and is_complete and _is_close(gradient, self.r, 1e-5):
             return f"{subject} is dy itself: it must be multiplied by the slope of the layer"
-        worst = int(np.abs(analytic - numeric).argmax())
+        worst_index = int(np.abs(analytic - numeric).argmax())
         return (
             f"{subject} disagrees with finite differences by {_error(analytic, numeric):.2g}: for example it is "
-            f"{analytic[worst]:.6g}, and must be {numeric[worst]:.6g}"
+            f"{analytic[worst_index]:.6g}, and must be {numeric[worst_index]:.6g}"
         )
 
     def sending(self) -> Iterator[str]:
@@ -316,9 +316,9 @@ def _is_shape(value: object) -> bool:
     )
 
 
-def _is_close(found: Array, wanted: Array, tolerance: float = 1e-9) -> bool:
-    return np.shape(found) == np.shape(wanted) and bool(
-        np.abs(found - wanted).max(initial=0) <= tolerance * (np.abs(wanted).max(initial=0) or 1.0)
+def _is_close(found: Array, expected: Array, tolerance: float = 1e-9) -> bool:
+    return np.shape(found) == np.shape(expected) and bool(
+        np.abs(found - expected).max(initial=0) <= tolerance * (np.abs(expected).max(initial=0) or 1.0)
     )
 
 

@@ -49,29 +49,29 @@ def speeds(module: Any) -> list[Speed]:
     found: dict[str, Speed] = {}
     networks = lenet5(kernel="im2col"), lenet5(activation="relu", pooling="max", kernel="im2col")
     for network in networks:
-        times, im2col_times = (_fastest(network, kernel) for kernel in (module, im2col))
+        times, im2col_times = (_shortest_times(network, kernel) for kernel in (module, im2col))
         for name in times:
             found.setdefault(name, Speed(name, times[name], im2col_times[name]))
     return list(found.values())
 
 
-def _fastest(network: Sequential, kernel: Any) -> dict[str, float]:
+def _shortest_times(network: Sequential, kernel: Any) -> dict[str, float]:
     """The shortest time of each function in several passes, per image."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 28, 28), np.uint8)
     targets = rng.integers(0, network.classes, IMAGES)
     parameters = network.initial_parameters(rng)
     buffers = Buffers(network.layers, network.shapes, IMAGES, parameters.dtype)
-    best: dict[str, float] = {}
+    shortest_times: dict[str, float] = {}
     end = time.perf_counter() + SECONDS
     with one_blas_thread(), np.errstate(all="ignore"):
         while True:
-            timed = _TimedKernel(kernel)
-            _pass(network, timed, buffers, parameters, images, targets)
-            for name, seconds in timed.seconds.items():
-                best[name] = min(seconds / IMAGES * 1e6, best.get(name, np.inf))
+            timed_kernel = _TimedKernel(kernel)
+            _pass(network, timed_kernel, buffers, parameters, images, targets)
+            for name, seconds in timed_kernel.seconds.items():
+                shortest_times[name] = min(seconds / IMAGES * 1e6, shortest_times.get(name, np.inf))
             if time.perf_counter() > end:
-                return best
+                return shortest_times
 
 
 def _pass(network: Sequential, kernel: Any, buffers: Buffers, parameters: Any, images: Any, targets: Any) -> None:

@@ -43,14 +43,14 @@ class Chaos:
         self._stopped_pids: set[int] = set()
         self._timers: list[threading.Timer] = []
 
-    def after(self, coordinator: Coordinator) -> None:
-        """Plan the faults that are due after this step. To be called after each step."""
+    def plan_faults(self, coordinator: Coordinator) -> None:
+        """Plan the faults that are due after a step. Training calls this after each step."""
         self._steps += 1
         for fault, every in self._every.items():
             if self._steps % every == 0 and (pids := sorted(coordinator.worker_pids())):
-                self._later(self._random.uniform(0, SPREAD), fault, self._random.choice(pids), coordinator)
+                self._start_timer(self._random.uniform(0, SPREAD), fault, self._random.choice(pids), coordinator)
 
-    def _later(self, seconds: float, fault: str, pid: int, coordinator: Coordinator) -> None:
+    def _start_timer(self, seconds: float, fault: str, pid: int, coordinator: Coordinator) -> None:
         timer = threading.Timer(seconds, self._strike, (fault, pid, coordinator))
         timer.daemon = True
         self._timers = [*(other for other in self._timers if other.is_alive()), timer]
@@ -67,7 +67,7 @@ class Chaos:
                 os.kill(pid, signal.SIGSTOP)
                 self.stops += 1
                 self._stopped_pids.add(pid)
-                self._later(PAUSE, "continue", pid, coordinator)
+                self._start_timer(PAUSE, "continue", pid, coordinator)
             elif pid in self._stopped_pids:
                 self._stopped_pids.discard(pid)
                 os.kill(pid, signal.SIGCONT)

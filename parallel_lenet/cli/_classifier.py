@@ -56,8 +56,8 @@ def _images(checkpoint: Checkpoint) -> tuple[Images, tuple[int, ...]]:
     channels, *sides = shape if len(shape) == 3 else (1, *shape)
     if dtype != "|u1" or len(sides) != 2 or channels not in (1, 3):
         raise CheckpointError(
-            f"{checkpoint.path}: its model was trained on inputs of shape {shape} and type {quoted(dtype)}, but "
-            "pictures are prepared for uint8 images of shape (h, w) or (c, h, w) with 1 or 3 channels"
+            f"{checkpoint.path}: its model was trained on inputs of shape {shape} and type {quoted(dtype)}. Pictures "
+            "need a model of uint8 images of shape (h, w) or (c, h, w) with 1 or 3 channels"
         )
     return Images((sides[0], sides[1]), channels=channels), shape
 

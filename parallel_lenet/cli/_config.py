@@ -81,7 +81,7 @@ def read(file: str) -> dict[str, Any]:
     return values
 
 
-def merge(configured: dict[str, Any], flag_options: dict[str, Any]) -> dict[str, Any]:
+def merge(file_options: dict[str, Any], flag_options: dict[str, Any]) -> dict[str, Any]:
     """Options of a file and of the command line, which takes precedence, also for the source of the images.
 
     A recipe of the command line replaces the file's recipe, and the file's options that belong to either recipe. A
@@ -90,9 +90,11 @@ def merge(configured: dict[str, Any], flag_options: dict[str, Any]) -> dict[str,
     sources = {"dataset", "data_dir"}
     left_out = sources if sources & flag_options.keys() else set()
     if "recipe" in flag_options:
-        left_out = left_out | _recipes.of(configured | flag_options).keys()
-        left_out |= {name for name, value in _recipes.of(configured).items() if configured.get(name) == value}
-    return {name: value for name, value in configured.items() if name not in left_out} | flag_options
+        left_out = left_out | _recipes.options_of(file_options | flag_options).keys()
+        left_out |= {
+            name for name, value in _recipes.options_of(file_options).items() if file_options.get(name) == value
+        }
+    return {name: value for name, value in file_options.items() if name not in left_out} | flag_options
 
 
 def _sentence(error: BaseException) -> str:

@@ -154,8 +154,8 @@ class TrainOptions:
         IMAGES,
         str,
         None,
-        "images of your own instead of --dataset: one .npz or .parquet file, or a folder with image files in "
-        "train/CLASS and test/CLASS, with IDX files (MNIST's, EMNIST's), .npz, .npy or .parquet files",
+        "images of your own instead of --dataset: one .npz or .parquet file, or a folder. It has image files in "
+        "train/CLASS and test/CLASS, or IDX files (as MNIST and EMNIST), or .npz, .npy or .parquet files",
         metavar="FOLDER",
     )
     image_size: str | None = _option(
@@ -378,10 +378,10 @@ def option_group(parser: argparse.ArgumentParser, title: str) -> argparse._Argum
     return found[0] if found else parser.add_argument_group(title)
 
 
-def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
-    """Add a flag for each option, or for those named in ``only``."""
+def add_train_options(parser: argparse.ArgumentParser, names: tuple[str, ...] | None = None) -> None:
+    """Add a flag for each option, or for those in ``names``."""
     for option in OPTIONS.values():
-        if only is None or option.name in only:
+        if names is None or option.name in names:
             group = option_group(parser, option.metadata["group"])
             flag = f"--{with_dashes(option.name)}"
             if option.metadata["kind"] is bool:
@@ -392,7 +392,7 @@ def add_train_options(parser: argparse.ArgumentParser, only: tuple[str, ...] | N
                     help=option.metadata["help"],
                 )
                 continue
-            default = "" if option.default is None or only else f" (default: {option.default})"
+            default = "" if option.default is None or names else f" (default: {option.default})"
             group.add_argument(
                 *filter(None, (flag, option.metadata["alias"])),
                 dest=option.name,
@@ -418,7 +418,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
 def recorded_value(name: str, value: Any, where: str) -> Any:
     """A value as runs record it: a path becomes absolute. Raises UsageError if a value cannot be a path."""
     if name in ("data_dir", "initial_weights", "out") and value is not None:
-        if "\0" in value or not _encodable(value):
+        if "\0" in value or not _is_encodable(value):
             raise UsageError(f"{where} must be a path, got {quoted(value)}")
         if name != "out":
             return os.path.abspath(value)
@@ -431,7 +431,7 @@ def recorded_value(name: str, value: Any, where: str) -> Any:
 
 def _model_reference(text: str, where: str) -> str:
     """A model by absolute path, hash and name. Raises UsageError if the text is not one, or there is no such file."""
-    reference = None if "\0" in text or not _encodable(text) else _user_model.parse(text)
+    reference = None if "\0" in text or not _is_encodable(text) else _user_model.parse(text)
     if reference is None:
         raise UsageError(f"{where} {_user_model.FORM}, got {quoted(text)}")
     if not os.path.isfile(reference.path):
@@ -444,15 +444,15 @@ def _kernel_file(name: str, where: str) -> str:
 
     What the file prints goes to standard error. Raises UsageError without it.
     """
-    if "\0" in name or not _encodable(name) or not os.path.isfile(files.path_of(name)):
+    if "\0" in name or not _is_encodable(name) or not os.path.isfile(files.path_of(name)):
         raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
     with redirect_stdout(sys.stderr):
-        full = files.resolve(name)
-        kernels.load(full)  # Finds mistakes in the file now.
-    return full
+        full_name = files.resolve(name)
+        kernels.load(full_name)  # Finds mistakes in the file now.
+    return full_name
 
 
-def _encodable(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         os.fsencode(text)
     except UnicodeError:
@@ -523,7 +523,7 @@ def is_of_kind(value: Any, option: Field[Any]) -> bool:
     return type(value) is option.metadata["kind"] and (not choices or value in choices)
 
 
-def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount:
+def worker_count(flag: int | None, file_value: int | None = None) -> WorkerCount:
     """The number of workers and its origin: flag, then environment, then file, then all cores.
 
     Raises UsageError if the number is 0.
@@ -539,8 +539,8 @@ def worker_count(flag: int | None, configured: int | None = None) -> WorkerCount
             number = default_workers()
         except ValueError as error:
             raise UsageError(str(error)) from None
-    elif configured is not None:
-        number = configured
+    elif file_value is not None:
+        number = file_value
         origin = "--config"
     if origin == "--config" and number > MOST_WORKERS_PER_CORE * max(2, usable_cores()):
         # A file may come from a larger machine, or from another person: a thousand processes need the user's consent.

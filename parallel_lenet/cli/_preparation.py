@@ -105,7 +105,7 @@ def prepare(
     request = _request(arguments, start)
     arguments.log = _trackers.require(arguments.log)
     request.limit(interrupts)
-    faults = _faults(arguments.chaos, request.options.engine)
+    chaos = _chaos(arguments.chaos, request.options.engine)
     where, origin = _engines.arguments(request.options.engine, request.options.cluster_address, request.workers)
     images = _load(request, console)
     interrupts.check()
@@ -127,7 +127,7 @@ def prepare(
     except ValueError as error:
         raise as_usage(error) from None
     stack.callback(coordinator.close)
-    stack.callback(faults.end)
+    stack.callback(chaos.end)
     options = replace(options, shard_size=coordinator.shard_size)
     metadata = _resume.describe(options, images)
     interrupts.check()
@@ -145,7 +145,7 @@ def prepare(
             metadata=metadata,
             console=console,
             interrupts=interrupts,
-            chaos=faults,
+            chaos=chaos,
             recorder=recorder,
             options_in_force=_results.options_in_force(arguments, options, coordinator),
             end=request.end,
@@ -167,8 +167,8 @@ def prepare(
 
 def _request(arguments: argparse.Namespace, start: float) -> Request:
     """The options and the run to continue. Raises UsageError if they are not allowed or disagree."""
-    configured = {} if arguments.config is None else _config.read(arguments.config)
-    explicit_options = _config.merge(configured, flags(arguments))
+    file_options = {} if arguments.config is None else _config.read(arguments.config)
+    explicit_options = _config.merge(file_options, flags(arguments))
     options = TrainOptions(**_recipes.expand(explicit_options))
     check(options)
     earlier_run = _find_earlier_run(arguments, explicit_options)
@@ -176,15 +176,15 @@ def _request(arguments: argparse.Namespace, start: float) -> Request:
         options = earlier_run.options
     if "patience" in flags(arguments) and not options.early_stopping:
         raise UsageError(f"--patience {options.patience} goes with --early-stopping: give that too")
-    workers = worker_count(flags(arguments).get("workers"), configured.get("workers"))
+    workers = worker_count(flags(arguments).get("workers"), file_options.get("workers"))
     return Request(arguments, explicit_options, options, workers, earlier_run, start)
 
 
-def _faults(plan: str | None, engine: str) -> Chaos:
-    faults = Chaos(plan)
+def _chaos(plan: str | None, engine: str) -> Chaos:
+    chaos = Chaos(plan)
     if plan is not None and engine != "processes":
         raise UsageError(f"--chaos disturbs the workers of --engine processes, not of {engine}")
-    return faults
+    return chaos
 
 
 def _load(request: Request, console: Console) -> Images:
@@ -427,6 +427,6 @@ def _restore(training: Training, earlier_run: EarlierRun) -> None:
     if any(rate_at(new_rates, step) != rate_at(old_rates, step) for step in steps):
         console.note(
             f"note: --epochs {options.epochs} instead of {earlier_options.epochs}: from here on the learning rate "
-            f"follows the {options.schedule} schedule of a run of {options.epochs}, so the result is not that of such "
-            "a run"
+            f"follows the {options.schedule} schedule of a run of {options.epochs}. The result is not that of such a "
+            "run"
         )

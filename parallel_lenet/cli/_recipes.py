@@ -17,7 +17,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def of(options: dict[str, Any]) -> dict[str, Any]:
+def options_of(options: dict[str, Any]) -> dict[str, Any]:
     """The options of the recipe that these options name. Its learning rate and weight decay are for adamw only."""
     name = options.get("recipe")
     if name is None:
@@ -28,4 +28,4 @@ def of(options: dict[str, Any]) -> dict[str, Any]:
 
 def expand(options: dict[str, Any]) -> dict[str, Any]:
     """The options with those of the recipe that they name, if they name one. Options beside the recipe win."""
-    return of(options) | options
+    return options_of(options) | options

@@ -18,7 +18,7 @@ from parallel_lenet.runs import BEST
 
 REPORT_VARIABLE = "PARALLEL_LENET_REPORT"
 # The options that decide no bit of the result.
-FREE = ("workers", "engine", "cluster_address", "out", "max_time", "checkpoint_every", "step_timeout", "max_tries")
+LEFT_OUT = ("workers", "engine", "cluster_address", "out", "max_time", "checkpoint_every", "step_timeout", "max_tries")
 
 
 def start_command(arguments: argparse.Namespace) -> str:
@@ -30,8 +30,8 @@ def start_command(arguments: argparse.Namespace) -> str:
 def repeat_command(options: TrainOptions) -> str:
     """The command that starts a run with the same result. Options that decide no bit are left out."""
     words = ["parallel-lenet", "train"]
-    of_recipe = _recipes.of(asdict(options))
-    left_out = (*FREE, "dataset") if options.data_dir else FREE
+    of_recipe = _recipes.options_of(asdict(options))
+    left_out = (*LEFT_OUT, "dataset") if options.data_dir else LEFT_OUT
     for name, option in OPTIONS.items():
         value = getattr(options, name)
         if name not in left_out and value != of_recipe.get(name, option.default):

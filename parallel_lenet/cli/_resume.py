@@ -29,7 +29,7 @@ NEVER = ("engine", "cluster_address", "workers", "max_time", "out")
 
 # Options that may differ on resuming. They decide how and for how long the run computes and what it reports, but not
 # the parameters. The data may have moved: their content is compared.
-FREE = (
+FREE_OPTIONS = (
     *(*NEVER, "epochs", "max_steps", "early_stopping", "patience"),
     *("data_dir", "evaluate_on", "step_timeout", "max_tries", "checkpoint_every"),
 )
@@ -103,10 +103,10 @@ def find(name: str, explicit_options: dict[str, Any], *, fall_back: bool = False
     before = metadata.options
     _require_kernel_file(folder, before.kernel, explicit_options.get("kernel"))
     notes += _model_notes(folder, before.model, explicit_options.get("model"))
-    free = [*FREE, "model"]
+    free_options = [*FREE_OPTIONS, "model"]
     if before.model is None and kernels.load(before.kernel).LEAF is not None:
-        free.append("shard_size")  # It decides no bit.
-    _require_same_options(folder, before, explicit_options, free)
+        free_options.append("shard_size")  # It decides no bit.
+    _require_same_options(folder, before, explicit_options, free_options)
     _require_unfinished(folder, checkpoint, explicit_options)
     if before.engine not in ("processes", "serial") and "engine" not in explicit_options:
         notes.append(
@@ -115,9 +115,9 @@ def find(name: str, explicit_options: dict[str, Any], *, fall_back: bool = False
         )
     if before.data_dir is not None and "data_dir" not in explicit_options:
         local_path(file, before.data_dir)
-    changed: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
-    changed |= {name: value for name, value in explicit_options.items() if name in free}
-    now = replace(before, **(changed | {"out": str(folder)}))
+    replacements: dict[str, Any] = {name: OPTIONS[name].default for name in NEVER}
+    replacements |= {name: value for name, value in explicit_options.items() if name in free_options}
+    now = replace(before, **(replacements | {"out": str(folder)}))
     check(now)
     if now.early_stopping and now.validation is None and "validation" not in metadata.data:
         raise UsageError(
@@ -131,9 +131,9 @@ def _file(name: str) -> Path:
     path = Path(name)
     file = path / LAST if path.is_dir() else path
     if file.name not in CHECKPOINTS or not any(file.with_name(each).exists() for each in CHECKPOINTS):
-        missing = " does not exist" if name and not os.path.lexists(path) else ""
+        remark = " does not exist" if name and not os.path.lexists(path) else ""
         raise UsageError(
-            f"--resume {name or repr('')}{missing}: name a run's folder, or one of its files "
+            f"--resume {name or repr('')}{remark}: name a run's folder, or one of its files "
             f"{LAST}, {PREVIOUS} and {BEST}"
         )
     return file
@@ -177,7 +177,7 @@ def _metadata(file: Path, metadata: dict[str, Any]) -> _Metadata:
 
 
 def _require_same_options(
-    folder: Path, before: TrainOptions, explicit_options: dict[str, Any], free: Sequence[str]
+    folder: Path, before: TrainOptions, explicit_options: dict[str, Any], free_options: Sequence[str]
 ) -> None:
     """Raises UsageError if a given option that is not free differs from the run's."""
     if "dataset" in explicit_options and before.data_dir is not None:
@@ -187,7 +187,7 @@ def _require_same_options(
         )
     for name, value in explicit_options.items():
         old = getattr(before, name)
-        if name not in free and value != old and (name, value) != ("kernel", "auto"):
+        if name not in free_options and value != old and (name, value) != ("kernel", "auto"):
             raise UsageError(
                 f"--{with_dashes(name)} {value} disagrees with the run in {folder}, "
                 f"which has {'none' if old is None else old}: leave it out, or begin a new run"

@@ -109,8 +109,8 @@ def new_folder(out: str | None, *, continues: bool = False) -> Path:
     if out is not None:
         folder = Path(out)
         if folder.exists() and not (folder.is_dir() and _is_empty(folder, continues)):
-            how = f"or continue with --resume {out}" if holds_run(out) else "or empty it"
-            raise UsageError(f"--out {out} exists already: name a new or empty folder, {how}")
+            alternative = f"or continue with --resume {out}" if holds_run(out) else "or empty it"
+            raise UsageError(f"--out {out} exists already: name a new or empty folder, {alternative}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

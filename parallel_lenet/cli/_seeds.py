@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace, train_one: TrainOne) -> int:
     """Train all seeds, one after another, and print the statistics. Returns the exit code."""
     _check(arguments)
     console = Console(json=arguments.json, quiet=arguments.quiet)
-    configured = {} if arguments.config is None else _config.read(arguments.config)
-    options = TrainOptions(**_recipes.expand(_config.merge(configured, flags(arguments))))
+    file_options = {} if arguments.config is None else _config.read(arguments.config)
+    options = TrainOptions(**_recipes.expand(_config.merge(file_options, flags(arguments))))
     check(options)
     if options.max_time is not None:
         raise UsageError("--max-time limits a single run: leave it out, or leave out --seeds")

@@ -50,22 +50,22 @@ class Trackers:
     def step(self, report: StepReport) -> None:
         """Log a finished step."""
         if self._trackers:
-            self._each(lambda tracker: tracker.log(report))
+            self._call_each(lambda tracker: tracker.log(report))
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Log a finished epoch: ``line`` is that of ``metrics.jsonl``."""
-        self._each(lambda tracker: tracker.log_epoch(line))
+        self._call_each(lambda tracker: tracker.log_epoch(line))
 
     def flush(self) -> None:
         """Send the steps so far, before a checkpoint that follows them is written."""
-        self._each(lambda tracker: tracker.flush())
+        self._call_each(lambda tracker: tracker.flush())
 
     def end(self, state: str) -> None:
         """Say that the training is finished, interrupted or failed, and close the trackers."""
-        self._each(lambda tracker: tracker.end(state))
+        self._call_each(lambda tracker: tracker.end(state))
         self._trackers.clear()
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
+    def _call_each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in [*self._trackers.items()]:
             with self._drop_on_error(name):
                 call(tracker)

@@ -132,9 +132,9 @@ class Training:
                 self._finish_epoch()
             self.interrupts.check()
         if coordinator.cursor and self.metadata["partial"] is None:
-            measured = self._measure()
+            evaluation = self._measure()
             with self.interrupts.delay():
-                self.metadata["partial"] = measured
+                self.metadata["partial"] = evaluation
                 self._record()
         self.recorder.event("finished", self._note_early_stop())
         return self.lines()
@@ -163,7 +163,7 @@ class Training:
         if self.metadata["partial"] is not None:
             reports.append(self.coordinator.epoch_report())
             figures.append(self.metadata["partial"])
-        return [_line(report, measured) for report, measured in zip(reports, figures, strict=False)]
+        return [_line(report, evaluation) for report, evaluation in zip(reports, figures, strict=False)]
 
     def _note_processes(self) -> None:
         pids = self.coordinator.worker_pids()
@@ -178,7 +178,7 @@ class Training:
                 f"{report.skipped}"
             )
         self.recorder.step(report, last=self.coordinator.cursor == len(self.train))
-        self.chaos.after(self.coordinator)
+        self.chaos.plan_faults(self.coordinator)
         every = self.options.checkpoint_every
         if every is not None and report.step % every == 0:
             self.save()
@@ -189,10 +189,10 @@ class Training:
         self.interrupts.check()
         seconds: dict[str, float] = {}
         with stopwatch(seconds, "evaluating"):
-            measured = self._measure()
+            evaluation = self._measure()
         with self.interrupts.delay():
             with stopwatch(seconds, "saving"):
-                self.figures.append(measured)
+                self.figures.append(evaluation)
                 if self.best_epoch == len(self.figures):
                     self.folder.save_best(self.coordinator, self.metadata)
                 self._record()

@@ -80,8 +80,8 @@ def _is_model(value: Any) -> bool:
 
 
 def _missing_members(name: str, value: Any) -> str:
-    missing = ", ".join(member for member in MEMBERS if not hasattr(value, member))
-    return f"{name} is not a model: {quoted(value)} has no {missing or 'members of its own, being a class'}"
+    missing_members = ", ".join(member for member in MEMBERS if not hasattr(value, member))
+    return f"{name} is not a model: {quoted(value)} has no {missing_members or 'members of its own, being a class'}"
 
 
 def absolute(reference: Reference) -> Reference:

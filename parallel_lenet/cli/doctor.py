@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     from parallel_lenet.doctor.redaction import redact
 
     console = Console(json=arguments.json)
-    removed = []
+    removal_notes = []
     if arguments.clean:
         for sentence in leftovers.clean(System()):
-            removed.append(printable(redact(sentence)))
-            console.note(removed[-1])
+            removal_notes.append(printable(redact(sentence)))
+            console.note(removal_notes[-1])
     findings: list[dict[str, Any]] = []
     console.line(f"parallel-lenet {parallel_lenet.__version__}")
 
@@ -68,12 +68,24 @@ def run(arguments: argparse.Namespace) -> int:
         for finding in diagnose(arguments.checks):
             show(finding)
     states = [each["state"] for each in findings]
-    broken = states.count("broken")
-    slow = states.count("slow")
+    broken_count = states.count("broken")
+    slow_count = states.count("slow")
     if arguments.json:
         version = parallel_lenet.__version__
-        console.result({"version": version, "broken": broken, "slow": slow, "findings": findings, "removed": removed})
+        console.result(
+            {
+                "version": version,
+                "broken": broken_count,
+                "slow": slow_count,
+                "findings": findings,
+                "removed": removal_notes,
+            }
+        )
     else:
-        verdict = "nothing is broken or slow" if not broken + slow else f"{broken} broken, {slow} slow"
+        verdict = (
+            "nothing is broken or slow"
+            if not broken_count + slow_count
+            else f"{broken_count} broken, {slow_count} slow"
+        )
         console.line(f"{verdict}; {count(len(findings), 'finding')}")
-    return 1 if broken else 0
+    return 1 if broken_count else 0

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "measured on that run's test images unless --dataset or --data-dir names others",
     )
     add_train_options(
-        parser, only=("dataset", "data_dir", "image_size", "kernel", "model", "workers", "engine", "cluster_address")
+        parser, names=("dataset", "data_dir", "image_size", "kernel", "model", "workers", "engine", "cluster_address")
     )
     parser.add_argument(
         "--weights",

@@ -51,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
         "--image",
         metavar="FILE",
         help="a picture of a digit of your own: PNG, JPEG and so on, any size (-: standard input)",
     )
-    which.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
-    which.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
+    choice.add_argument("--digit", type=int, metavar="CLASS", help="a test image of this class")
+    choice.add_argument("--index", type=int, metavar="N", help="test image number N, counted from 0")
     parser.add_argument(
         "--label", type=int, metavar="CLASS", help="what --image shows (default: what the network says)"
     )
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--png", metavar="FOLDER", help="also write each figure as a picture for slides, 1600 pixels wide"
     )
-    add_train_options(parser, only=("dataset", "data_dir", "image_size"))
+    add_train_options(parser, names=("dataset", "data_dir", "image_size"))
     parser.add_argument("--json", action="store_true", help="print one JSON object, the results, on standard output")
 
 
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         html = page.page(lesson, file, _command(arguments, file))
         pictures = slides.draw(lesson) if arguments.png is not None else {}
     write_atomically(out, html.encode("utf-8", "backslashreplace"))
-    written = slides.write(pictures, arguments.png) if arguments.png is not None else []
+    figure_files = slides.write(pictures, arguments.png) if arguments.png is not None else []
     probability = float(lesson.numbers["probabilities"][lesson.prediction])
     if arguments.json:
         console.result(
@@ -130,15 +130,15 @@ def run(arguments: argparse.Namespace) -> int:
                 "loss": lesson.trace.loss,
                 "kernel": lesson.model.kernel,
                 "page": str(out),
-                "pictures": [str(path) for path in written],
+                "pictures": [str(path) for path in figure_files],
             }
         )
     else:
         name = printable(lesson.name_of(lesson.prediction))
         console.line(f"{printable(subject.source)}: class {name} with probability {probability:.2f}")
         console.line(f"wrote {out} ({out.stat().st_size / 1000:,.0f} kB)")
-        if written:
-            console.line(f"wrote {len(written)} pictures to {arguments.png}")
+        if figure_files:
+            console.line(f"wrote {len(figure_files)} pictures to {arguments.png}")
     return 0
 
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="a run's checkpoint.npz or its folder (default: that of the newest run in the folder runs)",
     )
-    add_train_options(parser, only=("kernel", "model"))
+    add_train_options(parser, names=("kernel", "model"))
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, with the probabilities of all classes"
     )

@@ -18,7 +18,7 @@ from parallel_lenet.cli._sources import load
 from parallel_lenet.runs import REPORT, RunError, predictions
 from parallel_lenet.runs.run import Run
 
-BUNDLED = "mnist-5k"
+BUNDLED_DATASET = "mnist-5k"
 PREDICTING = 5.0  # Seconds in which test images are predicted.
 HELP = "write a page about a run, or compare several"
 EXAMPLES = (
@@ -82,10 +82,10 @@ def _predict_if_missing(run: Run, console: Console) -> None:
     try:
         if isinstance(data_dir, str):
             data_dir = local_path(checkpoint.path, data_dir)
-        elif data_dir is not None or dataset != BUNDLED:
+        elif data_dir is not None or dataset != BUNDLED_DATASET:
             return
         resizes = run.options.get("image_size") is not None
-        images = load(BUNDLED, data_dir, False, run.model.images.height_and_width if resizes else None)
+        images = load(BUNDLED_DATASET, data_dir, False, run.model.images.height_and_width if resizes else None)
         test = images.test
         if fingerprint(images) != run.data:
             raise ValueError(f"{test.name}: these are not the images of the run")

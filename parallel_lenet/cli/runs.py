@@ -97,11 +97,11 @@ def describe(run: Run) -> dict[str, Any]:
 def table(runs: Sequence[dict[str, Any]], width: int | None) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows, and the names of the columns for which a terminal of that width has no room."""
     options = dict.fromkeys(name for run in runs for name in run["options"] if name not in (*INCIDENTAL, "epochs"))
-    differing = [name for name in options if len({repr(run["options"].get(name)) for run in runs}) > 1]
+    differing_options = [name for name in options if len({repr(run["options"].get(name)) for run in runs}) > 1]
     columns: dict[str, list[str]] = {"run": [_cell(Path(run["run"]).name or run["run"]) for run in runs]}
     for name in ("test_accuracy", "validation_accuracy"):
         columns[name] = [percent(run[name]) for run in runs]
-    for name in differing:
+    for name in differing_options:
         columns[name] = [_cell(_setting_text(run["options"].get(name))) for run in runs]
     columns["epochs"] = [_epochs(run) for run in runs]
     columns["state"] = [run["state"] for run in runs]

@@ -159,7 +159,7 @@ def _train(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_train_options(parser, only=("kernel", "workers", "engine", "cluster_address"))
+    add_train_options(parser, names=("kernel", "workers", "engine", "cluster_address"))
     steps = _published.STEPS
     size = TrainOptions().batch_size
     parser.add_argument(

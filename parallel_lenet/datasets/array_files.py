@@ -68,21 +68,21 @@ def read_array_files(files: Iterable[Path], where: str) -> Parts | None:
 
     Raises DatasetError if images have no labels or the reverse, if two arrays are the same part, or as `read_npy`.
     """
-    arrays = [named for file in files for named in _named_arrays(file)]
+    arrays = [array for file in files for array in _named_arrays(file)]
     found: dict[str, dict[str, NamedArray]] = {}
-    for named in arrays:
-        if named.role.kind is None:
+    for array in arrays:
+        if array.role.kind is None:
             continue
-        part = found.setdefault(named.role.part or "train", {})
-        other = part.setdefault(named.role.kind, named)
-        if other is not named:
+        part = found.setdefault(array.role.part or "train", {})
+        other = part.setdefault(array.role.kind, array)
+        if other is not array:
             raise DatasetError(
-                f"{where}: {other.name} and {named.name} both hold {named.role.kind} of the part "
-                f"{named.role.part or 'train'}; name each part once"
+                f"{where}: {other.name} and {array.name} both hold {array.role.kind} of the part "
+                f"{array.role.part or 'train'}; name each part once"
             )
     if not found:
         if arrays:
-            names = ", ".join(quoted(named.name) for named in arrays[:MOST_NAMES])
+            names = ", ".join(quoted(array.name) for array in arrays[:MOST_NAMES])
             raise DatasetError(
                 f"{where}: no array's name says that it holds images or labels: found {names}; names such as x_train, "
                 "y_train, train_images and test-labels do"

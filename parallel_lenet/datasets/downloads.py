@@ -113,10 +113,10 @@ def fetch(source: Source, timeout: tuple[float, float] = TIMEOUT) -> tuple[Datas
             open(output, "wb") as file,
         ):
             response.raise_for_status()
-            remaining = source.most
+            remaining_bytes = source.most
             for part in response.iter_content(1 << 16):
-                remaining -= len(part)
-                if remaining < 0:
+                remaining_bytes -= len(part)
+                if remaining_bytes < 0:
                     raise ValueError(f"larger than {source.most} bytes")
                 file.write(part)
 

@@ -70,13 +70,13 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
             f"{os.path.join(directory, complete[0])}"
         )
     else:
-        best = max(sets.values(), key=lambda found: len(found.paths), default=_FileSet())
-        missing = next(name for name in NAMES if name not in best.files)
+        best_set = max(sets.values(), key=lambda found: len(found.paths), default=_FileSet())
+        missing_name = next(name for name in NAMES if name not in best_set.files)
         candidates = [entry.name for entry in entries if re.search("idx|ubyte", entry.name, re.IGNORECASE)]
         more = f" and {len(candidates) - MOST_NAMES} more" if len(candidates) > MOST_NAMES else ""
         raise DatasetError(
-            f"{directory}: {missing} is missing; a folder of images needs four files, {', '.join(NAMES)}, each with or "
-            f"without .gz; found {', '.join(candidates[:MOST_NAMES]) or 'no file of such a name'}{more}"
+            f"{directory}: {missing_name} is missing; a folder of images needs four files, {', '.join(NAMES)}, each "
+            f"with or without .gz; found {', '.join(candidates[:MOST_NAMES]) or 'no file of such a name'}{more}"
         )
     return read_files(sets[prefix].paths, directory, upright=not prefix.startswith("emnist"))
 

@@ -48,7 +48,7 @@ def read_image_folder(folder: Path, image_size: tuple[int, int] | None = None) -
     images = dict[str, Array]()
     labels = dict[str, Array]()
     for part, path in found.items():
-        files = _files(path, names, needed=part == "train")
+        files = _files(path, names, is_required=part == "train")
         if not files:
             raise DatasetError(f"{path}: holds no images in folders of its classes, {quoted(names)}")
         stack = Stack(len(files), image_size, str(path))
@@ -72,21 +72,21 @@ def entries(folder: Path) -> list[Path]:
     return [folder / name for name in names if not name.startswith(".")]
 
 
-def _files(path: Path, names: Sequence[str], needed: bool) -> list[tuple[Path, int]]:
-    """The images of a part with their labels. If they are ``needed``, each class must have some."""
+def _files(path: Path, names: Sequence[str], is_required: bool) -> list[tuple[Path, int]]:
+    """The images of a part with their labels. If ``is_required`` is true, each class must have some."""
     unknown = [each.name for each in entries(path) if each.is_dir() and each.name not in names]
     if unknown:
         raise DatasetError(f"{path / unknown[0]}: is not one of the classes to train on, {quoted(list(names))}")
     files = list[tuple[Path, int]]()
     for label, name in enumerate(names):
-        if not needed and not (path / name).is_dir():
+        if not is_required and not (path / name).is_dir():
             continue
         inside = entries(path / name)
         subfolder = next((each for each in inside if each.is_dir()), None)
         if subfolder is not None:
             raise DatasetError(f"{subfolder}: is a folder; the images of a class lie directly in {path / name}")
         images = [each for each in inside if each.suffix.lower() in SUFFIXES]
-        if needed and not images:
+        if is_required and not images:
             other = f", but {quoted(inside[0].name)}" if inside else ""
             raise DatasetError(f"{path / name}: holds no images ({', '.join(SUFFIXES)}){other}")
         files += [(file, label) for file in images]

@@ -43,7 +43,7 @@ def read_npy(path: str | os.PathLike[str]) -> Array:
             end = os.fstat(file.fileno()).st_size
             size = math.prod(shape) * dtype.itemsize
             if size != end - start:
-                raise DatasetError(f"{name}: {_says(shape, dtype)}, but {end - start:,} follow")
+                raise DatasetError(f"{name}: {_header_claim(shape, dtype)}, but {end - start:,} follow")
             if dtype.isnative and (size >= MAPPED_FROM or size > available_memory() / 2):
                 return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
             return _values(file, name, shape, fortran, dtype)
@@ -94,9 +94,9 @@ def _member(path: str | os.PathLike[str], name: str, info: zipfile.ZipInfo) -> A
         )
     with _open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open(info) as stream:
         shape, fortran, dtype = _header(stream, name)
-        remaining = info.file_size - stream.tell()
-        if math.prod(shape) * dtype.itemsize != remaining:
-            raise DatasetError(f"{name}: {_says(shape, dtype)}, but {remaining:,} follow")
+        remaining_bytes = info.file_size - stream.tell()
+        if math.prod(shape) * dtype.itemsize != remaining_bytes:
+            raise DatasetError(f"{name}: {_header_claim(shape, dtype)}, but {remaining_bytes:,} follow")
         return _values(stream, name, shape, fortran, dtype)
 
 
@@ -137,7 +137,7 @@ def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     return shape, fortran, dtype
 
 
-def _says(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+def _header_claim(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     return f"its header says {shape} {dtype}, {math.prod(shape) * dtype.itemsize:,} bytes of values"
 
 
@@ -150,7 +150,7 @@ def _values(file: Any, name: str, shape: tuple[int, ...], fortran: bool, dtype: 
     while done < size:
         length = file.readinto(view[done:])
         if not length:
-            raise DatasetError(f"{name}: truncated; {_says(shape, dtype)}, but {done:,} follow")
+            raise DatasetError(f"{name}: truncated; {_header_claim(shape, dtype)}, but {done:,} follow")
         done += length
     array = np.frombuffer(values, dtype)
     if not dtype.isnative:

@@ -128,16 +128,16 @@ def _open(library: Any, path: Path) -> Any:
         file = library.ParquetFile(path, memory_map=False)
         table = file.metadata
         file_size = path.stat().st_size
-        unpacked = sum(table.row_group(i).total_byte_size for i in range(table.num_row_groups))
+        unpacked_bytes = sum(table.row_group(i).total_byte_size for i in range(table.num_row_groups))
     except DatasetError:
         raise
     except Exception as error:  # pyarrow raises anything for a damaged file.
         raise DatasetError(f"{path}: is damaged, or not a Parquet file: {optional.reason(error)}") from error
     most = max(ALWAYS_UNPACKED, MAX_RATIO * file_size)
-    if unpacked > most or table.num_rows > most:
+    if unpacked_bytes > most or table.num_rows > most:
         raise DatasetError(
-            f"{path}: {table.num_rows:,} rows and {unpacked:,} bytes, but {file_size:,} stored bytes may unpack to "
-            f"{most:,} at most"
+            f"{path}: {table.num_rows:,} rows and {unpacked_bytes:,} bytes, but {file_size:,} stored bytes may unpack "
+            f"to {most:,} at most"
         )
     return file
 

@@ -11,8 +11,8 @@ from parallel_lenet.image_files import PURPOSE, PictureError, open_image
 
 Array = NDArray[Any]
 
-DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Grey of 16 bits.
-GREY = ("1", "L", "LA", "La", *DEEP)
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Grey of 16 bits.
+GREY = ("1", "L", "LA", "La", *DEEP_MODES)
 BOX = 4  # Pillow's filter by which a pixel becomes the mean of the area that it covers.
 
 
@@ -47,7 +47,7 @@ class Stack:
             low, high = image.getextrema()
             if low < 0 or high > 65535:
                 raise PictureError(f"{self._name}: holds images of more than 16 bits; allowed are 8 and 16 bits")
-        if image.mode not in DEEP:
+        if image.mode not in DEEP_MODES:
             transparent = image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info
             grey = image.mode in GREY
             if transparent:
@@ -58,10 +58,10 @@ class Stack:
                 image = paper
             image = image.convert("L" if grey else "RGB")
         if self._image_size is not None and image.size != self._image_size[::-1]:
-            if image.mode in DEEP:
+            if image.mode in DEEP_MODES:
                 image = image.convert("I")
             image = image.resize(self._image_size[::-1], BOX)
-        return np.asarray(image).astype(np.uint16 if image.mode in DEEP else np.uint8)
+        return np.asarray(image).astype(np.uint16 if image.mode in DEEP_MODES else np.uint8)
 
     def _append(self, pixels: Array, name: str) -> None:
         if self._array is None:

@@ -39,28 +39,30 @@ def curves(title: str, series: Sequence[Curve], *, percent: bool = False) -> Htm
     low = ticks[0]
     high = ticks[-1]
 
-    def across(x: float) -> float:
+    def pixel_x(x: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * ((x - 1) / (last - 1) if last > 1 else 0.5)
 
-    def down(y: float) -> float:
+    def pixel_y(y: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low) / (high - low))
 
     marks = [
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}" stroke="{LINE}"/>'
-        f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{_label(y, ticks[1] - low, percent)}</text>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{pixel_y(y):.1f}" y2="{pixel_y(y):.1f}" stroke="{LINE}"/>'
+        f'<text x="{LEFT - 6}" y="{pixel_y(y) + 4:.1f}" text-anchor="end">{_label(y, ticks[1] - low, percent)}</text>'
         for y in ticks
     ]
     marks += [
-        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x}</text>'
+        f'<text x="{pixel_x(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x}</text>'
         for x in sorted({round(1 + (last - 1) * share) for share in (0, 0.25, 0.5, 0.75, 1)} - {0})
     ]
     legend_x = LEFT
     for (name, parts), colour in zip(runs, COLOURS, strict=False):
         for part in parts:
-            points = [f"{across(x):.1f},{down(y):.1f}" for x, y in part]
+            points = [f"{pixel_x(x):.1f},{pixel_y(y):.1f}" for x, y in part]
             marks.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
             if len(part) <= MOST_POINTS / 10:
-                marks += [f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="2.4" fill="{colour}"/>' for x, y in part]
+                marks += [
+                    f'<circle cx="{pixel_x(x):.1f}" cy="{pixel_y(y):.1f}" r="2.4" fill="{colour}"/>' for x, y in part
+                ]
         marks.append(f'<rect x="{legend_x}" y="{TOP - 14}" width="12" height="4" fill="{colour}"/>')
         marks.append(f'<text x="{legend_x + 16}" y="{TOP - 9}">{html.escape(name)}</text>')
         legend_x += 30 + 7 * len(name)

@@ -17,7 +17,7 @@ def check(system: System) -> list[Finding]:
     machine = os.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
     quota = cpu_quota(system.root)
-    cores = usable(system)
+    cores = worker_cores(system)
     group = "no limit of a control group" if quota == math.inf else f"{quota:g} by control group"
     text = f"{cores} usable of {machine}: {affinity} by affinity, {group}"
     facts = {"usable": cores, "machine": machine, "affinity": affinity, "quota": None if quota == math.inf else quota}
@@ -33,7 +33,7 @@ def check(system: System) -> list[Finding]:
     return [*found, *_variables(machine)]
 
 
-def usable(system: System) -> int:
+def worker_cores(system: System) -> int:
     """The cores that workers get by default."""
     return max(1, math.ceil(min(usable_cores(), cpu_quota(system.root))))
 

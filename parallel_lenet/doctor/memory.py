@@ -25,7 +25,7 @@ MB = 2**20
 
 def check(system: System) -> list[Finding]:
     """How much memory is left, for how many workers it suffices, and whether memory can be shared."""
-    workers = cores.usable(system)
+    workers = cores.worker_cores(system)
     room = available_memory(system.root)
     needed = COORDINATOR + workers * WORKER
     known = f"{room / MB:,.0f} MB" if room < math.inf else "an unknown amount"

@@ -36,9 +36,11 @@ def check(system: System) -> list[Finding]:
         if is_older(pip_version, each.least):
             text = f"{each.name} {pip_version} is too old: at least {each.least} is needed"
             found.append(Finding(CHECK, "broken", text, upgrade))
-        imported = imported_versions.get(each.name, pip_version)
-        if imported != pip_version:
-            text = f"{each.name} {imported} is imported, but {pip_version} is what pip installed: there are two copies"
+        used_version = imported_versions.get(each.name, pip_version)
+        if used_version != pip_version:
+            text = (
+                f"{each.name} {used_version} is imported, but {pip_version} is what pip installed: there are two copies"
+            )
             remedy = "look at PYTHONPATH and at the current folder, or make a new virtual environment"
             found.append(Finding(CHECK, "broken", text, remedy))
     if outcome.failure:

@@ -12,7 +12,7 @@ CHECK = "processor"
 FEATURES = ("fma", "avx2", "avx512f", "asimd", "sve")
 # Drivers with their own governor. They call the usual setting, which raises the clock under load, powersave.
 OWN_GOVERNORS = ("intel_pstate", "amd-pstate-epp")
-CROWDED = 1.25  # Runnable programs per core. With more of them, each is noticeably slower.
+MOST_PROGRAMS = 1.25  # Runnable programs per core. With more of them, each is noticeably slower.
 
 
 def check(system: System) -> list[Finding]:
@@ -77,7 +77,7 @@ def _load(system: System) -> list[Finding]:
     except (OSError, ValueError, IndexError):
         return []
     cores = os.cpu_count() or 1
-    if load <= CROWDED * cores:
+    if load <= MOST_PROGRAMS * cores:
         return []
     text = (
         f"the machine is busy: {load:.1f} programs are ready to run on {count(cores, 'core')}, averaged over a minute"

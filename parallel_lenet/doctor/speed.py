@@ -129,7 +129,7 @@ def _peak(system: System) -> float | None:
 
 def _workers(system: System, kernel: str, rate: float, share: float) -> list[Finding]:
     """The speed of training with one worker per core."""
-    workers = cores.usable(system)
+    workers = cores.worker_cores(system)
     train, _ = load()
     batch = 64 * workers
     try:

@@ -51,7 +51,7 @@ def check(system: System) -> list[Finding]:
             text = f"{library.internal_api} uses its code for {architecture}, which has no fused multiply-adds"
             remedy = "unset OPENBLAS_CORETYPE" if "OPENBLAS_CORETYPE" in os.environ else "pip install --upgrade numpy"
             found.append(Finding(CHECK, "slow", text, remedy))
-    return [*found, *_variables(cores.usable(system))]
+    return [*found, *_variables(cores.worker_cores(system))]
 
 
 def _variables(usable: int) -> list[Finding]:

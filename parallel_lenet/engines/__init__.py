@@ -56,8 +56,8 @@ class BlockGradient(NamedTuple):
     finite: bool = True
     """Whether loss and gradient are finite, as in `worker.Sums`."""
     ready: int = 0
-    """How many of the next results the caller can ask for while this gradient stays valid: those that have come
-    already, or all of them if there is a worker for each block."""
+    """How many of the next results the caller can ask for while this gradient stays valid. These are the results that
+    have come already, or all results if there is a worker for each block."""
     start: float = 0.0
     """When the computation started, by this machine's `time.perf_counter`, or 0 if it is not known."""
 

@@ -185,14 +185,14 @@ def pickle_model(model: Model) -> bytes:
     """
     imports, without_file, user_modules = _imports()
     try:
-        pickled = _dumps(model, [*without_file, *user_modules])
+        content = _dumps(model, [*without_file, *user_modules])
     except Exception:  # Pickling the globals of these modules can raise anything.
-        pickled = copy_model(model, lambda each: _dumps(each, without_file))
-    if len(pickled) > LARGEST:
+        content = copy_model(model, lambda each: _dumps(each, without_file))
+    if len(content) > LARGEST:
         smaller = _dumps(model, without_file)
-        if len(smaller) + LARGEST < len(pickled):
-            pickled = smaller
-    return pickle.dumps((imports, pickled))
+        if len(smaller) + LARGEST < len(content):
+            content = smaller
+    return pickle.dumps((imports, content))
 
 
 @cache

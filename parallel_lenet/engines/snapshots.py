@@ -203,7 +203,7 @@ class Snapshots(Generic[M]):
             if file is not None:
                 return StoredArray(file, array, getattr(file, "offset", 0))
         for stored in self._copies:
-            if _equal(array, stored.array):
+            if _is_equal(array, stored.array):
                 self._copies.remove(stored)
                 self._copies.append(stored)
                 return stored
@@ -219,23 +219,23 @@ class Snapshots(Generic[M]):
 
     def _memory(self, size: int) -> ArrayMemory:
         """Memory of at least this size: that of an unused copy, or new memory."""
-        idle = [stored for stored in self._copies if not stored.users]
-        reusable = idle if self._may_overwrite() else []
+        idle_arrays = [stored for stored in self._copies if not stored.users]
+        reusable = idle_arrays if self._may_overwrite() else []
         for stored in reusable:
-            if stored.storage.size == size or (len(idle) >= IDLE_ARRAYS and stored.storage.size > size):
+            if stored.storage.size == size or (len(idle_arrays) >= IDLE_ARRAYS and stored.storage.size > size):
                 self._copies.remove(stored)
                 return cast("ArrayMemory", stored.storage)
         self._free_idle(size)
         return self._allocate(size)
 
-    def _free_idle(self, requested: int = 0) -> None:
-        """Free unused copies, oldest first, if they are too many or leave no room for ``requested`` bytes."""
-        idle = [stored for stored in self._copies if not stored.users]
-        size = sum(stored.storage.size for stored in idle)
-        most = IDLE_ARRAYS - 1 if requested else IDLE_ARRAYS
-        least = 0 if requested else 1
-        while len(idle) > most or (len(idle) > least and size + requested > IDLE_BYTES):
-            stored = idle.pop(0)
+    def _free_idle(self, requested_bytes: int = 0) -> None:
+        """Free unused copies, oldest first, if they are too many or leave no room for ``requested_bytes`` bytes."""
+        idle_arrays = [stored for stored in self._copies if not stored.users]
+        size = sum(stored.storage.size for stored in idle_arrays)
+        most = IDLE_ARRAYS - 1 if requested_bytes else IDLE_ARRAYS
+        least = 0 if requested_bytes else 1
+        while len(idle_arrays) > most or (len(idle_arrays) > least and size + requested_bytes > IDLE_BYTES):
+            stored = idle_arrays.pop(0)
             size -= stored.storage.size
             self._copies.remove(stored)
             stored.storage.close()
@@ -246,7 +246,7 @@ class Snapshots(Generic[M]):
             stored.storage.close()
 
 
-def _equal(array: Array, stored: Array) -> bool:
+def _is_equal(array: Array, stored: Array) -> bool:
     """Whether shape, dtype and bytes are the same."""
     if array.shape != stored.shape or array.dtype != stored.dtype:
         return False

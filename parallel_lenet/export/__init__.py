@@ -40,8 +40,8 @@ def to_onnx(model: Sequential, parameters: Vector, metadata: Metadata | None = N
     with another loss than cross-entropy has no probabilities. Nodes and weights have the layers' names. ``metadata``,
     JSON, is stored beside the package's own.
 
-    Raises ValueError if a layer has no counterpart in ONNX or the vector has another size, TypeError if the model is
-    not a `Sequential`, and ExtraError if onnx (extra ``export``) is missing.
+    Raises ValueError if a layer has no counterpart in ONNX or the vector has another size. Raises TypeError if the
+    model is not a `Sequential`, and ExtraError if onnx (extra ``export``) is missing.
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"only a Sequential can be exported to ONNX, got {type(model).__name__}")

@@ -29,19 +29,20 @@ ROUNDING = 8  # Grey levels by which a prepared picture may differ from the resu
 def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) -> Array:
     """The digit in a picture as MNIST has them: uint8 of ``image_size``, light on black.
 
-    ``picture`` is the path of an image file (PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PPM), a binary stream of
-    one, or an array ``(h, w)`` or ``(h, w, c)`` of any number type. It may be drawn, scanned or photographed, grey or
-    in colour, dark on light or light on dark, with uneven light, noise and specks. The digit is cut out. Its longer
-    side becomes 20 pixels long, and its centre of mass is the centre of 28 x 28. Another ``image_size`` is in
-    proportion. Thin strokes are made as wide as MNIST's. An image that is prepared already is returned unchanged.
+    ``picture`` is the path of an image file, a binary stream of one, or an array ``(h, w)`` or ``(h, w, c)`` of any
+    number type. Files may be PNG, JPEG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 or PPM. The picture may be drawn, scanned
+    or photographed, grey or in colour, dark on light or light on dark, with uneven light, noise and specks. The digit
+    is cut out. Its longer side becomes 20 pixels long, and its centre of mass is the centre of 28 x 28. Another
+    ``image_size`` is in proportion. Thin strokes are made as wide as MNIST's. An image that is prepared already is
+    returned unchanged.
 
     Raises PictureError if the picture can't be read or nothing is drawn on it. Only the first of several images in a
     file is read. Reading files needs Pillow: ``pip install 'parallel-lenet[pictures]'``.
     """
     values = files.load(picture, LONGEST)
-    prepared = _prepared_ink(values, image_size)
-    if prepared is not None:
-        return prepared
+    prepared_digit = _prepared_ink(values, image_size)
+    if prepared_digit is not None:
+        return prepared_digit
     amount = ink(values)
     result = digit(amount, image_size) if amount is not None else None
     if result is None:
@@ -53,8 +54,8 @@ def read_digit(picture: object, image_size: tuple[int, int] = (FIELD, FIELD)) ->
 def read_image(picture: object, images: Images, whole: bool = False) -> Array:
     """A picture as one image ``(1, c, h, w)`` of a network whose first layer is ``images``.
 
-    A network for grey images gets the digit (see `read_digit`), unless ``whole`` is true, and one for colours the whole
-    picture, resized. Raises as `read_digit` does.
+    A network for colours gets the whole picture, resized. So does one for grey images if ``whole`` is true. Otherwise
+    it gets the digit (see `read_digit`). Raises as `read_digit` does.
     """
     if images.channels == 1 and not whole:
         return in_unit(read_digit(picture, images.height_and_width), images)
@@ -76,7 +77,7 @@ def _prepared_ink(values: Array, image_size: tuple[int, int]) -> Array | None:
     grey: Array = np.rint(255 * values.mean(axis=2)).astype(np.uint8)
     inverse: Array = 255 - grey
     for each in (grey, inverse):
-        prepared = digit(each, image_size)
-        if prepared is not None and np.abs(prepared.astype(int) - each).max() <= ROUNDING:
+        prepared_digit = digit(each, image_size)
+        if prepared_digit is not None and np.abs(prepared_digit.astype(int) - each).max() <= ROUNDING:
             return each
     return None

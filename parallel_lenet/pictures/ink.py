@@ -52,8 +52,8 @@ def ink(picture: Array) -> Array | None:
     digit_mask = _digit(smooth > 0.5 * contrast)
     if contrast < EDGE_CONTRAST and (digit_mask[[0, -1]].any() or digit_mask[:, [0, -1]].any()):
         return None
-    full = max(float(np.median(difference[digit_mask])), 0.5 * contrast)
-    amount = np.where(_largest_near(digit_mask, 1), np.clip(difference / full, 0, 1), 0)
+    full_difference = max(float(np.median(difference[digit_mask])), 0.5 * contrast)
+    amount = np.where(_largest_near(digit_mask, 1), np.clip(difference / full_difference, 0, 1), 0)
     amount[amount < LEAST_INK] = 0
     if not amount.any():
         return None

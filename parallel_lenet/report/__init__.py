@@ -59,7 +59,7 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "name": run.name,
         "subtitle": summary.subtitle(run),
         "when": summary.period(run),
-        "ended": summary.ending(run),
+        "cause_of_end": summary.ending(run),
         "cards": summary.cards(run),
         "learning": charts.learning_curves([run]),
         "epoch_header": header,
@@ -68,7 +68,7 @@ def _values(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, Any
         "has_names": run.class_names is not None,
         "classes": summary.class_names(run),
         "confusion": summary.confusion(run),
-        "confused": summary.confusions(run),
+        "confusions": summary.confusions(run),
         "mistakes": comparison.mistakes(run),
         "filters": None,
         "maps": [],
@@ -106,7 +106,9 @@ def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, An
         }
     if not np.isfinite(checkpoint.state.parameters).all():
         return {"why_no_insides": "The parameters hold NaN or infinity, so there is nothing to show of the network."}
-    values: dict[str, Any] = {"filters": insides.filters(model, _initial(run, model), checkpoint.state.parameters)}
+    values: dict[str, Any] = {
+        "filters": insides.filters(model, _initial_parameters(run, model), checkpoint.state.parameters)
+    }
     if predictions is not None:
         try:
             values["maps"] = insides.feature_maps(model, checkpoint.state.parameters, predictions.example)
@@ -121,7 +123,7 @@ def _insides(run: Run, model: Sequential | None, with_pad: bool) -> dict[str, An
     return values
 
 
-def _initial(run: Run, model: Sequential) -> Vector | None:
+def _initial_parameters(run: Run, model: Sequential) -> Vector | None:
     """The parameters before the first step, by the run's seed, or None if that is not known."""
     seed = run.options.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**64:

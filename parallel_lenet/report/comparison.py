@@ -87,7 +87,7 @@ def page_of(runs: Sequence[Run]) -> str:
         ],
         "names": names,
         "results": _results(runs),
-        "differing": _difference_rows(runs),
+        "differences": _difference_rows(runs),
         "learning": charts.learning_curves(runs, names),
         "speed": charts.speed_curves(runs, names),
     }

@@ -55,11 +55,11 @@ def filters(model: Sequential, before: Vector | None, after: Vector) -> Filters 
     if name is None or not any(isinstance(layer, Conv2d) for layer in model.layers):
         return None
     weights = model.layout.views(after)[name].astype(np.float64)
-    largest = _largest(weights)
+    largest = _largest_magnitude(weights)
     before_training: list[Html] = []
     if before is not None:
         initial = model.layout.views(before)[name].astype(np.float64)
-        largest = _largest(np.concatenate([initial, weights]))
+        largest = _largest_magnitude(np.concatenate([initial, weights]))
         before_training = [
             _filter(each, largest, f"filter {i}, before training") for i, each in enumerate(initial[:MOST], 1)
         ]
@@ -99,11 +99,11 @@ def feature_maps(model: Sequential, parameters: Vector, image: Array) -> list[Ma
 def _pictures(output: Array) -> list[Array]:
     step = -(-max(output.shape[1:]) // SIDE)
     maps = output[:MOST, ::step, ::step].astype(np.float64)
-    largest = _largest(maps)
+    largest = _largest_magnitude(maps)
     return [colours(each, largest) for each in maps]
 
 
-def _largest(values: Array) -> float:
+def _largest_magnitude(values: Array) -> float:
     return float(np.nan_to_num(np.abs(values), posinf=0.0).max()) or 1.0
 
 

@@ -195,8 +195,8 @@ def _round(attribute: str) -> str:
 
 def _prefix_ids(text: str, prefix: str) -> str:
     """The text with a prefix for each id that it refers to, and without other ids."""
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", text)
+    used_ids = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used_ids else "", text)
     return re.sub(r'(href="|url\()#([^")]+)', rf"\1#{prefix}-\2", text)
 
 

@@ -23,7 +23,7 @@ MOST_EVENTS = 60  # In the list.
 MOST_CLASSES = 40  # Classes that a table of confusions has, at most.
 
 
-def last(run: Run, name: str) -> float:
+def last_number(run: Run, name: str) -> float:
     """A number of the last epoch, or NaN if it is not known."""
     return float(run.epochs[-1].get(name, math.nan)) if run.epochs else math.nan
 
@@ -38,17 +38,17 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
     """The most important figures: label, value, and a remark."""
     found: list[tuple[str, str, str]] = []
     for part in ("test", "validation"):
-        accuracy = last(run, f"{part}_accuracy")
+        accuracy = last_number(run, f"{part}_accuracy")
         if math.isfinite(accuracy):
-            images = last(run, f"{part}_images")
+            images = last_number(run, f"{part}_images")
             of = f"of {count(int(images), 'image')}" if math.isfinite(images) else ""
             found.append((f"{part.capitalize()} accuracy", percent(accuracy), of))
-            found.append((f"{part.capitalize()} loss", _decimals(last(run, f"{part}_loss")), ""))
+            found.append((f"{part.capitalize()} loss", _decimals(last_number(run, f"{part}_loss")), ""))
     if run.epochs:
         labels = ", with smoothed labels" if smooths_labels(run) else ""
-        found.append(("Training loss", _decimals(last(run, "train_loss")), f"mean of the last epoch{labels}"))
+        found.append(("Training loss", _decimals(last_number(run, "train_loss")), f"mean of the last epoch{labels}"))
         seconds = math.fsum(line.get("seconds", 0.0) for line in run.epochs)
-        steps = last(run, "step")
+        steps = last_number(run, "step")
         found.append(("Training time", duration(seconds), count(int(steps), "step") if math.isfinite(steps) else ""))
         images = math.fsum(line.get("seconds", 0.0) * line.get("images_per_second", 0.0) for line in run.epochs)
         if seconds > 0 and math.isfinite(images):
@@ -130,7 +130,7 @@ def _date(seconds: float) -> str:
 
 def epoch_rows(run: Run) -> tuple[Row, list[Row]]:
     """The last ten epochs: header and rows."""
-    possible = [f"{part}_{what}" for part in ("train", "validation", "test") for what in ("loss", "accuracy")]
+    possible = [f"{part}_{metric}" for part in ("train", "validation", "test") for metric in ("loss", "accuracy")]
     names = [name for name in possible if any(math.isfinite(line.get(name, math.nan)) for line in run.epochs)]
     header = ("epoch", "steps", *(name.replace("_", " ").replace("train", "training") for name in names), "seconds")
     rows: list[Row] = [

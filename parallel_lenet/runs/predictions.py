@@ -114,14 +114,14 @@ def predict(model: Sequential, parameters: Vector, step: int, test: Dataset, sec
     labels = test.targets[rows].astype(np.int64)
     predicted = scores.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:MOST_MISTAKES]
+    worst_rows = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:MOST_MISTAKES]
     channels_first = model.images.channels_first
     mistakes = tuple(
         Mistake(
             *(int(rows[i]), int(labels[i]), int(predicted[i]), probabilities[i].astype(np.float32)),
             picture(channels_first(test.inputs[rows[i] : rows[i] + 1])[0], model),
         )
-        for i in worst
+        for i in worst_rows
     )
     example_row = int(next(iter(np.flatnonzero(predicted == labels)), 0))
     example = np.ascontiguousarray(channels_first(test.inputs[rows[example_row] : rows[example_row] + 1]))
@@ -147,7 +147,7 @@ def picture(image: Array, model: Sequential, side: int = SIDE) -> Array:
     values = np.nan_to_num((values - low) / ((high - low) or 1.0) * 255).clip(0, 255)
     values = values.transpose(1, 2, 0) if len(values) == 3 else values.mean(axis=0)
     factor = -(-max(values.shape[:2]) // side)
-    if factor > 1:  # The mean of each square; a rest at the edges is left out, if there is anything else.
+    if factor > 1:  # The mean of each square. What does not fill a square at an edge is left out, unless that is all.
         height, width = (max(1, length // factor) for length in values.shape[:2])
         rows, columns = (
             np.arange(n) * length // n for n, length in zip((height, width), values.shape[:2], strict=True)
@@ -232,8 +232,8 @@ def _predictions(arrays: Mapping[str, Array], metadata: dict[str, Any]) -> Predi
         predicted=predicted,
         classes=classes,
         mistakes=tuple(
-            Mistake(int(row), int(label), int(predicted_label), *both)
-            for (row, label, predicted_label), *both in zip(rows, probabilities, pictures, strict=True)
+            Mistake(int(row), int(label), int(predicted_label), *arrays_of_row)
+            for (row, label, predicted_label), *arrays_of_row in zip(rows, probabilities, pictures, strict=True)
         ),
         example=_reshape("example", arrays, _shape("example_shape", metadata)),
         example_label=whole_number("example_label", metadata["example_label"], 0),

@@ -106,17 +106,17 @@ class Run:
             self.notes.append(f"{file}: is empty, so nothing is known of single steps.")
         if found is None and not file.exists():
             self.notes.append(f"The run has no {steps.FILE}, so nothing is known of single steps.")
-        elif found is not None and found.damaged:
-            self.notes.append(f"{self.folder / steps.FILE}: {_lines(found.damaged)} could not be read.")
+        elif found is not None and found.damaged_lines:
+            self.notes.append(f"{self.folder / steps.FILE}: {_lines(found.damaged_lines)} could not be read.")
         return found
 
     @cached_property
     def events(self) -> list[Event]:
         """The recorded events, in order."""
         nothing: tuple[list[Event], int] = ([], 0)
-        found, damaged = self._read(events.read, nothing)
-        if damaged:
-            self.notes.append(f"{self.folder / events.FILE}: {_lines(damaged)} could not be read.")
+        found, damaged_lines = self._read(events.read, nothing)
+        if damaged_lines:
+            self.notes.append(f"{self.folder / events.FILE}: {_lines(damaged_lines)} could not be read.")
         return found
 
     @cached_property
@@ -144,9 +144,9 @@ class Run:
             return [_numbers(asdict(report)) for report in history]
         lines = text.splitlines()
         found = [_numbers(_json(line)) for line in lines]
-        damaged = sum(not line for line in found)
-        if damaged:
-            self.notes.append(f"{self.folder / METRICS}: {_lines(damaged)} could not be read.")
+        damaged_lines = sum(not line for line in found)
+        if damaged_lines:
+            self.notes.append(f"{self.folder / METRICS}: {_lines(damaged_lines)} could not be read.")
         return [line for line in found if line]
 
     @cached_property

@@ -102,9 +102,9 @@ class StepLog:
 
     def _write(self, file: int) -> None:
         try:
-            written = os.write(file, self._pending)
-            if written < len(self._pending):  # Remove the part of a line.
-                os.ftruncate(file, os.fstat(file).st_size - written)
+            length = os.write(file, self._pending)
+            if length < len(self._pending):  # Remove the part of a line.
+                os.ftruncate(file, os.fstat(file).st_size - length)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
@@ -139,7 +139,7 @@ class Steps:
     """``(steps, workers)``: seconds that each worker computed, or NaN for workers that a session did not have."""
     parameters: tuple[str, ...]
     """The first digits of the SHA-256 after the step, or an empty string."""
-    damaged: int = 0
+    damaged_lines: int = 0
     """Lines that could not be read."""
 
     def __len__(self) -> int:

@@ -84,12 +84,12 @@ class MLflow(Tracker):
             self._entities = entities
             self.uri = os.environ.get("MLFLOW_TRACKING_URI") or Path(FOLDER).absolute().as_uri()
             self._client = MlflowClient(tracking_uri=self.uri)
-            known = self._known(deciding_texts) if step else None
+            known = self._known_run(deciding_texts) if step else None
             if known is not None:
                 self._client.update_run(known, status="RUNNING")
             self.run_id: str = known or self._begin(parameters, Path(folder).absolute().name)
 
-    def _known(self, deciding_texts: Mapping[str, str]) -> str | None:
+    def _known_run(self, deciding_texts: Mapping[str, str]) -> str | None:
         """The id of the folder's run, if it can be continued. Sets the last steps that MLflow has of it."""
         try:
             known = json.loads(content(self._file, 2**16) or b"{}")
@@ -128,8 +128,8 @@ class MLflow(Tracker):
 
     def _store(self, scalars: list[Scalars]) -> None:
         metrics = [
-            self._entities.Metric(tag, value, int(when * 1000), step)
-            for step, when, numbers in scalars
+            self._entities.Metric(tag, value, int(moment * 1000), step)
+            for step, moment, numbers in scalars
             for tag, value in numbers.items()
             if step > self._last[tag.partition("/")[0]]
         ]

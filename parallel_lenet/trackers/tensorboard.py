@@ -66,13 +66,13 @@ class TensorBoard(Tracker):
         self._write(
             [
                 self._event.Event(
-                    wall_time=when,
+                    wall_time=moment,
                     step=step,
                     summary=self._summary(
                         value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
                     ),
                 )
-                for step, when, numbers in scalars
+                for step, moment, numbers in scalars
             ]
         )
 

@@ -22,9 +22,9 @@ def named_weights(model: Model, parameters: Vector) -> dict[str, Array]:
 
     Writing to them writes to the vector. Raises ValueError if the vector has another size.
     """
-    flipped = _flipped_weights(model)
+    flipped_names = _flipped_weights(model)
     views = model.layout.views(parameters)
-    return {name: view[:, :, ::-1, ::-1] if name in flipped else view for name, view in views.items()}
+    return {name: view[:, :, ::-1, ::-1] if name in flipped_names else view for name, view in views.items()}
 
 
 def _flipped_weights(model: Model) -> set[str]:

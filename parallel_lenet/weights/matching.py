@@ -19,7 +19,7 @@ def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict
             if found[name] != shape:
                 raise _disagreement(path, name, found[name], name, shape)
         return {name: name for name in ours}
-    theirs = sorted(found, key=_natural)
+    theirs = sorted(found, key=_sort_key)
     units = _units(list(ours))
     candidates = _units(theirs)
     if len(units) != len(candidates):  # Names that do not tell which arrays belong to one layer.
@@ -27,25 +27,25 @@ def match(path: str, wanted: Sequence[tuple[str, Shape]], found: Shapes) -> dict
         candidates = [(name,) for name in theirs]
     places: dict[str, str] = {}
     matches: dict[tuple[Shape, ...], list[Unit]] = {}
-    unmatched = list(candidates)
+    free_units = list(candidates)
     for unit in units:
         shapes = _signature(unit, ours)
-        fitting = [each for each in unmatched if _signature(each, found) == shapes]
+        fitting = [each for each in free_units if _signature(each, found) == shapes]
         if not fitting:
             raise _first_disagreement(path, ours, found, theirs)
-        chosen = fitting[0]
-        unmatched.remove(chosen)
-        matches.setdefault(shapes, []).append(chosen)
-        by_shape = sorted(chosen, key=lambda name: _order(name, found))
+        partner = fitting[0]
+        free_units.remove(partner)
+        matches.setdefault(shapes, []).append(partner)
+        by_shape = sorted(partner, key=lambda name: _order(name, found))
         places |= dict(zip(sorted(unit, key=lambda name: _order(name, ours)), by_shape, strict=True))
-    if unmatched:
-        name = unmatched[0][0]
+    if free_units:
+        name = free_units[0][0]
         raise WeightsError(
             f"{path}: holds {quoted(name)} of shape {found[name]}, for which this network, with {len(ours)} arrays, "
             "has no place"
         )
-    for same in matches.values():
-        _require_order(path, same)
+    for units_of_one_shape in matches.values():
+        _require_order(path, units_of_one_shape)
     return places
 
 
@@ -66,7 +66,7 @@ def _order(name: str, shapes: Shapes) -> tuple[int, Shape, bool]:
     return -len(shapes[name]), shapes[name], "bias" in name
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def _sort_key(name: str) -> list[tuple[bool, int, str]]:
     """A key that sorts ``fc2`` before ``fc10``, and weights as their layers are numbered."""
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _parts(name)]
 
@@ -75,10 +75,10 @@ def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"([0-9]{1,18})", name) if part]
 
 
-def _require_order(path: str, same: Sequence[Unit]) -> None:
+def _require_order(path: str, units_of_one_shape: Sequence[Unit]) -> None:
     """Raises WeightsError if layers of equal shapes have names whose numbers don't say which comes first."""
-    first = same[0]
-    for other in same[1:]:
+    first = units_of_one_shape[0]
+    for other in units_of_one_shape[1:]:
         if re.sub(r"[0-9]+", "", first[0]) != re.sub(r"[0-9]+", "", other[0]):
             raise WeightsError(
                 f"{path}: {quoted(first[0])} and {quoted(other[0])} have the same shape, and their names do not say "
@@ -95,15 +95,15 @@ def _first_disagreement(path: str, ours: Shapes, found: Shapes, theirs: Sequence
                 return WeightsError(f"{path}: {quoted(name)} of shape {shape} is missing")
             if found[name] != shape:
                 return _disagreement(path, name, found[name], name, shape)
-    used: list[str] = []
+    used_names: list[str] = []
     for name, shape in ours.items():
-        fitting = [each for each in theirs if each not in used and found[each] == shape]
+        fitting = [each for each in theirs if each not in used_names and found[each] == shape]
         if not fitting:
-            similar = [each for each in theirs if each not in used and len(found[each]) == len(shape)]
+            similar = [each for each in theirs if each not in used_names and len(found[each]) == len(shape)]
             if not similar:
                 break
             return _disagreement(path, similar[0], found[similar[0]], name, shape)
-        used.append(fitting[0])
+        used_names.append(fitting[0])
     else:  # All shapes are there, but not together in layers.
         name, shape = next(iter(ours.items()))
     return WeightsError(

@@ -58,14 +58,14 @@ class Dask(Backend):
 
             def join() -> None:
                 if self.address is None:
-                    self._local(n_workers)
+                    self._start_local(n_workers)
                 self._join()
 
             limit = START_LIMIT if self.address is None else CONNECT_LIMIT
             start_or_join(self, lambda: self._watch.begin(join, self._poll, self.stop, limit), MAIN_GUARD_HINT)
         return n_workers or self.count()
 
-    def _local(self, n_workers: int | None) -> None:
+    def _start_local(self, n_workers: int | None) -> None:
         """Start a cluster of this machine: on the loopback interface, with TLS certificates made only for it."""
         from dask import config  # Imported lazily: an extra.
         from dask.distributed import LocalCluster, Security

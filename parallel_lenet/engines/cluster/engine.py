@@ -1,9 +1,10 @@
 """Workers on any cluster that joblib can use: Dask, Ray, or loky's processes and threads on this machine.
 
-The blocks of a step are sent in groups. A group is a task, and carries the parameters. The gradients of its blocks come
-back one by one, not as a sum: the coordinator adds them in order, so that the result has the same bits as on one
-machine. Each task carries the parameters, and returns at least one gradient of the same size. So the parameters are
-never the larger part, and to store them in the cluster first would take as long as to send them twice.
+The blocks of a step are sent in groups. Each group is a task. It returns the gradient of each block, not their sum, and
+the coordinator adds them in order. So the result has the same bits as on one machine.
+
+Each task carries the parameters, and returns at least one gradient of the same size. So the parameters are never the
+larger part. To store them in the cluster first would take as long as to send them twice.
 
 The file has more than 300 lines, because one class handles all failures of a call of joblib:
 
@@ -101,8 +102,8 @@ class Cluster(Displayed, Engine):
     Close it, or use it in a ``with`` block. A new cluster that was not closed runs until the program ends. Then a guard
     process kills it, removes its folder and says so on standard error.
 
-    Raises ValueError if a value is out of its range, ExtraError if the cluster's library is missing or does not work,
-    and WorkerError if there is no cluster at the address.
+    Raises ValueError if a value is out of its range, and WorkerError if there is no cluster at the address. Raises
+    ExtraError if the cluster's library is missing or does not work.
 
     >>> from parallel_lenet import Coordinator, SGD, lenet5
     >>> with Cluster("threading", n_workers=2) as cluster:
@@ -225,13 +226,13 @@ class Cluster(Displayed, Engine):
         sent = 0
         received = 0
         for start in range(0, len(blocks), at_once):
-            numbered = list(enumerate(blocks))[start : start + at_once]
-            task = GroupTask(version, key, f"{self._name}-{context.number}", parameters, numbered, gradients)
+            numbered_blocks = list(enumerate(blocks))[start : start + at_once]
+            task = GroupTask(version, key, f"{self._name}-{context.number}", parameters, numbered_blocks, gradients)
             done, traffic = self._complete(task, setup)
             sent += traffic.sent
             received += traffic.received
             self.bytes_per_step = Traffic(sent, received)
-            for index, _ in numbered:
+            for index, _ in numbered_blocks:
                 if done[index].failure:
                     raise_pickled(done[index].failure, "a worker of the cluster")
                 yield done.pop(index)
@@ -251,10 +252,10 @@ class Cluster(Displayed, Engine):
         start = time.perf_counter()
         collection = _Collection(task)
         blob: Blob | None = None
-        while missing := collection.missing_blocks():
+        while missing_blocks := collection.missing_blocks():
             if self._backend.is_gone():
-                self._raise_lost(missing)
-            groups = self._groups(task, missing)
+                self._raise_lost(missing_blocks)
+            groups = self._groups(task, missing_blocks)
             collection.count_groups(groups, blob)
             self._run_groups(groups, blob, collection)
             if collection.lacks_setup:
@@ -264,12 +265,12 @@ class Cluster(Displayed, Engine):
             self._warn_if_slow(time.perf_counter() - start, max(collection.seconds.values()))
         return collection.results, Traffic(collection.sent, collection.received)
 
-    def _groups(self, task: GroupTask, missing: NumberedBlocks) -> list[GroupTask]:
+    def _groups(self, task: GroupTask, missing_blocks: NumberedBlocks) -> list[GroupTask]:
         """The missing blocks of a task, in groups for the workers."""
-        sizes = [len(block.rows) for _, block in missing]
+        sizes = [len(block.rows) for _, block in missing_blocks]
         return [
             GroupTask(task.version, task.key, task.context, task.parameters, group, task.gradients)
-            for group in groups_of_work(missing, sizes, self._sample_seconds, self.n_workers)
+            for group in groups_of_work(missing_blocks, sizes, self._sample_seconds, self.n_workers)
         ]
 
     def _run_groups(self, groups: Sequence[GroupTask], blob: Blob | None, collection: "_Collection") -> None:
@@ -339,17 +340,17 @@ class Cluster(Displayed, Engine):
         """Warn that the blocks will be computed again, or raise WorkerError."""
         is_timeout = type(error).__name__ == "TimeoutError"  # joblib has raised Python's and multiprocessing's.
         reason = f"no result within {self.step_timeout:g} s" if is_timeout else _first_line(error)
-        missing = len(missing_blocks)
+        missing_count = len(missing_blocks)
         if not self._backend.is_running():
             self._raise_lost(missing_blocks, None if is_timeout or isinstance(error, ConnectionError) else error)
         if failures >= self.max_tries:
             self.close()
             tries = "1 try" if self.max_tries == 1 else f"{self.max_tries} tries"
-            raise WorkerError(f"{count(missing, 'block')} could not be computed in {tries}: {reason}") from error
+            raise WorkerError(f"{count(missing_count, 'block')} could not be computed in {tries}: {reason}") from error
         if isinstance(error, TimeoutError) and self._backend.remote and self._backend.address is None:
             self._backend.stop()  # A stopped process would delay the next try too.
             self._backend.start(self.n_workers)
-        again = f"{count(missing, 'block')} {'is' if missing == 1 else 'are'} computed again"
+        again = f"{count(missing_count, 'block')} {'is' if missing_count == 1 else 'are'} computed again"
         warnings.warn(
             f"a worker of the {self._backend.name} cluster was lost ({reason}): {again}, and the result is not "
             "affected",
@@ -374,7 +375,7 @@ class Cluster(Displayed, Engine):
         seconds, computing = (sorted(times)[MEASURED_STEPS // 2] * 1e3 for times in zip(*self._step_times, strict=True))
         if seconds > 2 * computing:
             warnings.warn(
-                f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms, so the "
+                f"a step takes {seconds:.1f} ms, of which its busiest worker computes {computing:.1f} ms. The "
                 f"{self._backend.name} cluster costs more than it computes: use a larger batch_size, or the engine "
                 "processes on this machine",
                 ClusterWarning,
@@ -444,13 +445,13 @@ class _Collection:
 
     def missing_blocks(self) -> NumberedBlocks:
         """The blocks without a result, up to the first one that has failed: its exception ends the step."""
-        missing = []
+        missing_blocks = []
         for number, block in self._task.blocks:
             if number not in self.results:
-                missing.append((number, block))
+                missing_blocks.append((number, block))
             elif self.results[number].failure:
                 break
-        return missing
+        return missing_blocks
 
     def count_groups(self, groups: Sequence[GroupTask], blob: Blob | None) -> None:
         """Count the bytes of the groups, and of the setup that goes with each."""

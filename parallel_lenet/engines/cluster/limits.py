@@ -40,7 +40,7 @@ def call_within(seconds: float, purpose: str, call: Callable[[], Value]) -> Valu
 
 
 def call_to_leave(call: Callable[[], object]) -> bool:
-    """Make a call that leaves a cluster. Returns whether it ended within LEAVE seconds without an exception."""
+    """Make a call that leaves a cluster. Returns whether it ended within `LEAVE_LIMIT` seconds without an exception."""
     try:
         call_within(LEAVE_LIMIT, "leaving", call)
     except Exception:

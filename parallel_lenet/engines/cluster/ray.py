@@ -91,7 +91,7 @@ class Ray(Backend):
                 Ray._folder = tempfile.mkdtemp(prefix="lenet-ray-", dir=short_folder())
             Ray._guard = Guard(self.name, Ray._folder)
             if self.address is None:
-                self._local(n_workers)
+                self._start_local(n_workers)
             else:
                 self._join(self.address)
 
@@ -101,7 +101,7 @@ class Ray(Backend):
         Ray._stopped_before = set()
         Ray._watch.begin(join, _poll, self.stop, limit)
 
-    def _local(self, n_workers: int | None) -> None:
+    def _start_local(self, n_workers: int | None) -> None:
         """Start Ray on this machine: on the loopback interface, protected by a token."""
         import ray
         from ray._private import ray_constants
@@ -187,9 +187,9 @@ def _shutdown() -> None:
     Ray._folder = ""
     Ray._guard = None
     wake(processes_using(folder))  # If they were killed now, Ray's process on this machine would end this program.
-    ended = call_to_leave(ray.shutdown)
+    has_left = call_to_leave(ray.shutdown)
     kill(processes_using(folder))
-    if not ended and not call_to_leave(ray.shutdown):
+    if not has_left and not call_to_leave(ray.shutdown):
         # The abandoned thread has a lock that Ray's exit handler would wait for.
         atexit.unregister(ray.shutdown)
         Ray.hung = True
