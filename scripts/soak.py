@@ -75,7 +75,7 @@ class Soak:
         """Start, disturb, wait and check. Returns whether the run is done."""
         self.attempts += 1
         mark = f"{os.getpid()}.{self.attempts}"
-        found = _stray(run)  # A killed program may leave a temporary file, which the next one removes.
+        found = _stray_files(run)  # A killed program may leave a temporary file, which the next one removes.
         process = self.start(arguments, mark)
         sent, stopped = self._disturb(process, run, faults)
         try:
@@ -88,16 +88,16 @@ class Soak:
             send(pid, signal.SIGCONT)
         allowed = {0}.union(*(CODES[number] for number in sent))
         if code not in allowed:
-            self.problem(f"exit code {code}, not one of {sorted(allowed)}: {self._said()[-300:]}", faults)
+            self.problem(f"exit code {code}, not one of {sorted(allowed)}: {self._output()[-300:]}", faults)
         for what in ("starting", "computing", "waiting for work"):
-            self.losses[what] += self._said().count(f"while {what}")
-        if "Traceback" in self._said() and code != -2:
-            self.problem(f"a traceback: {self._said()[-600:]}", faults)
+            self.losses[what] += self._output().count(f"while {what}")
+        if "Traceback" in self._output() and code != -2:
+            self.problem(f"a traceback: {self._output()[-600:]}", faults)
         may_stay = found if code else set()
         self._check_leftovers(mark, run, killed=signal.SIGKILL in sent, may_stay=may_stay, faults=faults)
         return code == 0
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         return (self.folder / "err").read_text()
 
     def _disturb(
@@ -119,7 +119,7 @@ class Soak:
             with suppress(OSError):
                 stat = (run / "checkpoint.npz").stat()
                 if seen not in (None, (stat.st_ino, stat.st_mtime_ns)) and workers:
-                    self._look(run, began, now)
+                    self._note_phases(run, began, now)
                 seen = stat.st_ino, stat.st_mtime_ns
             for fault in list(left):
                 if fault.due is None and fault.phase in began:
@@ -140,7 +140,7 @@ class Soak:
             time.sleep(POLL)
         return sent, list(stopped)
 
-    def _look(self, run: Path, began: dict[str, float], now: float) -> None:
+    def _note_phases(self, run: Path, began: dict[str, float], now: float) -> None:
         """Note the phases that a new checkpoint shows."""
         with suppress(CheckpointError):
             described = archive.load(run / "checkpoint.npz")[1]
@@ -161,7 +161,7 @@ class Soak:
                 send(pid, signal.SIGKILL)
         files = [*(self.folder / "tmp").iterdir(), *(f for f in Path("/dev/shm").iterdir() if "lenet" in f.name)]
         if not killed:
-            files += _stray(run) - may_stay
+            files += _stray_files(run) - may_stay
         if files:
             self.problem(f"left-over files {[str(file) for file in files]}", faults)
         for file in run.glob("*.npz"):
@@ -218,7 +218,7 @@ class Soak:
         self.problems.append(f"{text} (planned: {'; '.join(fault.kind for fault in faults) or 'nothing'})")
 
 
-def _stray(run: Path) -> set[Path]:
+def _stray_files(run: Path) -> set[Path]:
     """The files that don't belong into a run's folder."""
     return {file for file in run.iterdir() if file.name not in FILES} if run.exists() else set()
 

@@ -14,14 +14,14 @@ from kits.browser import sticking_out
 from kits.lesson_numbers import (
     SIZES,
     Page,
+    adam_steps,
     bits_of,
     convolution_backward,
+    details,
     forward_and_backward,
     in_parallel,
-    looked_into,
     same_numbers,
     slopes,
-    trained_by_adam,
 )
 
 from parallel_lenet import Dataset, Sequential, lenet5, load_dataset
@@ -92,10 +92,10 @@ def test_every_number_on_the_page_is_the_one_that_the_kernels_compute(
     network: Sequential, parameters: np.ndarray, batch: Dataset, lesson: Lesson, html: str
 ) -> None:
     expected = forward_and_backward(network, parameters, batch.inputs[0], int(batch.targets[0]))
-    expected |= looked_into(expected, lesson)
+    expected |= details(expected, lesson)
     expected |= convolution_backward(expected, lesson)
     expected |= slopes(network, parameters, lesson, batch)
-    expected |= trained_by_adam(network, parameters, lesson, batch)
+    expected |= adam_steps(network, parameters, lesson, batch)
     expected |= in_parallel(network, parameters, lesson, batch)
     found = Page(html)
     seen = same_numbers(found, expected)

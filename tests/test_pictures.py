@@ -40,7 +40,7 @@ Array = NDArray[Any]
 
 def drawing(height: int = 200, width: int = 160) -> Array:
     """A 2 as a fraction of ink per pixel, off the centre, with lines a twelfth of its height wide."""
-    mask, _ = photos.drawn(2, 100, np.random.default_rng(5))
+    mask, _ = photos.handwritten_digit(2, 100, np.random.default_rng(5))
     field = Image.new("L", (width, height))
     field.paste(mask, (width // 10, height // 5))
     return np.asarray(field) / 255

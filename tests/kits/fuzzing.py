@@ -52,7 +52,7 @@ class Raw(str):
     """A JSON text that stands for a value, which `json` itself could not write."""
 
 
-def damaged(content: bytes, rng: random.Random) -> bytes:
+def damage(content: bytes, rng: random.Random) -> bytes:
     """Bits flipped, a part cut out, doubled, moved or overwritten."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5))):
@@ -76,7 +76,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def signed(content: bytes) -> bytes:
+def sign(content: bytes) -> bytes:
     """A checkpoint with its checksum made anew, as an attacker would."""
     return content[:-64] + hashlib.sha256(content[:-64]).hexdigest().encode()
 
@@ -100,7 +100,7 @@ def _place(node: Any, rng: random.Random) -> tuple[Any, Any]:
         node = node[key]
 
 
-def edited(value: Any, rng: random.Random) -> Any:
+def edit(value: Any, rng: random.Random) -> Any:
     """A JSON value with one part of it replaced, removed, doubled or added."""
     value = copy.deepcopy(value)
     node, key = _place(value, rng)
@@ -134,23 +134,23 @@ def npy(array: np.ndarray[Any, Any], rng: random.Random) -> bytes:
         body = content[10:].split(b"\n", 1)[1]
         text = header.encode() + b"\n"
         content = content[:8] + struct.pack("<H", len(text) % 65536) + text + body
-    return damaged(content, rng) if rng.random() < 0.1 else content
+    return damage(content, rng) if rng.random() < 0.1 else content
 
 
 def hostile_checkpoint(content: bytes, rng: random.Random) -> bytes:
     """A checkpoint that was damaged, or crafted with a right checksum."""
     kind = rng.randrange(10)
     if kind == 0:
-        return damaged(content, rng)
+        return damage(content, rng)
     if kind == 1:
-        return signed(damaged(content, rng))
+        return sign(damage(content, rng))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     arrays = {name.removesuffix(".npy"): np.load(io.BytesIO(data)) for name, data in members.items()}
     metadata = json.loads(arrays.pop("metadata").tobytes())
     for _ in range(rng.choice((1, 1, 1, 3))):
         if kind < 7:
-            metadata = edited(metadata, rng)
+            metadata = edit(metadata, rng)
     if kind >= 6:
         name = rng.choice(sorted(arrays))
         array = arrays.pop(name)
@@ -171,7 +171,7 @@ def hostile_checkpoint(content: bytes, rng: random.Random) -> bytes:
                 twin.filename = f"{i}.npy"
                 archive.filelist.append(twin)
         archive.comment = b"0" * 64
-    return signed(buffer.getvalue())
+    return sign(buffer.getvalue())
 
 
 def hostile_idx(content: bytes, rng: random.Random) -> bytes:
@@ -185,20 +185,20 @@ def hostile_idx(content: bytes, rng: random.Random) -> bytes:
         content = bytes([0, 0, rng.choice((8, 9, 11, 12, 13, 14, 7)), len(sizes)])
         content += struct.pack(f">{len(sizes)}I", *sizes) + body
     elif rng.random() < 0.6:
-        content = damaged(content, rng)
+        content = damage(content, rng)
     if rng.random() < 0.1:
         content += bytes(rng.choice((10_000, 2_000_000)))
     if rng.random() < 0.5:
         content = gzip.compress(content, 1, mtime=0)
         if rng.random() < 0.5:
-            content = damaged(content, rng)
+            content = damage(content, rng)
     return content
 
 
 def hostile_config(content: bytes, rng: random.Random) -> bytes:
     """A configuration with other values, keys or bytes."""
     if rng.random() < 0.3:
-        return damaged(content, rng)
+        return damage(content, rng)
     lines = content.decode().splitlines()
     place = rng.randrange(len(lines))
     key = lines[place].split("=")[0]
@@ -258,7 +258,7 @@ HOSTILE: dict[str, Mutation] = {
     "idx": hostile_idx,
     "checkpoint": hostile_checkpoint,
     "config": hostile_config,
-    "metrics": damaged,
+    "metrics": damage,
 }
 
 

@@ -147,7 +147,7 @@ def forward_and_backward(network: Sequential, parameters: np.ndarray, image: np.
     return found
 
 
-def looked_into(found: Arrays, lesson: Lesson) -> Arrays:
+def details(found: Arrays, lesson: Lesson) -> Arrays:
     """What the figures look into, from the layers' arrays, with plain NumPy and loops."""
     roles = lesson.roles
     mean, std = np.float64(0.1307), np.float64(0.3081)
@@ -243,7 +243,7 @@ def slopes(network: Sequential, parameters: np.ndarray, lesson: Lesson, batch: D
     return found
 
 
-def trained_by_adam(network: Sequential, parameters: np.ndarray, lesson: Lesson, batch: Dataset) -> Arrays:
+def adam_steps(network: Sequential, parameters: np.ndarray, lesson: Lesson, batch: Dataset) -> Arrays:
     """Five steps on the one image, by the coordinator."""
     index = lesson.weight_index
     rows: dict[str, list[Any]] = defaultdict(list)
@@ -271,7 +271,7 @@ def trained_by_adam(network: Sequential, parameters: np.ndarray, lesson: Lesson,
     return found | {"adam.probabilities": exponentials / exponentials.sum()}
 
 
-class Noted(SGD):
+class RecordingSGD(SGD):
     """Gradient descent that keeps the mean gradient it is given."""
 
     def update(self, parameters: Any, gradient: Any, state: Any) -> Any:
@@ -284,7 +284,7 @@ def in_parallel(network: Sequential, parameters: np.ndarray, lesson: Lesson, bat
     order = epoch_order(0, 0, len(batch))
     inputs, targets = np.empty_like(batch.inputs), np.empty_like(batch.targets)
     inputs[order], targets[order] = batch.inputs, batch.targets  # So that the epoch's order is the lesson's.
-    optimizer = Noted(0.1)
+    optimizer = RecordingSGD(0.1)
     with Coordinator(network, optimizer, parameters=parameters, batch_size=7, shard_size=2, n_workers=2) as coordinator:
         coordinator.fit((inputs, targets))
     mean: np.ndarray = optimizer.gradient  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def strokes(label: int, rng: np.random.Generator) -> list[list[Point]]:
             return [[*arc(0.35, 0.29, wide * 0.9, 0.29, -10, -370), *tail]]
 
 
-def drawn(label: int, height: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
+def handwritten_digit(label: int, height: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
     """A mask of a hand-drawn digit ``height`` pixels high, and what it is."""
     thickness = height * rng.uniform(0.05, 0.16)
     margin = math.ceil(thickness)
@@ -101,7 +101,7 @@ def drawn(label: int, height: int, rng: np.random.Generator) -> tuple[Image.Imag
     return mask, f"stroke {thickness / height:.2f}"
 
 
-def printed(label: int, height: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
+def font_digit(label: int, height: int, rng: np.random.Generator) -> tuple[Image.Image, str]:
     """A mask of a font's digit, and the font's name."""
     import matplotlib
 
@@ -138,7 +138,7 @@ def photo(label: int, rng: np.random.Generator, largest: int = 3000) -> Photo:
     width = round(60 * (largest / 60) ** rng.uniform(0, 1))
     height = min(max(round(width * rng.uniform(0.6, 1.6)), 60), largest)
     shorter = min(width, height)
-    make = drawn if rng.random() < 0.6 else printed
+    make = handwritten_digit if rng.random() < 0.6 else font_digit
     mask, how = make(label, round(shorter * rng.uniform(0.35, 0.75)), rng)
     angle = rng.uniform(-15, 15)
     mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)

@@ -12,29 +12,29 @@ def figures(lesson: Lesson) -> list[Figure]:
     """The figures that this network has something to show for."""
     roles = lesson.roles
 
-    def drawn(draw: Callable[[Lesson, Step], Figure | None], step: Step | None) -> Figure | None:
+    def figure_of(draw: Callable[[Lesson, Step], Figure | None], step: Step | None) -> Figure | None:
         return None if step is None else draw(lesson, step)
 
-    made = (
+    candidates = (
         overview.architecture(lesson),
         overview.image(lesson),
-        drawn(convolution.convolution, roles.conv),
+        figure_of(convolution.convolution, roles.conv),
         overview.output_shape(lesson),
-        drawn(convolution.channels, roles.deep),
-        drawn(forward.activation, roles.activation),
-        drawn(forward.pooling, roles.pool),
-        drawn(forward.flatten, roles.flatten),
-        drawn(forward.dense, roles.dense),
+        figure_of(convolution.channels, roles.deep),
+        figure_of(forward.activation, roles.activation),
+        figure_of(forward.pooling, roles.pool),
+        figure_of(forward.flatten, roles.flatten),
+        figure_of(forward.dense, roles.dense),
         forward.softmax(lesson),
         backward.error(lesson),
-        drawn(backward.dense_backward, roles.dense),
-        drawn(backward.activation_backward, roles.activation),
-        drawn(backward.pooling_backward, roles.last_pool),
-        drawn(gradients.scatter, roles.deep),
-        drawn(gradients.gather, roles.deep),
-        drawn(gradients.equal, roles.deep),
-        drawn(gradients.kernel_gradient, roles.deep),
-        drawn(gradients.mismatch, roles.deep),
+        figure_of(backward.dense_backward, roles.dense),
+        figure_of(backward.activation_backward, roles.activation),
+        figure_of(backward.pooling_backward, roles.last_pool),
+        figure_of(gradients.scatter, roles.deep),
+        figure_of(gradients.gather, roles.deep),
+        figure_of(gradients.equal, roles.deep),
+        figure_of(gradients.kernel_gradient, roles.deep),
+        figure_of(gradients.mismatch, roles.deep),
         training.difference(lesson),
         training.adam(lesson),
         parallel.batch(lesson),
@@ -43,4 +43,4 @@ def figures(lesson: Lesson) -> list[Figure]:
         parallel.orders(lesson),
         parallel.death(lesson),
     )
-    return [figure for figure in made if figure is not None]
+    return [figure for figure in candidates if figure is not None]
