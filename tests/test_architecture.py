@@ -424,7 +424,7 @@ def test_kernels_know_only_arrays_and_optimizers_know_only_vectors() -> None:
             }
 
 
-def test_imports_stand_at_the_top_save_the_listed_ones() -> None:
+def test_imports_stand_at_the_top_except_the_listed_ones() -> None:
     late = set()
     for name, tree in modules().items():
         for function in ast.walk(tree):

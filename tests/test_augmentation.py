@@ -121,7 +121,7 @@ def test_background_comes_in_from_outside() -> None:
     assert (Augment(shift=1000)(images, keys(20), background=9) == 9).mean() > 0.9
 
 
-def test_functions_of_our_own_are_right() -> None:
+def test_functions_of_this_package_are_right() -> None:
     angles = np.linspace(-math.pi, math.pi, 999)
     sine, cosine = sine_and_cosine(angles)
     assert_allclose(sine, np.sin(angles), atol=1e-10)

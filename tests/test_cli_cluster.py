@@ -103,7 +103,9 @@ def test_a_run_on_a_running_dask_cluster_has_the_same_hash_and_leaves_it_running
     assert measured["test_accuracy"] == result["test_accuracy"]
 
 
-def test_a_run_begun_on_a_cluster_goes_on_without_it(scheduler: str, data: str, expected: str, tmp_path: Path) -> None:
+def test_a_run_begun_on_a_cluster_continues_without_it(
+    scheduler: str, data: str, expected: str, tmp_path: Path
+) -> None:
     out = str(tmp_path / "run")
     cluster = ("--engine", "dask", "--cluster-address", scheduler)
     run(HERE, "train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)

@@ -327,7 +327,7 @@ def test_a_parallel_is_thrown_away_after_an_exception(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
+def test_what_cannot_be_computed_is_given_up_after_max_tries() -> None:
     data = scripted((models.NOTHING, 0), (models.EXIT, 3), (models.NOTHING, 0))
     with Cluster("loky", n_workers=2, step_timeout=SECONDS) as engine:
         opened = Opened(engine, Scripted(), (data,), at(0))
@@ -343,7 +343,7 @@ def test_what_cannot_be_computed_is_given_up_after_so_many_tries() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_worker_added_in_the_middle_of_a_run_takes_part(
+def test_a_worker_added_during_a_run_takes_part(
     dask_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("parallel_lenet.engines.cluster.engine.COUNT_INTERVAL", 0.0)
@@ -370,7 +370,7 @@ def test_a_worker_added_in_the_middle_of_a_run_takes_part(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_dask_worker_with_another_numpy_is_refused_when_we_join_and_when_it_answers(
+def test_a_dask_worker_with_another_numpy_is_refused_at_joining_and_when_it_answers(
     dask_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = np.__version__

@@ -65,7 +65,7 @@ asyncio.run(main())
 """
 
 
-def test_a_cluster_of_our_own_is_only_for_us_and_a_stopped_worker_costs_a_warning(
+def test_a_started_cluster_is_private_and_a_stopped_worker_costs_a_warning(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Training, the time limit of a worker, and closing, with one start of a cluster."""
@@ -168,7 +168,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_of_a_running_cluster(
         Cluster("dask", address=address)
 
 
-def test_without_cryptography_no_cluster_of_our_own_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cryptography_no_cluster_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(ModuleNotFoundError, match="starting a Dask cluster needs cryptography"):
         Cluster("dask", n_workers=1)._backend.start(1)

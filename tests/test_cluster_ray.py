@@ -58,7 +58,7 @@ def ask(address: str, **variables: str) -> str:
     return result.stdout.split(" ")[0]
 
 
-def test_a_ray_of_our_own_is_only_for_us_and_a_killed_raylet_leaves_one_sentence_and_nothing_else() -> None:
+def test_a_started_ray_is_private_and_a_killed_raylet_leaves_one_sentence_and_nothing_else() -> None:
     """Ray ends the program at once when its raylet dies: no one but another process can say so and clean up."""
     pytest.importorskip("ray")
     with TemporaryDirectory(prefix="t", dir="/tmp") as outer:  # Short: the names of sockets are.

@@ -19,7 +19,7 @@ pytestmark = MARKS
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("backend", ["threading", LOKY])
-def test_a_cluster_of_our_own_leaves_nothing(backend: Any, digits: Dataset) -> None:
+def test_a_started_cluster_leaves_nothing(backend: Any, digits: Dataset) -> None:
     trackers = _trackers()
     before = children() - trackers
     files = temporary_files()

@@ -99,7 +99,7 @@ def draw(rng: np.random.Generator, dtype: str, *shapes: tuple[int, ...]) -> Iter
     seed=st.integers(0, 2**16),
 )
 @settings(deadline=None, max_examples=25)
-def test_convolutions_agree_with_naive_whatever_the_shape(
+def test_convolutions_agree_with_naive_for_any_shape(
     kind: tuple[tuple[int, int], str, int],
     stride: int,
     padding: int,

@@ -114,7 +114,7 @@ def test_a_loop_whose_epoch_another_has_taken_over_ends_with_an_error(digits: Da
         next(first)
 
 
-def test_a_loop_goes_on_from_what_is_loaded_in_it(digits: Dataset, tmp_path: Path) -> None:
+def test_a_loop_continues_from_what_is_loaded_in_it(digits: Dataset, tmp_path: Path) -> None:
     whole, coordinator = serial(), serial()
     whole.fit(digits)
     coordinator.save(tmp_path / "start.npz")

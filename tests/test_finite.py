@@ -108,7 +108,7 @@ def test_an_update_that_overflows_is_found_where_it_happens() -> None:
     assert np.isfinite(c.parameters).all()
 
 
-def test_a_skipped_step_updates_nothing_and_the_next_goes_on() -> None:
+def test_a_skipped_step_updates_nothing_and_the_next_one_runs() -> None:
     c, reference = coordinator(on_nan="skip"), coordinator()
     reports = list(c.iterate(data((12, NAN_LOSS))))
     steps = [report for report in reports if isinstance(report, StepReport)]

@@ -93,7 +93,7 @@ def test_while_it_evaluates(place: Path) -> None:
     assert described["user"]["figures"] == []  # To be measured on resuming.
 
 
-def test_in_the_middle_of_a_long_step_in_this_process(place: Path) -> None:
+def test_during_a_long_step_in_this_process(place: Path) -> None:
     out = place / "slow"
     arguments = ("--data-dir", "data", "--kernel", "naive", "--batch-size", "200", "--engine", "serial")
     process = start(place, "train", *arguments, "--out", str(out))

@@ -443,7 +443,7 @@ def test_loss_and_gradient_are_sums_not_means(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(gradient, parts[0][1] + parts[1][1], rtol=1e-9, atol=1e-12)
 
 
-def test_the_same_call_gives_the_same_bits_whatever_ran_before(lenet: Sequential) -> None:
+def test_the_same_call_gives_the_same_bits_after_any_other_call(lenet: Sequential) -> None:
     first = gradient_of(lenet, images(7), labels(7))
     gradient_of(lenet, images(14)[7:], labels(14)[7:])
     lenet.predict(fresh(lenet), images(3))

@@ -123,7 +123,7 @@ def test_the_browser_agrees_with_predict_on_all_bundled_test_digits(drawing_page
     assert (theirs.argmax(axis=1) == trained.predict(test.inputs)).all()
 
 
-def test_the_browser_computes_every_network_of_our_layers(drawing_page: Any) -> None:
+def test_the_browser_computes_every_network_of_this_packages_layers(drawing_page: Any) -> None:
     tab = drawing_page()
     rng = np.random.default_rng(0)
     for name, (images, layers) in NETWORKS.items():

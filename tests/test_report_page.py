@@ -154,7 +154,7 @@ def test_pictures_have_texts_for_those_who_cannot_see_them_and_ids_of_their_own(
     assert referred <= set(ids)
 
 
-def test_a_drawing_is_the_same_each_time_whatever_the_users_settings() -> None:
+def test_a_drawing_is_the_same_each_time_with_any_settings_of_the_user() -> None:
     import matplotlib
 
     first = lines()

@@ -79,7 +79,7 @@ def test_another_shard_size_may_continue_a_run_if_it_decides_no_bit(
 
 
 @pytest.mark.parametrize("how", [("--engine", "serial"), ("--engine", "processes", "--workers", "3")], ids=" ".join)
-def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
+def test_it_continues_within_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
     assert archive.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120
     result = train(half, "--resume", "half", *how)
     assert same(result, whole(place))
@@ -87,7 +87,7 @@ def test_it_goes_on_in_the_middle_of_an_epoch_with_other_workers(place: Path, ha
     assert {file.name for file in (half / "half").iterdir()} == FILES
 
 
-def test_it_goes_on_from_the_checkpoint_before_and_a_third_run_from_there(place: Path, half: Path) -> None:
+def test_it_continues_from_the_checkpoint_before_and_a_third_run_from_there(place: Path, half: Path) -> None:
     last = half / "half" / "checkpoint.npz"
     previous = half / "half" / "checkpoint.previous.npz"
     last.write_bytes(last.read_bytes()[:-1])

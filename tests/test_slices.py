@@ -19,7 +19,7 @@ def test_the_slices_cover_the_vector_and_their_results_are_in_order(size: int, n
     assert parts == Threads(1).map(lambda part: part, size)
 
 
-def test_so_many_threads_work_at_once_and_none_remains() -> None:
+def test_three_threads_work_at_once_and_none_remains() -> None:
     before = threading.active_count()
     meeting = threading.Barrier(3)  # Passed only if three are in it.
     names = Threads(3).map(lambda part: (meeting.wait(20), threading.current_thread())[1], 3 * SLICE)

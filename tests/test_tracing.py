@@ -130,7 +130,7 @@ def test_a_trace_shows_the_times_of_the_reports(engine: str, workers: int, tmp_p
     st.booleans(),
     st.integers(0, 3000),
 )  # fmt: skip
-def test_spans_nest_whatever_the_order_of_answers(
+def test_spans_nest_for_any_order_of_answers(
     blocks: list[tuple[int, int, int, int, bool]], serial: bool, updating: int
 ) -> None:
     """Answers that wait, come early, late, or without a time of their own, in microseconds."""

@@ -149,7 +149,7 @@ def swallow_and_raise() -> None:
 
 
 @posix
-def test_a_time_limit_ends_the_block_whatever_it_does_with_the_exception() -> None:
+def test_a_time_limit_ends_the_block_even_if_it_catches_the_exception() -> None:
     with Interrupts() as interrupts:
         with interrupts.time_limit(None), interrupts.time_limit(time.monotonic() + 60):
             pass

@@ -139,7 +139,7 @@ def test_a_loop_that_another_thread_left_refuses_nothing(digits: Dataset) -> Non
         assert c.epoch == 1
 
 
-def test_a_signal_handler_in_the_middle_of_a_step_may_save_and_predict_but_not_evaluate(tmp_path: Path) -> None:
+def test_a_signal_handler_during_a_step_may_save_and_predict_but_not_evaluate(tmp_path: Path) -> None:
     with coordinator("processes") as c:
         c.evaluate(OTHER)
         got: list[Any] = []
@@ -172,7 +172,7 @@ def test_a_signal_handler_in_the_middle_of_a_step_may_save_and_predict_but_not_e
 # The queue itself.
 
 
-def test_turns_come_in_the_order_of_the_calls_though_one_in_the_middle_gives_up() -> None:
+def test_turns_come_in_the_order_of_the_calls_even_if_one_between_gives_up() -> None:
     turns = Turns()
     order = list[int]()
     begin = threading.Event()
