@@ -1,5 +1,6 @@
 """The Checkpoint object: what a training saved, without its model."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,22 @@ def test_another_model_or_optimizer_is_refused_by_name(tmp_path: Path) -> None:
         checkpoint.require_slots(SGD().init(checkpoint.state.parameters))
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Checkpoint:
-    """Of LeNet-5, unfinished in its second epoch, with weights and a report."""
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of LeNet-5, unfinished in its second epoch, with weights and a report."""
+    path = tmp_path_factory.mktemp("saved") / "c.npz"
     coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=4)
     reports = coordinator.iterate((DATA.inputs, DATA.targets), 2, validation=DATA)
     for _ in range(5):
         next(reports)
-    coordinator.save(tmp_path / "c.npz")
-    return Checkpoint.load(tmp_path / "c.npz")
+    coordinator.save(path)
+    return path
+
+
+@pytest.fixture
+def saved(file: Path, tmp_path: Path) -> Checkpoint:
+    """The checkpoint, in a file of the test's own."""
+    return Checkpoint.load(shutil.copy(file, tmp_path))
 
 
 def test_a_model_is_compared_by_its_description_and_by_its_layout(saved: Checkpoint) -> None:

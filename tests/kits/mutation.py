@@ -7,6 +7,7 @@ then. ``--tenths`` tries only some of the changes, always the same ones. ``pip i
 """
 
 import argparse
+import ast
 import os
 import shutil
 import subprocess
@@ -25,12 +26,35 @@ MODULES = {
     "clipping.py": ["test_optimizers.py", "test_updates.py"],
     "checkpoint.py": ["test_checkpoint.py"],
     "engines/processes/dispatcher.py": ["test_dispatcher.py"],  # test_engine_states.py takes seconds per change.
-    "averaging.py": ["test_coordinator.py", "test_updates.py"],
+    "averaging.py": ["test_averaging.py"],
     "settings.py": ["test_settings.py"],
-    "coordinator.py": ["test_coordinator.py", "test_coordinator_arguments.py", "test_coordinator_checkpoints.py"],
+    "coordinator.py": [
+        *("test_coordinator.py", "test_coordinator_arguments.py", "test_coordinator_checkpoints.py"),
+        "test_finite.py",
+        "test_stopping.py::test_fit_stops_after_epochs_that_are_no_better_also_when_it_continues",
+        "test_stopping.py::test_wrong_arguments_are_named",
+        "test_display.py::test_a_coordinator_in_every_state",
+        "test_sample_weights.py::test_a_batch_without_weight_is_skipped",
+        "test_probabilities.py::test_errors_are_those_of_predict",
+        "test_probabilities.py::test_a_model_of_ones_own_tells_them",
+        "test_probabilities.py::test_a_model_without_them_is_named",
+        "test_turns.py::test_a_loop_that_another_thread_left_refuses_nothing",
+    ],
 }
 # Tests of seconds, each of which would be repeated for every change that no test notices.
-LONG = "against_torch or number_of_workers or changes_a_bit or closed or users_own or slow_kernel or processes"
+LONG = " or ".join(
+    [
+        *("against_torch", "compiled", "slow_kernel", "users_own", "command", "configuration", "identical"),
+        *("obeys_the_law", "counts_every_sample", "global_random", "callers_arrays", "how_a_dataset", "taken_over"),
+        *("far_above", "every_position"),
+    ]
+)
+# At the end of conftest.py, in the copy: a test ends as skipped at its first worker process.
+NO_PROCESSES = """
+from parallel_lenet.engines.processes.engine import ProcessesEngine
+
+ProcessesEngine.start = lambda *_: pytest.skip("starts a process")
+"""
 DIGITS = "3705819264"  # Last digits of a change's number: the first of them are the first tenth, and so on.
 TIMED_OUT = 124  # The exit code of timeout(1).
 SETTINGS = """
@@ -50,6 +74,9 @@ def run(module: str, minutes: float | None, tenths: int) -> None:
             source = ROOT / name
             copy = Path(folder, name)
             shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
+        undecorate(Path(folder, "parallel_lenet", module))
+        with open(Path(folder, "tests", "conftest.py"), "a", encoding="utf-8") as file:
+            file.write(NO_PROCESSES)
         with open(Path(folder, "pyproject.toml"), "a", encoding="utf-8") as file:
             tests = [f"tests/{test}" for test in MODULES[module]]
             file.write(SETTINGS.format(module=module, long=LONG, tests=tests))
@@ -71,6 +98,20 @@ def run(module: str, minutes: float | None, tenths: int) -> None:
         for name in (name for name, state in states.items() if state == "survived"):
             shown = subprocess.run([*mutmut, "show", name], cwd=folder, capture_output=True, text=True).stdout
             print("\n".join(line for line in shown.splitlines() if line.startswith(("#", "-", "+"))), flush=True)
+
+
+def undecorate(path: Path) -> None:
+    """Replace ``@name`` above functions by ``function = name(function)`` below: mutmut leaves out what is decorated."""
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    for function in sorted(functions, key=lambda function: function.lineno, reverse=True):
+        match function.decorator_list:
+            case [ast.Name(name) as decorator] if name not in ("classmethod", "staticmethod"):
+                call = f"{function.name} = {name}({function.name})"
+                lines.insert(function.end_lineno or 0, " " * function.col_offset + call)
+                lines[decorator.lineno - 1] = ""
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
