@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from parallel_lenet import SGD, Adam, Checkpoint, CheckpointError, Coordinator, Dataset, Layout, archive, lenet5
 from parallel_lenet.optimizers import OptimizerState
 
+DAMAGED = "optimizer state is damaged: the shape or dtype of first_moment is wrong"
 DATA = Dataset(np.arange(7840, dtype=np.uint8).reshape(10, 28, 28), np.arange(10) % 10)
 
 
@@ -129,24 +130,53 @@ def test_every_field_of_the_state_comes_back(saved: Checkpoint, tmp_path: Path) 
         assert_array_equal(again.optimizer.slots[name], slot)
 
 
+def data(**changes: Any) -> dict[str, Any]:
+    """The fingerprint of data, as in a file."""
+    return {"samples": 1, "shape": [28, 28], "sha256": "0", **changes}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": 1}, "was written by an older version, which did not describe the model: its parameters are "),
+        (
+            {"format": 1},
+            "was written by an older version, which did not describe the model: its parameters are "
+            "numpy.load(path)['parameters'], for Coordinator(model, optimizer, parameters=...)",
+        ),
+        ({"format": None}, "has format None; this version reads 2"),
         ({"format": 3}, "has format 3; this version reads 2"),
         ({"layout": [["weight", [3]]]}, "holds 61,706 parameters of float32; its network has 3"),
         ({"step": 2**63}, "its metadata is incomplete: step must be below 2**63"),
+        ({"epoch": 2**63}, "its metadata is incomplete: epoch must be below 2**63"),
+        ({"cursor": 2**63}, "its metadata is incomplete: cursor must be below 2**63"),
         ({"step": -1}, "its metadata is incomplete: step must be a whole number of at least 0, got -1"),
         ({"seconds": "many"}, "its metadata is incomplete: 'many' is not a number"),
         ({"seconds": True}, "its metadata is incomplete: True is not a number"),
         ({"sums": [1.0, 2, 3, -1.0]}, "its metadata is incomplete: the weight of the sums is -1.0"),
         ({"sums": [1.0, 2, 3, "inf"]}, "its metadata is incomplete: the weight of the sums is 'inf'"),
+        ({"sums": [1.0, -2, 3, 4.0]}, "its metadata is incomplete: sums must be a whole number of at least 0, got -2"),
+        ({"sums": [1.0, 2, 2**63, 4.0]}, "its metadata is incomplete: sums must be below 2**63"),
         ({"history": [3]}, "its metadata is incomplete: history holds 3"),
+        (
+            {"history": [{"epoch": -1}]},
+            "its metadata is incomplete: epoch must be a whole number of at least 0, got -1",
+        ),
+        ({"history": [{"epoch": 1}]}, "its metadata is incomplete: 'step'"),
+        ({"history": [{"epoch": 1, "step": 2, "train_loss": []}]}, "its metadata is incomplete: [] is not a number"),
         ({"data": 3}, "its metadata is incomplete: data is 3"),
+        ({"data": None}, "its metadata is incomplete: data is None"),
+        ({"data": data(samples=-1)}, "its metadata is incomplete: data must be a whole number of at least 0, got -1"),
+        ({"data": data(samples=2**63)}, "its metadata is incomplete: data must be below 2**63"),
+        (
+            {"data": data(shape=[28, 2.5])},
+            "its metadata is incomplete: data must be a whole number of at least 0, got 2.5",
+        ),
+        ({"data": data(shape=[1] * 65)}, "its metadata is incomplete: data is {'samples': 1, 'shape': [1, 1, 1"),
+        ({"data": data(sha256=7)}, "its metadata is incomplete: data is {'samples': 1, 'shape': [28, 28], 'sha256': 7"),
         ({"settings": []}, "its metadata is incomplete: settings is []"),
         ({"user": None}, "its metadata is incomplete: user is None"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_wrong_metadata_is_named(saved: Checkpoint, change: dict[str, Any], sentence: str) -> None:
     arrays, metadata = archive.load(saved.path)
@@ -154,6 +184,51 @@ def test_wrong_metadata_is_named(saved: Checkpoint, change: dict[str, Any], sent
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.load(saved.path)
     assert str(caught.value).startswith(f"{saved.path}: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"parameters": None}, "holds 0 parameters of uint8; its network has 61,706"),
+        ({"parameters": np.zeros(61706, np.uint8)}, "holds 61,706 parameters of uint8; its network has 61,706"),
+        ({"optimizer.first_moment": np.zeros(3, np.float32)}, DAMAGED),
+        ({"optimizer.first_moment": np.zeros(61706)}, DAMAGED),
+    ],
+    ids=["missing", "not floats", "length of a slot", "dtype of a slot"],
+)
+def test_wrong_vectors_are_named(saved: Checkpoint, change: dict[str, Any], sentence: str) -> None:
+    arrays, metadata = archive.load(saved.path)
+    changed = {name: array for name, array in {**arrays, **change}.items() if array is not None}
+    archive.save(saved.path, changed, metadata)
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.load(saved.path)
+    assert str(caught.value) == f"{saved.path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "key", ["layout", "settings", "step", "epoch", "cursor", "sums", "seconds", "history", "data", "user"]
+)
+def test_missing_metadata_are_named(saved: Checkpoint, key: str) -> None:
+    arrays, metadata = archive.load(saved.path)
+    archive.save(saved.path, arrays, {name: value for name, value in metadata.items() if name != key})
+    with pytest.raises(CheckpointError, match=rf": its metadata is incomplete: ('{key}'|{key} is None)$"):
+        Checkpoint.load(saved.path)
+
+
+def test_the_largest_figures_and_files_without_a_description_are_read(saved: Checkpoint) -> None:
+    arrays, metadata = archive.load(saved.path)
+    del metadata["model"]
+    figures = {"step": 2**63 - 1, "sums": ["-inf", 0, 0, 0.0], "data": data(shape=[1] * 64, samples=0), "seconds": 0}
+    archive.save(saved.path, arrays, {**metadata, **figures})
+    checkpoint = Checkpoint.load(saved.path)
+    state = checkpoint.state
+    assert checkpoint.description is None
+    assert (state.step, state.sums.loss_sum, state.sums.weight, state.seconds) == (2**63 - 1, -np.inf, 0.0, 0.0)
+    assert state.data is not None
+    assert state.data.fingerprint() == figures["data"]
+    saved.require_model(WithoutDescription(saved.layout))
+    archive.save(saved.path, arrays, {**metadata, "cursor": 0, "data": None})
+    assert Checkpoint.load(saved.path).state.data is None
 
 
 def test_sums_of_older_files_without_weights_and_what_json_does_not_have_are_read(saved: Checkpoint) -> None:
