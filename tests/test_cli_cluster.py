@@ -110,7 +110,7 @@ def test_a_run_begun_on_a_cluster_continues_without_it(
     cluster = ("--engine", "dask", "--cluster-address", scheduler)
     run(HERE, "train", "--data-dir", data, *OPTIONS, *cluster, "--epochs", "1", "--out", out)
     resumed = run(HERE, "train", "--resume", out, *TWO, "--json")  # A file never decides where code runs.
-    assert "give --engine and --cluster-address again to use a cluster" in resumed.stderr
+    assert "to use a cluster, give --engine and --cluster-address again" in resumed.stderr
     result = json.loads(resumed.stdout)
     assert (result["parameters_sha256"], result["engine"], result["epochs"]) == (expected, "processes", 2)
 

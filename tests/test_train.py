@@ -270,7 +270,7 @@ def test_more_epochs_do_so_with_a_constant_learning_rate_only_which_is_said(
         main([*options, schedule, "--epochs", "2"])
         capsys.readouterr()
         main(["train", "--resume", schedule, "--epochs", "3", "--engine", "serial"])
-        said = "the result is not that of such a run" in capsys.readouterr().err
+        said = "result is not that of such a run" in capsys.readouterr().err
         bits = {np.load(f"{run}/checkpoint.npz")["parameters"].tobytes() for run in (schedule, f"{schedule}-whole")}
         assert (len(bits) > 1) == said == (schedule == "cosine")
 
