@@ -106,4 +106,4 @@ def initial_parameters(model: Model, parameters: Vector | None, seed: int) -> Ve
             f"the parameters must be float32 or float64 of shape ({model.layout.size},), as in the model's layout, "
             f"got {parameters.dtype} of shape {parameters.shape}"
         )
-    return parameters.copy()
+    return np.array(parameters)  # A plain array, also for a subclass.

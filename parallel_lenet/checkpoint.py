@@ -40,6 +40,11 @@ class TrainingState:
     data: EpochData | None = None
     """The data of the last step, or None before the first one."""
 
+    def __post_init__(self) -> None:
+        """Make the vectors read-only: an optimizer or a program that wrote to them would change a finished step."""
+        for vector in (self.parameters, *self.optimizer.slots.values()):
+            vector.flags.writeable = False
+
     @property
     def step(self) -> int:
         """Finished steps, over all epochs."""

@@ -92,13 +92,22 @@ def optional_number(name: str, value: object, allowed: Range) -> float | None:
 
 
 def numeric_array(name: str, value: object) -> NDArray[Any]:
-    """The value. Raises TypeError unless it is a NumPy array of numbers or booleans."""
+    """The value. Raises TypeError unless it is a NumPy array of numbers or booleans, ValueError if some are masked."""
     if not isinstance(value, np.ndarray):
         as_array = f": np.asarray({name}) makes one" if isinstance(value, list | tuple) else ""
         raise TypeError(f"{name} must be a NumPy array of numbers, got {type(value).__name__}{as_array}")
     if value.dtype.kind not in "buif":
         raise TypeError(f"{name} must be a NumPy array of numbers, got an array of {value.dtype}")
+    require_unmasked(name, value)
     return value
+
+
+def require_unmasked(name: str, array: object) -> None:
+    """Raises ValueError if it is a masked array with masked numbers: the numbers under the mask would be used."""
+    if np.any(getattr(array, "mask", False)):
+        raise ValueError(
+            f"{name} must have no masked numbers: array.filled(value) replaces them, or leave out their samples"
+        )
 
 
 def quoted(value: object) -> str:

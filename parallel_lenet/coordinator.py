@@ -60,7 +60,7 @@ from parallel_lenet.step_end import finish
 from parallel_lenet.stopping import best_epoch, check_best_by, figures, is_enough
 from parallel_lenet.tracing import Trace
 from parallel_lenet.turns import turns_of
-from parallel_lenet.updates import VectorPool
+from parallel_lenet.updates import VectorPool, initial_state
 from parallel_lenet.warming import WarmUp
 from parallel_lenet.worker import Samples
 from parallel_lenet.workforce import Workforce
@@ -167,7 +167,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
         self._settings = settings
         self._random = parameters is None  # Whether to warn that predictions are those of random parameters.
         parameters = initial_parameters(model, parameters, self.seed)
-        self._state = TrainingState(parameters, optimizer.init(parameters))
+        self._state = TrainingState(parameters, initial_state(optimizer, parameters))
         self._origin: Origin | None = None  # The checkpoint that the state comes from, until training continues.
         self._workforce = Workforce(
             engine,
@@ -209,7 +209,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
 
     @property
     def parameters(self) -> Vector:
-        """The current parameters, ``(size,)``. After an interrupt they are those of the last finished step."""
+        """The current parameters, ``(size,)``, read-only. After an interrupt they are those of the last finished step."""
         return self._state.parameters
 
     @property

@@ -5,12 +5,20 @@ count steps, not epochs: with 60,000 images and batches of 128, an epoch is 469 
 resumed run continues exactly where it stopped.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from parallel_lenet.arithmetic import half_cosine, power
-from parallel_lenet.checks import NOT_NEGATIVE, POSITIVE, UP_TO_ONE, InvalidValue, Range, real_number, whole_number
+from parallel_lenet.checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    UP_TO_ONE,
+    InvalidValue,
+    Range,
+    quoted,
+    real_number,
+    whole_number,
+)
 from parallel_lenet.display import Settings
 
 
@@ -26,11 +34,14 @@ def rate_at(learning_rate: float | Schedule, step: int) -> float:
     """The learning rate after `step` finished steps. Raises ValueError if a schedule returns no valid rate."""
     if not callable(learning_rate):
         return learning_rate
-    # float() because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
-    rate = float(learning_rate(step))
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"a schedule must return a finite number of at least 0, got {rate!r} as it did at step {step}")
-    return rate
+    rate = learning_rate(step)
+    try:
+        # A float, because a schedule of NumPy scalars would turn a float32 vector into a float64 one.
+        return real_number("learning_rate", rate, NOT_NEGATIVE)
+    except InvalidValue:
+        raise ValueError(
+            f"a schedule must return a finite number of at least 0, got {quoted(rate)} as it did at step {step}"
+        ) from None
 
 
 def set_number(record: object, name: str, allowed: Range) -> None:

@@ -5,9 +5,12 @@ All of this happens in the coordinator, not in workers. The bits are those of wh
 """
 
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from parallel_lenet.checks import quoted
 from parallel_lenet.optimizers import Adam, Optimizer, OptimizerState
 from parallel_lenet.parameters import Vector
 from parallel_lenet.slices import LONG, Threads
@@ -96,7 +99,7 @@ def update(
         result, after = next_state(parameters, state, memory)
     else:
         with np.errstate(over="ignore", invalid="ignore"):  # The check says more than a warning.
-            result, after = optimizer.update(parameters, gradient, state)
+            result, after = _checked_update(optimizer, parameters, gradient, state)
 
     def is_finite(part: slice) -> bool:
         if in_slices:
@@ -105,6 +108,47 @@ def update(
         return bool(np.isfinite(result[part]).all())
 
     return result, after, all(threads.map(is_finite, parameters.size))
+
+
+def _checked_update(
+    optimizer: Optimizer, parameters: Vector, gradient: Vector, state: OptimizerState
+) -> tuple[Vector, OptimizerState]:
+    """The result of the optimizer's ``update``. Raises TypeError or ValueError if it is not what `Optimizer` says.
+
+    Another dtype would give other bits with another engine.
+    """
+    result: object = optimizer.update(parameters, gradient, state)
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], OptimizerState):
+        raise TypeError(f"the optimizer's update must return parameters and an OptimizerState, got {quoted(result)}")
+    new, after = result
+    if after.step != state.step + 1:
+        raise ValueError(f"the optimizer's update must return a state of step {state.step + 1}, got {after.step}")
+    if after.slots.keys() != state.slots.keys():
+        raise ValueError(
+            f"the optimizer's update must return a state with the vectors of its init, {list(state.slots)}, got "
+            f"{list(after.slots)}"
+        )
+    _require_vectors("the optimizer's update", parameters, {"parameters": new, **after.slots})
+    return new, after
+
+
+def initial_state(optimizer: Optimizer, parameters: Vector) -> OptimizerState:
+    """The result of the optimizer's ``init``. Raises TypeError or ValueError if it is not what `Optimizer` says."""
+    state: object = optimizer.init(parameters)
+    if not isinstance(state, OptimizerState):
+        raise TypeError(f"the optimizer's init must return an OptimizerState, got {quoted(state)}")
+    _require_vectors("the optimizer's init", parameters, state.slots)
+    return state
+
+
+def _require_vectors(source: str, parameters: Vector, vectors: Mapping[str, Any]) -> None:
+    """Raises ValueError unless each is a vector of the shape and dtype of the parameters."""
+    for name, vector in vectors.items():
+        if not isinstance(vector, np.ndarray) or (vector.shape, vector.dtype) != (parameters.shape, parameters.dtype):
+            kind = f"{vector.dtype} of shape {vector.shape}" if isinstance(vector, np.ndarray) else quoted(vector)
+            raise ValueError(
+                f"{source} must return {name} as {parameters.dtype} of shape {parameters.shape}, got {kind}"
+            )
 
 
 def next_state(parameters: Vector, state: OptimizerState, memory: VectorPool) -> tuple[Vector, OptimizerState]:
@@ -134,7 +178,7 @@ def update_into(
     if isinstance(optimizer, Adam) and type(optimizer).update is Adam.update:
         optimizer.update(parameters, gradient, state, out=(update, slots["first_moment"], slots["second_moment"]))
     else:
-        update[:], after = optimizer.update(parameters, gradient, state)
+        update[:], after = _checked_update(optimizer, parameters, gradient, state)
         for name, slot in slots.items():
             slot[:] = after.slots[name]
 

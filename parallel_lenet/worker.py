@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_lenet.batching import Block, Rows, batches, samples_text
+from parallel_lenet.checks import quoted
 from parallel_lenet.metrics import Metrics
 from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
@@ -47,7 +48,7 @@ def block_gradient(
 
     def room(depth: int) -> Vector:
         if depth > len(spare):
-            spare.append(np.full_like(gradient, np.nan))  # If a model forgets to write a number, NaN shows it.
+            spare.append(np.empty_like(gradient))
         return spare[depth - 1] if depth else gradient
 
     with np.errstate(over="ignore", invalid="ignore"):  # The coordinator checks the sum, and its error says more.
@@ -70,7 +71,7 @@ def block_metrics(model: Model, datasets: Sequence[Samples], parameters: Vector,
 def warm_up(model: Any, parameters: Vector, data: Samples, samples: int) -> None:
     """Call the model's ``warm_up`` with ``samples`` samples: the first ones, repeated if there are fewer."""
     rows = np.arange(samples) % max(1, len(data.inputs))
-    model.warm_up(parameters, data.inputs[rows], data.targets[rows])
+    model.warm_up(parameters.view(), data.inputs[rows], data.targets[rows])
 
 
 def _add(left: tuple[Metrics, Vector], right: tuple[Metrics, Vector]) -> tuple[Metrics, Vector]:
@@ -115,14 +116,31 @@ def _call(
         more["weights"] = data.weights[rows]
     if key is not None:
         more["keys"] = SampleKeys(*key, rows)
-    sums = model.loss_and_gradient(parameters, inputs, targets, gradient, **more)
+    if gradient is not None:
+        gradient.fill(np.nan)  # NaN shows each number that the model does not write. 5 us for LeNet-5.
+        gradient = gradient.view()
+    # Views, since a model may give an array another shape.
+    sums = model.loss_and_gradient(parameters.view(), inputs, targets, gradient, **more)
     if not isinstance(sums, Metrics):
         raise TypeError(f"loss_and_gradient must return Metrics, got {type(sums).__name__}")
-    if sums.count != n or not 0 <= sums.correct <= n:
+    # A model may return NumPy's numbers. float32 would give other sums, and JSON does not have them.
+    loss_sum = _number("loss_sum", sums.loss_sum)
+    count = _number("count", sums.count)
+    correct = _number("correct", sums.correct)
+    if count != n or not 0 <= correct <= n or not correct.is_integer():
         raise ValueError(
             f"loss_and_gradient must return sums over the {n} samples it was given: "
-            f"count {n}, got {sums.count}, and correct from 0 to {n}, got {sums.correct}"
+            f"count {n}, got {sums.count}, and correct a whole number from 0 to {n}, got {sums.correct}"
         )
-    # A model may return NumPy's numbers. float32 would give other sums, and JSON does not have them.
     weight = tree_total(more["weights"], getattr(model, "leaf", None) or n) if "weights" in more else float(n)
-    return Metrics(float(sums.loss_sum), int(sums.correct), int(sums.count), weight)
+    return Metrics(loss_sum, int(correct), n, weight)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of the model's Metrics as a float. Raises TypeError if it is something else."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"loss_and_gradient must return Metrics of numbers, got {name}={quoted(value)}") from None

@@ -106,9 +106,12 @@ def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine(processes: Pr
     [
         (None, TypeError, "loss_and_gradient must return Metrics, got NoneType"),
         ((1.0, 1, 1), TypeError, "loss_and_gradient must return Metrics, got tuple"),
-        (Metrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, got 7, and correct from 0 to 10"),
-        (Metrics(1.0, 11, 10), ValueError, "and correct from 0 to 10, got 11"),
-        (Metrics(1.0, -1, 10), ValueError, "and correct from 0 to 10, got -1"),
+        (Metrics(1.0, 1, 7), ValueError, "the 10 samples it was given: count 10, got 7, and correct a whole number"),
+        (Metrics(1.0, 11, 10), ValueError, "and correct a whole number from 0 to 10, got 11"),
+        (Metrics(1.0, -1, 10), ValueError, "and correct a whole number from 0 to 10, got -1"),
+        (Metrics(1.0, 0.5, 10), ValueError, "and correct a whole number from 0 to 10, got 0.5"),  # type: ignore[arg-type]
+        (Metrics("1", 1, 10), TypeError, "Metrics of numbers, got loss_sum='1'"),  # type: ignore[arg-type]
+        (Metrics(1.0, np.ones(2), 10), TypeError, "Metrics of numbers, got correct=array([1., 1.])"),  # type: ignore[arg-type]
     ],
 )
 def test_metrics_that_cannot_be_are_refused(

@@ -2,12 +2,13 @@
 
 import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from parallel_lenet import SGD, Coordinator, Dataset, DatasetError, lenet5, lenet5_for
+from parallel_lenet import SGD, Coordinator, Dataset, DatasetError, lenet5, lenet5_for, sample_weights
 from parallel_lenet.datasets.values import parts
 from parallel_lenet.fingerprint import data_text
 
@@ -21,6 +22,29 @@ def test_a_number_that_is_not_finite_is_named_by_its_sample(bad: float, dtype: s
     inputs[2, 1, 0] = bad
     with pytest.raises(DatasetError, match="mine: inputs of sample 2 hold NaN or infinity"):
         Dataset(inputs, TARGETS, "mine")
+
+
+def test_masked_numbers_are_refused_since_those_under_the_mask_would_be_used() -> None:
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array(["a", "b", "a", "b"])
+    some = np.ma.masked_array(TARGETS, mask=TARGETS == 2)
+    nothing = np.ma.masked_array(TARGETS)
+    assert len(Dataset(np.ma.masked_array(images), nothing)) == 4
+    attempts: list[tuple[str, Callable[[], object]]] = [
+        ("mine: inputs", lambda: Dataset(np.ma.masked_equal(images, 0), TARGETS, "mine")),
+        ("mine: targets", lambda: Dataset(images, some, "mine")),
+        ("mine: weights", lambda: Dataset(images, TARGETS, "mine", some)),
+        ("mine: images", lambda: Dataset.from_arrays(np.ma.masked_equal(images, 0), labels, name="mine")),
+        ("mine: labels", lambda: Dataset.from_arrays(images, np.ma.masked_equal(labels, "a"), name="mine")),
+        ("mine: weights", lambda: Dataset.from_arrays(images, labels, name="mine", weights=some)),
+        ("labels", lambda: sample_weights(some)),
+        (
+            "inputs",
+            lambda: Coordinator(lenet5(kernel="im2col"), SGD(), engine="serial").predict(np.ma.masked_equal(images, 0)),
+        ),
+    ]
+    for what, attempt in attempts:
+        with pytest.raises(ValueError, match=f"^{what} must have no masked numbers: array.filled"):
+            attempt()
 
 
 @pytest.mark.parametrize("pixel", [3e38, -1e300, np.float32(-2e38)])

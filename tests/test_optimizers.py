@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -311,10 +312,12 @@ def test_bad_values(kind: Callable[..., Any], name: str, bad: Any, allowed: str)
     assert str(error.value) == f"{name} must be {allowed}, got {bad!r}"
 
 
-@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
-def test_bad_schedules_are_caught_when_asked(rate: float) -> None:
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf, None, "0.1", np.array([0.1]), True])
+def test_bad_schedules_are_caught_when_asked(rate: Any) -> None:
     """A schedule is the user's own function, so its answers are checked."""
-    with pytest.raises(ValueError, match=rf"^a schedule must return .* got {rate} as it did at step 0$"):
+    with pytest.raises(
+        ValueError, match=rf"^a schedule must return .* got {re.escape(repr(rate))} as it did at step 0$"
+    ):
         run(SGD(lambda step: rate), np.ones(2), [np.ones(2)])
 
 

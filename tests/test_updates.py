@@ -1,6 +1,7 @@
 """Long vectors: the bits of whole vectors on one thread, and memory that is used again only if no one holds it."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,53 @@ def test_an_interrupt_among_the_slices_leaves_the_step_before() -> None:
         next(loop)
     assert coordinator.parameters is parameters
     assert (coordinator.step, coordinator.parameters_sha256()) == (1, digest)
+
+
+class Written:
+    """An optimizer of the user's own: gradient descent with a result that ``change`` replaces."""
+
+    elementwise = True
+    learning_rate = 0.1
+
+    def __init__(self, change: Any, init: Any = OptimizerState) -> None:
+        self.change = change
+        self.init = lambda parameters: init(0, {"mean": np.zeros_like(parameters)})
+
+    def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> Any:
+        return self.change(parameters - np.float32(0.1) * gradient, OptimizerState(state.step + 1, state.slots), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, new, old: p, "must return parameters and an OptimizerState, got array"),
+        (lambda p, new, old: (p, {}), "must return parameters and an OptimizerState, got (array"),
+        (lambda p, new, old: (np.float64(1) * p, new), "must return parameters as float32 of shape"),
+        (lambda p, new, old: (p[:, None], new), "must return parameters as float32 of shape"),
+        (lambda p, new, old: (list(p), new), "must return parameters as float32 of shape"),
+        (lambda p, new, old: (p, OptimizerState(new.step, {"mean": 0.5})), "must return mean as float32 of shape"),
+        (lambda p, new, old: (p, old), "must return a state of step 1, got 0"),
+        (
+            lambda p, new, old: (p, OptimizerState(new.step, {"sum": p})),
+            "with the vectors of its init, ['mean'], got ['sum']",
+        ),
+        (lambda p, new, old: (p, old.slots["mean"].fill(1)), "assignment destination is read-only"),
+    ],
+    ids=range(9),
+)
+def test_what_an_optimizer_may_not_return_or_overwrite(change: Any, message: str) -> None:
+    for size in (2, SIZE):  # At once, and in slices.
+        coordinator = Coordinator(Scripted(size=size), Written(change), engine="serial", batch_size=4, on_nan="skip")
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+            coordinator.fit((INPUTS * 0, np.arange(12.0)))
+        assert coordinator.step == 0
+        assert not coordinator.parameters.flags.writeable
+
+
+def test_what_an_optimizer_may_not_start_with() -> None:
+    for init, message in (
+        (lambda *_: {}, "must return an OptimizerState, got {}"),
+        (lambda *_: OptimizerState(0, {"m": 1}), "must return m as"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+            Coordinator(Scripted(), Written(None, init))

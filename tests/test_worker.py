@@ -70,3 +70,27 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_noticed_in_any_shard(bad: fl
             [],
         )
         assert sums.finite == finite
+
+
+class Sparse(Softmax):
+    """Writes the gradient of the classes that it gets, and no other numbers. Gives the arrays other shapes."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        whole = np.empty_like(parameters)
+        metrics = super().loss_and_gradient(parameters, inputs, targets, whole)
+        parameters.shape = (10, -1)
+        if gradient is not None:
+            gradient.shape = (-1, 10)
+            gradient[:, targets] = whole.reshape(-1, 10)[:, targets]
+        return metrics
+
+
+def test_numbers_that_a_model_leaves_out_are_noticed_though_it_wrote_them_before() -> None:
+    data = (Samples(DIGITS.inputs, np.arange(len(DIGITS)) % 10),)
+    gradient = np.empty_like(PARAMETERS)
+    spare: list[Array] = []
+    for rows, finite in [(40, True), (38, False), (20, True), (5, False)]:
+        assert (
+            block_gradient(Sparse(), data, PARAMETERS, Block(np.arange(rows), 0, 10), gradient, spare).finite == finite
+        )
+    assert PARAMETERS.shape == gradient.shape == (ByImage.layout.size,)

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import quoted
+from parallel_lenet.checks import quoted, require_unmasked
 from parallel_lenet.datasets.arrays import arrange, class_labels
 from parallel_lenet.datasets.values import DatasetError, is_finite
 from parallel_lenet.display import Displayed, Summary, Table, count
@@ -34,8 +34,8 @@ class Dataset(Displayed):
     It does not copy arrays that are mapped read-only from a file, such as ``np.load(file, mmap_mode="r")``. Such a file
     must not change during the call. Arrays that are mapped from a file are read in parts.
 
-    Raises DatasetError if there are no samples, the lengths differ, a type isn't numeric, a value isn't finite, or
-    weights are not allowed.
+    Raises DatasetError if there are no samples, the lengths differ, a type isn't numeric, a value isn't finite or is
+    masked, or weights are not allowed.
 
     >>> import numpy as np
     >>> data = Dataset(np.zeros((3, 28, 28), np.uint8), np.array([7, 2, 1]), "three blank images")
@@ -51,6 +51,7 @@ class Dataset(Displayed):
     """The names by class, or None if the classes are only numbered."""
 
     def __post_init__(self) -> None:
+        _require_unmasked(self.name, inputs=self.inputs, targets=self.targets, weights=self.weights)
         for role, array in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(array, np.ndarray):
                 as_array = f": np.asarray({role}) makes one" if isinstance(array, list | tuple) else ""
@@ -107,6 +108,7 @@ class Dataset(Displayed):
         >>> data.inputs.shape, data.targets.tolist()
         ((4, 3, 20, 30), [0, 1, 0, 2])
         """
+        _require_unmasked(name, images=images, labels=labels, weights=weights)
         pictures = np.asarray(images)
         marks = np.asarray(labels)
         if pictures.dtype.kind not in "buif":
@@ -192,3 +194,11 @@ class Dataset(Displayed):
     def classes(self) -> int:
         """How many classes the targets name: the largest label + 1."""
         return int(self.targets.max()) + 1
+
+
+def _require_unmasked(dataset: str, **arrays: object) -> None:
+    try:
+        for role, array in arrays.items():
+            require_unmasked(role, array)
+    except ValueError as error:
+        raise DatasetError(f"{dataset}: {error}") from None

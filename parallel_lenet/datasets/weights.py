@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.checks import NOT_NEGATIVE, quoted, real_number, whole_number
+from parallel_lenet.checks import NOT_NEGATIVE, quoted, real_number, require_unmasked, whole_number
 
 
 def sample_weights(labels: NDArray[Any], class_weights: str | Mapping[int, float] = "balanced") -> NDArray[np.float32]:
@@ -27,6 +27,7 @@ def sample_weights(labels: NDArray[Any], class_weights: str | Mapping[int, float
     """
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "biu":
         raise ValueError(f"labels must be a NumPy array of whole numbers with shape (n,), got {quoted(labels)}")
+    require_unmasked("labels", labels)
     classes, rows, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if isinstance(class_weights, str):
         if class_weights != "balanced":

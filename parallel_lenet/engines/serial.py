@@ -99,7 +99,7 @@ class SerialEngine(Displayed, Engine):
         self, model: Model, datasets: Sequence[Dataset], parameters: Vector, call_sizes: Sequence[int] = (1,)
     ) -> Context:
         """Copy model and datasets. ``copy.deepcopy`` is used because unpickling may define the model's class again."""
-        gradient = np.full_like(parameters, np.nan)  # NaN shows it if the model does not write a number.
+        gradient = np.empty_like(parameters)
         return self._snapshots.open((copy_model(model, copy.deepcopy), gradient, []), datasets, parameters)
 
     def start(self, context: Context) -> None:

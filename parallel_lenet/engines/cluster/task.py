@@ -193,8 +193,7 @@ def compute(task: GroupTask, blob: Blob | None) -> GroupAnswer:
     spare = list[Vector]()
     start = time.perf_counter()
     for number, block in task.blocks:
-        # NaN shows it if the model does not write a number.
-        gradient = np.full_like(parameters, np.nan) if task.gradients else None
+        gradient = np.empty_like(parameters) if task.gradients else None
         finite = True
         try:
             if setup is None and blob is not None:

@@ -58,8 +58,6 @@ class _Context(NamedTuple):
 
     model: Model
     datasets: tuple[Samples, ...]
-    written: set[int]
-    """The rows of gradients that this model has written to."""
     spare: list[Vector]
     """Vectors for `block_gradient`."""
 
@@ -68,8 +66,8 @@ class _TaskServer:
     """The memory, the contexts and the models of this worker, and its answers to tasks."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.parameters = read_only(view(attach_and_close(*setup.parameters_memory), setup.parameters))
-        self.stamps = read_only(view(attach_and_close(*setup.stamps_memory), setup.stamps))
+        self.parameters = view(attach_and_close(*setup.parameters_memory, only_read=True), setup.parameters)
+        self.stamps = view(attach_and_close(*setup.stamps_memory, only_read=True), setup.stamps)
         self.gradients: dict[int, Vector] = {}
         """The memory for gradients, by row."""
         self.memory: dict[int, mmap.mmap] = {}
@@ -83,8 +81,6 @@ class _TaskServer:
         """Open or close contexts, or use new memory for gradients. The answer is None if none is expected."""
         if isinstance(message, GradientRow):
             self.gradients[message.row] = view(_attached(message.memory, descriptors), message.location)
-            for opened in self.contexts.values():
-                opened.written.discard(message.row)
             return None
         if isinstance(message, ContextClosing):
             for context in message.contexts:
@@ -107,7 +103,7 @@ class _TaskServer:
                     if (message.model, size) not in self.warmed_up:
                         warm_up(model, self.parameters, datasets[0], size)
                         self.warmed_up.add((message.model, size))
-            self.contexts[message.context] = _Context(model, datasets, set(), [])
+            self.contexts[message.context] = _Context(model, datasets, [])
         except Exception as error:
             return BlockAnswer(REFUSED, Metrics(count=message.context), failure=pickled_exception(error))
         return BlockAnswer(READY)
@@ -121,12 +117,9 @@ class _TaskServer:
             return BlockAnswer(SKIPPED)
         start = time.perf_counter()
         try:
-            model, datasets, written, spare = self.contexts[task.context]
+            model, datasets, spare = self.contexts[task.context]
             if task.kind == GRADIENT:
                 gradient = self.gradients[task.row]
-                if task.row not in written:
-                    written.add(task.row)
-                    gradient[:] = np.nan  # If a model forgets to write a number, NaN shows it.
                 metrics, finite = block_gradient(model, datasets, self.parameters, task.block, gradient, spare)
             else:
                 metrics, finite = block_metrics(model, datasets, self.parameters, task.block), True

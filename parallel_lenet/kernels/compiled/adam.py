@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel_lenet.kernels.compiled.jit import DISABLED, as_writable, compiled
+from parallel_lenet.kernels.compiled.jit import DISABLED, compiled
 from parallel_lenet.kernels.compiled.vectors import load, store, times_plus, zeros
 
 __all__ = ["DISABLED", "StepResult", "update"]
@@ -50,7 +50,7 @@ def update(
     beta2, 1 - beta2, the step's size, epsilon, the L2 penalty, and the factor of the parameters. Size and epsilon
     contain the bias corrections. The result is written into ``out``, or into new vectors.
     """
-    parameters, first, second = (as_writable(vector) for vector in vectors)
+    parameters, first, second = (_read_only(vector) for vector in vectors)
     left, right = (_read_only(vector) for vector in (sums[0], sums[1] if len(sums) > 1 else sums[0][:0]))
     # One block of memory, because three would be returned to the system and allocated again in each step.
     new_parameters, new_first, new_second = np.empty((3, parameters.size), parameters.dtype) if out is None else out
@@ -61,7 +61,7 @@ def update(
 
 
 def _read_only(vector: Array) -> Array:
-    """A view: to Numba every read-only vector has the same type, whether it is a worker's or not."""
+    """A view: to Numba every read-only vector has the same type, whether it was writable or not."""
     view = vector[:]
     view.flags.writeable = False
     return view
