@@ -209,7 +209,7 @@ class Coordinator(Displayed, Closeable, ReadOnly):
 
     @property
     def parameters(self) -> Vector:
-        """The current parameters, ``(size,)``, read-only. After an interrupt they are those of the last finished step."""
+        """The current parameters, ``(size,)``, read-only. After an interrupt those of the last finished step."""
         return self._state.parameters
 
     @property
