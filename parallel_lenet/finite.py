@@ -62,7 +62,7 @@ def irreproducible_error(step: int, workers: Sequence[str]) -> NonFiniteError:
     """The error if the second computation of a step gives finite numbers."""
     return NonFiniteError(
         f"step {step}: the loss or a gradient from {' and '.join(dict.fromkeys(workers))} held NaN or infinity, "
-        "but finite numbers when the same shards were computed again: the model is not a pure function of its "
+        "but finite numbers when the same shards were computed again. The model is not a pure function of its "
         "arguments, or the hardware is faulty",
         step,
     )

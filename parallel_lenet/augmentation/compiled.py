@@ -19,7 +19,7 @@ TAPS = 5  # Rows that are added in one pass over the sums.
 
 
 def warp(images: Array, keys: SampleKeys, background: float, largest: Array, window: NDArray[np.float32]) -> Array:
-    """See `warp.warp`."""
+    """Distorts images as `warp.warp` does, with the same bits."""
     out = np.empty(images.shape, np.float32)
     is_integer = images.dtype.kind in "iu"
     pixels = images.astype(np.float32)

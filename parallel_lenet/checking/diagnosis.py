@@ -31,7 +31,7 @@ OUTPUT_NAMES = {
 
 
 def output_name(function: str, output: str) -> str:
-    """The output, in words."""
+    """The name of an output in messages."""
     default = "the input gradient out" if function.endswith("_gradient") else "the output out"
     return OUTPUT_NAMES.get((function, output), default)
 

@@ -107,7 +107,7 @@ class _RaisedError(Exception):
 
 
 class _Outcome:
-    """The outcome of one call."""
+    """What a function did in one call."""
 
     def __init__(
         self,

@@ -11,14 +11,14 @@ from parallel_lenet.cli._options import UsageError
 from parallel_lenet.datasets import Dataset, DatasetError
 from parallel_lenet.datasets.local import read_local
 from parallel_lenet.datasets.parts import resize_data
-from parallel_lenet.datasets.values import require_memory
+from parallel_lenet.datasets.values import FolderError, require_memory
 
 HELD_OUT = 0.2  # The fraction of the training images to test on if a folder has no test images.
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a command."""
+    """The images that a command trains and tests on."""
 
     train: Dataset
     test: Dataset
@@ -50,9 +50,8 @@ def load(dataset: str, data_dir: str | None, by_user: bool, image_size: tuple[in
         rest, test = split(train, HELD_OUT, 0)
         test = replace(test, name=f"{data_dir} (held out of train)")
         return Images(rest, test, parts.validation, pictures, held_out=True)
-    except DatasetError as error:
-        # A folder that does not exist may still name one of several sets in its parent.
-        if os.path.exists(data_dir) or "cannot be read as a folder" not in str(error):
+    except FolderError:  # Not for a name of one of several sets in a folder.
+        if os.path.exists(data_dir):
             raise
         if by_user:
             raise UsageError(f"--data-dir {data_dir} does not exist") from None

@@ -1,5 +1,6 @@
 """A folder of four IDX files: finds them under their usual names, and checks that they fit each other."""
 
+import errno
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from parallel_lenet.datasets.arrays import MAX_CLASSES
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.idx import read_idx
-from parallel_lenet.datasets.values import PART, DatasetError, is_finite
+from parallel_lenet.datasets.values import PART, DatasetError, folder_error, is_finite
 from parallel_lenet.display import count
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -54,12 +55,11 @@ def read_folder(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     try:
         entries = sorted(os.scandir(parent if is_set_name else directory), key=lambda entry: entry.name)
     except (OSError, ValueError) as error:  # ValueError for a name with a null character.
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"{directory}: cannot be read as a folder: {reason}") from error
+        raise folder_error(directory, error) from error
     sets = _sets(entries)
     complete = [name for name, found in sets.items() if len(found.paths) == len(NAMES)]
     if is_set_name and set_name.lower() not in complete:
-        raise DatasetError(f"{directory}: cannot be read as a folder: No such file or directory")
+        raise folder_error(directory, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     if is_set_name:
         prefix = set_name.lower()
     elif "" in complete or len(complete) == 1:

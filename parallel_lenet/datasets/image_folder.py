@@ -13,7 +13,7 @@ from parallel_lenet.datasets.arrays import class_order
 from parallel_lenet.datasets.dataset import Dataset
 from parallel_lenet.datasets.parts import PART_OF, Parts, parts_of
 from parallel_lenet.datasets.picture_stack import Stack, with_equal_channels
-from parallel_lenet.datasets.values import DatasetError
+from parallel_lenet.datasets.values import DatasetError, folder_error
 
 Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ def entries(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DatasetError(f"{folder}: cannot be read as a folder: {error.strerror or error}") from error
+        raise folder_error(folder, error) from error
     return [folder / name for name in names if not name.startswith(".")]
 
 

@@ -10,7 +10,7 @@ from parallel_lenet.datasets.folder import holds_idx, read_folder
 from parallel_lenet.datasets.image_folder import entries, read_image_folder
 from parallel_lenet.datasets.parquet import read_parquet
 from parallel_lenet.datasets.parts import PART_OF, Parts, resize_parts
-from parallel_lenet.datasets.values import DatasetError
+from parallel_lenet.datasets.values import DatasetError, folder_error
 
 FORMS = (
     "four IDX files (train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, "
@@ -73,8 +73,7 @@ def _read(path: Path, name: str, image_size: tuple[int, int] | None) -> LocalDat
         is_folder = path.is_dir()
         content = sorted(path.iterdir()) if is_folder else []
     except (OSError, ValueError) as error:  # ValueError for a name with a null character.
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"{name}: cannot be read as a folder: {reason}") from error
+        raise folder_error(name, error) from error
     if not is_folder and not is_file:
         return LocalData(Parts(*read_folder(name), None), False)  # One of several sets, or an error.
     if is_file and path.suffix.lower() == ".npz":

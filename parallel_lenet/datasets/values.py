@@ -16,6 +16,15 @@ class DatasetError(ValueError):
     """Data that cannot be trained on. The message names the file or array, and what is wrong with it."""
 
 
+class FolderError(DatasetError):
+    """A folder that does not exist or cannot be read."""
+
+
+def folder_error(name: object, error: Exception) -> FolderError:
+    """The error for a folder of this name whose files could not be listed."""
+    return FolderError(f"{name}: cannot be read as a folder: {getattr(error, 'strerror', None) or error}")
+
+
 def parts(array: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
     """The array cut into views of at most ``most`` numbers, in C order, to process data without copying them."""
     if array.ndim == 0 or array.size <= most:

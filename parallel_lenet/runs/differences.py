@@ -11,7 +11,7 @@ INCIDENTAL = ("out", "config", "resume", "continue", "report", "max_time", "log"
 
 
 class Difference(NamedTuple):
-    """One difference."""
+    """A value that two runs do not share."""
 
     part: str
     """settings, versions, machine, variables, data, steps or results."""

@@ -19,8 +19,8 @@ def load_weights(model: Model, path: str | os.PathLike[str]) -> Vector:
 
     The file is a safetensors file, an ``.npz`` file of arrays by name, or a checkpoint of this package. For a PyTorch
     ``state_dict``, ``safetensors.torch.save_file`` writes one. Arrays with the model's own names are matched by name.
-    Otherwise layers are matched by the shapes of their arrays, and layers of equal shapes by the numbers in their names
-    (``fc2`` before ``fc10``). float16, float32 and float64 become the model's dtype.
+    Otherwise layers are matched by the shapes of their arrays. Layers of equal shapes are matched by the numbers in
+    their names (``fc2`` before ``fc10``). float16, float32 and float64 become the model's dtype.
 
     Raises WeightsError if names and shapes don't fit, if a number is NaN or infinite, or if the file is damaged. Its
     message names the first disagreement. Raises ExtraError if it is a safetensors file and the library is missing. The
