@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kits.programs import run, train, write_idx
+from kits.programs import run_here, train_here, write_idx
 from numpy.testing import assert_allclose, assert_array_equal
 
 from parallel_lenet import Adam, Augment, CheckpointError, Coordinator, Dataset, SampleKeys, lenet5
@@ -203,11 +203,11 @@ def test_the_command_line_trains_on_distorted_images_and_resumes(tmp_path: Path)
     write_idx(tmp_path / "data", 60, 20)
     options = ("--data-dir", "data", "--kernel", "im2col", "--engine", "serial", "--batch-size", "20", "--epochs", "2")
     options = (*options, "--augment", "shift=1,rotation=10,elastic=20")
-    whole = train(tmp_path, *options, "--out", "whole")
-    train(tmp_path, *options, "--out", "half", "--max-steps", "4")
-    resumed = train(tmp_path, "--resume", "half", "--max-steps", "100")
+    whole = train_here(tmp_path, *options, "--out", "whole")
+    train_here(tmp_path, *options, "--out", "half", "--max-steps", "4")
+    resumed = train_here(tmp_path, "--resume", "half", "--max-steps", "100")
     assert resumed["parameters_sha256"] == whole["parameters_sha256"]
-    configured = train(tmp_path, "--config", "whole/config.toml", "--out", "configured", "--engine", "serial")
+    configured = train_here(tmp_path, "--config", "whole/config.toml", "--out", "configured", "--engine", "serial")
     assert configured["parameters_sha256"] == whole["parameters_sha256"]
     environment = json.loads((tmp_path / "whole" / "environment.json").read_text())
     assert "--augment shift=1,rotation=10,elastic=20" in json.dumps(environment)
@@ -218,7 +218,7 @@ def test_a_wrong_text_is_one_sentence(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^(augment must be default, or as in|rotation of augment must be from 0)"):
         Augment.parse(wrong)
     if wrong in ("shft=2", "rotation=181"):
-        assert run(tmp_path, "train", "--augment", wrong, code=2).stderr.startswith("parallel-lenet: --augment")
+        assert run_here(tmp_path, "train", "--augment", wrong, code=2).stderr.startswith("parallel-lenet: --augment")
 
 
 @pytest.mark.parametrize("wrong", ["default", {"shift": 1}, 3, Augment])

@@ -75,7 +75,7 @@ def test_an_onnx_model_gives_a_trained_networks_scores_on_1000_digits(tmp_path: 
     _, test = load_dataset()
     images, labels = test.inputs[:1000], test.targets[:1000]
     training = ("--epochs", "1", "--engine", "serial", "--kernel", "im2col", "--no-report", "--quiet", "--out", "run")
-    programs.run(tmp_path, "train", *training)
+    programs.run_here(tmp_path, "train", *training)
     done = programs.run(tmp_path, "export", "run", "--json", "--out", "net.ONNX")
     result = json.loads(done.stdout)
     assert (result["format"], result["file"], result["parameters"]) == ("onnx", "net.ONNX", 61706)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kits.models import Array, Forgetful, Softmax
-from kits.programs import run, write_idx
+from kits.programs import run_here, write_idx
 
 from parallel_lenet import (
     SGD,
@@ -169,12 +169,12 @@ def test_the_command_line_stops_and_keeps_the_last_checkpoint(tmp_path: Path) ->
         "0",
     ]
     arguments += ["--optimizer", "sgd", "--learning-rate", "1e30", "--checkpoint-every", "1", "--out", "r"]
-    result = run(tmp_path, "train", *arguments, code=1)
+    result = run_here(tmp_path, "train", *arguments, code=1)
     last = result.stderr.splitlines()[-1]
     assert re.match(r"parallel-lenet: step \d+, shard \d of \d: the loss is \S+, and ", last)
     arrays, _ = archive.load(tmp_path / "r" / "checkpoint.npz")
     assert np.isfinite(arrays["parameters"]).all()
-    skipping = run(tmp_path, "train", *arguments[:-1], "s", "--on-nan", "skip", code=1)
+    skipping = run_here(tmp_path, "train", *arguments[:-1], "s", "--on-nan", "skip", code=1)
     assert skipping.stderr.count("note: skipped images 1 to 10 of epoch 2: step ") == 1
     assert "every step was skipped" in skipping.stderr
 
@@ -182,7 +182,7 @@ def test_the_command_line_stops_and_keeps_the_last_checkpoint(tmp_path: Path) ->
 def test_skipping_is_part_of_a_runs_configuration(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 40, 20)
     arguments = ["--data-dir", "data", "--kernel", "im2col", "--engine", "serial", "--epochs", "1", "--on-nan", "skip"]
-    result = json.loads(run(tmp_path, "train", *arguments, "--json", "--out", "r").stdout)
+    result = json.loads(run_here(tmp_path, "train", *arguments, "--json", "--out", "r").stdout)
     assert result["steps"] == 1
     assert 'on-nan = "skip"' in (tmp_path / "r" / "config.toml").read_text()
 

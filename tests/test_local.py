@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kits.programs import Run, run
+from kits.programs import Run, run_here
 
 from parallel_lenet import Dataset, DatasetError, Images, lenet5_for, load_dataset, load_folder
 from parallel_lenet.datasets import npy
@@ -493,24 +493,24 @@ def test_the_command_trains_on_pictures_of_any_size_and_answers_with_names(tmp_p
         pictures(tmp_path / "data" / ("train" if i < 20 else "test"), [image], [label], names, f"{i}.png")
     train = ["train", "--data-dir", "data", "--out", "r", "--epochs", "6", "--batch-size", "5", "--no-report"]
     where = ["--engine", "serial", "--kernel", "im2col"]
-    refused = run(tmp_path, *train, *where, code=1)
+    refused = run_here(tmp_path, *train, *where, code=1)
     assert re.search(
         r"is \d\d high and 30 wide, .* \d\d high and 30 wide; all images must have the same", refused.stderr
     )
-    done = run(tmp_path, *train, *where, "--image-size", "16x12", "--json")
+    done = run_here(tmp_path, *train, *where, "--image-size", "16x12", "--json")
     assert json.loads(done.stdout)["test_accuracy"] == 1
     assert "20 images, 16 high and 12 wide, 1 channel; uint8 pixels from 0 to 219, taken as 0 to 255" in done.stderr
     assert "classes \\x1b[1m to a\\nb" in done.stderr
     assert "\x1b" not in refused.stderr + done.stderr
-    measured = json.loads(run(tmp_path, "evaluate", "r", "--engine", "serial", "--json").stdout)
+    measured = json.loads(run_here(tmp_path, "evaluate", "r", "--engine", "serial", "--json").stdout)
     assert (measured["test_accuracy"], measured["images"]) == (1, 4)
     files = sorted(str(file.relative_to(tmp_path)) for file in (tmp_path / "data" / "test").glob("*/*"))
-    answers = json.loads(run(tmp_path, "predict", *files, "--checkpoint", "r", "--json").stdout)["images"]
+    answers = json.loads(run_here(tmp_path, "predict", *files, "--checkpoint", "r", "--json").stdout)["images"]
     assert [answer["name"] for answer in answers] == [Path(answer["image"]).parent.name for answer in answers]
-    assert ": a\\nb (" in run(tmp_path, "predict", *files, "--checkpoint", "r").stdout
-    resumed = run(tmp_path, "train", "--resume", "r", "--epochs", "7", "--engine", "serial", "--json")
+    assert ": a\\nb (" in run_here(tmp_path, "predict", *files, "--checkpoint", "r").stdout
+    resumed = run_here(tmp_path, "train", "--resume", "r", "--epochs", "7", "--engine", "serial", "--json")
     assert json.loads(resumed.stdout)["finished_epochs"] == 7
-    usage = run(tmp_path, *train, "--image-size", "0x9", code=2)
+    usage = run_here(tmp_path, *train, "--image-size", "0x9", code=2)
     assert "argument --image-size: must be H or HxW, each from 1 to 10,000 pixels, got '0x9'" in usage.stderr
 
 

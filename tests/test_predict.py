@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kits.programs import COMMAND, environment, run
+from kits.programs import COMMAND, environment, run, run_here
 
 from parallel_lenet import Adam, Coordinator, lenet5, load_dataset, load_model
 from parallel_lenet.cli import main
@@ -54,7 +54,7 @@ def test_each_image_gets_a_line(folder: Path) -> None:
 
 def test_the_checkpoint_is_a_file_a_runs_folder_or_the_newest(folder: Path) -> None:
     for checkpoint in ("runs/1", "runs/1/checkpoint.npz"):
-        told = json.loads(run(folder, "predict", "0.png", "--json", "--checkpoint", checkpoint).stdout)
+        told = json.loads(run_here(folder, "predict", "0.png", "--json", "--checkpoint", checkpoint).stdout)
         assert told["checkpoint"] == "runs/1/checkpoint.npz"
         assert told["kernel"] == "im2col"
         (image,) = told["images"]
@@ -67,13 +67,13 @@ def test_the_checkpoint_is_a_file_a_runs_folder_or_the_newest(folder: Path) -> N
 
 
 def test_bad_images_get_a_sentence_and_the_others_an_answer(folder: Path) -> None:
-    done = run(folder, "predict", "bad.png", "0.png", "blank.png", ".", "1.png", code=1)
+    done = run_here(folder, "predict", "bad.png", "0.png", "blank.png", ".", "1.png", code=1)
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["0.png", "1.png"]
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
         ["note", "using the newest run, runs/2"],
         *(["parallel-lenet", name] for name in ("bad.png", "blank.png", ".")),
     ]
-    done = run(folder, "predict", "none\x1b.png", "bad.png", "0.png", "--json", code=2)  # It does not exist.
+    done = run_here(folder, "predict", "none\x1b.png", "bad.png", "0.png", "--json", code=2)  # It does not exist.
     images = json.loads(done.stdout)["images"]
     assert ["error" in image for image in images] == [True, True, False]
     assert images[0]["image"] == "none\x1b.png"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kits.programs import run, train, write_idx
+from kits.programs import run, run_here, train_here, write_idx
 
 from parallel_lenet import Checkpoint
 from parallel_lenet.cli import _config
@@ -69,40 +69,40 @@ def test_the_command_that_repeats_a_run_names_what_differs_from_its_recipe() -> 
 
 def test_a_run_by_a_recipe_has_the_bits_of_its_options_and_can_be_repeated_and_continued(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 60, 20)
-    recipe = train(tmp_path, *SMALL, "--recipe", "best", "--out", "recipe")
+    recipe = train_here(tmp_path, *SMALL, "--recipe", "best", "--out", "recipe")
     spelled = [word for name, value in RECIPES["best"].items() if name != "epochs" for word in (name, value)]
     words = [f"--{word.replace('_', '-')}" if i % 2 == 0 else str(word) for i, word in enumerate(spelled)]
-    assert train(tmp_path, *SMALL, *words)["parameters_sha256"] == recipe["parameters_sha256"]
-    again = train(tmp_path, "--config", "recipe/config.toml", "--engine", "serial")
+    assert train_here(tmp_path, *SMALL, *words)["parameters_sha256"] == recipe["parameters_sha256"]
+    again = train_here(tmp_path, "--config", "recipe/config.toml", "--engine", "serial")
     assert again["parameters_sha256"] == recipe["parameters_sha256"]
-    train(tmp_path, *SMALL, "--recipe", "best", "--max-steps", "4", "--out", "half")
-    rest = train(tmp_path, "--resume", "half", "--recipe", "best", "--max-steps", "6")
+    train_here(tmp_path, *SMALL, "--recipe", "best", "--max-steps", "4", "--out", "half")
+    rest = train_here(tmp_path, "--resume", "half", "--recipe", "best", "--max-steps", "6")
     assert (rest["parameters_sha256"], rest["epochs"]) == (recipe["parameters_sha256"], 2)
-    other = run(tmp_path, "train", "--resume", "half", "--recipe", "paper", code=2)
+    other = run_here(tmp_path, "train", "--resume", "half", "--recipe", "paper", code=2)
     assert "--recipe paper disagrees with the run in half, which has best" in other.stderr
 
 
 def test_augment_none_switches_off_the_augmentation_of_a_recipe(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 60, 20)
     words = ("--recipe", "best", "--augment", "none", "--max-steps", "1")
-    train(tmp_path, *SMALL, *words, "--out", "plain")
+    train_here(tmp_path, *SMALL, *words, "--out", "plain")
     settings = Checkpoint.load(tmp_path / "plain" / "checkpoint.npz").settings
     assert (settings["augment"], settings["label_smoothing"]) == (None, RECIPES["best"]["label_smoothing"])
     assert _config.read(str(tmp_path / "plain" / "config.toml"))["augment"] == "none"  # So --config repeats it.
-    failed = run(tmp_path, "train", "--augment", "non", code=2)
+    failed = run_here(tmp_path, "train", "--augment", "non", code=2)
     assert "--augment must be none, default, or as in shift=2,rotation=10" in failed.stderr
 
 
 def test_recipes_are_for_lenet5(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from parallel_lenet import lenet5\nnet = lenet5()\n")
-    failed = run(tmp_path, "train", "--model", "mine.py:net", "--recipe", "quick", code=2)
+    failed = run_here(tmp_path, "train", "--model", "mine.py:net", "--recipe", "quick", code=2)
     assert "--recipe is for LeNet-5: leave it out, or leave out --model" in failed.stderr
 
 
 def test_an_unknown_recipe_is_a_mistake_in_the_call(tmp_path: Path) -> None:
     for words in (["--recipe", "bst"], ["--config", "c.toml"]):
         (tmp_path / "c.toml").write_text('recipe = "bst"\n')
-        failed = run(tmp_path, "train", *words, code=2)
+        failed = run_here(tmp_path, "train", *words, code=2)
         assert "bst" in failed.stderr
         assert "best" in failed.stderr
         assert "Traceback" not in failed.stderr

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from kits.processes import wait_until
-from kits.programs import FILES, PYTHON, numbers, run, start, train, write_idx
+from kits.programs import FILES, PYTHON, numbers, run, run_here, start, train, train_here, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import _resume, main
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, an undisturbed run, and its results."""
     folder = tmp_path_factory.mktemp("resume")
     write_idx(folder / "data", 205, 64)
-    result = train(folder, *OPTIONS, "--engine", "serial", "--out", "whole")
+    result = train_here(folder, *OPTIONS, "--engine", "serial", "--out", "whole")
     (folder / "result.json").write_text(json.dumps(result))
     # The same run, stopped in its second epoch, as a kill would leave it: after step 33 of 21 an epoch.
     stop = (
@@ -63,7 +63,7 @@ def test_another_shard_size_may_continue_a_run_if_it_decides_no_bit(
 ) -> None:
     pytest.importorskip("numba")
     monkeypatch.chdir(tmp_path)
-    write_idx(tmp_path / "data", 40, 10)
+    write_idx(tmp_path / "data", 40, 10, shape=(28, 28), classes=10)
     settings = ("--data-dir", "data", "--batch-size", "16", "--epochs", "1", "--engine", "serial")
 
     def trained(*arguments: str) -> str:
@@ -81,7 +81,7 @@ def test_another_shard_size_may_continue_a_run_if_it_decides_no_bit(
 @pytest.mark.parametrize("how", [("--engine", "serial"), ("--engine", "processes", "--workers", "3")], ids=" ".join)
 def test_it_continues_within_an_epoch_with_other_workers(place: Path, half: Path, how: tuple[str, ...]) -> None:
     assert archive.load(half / "half" / "checkpoint.npz")[1]["cursor"] == 120
-    result = train(half, "--resume", "half", *how)
+    result = train(half, "--resume", "half", *how)  # A new program, as after a crash.
     assert same(result, whole(place))
     assert numbers(half / "half") == numbers(place / "whole")
     assert {file.name for file in (half / "half").iterdir()} == FILES
@@ -91,12 +91,12 @@ def test_it_continues_from_the_checkpoint_before_and_a_third_run_from_there(plac
     last = half / "half" / "checkpoint.npz"
     previous = half / "half" / "checkpoint.previous.npz"
     last.write_bytes(last.read_bytes()[:-1])
-    result = run(half, "train", "--resume", "half", "--engine", "serial", code=1)
+    result = run_here(half, "train", "--resume", "half", "--engine", "serial", code=1)
     assert "checkpoint.npz: is damaged" in result.stderr
     assert ". To continue from another one: --resume half/checkpoint.previous.npz" in result.stderr
     kept = archive.load(previous)[1]["step"]
     assert kept == 30
-    assert same(train(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
+    assert same(train_here(half, "--resume", "half/checkpoint.previous.npz", "--engine", "serial"), whole(place))
     assert numbers(half / "half") == numbers(place / "whole")
 
 
@@ -105,23 +105,23 @@ def test_what_a_kill_left_half_written_goes_away(half: Path, place: Path) -> Non
     (half / "half" / ".my.own").write_bytes(b"")
     with (half / "half" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')  # As a program would that appends.
-    assert same(train(half, "--resume", "half", "--engine", "serial"), whole(place))
+    assert same(train_here(half, "--resume", "half", "--engine", "serial"), whole(place))
     assert {file.name for file in (half / "half").iterdir()} == FILES | {".my.own"}
     assert numbers(half / "half") == numbers(place / "whole")
 
 
 def test_a_finished_run_says_so_and_gives_its_results_again(place: Path) -> None:
     before = (place / "whole" / "metrics.jsonl").read_bytes()
-    result = run(place, "train", "--resume", "whole", "--json")
+    result = run_here(place, "train", "--resume", "whole", "--json")
     assert "whole is finished: nothing is left to train (to train longer, give a larger --epochs)\n" in result.stderr
     assert same(json.loads(result.stdout), whole(place))
     assert (place / "whole" / "metrics.jsonl").read_bytes() == before
 
 
 def test_so_does_one_that_max_steps_cut_short(place: Path) -> None:
-    first = train(place, *OPTIONS, "--engine", "serial", "--max-steps", "25", "--out", "cut")
+    first = train_here(place, *OPTIONS, "--engine", "serial", "--max-steps", "25", "--out", "cut")
     before = numbers(place / "cut")
-    result = run(place, "train", "--resume", "cut", "--json")
+    result = run_here(place, "train", "--resume", "cut", "--json")
     assert "cut is finished: nothing is left to train (to train longer, give a larger --max-steps)" in result.stderr
     assert same(json.loads(result.stdout), first)
     assert numbers(place / "cut") == before
@@ -129,7 +129,7 @@ def test_so_does_one_that_max_steps_cut_short(place: Path) -> None:
 
 
 def test_more_epochs_within_the_warm_up_need_no_word(half: Path) -> None:
-    result = run(half, "train", "--resume", "half", "--epochs", "4", "--engine", "serial", "--json")
+    result = run_here(half, "train", "--resume", "half", "--epochs", "4", "--engine", "serial", "--json")
     assert "schedule" not in result.stderr
     assert json.loads(result.stdout)["steps"] == 84
     assert [row[0] for row in numbers(half / "half")] == [1, 2, 3, 4]
@@ -187,13 +187,13 @@ def test_what_disagrees_is_named_and_changes_nothing(
 
 def test_options_that_agree_may_be_given_again(half: Path, place: Path) -> None:
     again = (*OPTIONS, "--out", "half", "--kernel", "auto", "--learning-rate", "0.004", "--engine", "serial")
-    assert same(train(half, "--resume", "half", *again), whole(place))
+    assert same(train_here(half, "--resume", "half", *again), whole(place))
 
 
 def test_a_checkpoint_of_the_library_is_no_run(place: Path) -> None:
     (place / "api").mkdir()
     Coordinator(lenet5(kernel="naive"), SGD(), engine="serial").save(place / "api" / "checkpoint.npz")
-    result = run(place, "train", "--resume", "api", code=1)
+    result = run_here(place, "train", "--resume", "api", code=1)
     assert "was not left by a training run" in result.stderr
 
 
@@ -203,7 +203,7 @@ def test_two_programs_do_not_write_one_run(half: Path) -> None:
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        result = run(half, "train", "--resume", "half", code=2)
+        result = run_here(half, "train", "--resume", "half", code=2)
         assert "half is being written by another training run" in result.stderr
     finally:
         process.kill()
@@ -236,7 +236,7 @@ def test_ten_kills_at_random_moments_lose_no_bit(place: Path) -> None:
             arguments = ["--resume", "killed"]
         else:
             shutil.rmtree(folder)
-    assert same(train(place, *arguments, "--engine", "serial"), whole(place))
+    assert same(train_here(place, *arguments, "--engine", "serial"), whole(place))
     assert numbers(folder) == numbers(place / "whole")
     assert {file.name for file in folder.iterdir()} == FILES
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kits.programs import run, start, write_idx
+from kits.programs import run_here, start, write_idx
 
 from parallel_lenet import Dataset, StepReport, StepTimes, archive, lenet5, load_dataset, load_model
 from parallel_lenet.cli import main
@@ -192,8 +192,8 @@ def test_after_a_kill_and_a_resume_each_step_stands_there_once(tmp_path: Path) -
         assert found is not None
         kept.append(len(found))
         assert found["step"].tolist() == list(range(1, len(found) + 1))
-    run(tmp_path, *arguments, "--resume", "r")
-    run(tmp_path, *arguments, "--out", "whole")
+    run_here(tmp_path, *arguments, "--resume", "r")
+    run_here(tmp_path, *arguments, "--out", "whole")
     resumed, whole = (steps.read(tmp_path / name) for name in ("r", "whole"))
     assert resumed is not None
     assert whole is not None
@@ -279,12 +279,12 @@ def test_a_diverged_run_tells_of_it(tmp_path: Path) -> None:
     arguments = cut(
         tmp_path / "data", "--epochs", "1", "--optimizer", "sgd", "--warmup", "0", "--learning-rate", "1e30"
     )
-    message = run(tmp_path, *arguments, "--out", "r", code=1).stderr
+    message = run_here(tmp_path, *arguments, "--out", "r", code=1).stderr
     failed = events.read(tmp_path / "r")[0][-1]
     assert failed.kind == "failed"
     assert failed.text in message
     assert Run(tmp_path / "r").state == "failed"
-    run(tmp_path, *arguments, "--on-nan", "skip", "--max-steps", "3", "--out", "skip")
+    run_here(tmp_path, *arguments, "--on-nan", "skip", "--max-steps", "3", "--out", "skip")
     skipped = steps.read(tmp_path / "skip")
     assert skipped is not None
     told = [event for event in events.read(tmp_path / "skip")[0] if event.kind == "skipped"]
@@ -301,7 +301,7 @@ def test_a_record_that_cannot_be_written_is_noted_once_and_does_not_end_the_run(
     for name in (events.FILE, steps.FILE, environment.FILE):
         (tmp_path / "r" / name).unlink()
         (tmp_path / "r" / name).mkdir()
-    again = run(tmp_path, *arguments[:-1], "4", "--resume", "r")
+    again = run_here(tmp_path, *arguments[:-1], "4", "--resume", "r")
     assert again.stderr.count("the run's record will be incomplete") == 1
     assert "epoch 4/4" in again.stdout
     notes = Run(tmp_path / "r")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kits.browser import sticking_out
-from kits.programs import PYTHON, run, train, write_idx
+from kits.programs import PYTHON, run, run_here, train_here, write_idx
 
 from parallel_lenet import Coordinator, StepReport, WorkerWarning
 from parallel_lenet.cli import main
@@ -35,7 +35,7 @@ def test_statistics_are_those_of_pythons_library(numbers: list[float]) -> None:
 def test_each_seed_has_a_run_and_all_have_statistics_and_a_page(tmp_path: Path, open_page: Any) -> None:
     write_idx(tmp_path / "data", 60, 20)
     options = (*OPTIONS, "--seed", "5")
-    single = train(tmp_path, *OPTIONS, "--seed", "6", "--out", "single")
+    single = train_here(tmp_path, *OPTIONS, "--seed", "6", "--out", "single")
     # Stopped by a signal within the second seed, then continued.
     stop = (
         "import os, signal, sys\nfrom parallel_lenet.cli import main, _training\n"
@@ -87,7 +87,7 @@ def test_each_seed_has_a_run_and_all_have_statistics_and_a_page(tmp_path: Path, 
 def test_wrong_options_are_named(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    assert message in run(tmp_path, "train", *options, code=2).stderr
+    assert message in run_here(tmp_path, "train", *options, code=2).stderr
     assert json.dumps([path.name for path in tmp_path.iterdir()]) == '["full"]'
 
 

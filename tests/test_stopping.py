@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kits.programs import run, train, write_idx
+from kits.programs import run_here, train_here, write_idx
 
 from parallel_lenet import SGD, Coordinator, Dataset, Dense, Flatten, Images, Sequential, lenet5
 from parallel_lenet.cli import main
@@ -111,7 +111,7 @@ def test_a_regression_has_no_accuracy_to_choose_by(
 @pytest.mark.slow
 def test_the_command_stops_early_and_a_resumed_run_where_it_would_have(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 200, 20)  # Random images: what is learned soon makes the validation loss worse.
-    whole = train(tmp_path, *STOPPING, "--out", "whole")
+    whole = train_here(tmp_path, *STOPPING, "--out", "whole")
     assert whole["validation"] == 0.1
     assert whole["stopped_early"]
     assert whole["finished_epochs"] == whole["best"]["epoch"] + 2 < 9
@@ -120,26 +120,28 @@ def test_the_command_stops_early_and_a_resumed_run_where_it_would_have(tmp_path:
     assert events[-1]["text"] == (
         f"stopped early: none of the 2 epochs since epoch {best} has a lower validation loss (--patience 2)"
     )
-    half = train(tmp_path, *STOPPING, "--out", "half", "--max-steps", "13")
+    half = train_here(tmp_path, *STOPPING, "--out", "half", "--max-steps", "13")
     assert not half["stopped_early"]
-    resumed = train(tmp_path, "--resume", "half", "--max-steps", "1000")
+    resumed = train_here(tmp_path, "--resume", "half", "--max-steps", "1000", "--engine", "serial")
     assert resumed["parameters_sha256"] == whole["parameters_sha256"]
     assert (tmp_path / "half" / "best.npz").exists()
-    again = run(tmp_path, "train", "--resume", "half", "--patience", "1").stderr  # Fewer epochs than have passed.
+    again = run_here(tmp_path, "train", "--resume", "half", "--patience", "1").stderr  # Fewer epochs than have passed.
     assert "is finished: nothing is left to train (to train longer, give a larger --patience)" in again
     assert f"none of the 2 epochs since epoch {best} has a lower validation loss (--patience 1)" in again
-    longer = train(tmp_path, "--resume", "half", "--no-early-stopping", "--epochs", str(best + 3))
+    longer = train_here(
+        tmp_path, "--resume", "half", "--no-early-stopping", "--epochs", str(best + 3), "--engine", "serial"
+    )
     assert longer["finished_epochs"] == best + 3
-    repeated = train(tmp_path, "--config", "whole/config.toml", "--out", "repeated")
+    repeated = train_here(tmp_path, "--config", "whole/config.toml", "--engine", "serial", "--out", "repeated")
     assert repeated["parameters_sha256"] == whole["parameters_sha256"]
 
 
 @pytest.mark.slow
 def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 40, 20)
-    assert "--patience 3 goes with --early-stopping" in run(tmp_path, "train", "--patience", "3", code=2).stderr
-    train(tmp_path, *OPTIONS, "--max-steps", "1", "--out", "run")
-    stderr = run(tmp_path, "train", "--resume", "run", "--early-stopping", code=2).stderr
+    assert "--patience 3 goes with --early-stopping" in run_here(tmp_path, "train", "--patience", "3", code=2).stderr
+    train_here(tmp_path, *OPTIONS, "--max-steps", "1", "--out", "run")
+    stderr = run_here(tmp_path, "train", "--resume", "run", "--early-stopping", code=2).stderr
     assert "--early-stopping needs images held out, and the run in run has none" in stderr
 
 

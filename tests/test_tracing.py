@@ -267,7 +267,7 @@ def test_the_command_traces_epochs_evaluations_and_lost_workers(
     assert traces[1].read_bytes() == earlier
     assert sum(event.get("name") == "step" for event in read(traces[0])) == 4
     for file, words in (("", "--trace must name a file, got ''"), ("data", "--trace must name a file, got 'data'")):
-        refused = programs.run(tmp_path, "train", *common, "--trace", file, "--out", "other", code=2)
+        refused = programs.run_here(tmp_path, "train", *common, "--trace", file, "--out", "other", code=2)
         assert words in refused.stderr
     assert not (tmp_path / "other").exists()
 

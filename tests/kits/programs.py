@@ -1,5 +1,10 @@
-"""Programs run from outside, most of them the command line: `run` waits for one, `start` does not."""
+"""Programs run from outside, most of them the command line: `run` waits for one, `start` does not.
 
+`run_here` calls the command line in this process, where the start of a program is not part of the test.
+"""
+
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import parallel_lenet
+from parallel_lenet.cli import main
 
 PACKAGE_FOLDER = str(Path(parallel_lenet.__file__).resolve().parents[1])
 PYTHON = [sys.executable]
@@ -78,6 +84,21 @@ def run(
 def train(cwd: Path, *arguments: str) -> dict[str, Any]:
     """The results of a run that succeeds."""
     return dict(json.loads(run(cwd, "train", "--json", *arguments).stdout))
+
+
+def run_here(cwd: Path, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    """The command line called in this process, which saves a third of a second of a core. It ends with this code."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        returned = main(arguments)
+    out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+    assert returned == code, out + err
+    return subprocess.CompletedProcess(arguments, returned, out, err)
+
+
+def train_here(cwd: Path, *arguments: str) -> dict[str, Any]:
+    """The results of a run that succeeds, in this process."""
+    return dict(json.loads(run_here(cwd, "train", "--json", *arguments).stdout))
 
 
 def numbers(folder: Path) -> list[list[float]]:
