@@ -328,6 +328,7 @@ def test_a_folder_that_does_not_exist_is_an_os_error(tmp_path: Path) -> None:
         save(tmp_path / "none" / "c.npz", ARRAYS, {})
 
 
+@pytest.mark.slow
 @on_posix
 def test_a_program_killed_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "c.npz"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kits.programs import run_here, train_here, write_idx
 from numpy.testing import assert_allclose, assert_array_equal
@@ -46,6 +46,7 @@ def random_images(*shape: int, dtype: Any = np.uint8) -> Any:
     st.sampled_from([np.uint8, np.float32]),
     st.integers(0, 2**64 - 1),
 )
+@settings(max_examples=25)
 def test_compiled_and_numpy_give_the_same_bits(
     augment: Augment, n: int, channels: int, height: int, width: int, dtype: Any, seed: int
 ) -> None:
@@ -152,6 +153,7 @@ def history(digits: Dataset, n_workers: int, **changes: Any) -> tuple[str, list[
         return coordinator.parameters_sha256(), [report.train_loss for report in reports]
 
 
+@pytest.mark.slow
 def test_a_training_has_the_same_bits_for_any_workers_and_shards(digits: Dataset) -> None:
     reference = history(digits, 1)
     assert history(digits, 3) == reference

@@ -56,6 +56,7 @@ def test_a_classic_mistake_is_named(mistake: Mistake) -> None:
     assert problems[0].startswith(mistake.says), problems
 
 
+@pytest.mark.slow
 def test_only_the_function_with_the_mistake_is_blamed() -> None:
     for mistake in MISTAKES[::9]:
         report = check_kernels(module(mistake.source))

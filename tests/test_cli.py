@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kits.models import Softmax
-from kits.programs import FILES, PYTHON, run, start, write_idx
+from kits.programs import FILES, PYTHON, run, run_here, start, train_here, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive, lenet5
 from parallel_lenet.cli import main
@@ -142,13 +142,13 @@ def test_evaluate_measures_what_training_measured(data: Path, told: dict[str, ob
         assert evaluated[name] == told[name]
     assert evaluated["test_loss"] == pytest.approx(told["test_loss"])
     assert evaluated["images"] == 1000
-    table = run(data.parent, "evaluate", file, "--engine", "serial")
+    table = run_here(data.parent, "evaluate", file, "--engine", "serial")
     assert f"{told['test_accuracy']:.2%}" in table.stdout
 
 
 def test_three_channels_and_other_sizes_train(tmp_path: Path) -> None:
     write_idx(tmp_path / "data", 40, 40, shape=(20, 36, 3), classes=13)
-    result = train(*QUICK, "--batch-size", "16", "--out", "r", cwd=tmp_path)
+    result = train_here(tmp_path, *QUICK, "--batch-size", "16", "--out", "r")
     assert result["dataset"] == str(tmp_path / "data")
     run(tmp_path, "evaluate", "r/checkpoint.npz", "--workers", "1")
 
@@ -287,7 +287,7 @@ def test_a_network_with_too_few_classes_is_refused(
     write_idx(tmp_path / "data", 8, 8, shape=(28, 28), classes=2)
     write_idx(tmp_path / "six", 8, 8, shape=(28, 28), classes=6)
     write_idx(tmp_path / "large", 8, 8, shape=(40, 40), classes=2)
-    train(*QUICK, "--batch-size", "4", "--out", "r", cwd=tmp_path)
+    train_here(tmp_path, *QUICK, "--batch-size", "4", "--out", "r")
     monkeypatch.chdir(tmp_path)
     for data, words in (("six", "is out of range: this network has 2 classes"), ("large", "(8, 40, 40)")):
         assert called("evaluate", "r/checkpoint.npz", "--data-dir", data) == 1

@@ -212,6 +212,7 @@ def test_where_a_message_puts_the_parameters_changes_no_bit() -> None:
     assert got == expected(model, (FEW,), parameters, work)
 
 
+@pytest.mark.slow
 def test_a_step_with_more_gradients_than_are_held_at_once_comes_in_several_calls() -> None:
     size = CALL_BYTES // 4 // 9
     model = Scripted(size=size)

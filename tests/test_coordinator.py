@@ -40,6 +40,7 @@ from parallel_lenet.engines.serial import SerialEngine, one_blas_thread
 # 1. The result does not depend on the workers.
 
 
+@pytest.mark.slow
 def test_parameters_and_losses_are_bit_identical_for_any_number_of_workers(
     digits: Dataset, leaves_nothing: None
 ) -> None:

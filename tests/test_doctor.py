@@ -293,6 +293,7 @@ def test_versions_are_compared_by_their_numbers(version: str, least: str, expect
     assert is_older(version, least) is expected
 
 
+@pytest.mark.slow
 def test_a_library_that_fails_crashes_or_hangs_does_not_hide_the_others(
     modules: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

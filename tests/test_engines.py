@@ -55,7 +55,13 @@ def test_lenet5_gives_the_same_bits_in_every_engine(
         assert computed(opened, parameters, work) == expected(model, [digits], parameters, work)
 
 
-@pytest.mark.parametrize("make", [SerialEngine, lambda: ProcessesEngine(2)], ids=["serial", "processes"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(SerialEngine, id="serial"),
+        pytest.param(lambda: ProcessesEngine(2), id="processes", marks=pytest.mark.slow),
+    ],
+)
 def test_it_can_be_closed_twice_opened_again_with_another_model_and_left_by_an_exception(
     make: Callable[[], Engine], leaves_nothing: None
 ) -> None:

@@ -122,6 +122,7 @@ def test_every_number_on_the_page_is_the_one_that_the_kernels_compute(
         assert bits_of(lesson.numbers[name]) == bits_of(expected[name]), name
 
 
+@pytest.mark.slow
 def test_no_fraction_stands_on_the_page_without_its_bits(html: str) -> None:
     fractions = [text for text in Page(html).untagged if re.search(r"\d\.\d|\de−\d", text)]
     steps = {f"{h:.7f}".rstrip("0").rstrip(".") for h in SIZES}
@@ -138,6 +139,7 @@ def test_no_fraction_stands_on_the_page_without_its_bits(html: str) -> None:
     assert [text for text in rest if not any(words in text for words in prose)] == []
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_whole_story_in_order_with_each_picture_and_each_missing_implementation(html: str) -> None:
     found = Page(html)
     chapters = [name for name in found.ids if name in STORY]
@@ -159,6 +161,7 @@ def test_the_page_tells_the_whole_story_in_order_with_each_picture_and_each_miss
         assert shape in html
 
 
+@pytest.mark.slow
 def test_the_page_is_small_strict_and_escapes_what_it_is_given(html: str) -> None:
     assert len(html.encode()) < 600_000
     assert "default-src 'none'; img-src data:;" in unescape(html)
@@ -184,6 +187,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 def test_classes_are_called_by_their_names(lesson: Lesson) -> None:
     pytest.importorskip("matplotlib")
     long = "$\\frac$ & a name that is too long"
@@ -411,6 +415,7 @@ def test_the_browser_writes_numbers_as_python_does(open_page: Any, file: Path) -
     assert [text for _, text in drawn] == [short(struct.unpack(">f", bytes.fromhex(bits))[0]) for bits, _ in drawn]
 
 
+@pytest.mark.slow
 def test_a_sum_is_shown_with_digits_that_fit(html: str, lesson: Lesson) -> None:
     assert places_of_sum(-7.5412, 0.0024, -7.5388) == 5
     assert places_of_sum(0.0, 0.0) == 0

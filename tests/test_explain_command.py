@@ -39,6 +39,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_the_command_explains_the_newest_run_beside_its_checkpoint(
     saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_most_instructive_image_is_chosen(saved: Path, capsys: pytest.Captur
     assert f"image {np.abs(right - 0.75).argmin()} of" in out
 
 
+@pytest.mark.slow
 def test_a_picture_of_ones_own_is_explained_as_the_class_that_the_network_says_or_the_user(
     saved: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def ran(content: bytes, images: Array) -> list[Array]:
     return outputs
 
 
+@pytest.mark.slow
 def test_an_onnx_model_gives_a_trained_networks_scores_on_1000_digits(tmp_path: Path) -> None:
     _, test = load_dataset()
     images, labels = test.inputs[:1000], test.targets[:1000]

@@ -30,7 +30,7 @@ def errors(kernel: str = "im2col") -> dict[str, float]:
     return largest
 
 
-@pytest.mark.parametrize("kernel", kernels.NAMES)
+@pytest.mark.parametrize("kernel", [pytest.param("naive", marks=pytest.mark.slow), *kernels.NAMES[1:]])
 def test_every_gradient_agrees_with_finite_differences(kernel: str) -> None:
     if kernel == "compiled":
         pytest.importorskip("numba")

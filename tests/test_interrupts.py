@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from kits.models import SLEEP, Scripted
 from kits.processes import children, descendants_end, wait_for_workers, wait_until
-from kits.programs import FILES, PYTHON, run, start, train, write_idx
+from kits.programs import FILES, PYTHON, run_here, start, train, train_here, write_idx
 
 from parallel_lenet import SGD, Coordinator, archive
 from parallel_lenet.cli._interrupts import Interrupted, Interrupts
@@ -59,7 +59,7 @@ def goes_on(errors: str, place: Path) -> None:
     assert f"step {archive.load(file)[1]['step']:,};" in errors
     command = shlex.split(found[2])
     program = command.index("train")  # Called with an option that disagrees, it says that it has found the run.
-    assert "disagrees with the run in" in run(place, *command[program:], "--seed", "1", code=2).stderr
+    assert "disagrees with the run in" in run_here(place, *command[program:], "--seed", "1", code=2).stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -140,7 +140,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_nothing(place: Path) -> None
 
 def test_an_interrupted_run_gives_the_result_of_one_that_was_not(place: Path) -> None:
     options = [*OPTIONS, "--epochs", "3", "--engine", "serial"]
-    whole = train(place, *options, "--out", "undisturbed")
+    whole = train_here(place, *options, "--out", "undisturbed")
     arguments = [*options, "--out", "disturbed"]
     for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
         process = start(place, "train", *arguments)

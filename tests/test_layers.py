@@ -29,7 +29,7 @@ from parallel_lenet.network.layers import (
 Array = NDArray[Any]
 
 KERNEL = kernels.load("im2col")
-examples = settings(deadline=None, max_examples=60)
+examples = settings(deadline=None, max_examples=30)
 
 
 def run(layer: Layer, x: Array, parameters: dict[str, Array], dy: Array | None = None) -> dict[str, Array]:
@@ -80,6 +80,7 @@ batches = st.integers(1, 3)
 seeds = st.integers(0, 2**16)
 
 
+@pytest.mark.slow
 @given(
     shape=st.tuples(channels, sizes, sizes),
     filters=channels,
@@ -99,6 +100,7 @@ def test_conv2d_is_torchs(shape: Shape, filters: int, k: int, stride: int, paddi
     check_against_torch(Conv2d(filters, k, stride, padding), shape, n, seed, function)
 
 
+@pytest.mark.slow
 @given(
     shape=st.tuples(channels, sizes, sizes),
     k=st.integers(1, 5),
@@ -133,6 +135,7 @@ def test_flipped_conv2d_is_the_textbooks_convolution(k: int, seed: int) -> None:
     np.testing.assert_allclose(found[0, :, :, 0], wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(
     shape=st.tuples(channels, sizes, sizes),
     size=st.integers(1, 5),
@@ -153,6 +156,7 @@ def test_pools_are_torchs(shape: Shape, size: int, stride: int | None, n: int, s
     check_against_torch(layer(size, stride), shape, n, seed, function)
 
 
+@pytest.mark.slow
 @given(shape=st.tuples(channels, sizes, sizes), amplitude=st.floats(0.1, 3), n=batches, seed=seeds)
 @examples
 def test_activations_are_torchs(shape: Shape, amplitude: float, n: int, seed: int) -> None:
@@ -161,6 +165,7 @@ def test_activations_are_torchs(shape: Shape, amplitude: float, n: int, seed: in
     check_against_torch(ReLU(), shape, n, seed, torch.relu)
 
 
+@pytest.mark.slow
 @given(features=st.integers(1, 20), units=st.integers(1, 20), n=batches, seed=seeds)
 @examples
 def test_dense_is_torchs(features: int, units: int, n: int, seed: int) -> None:
@@ -172,6 +177,7 @@ def test_dense_is_torchs(features: int, units: int, n: int, seed: int) -> None:
     check_against_torch(Dense(units), (features,), n, seed, function)
 
 
+@pytest.mark.slow
 def test_torch_sends_the_error_of_equal_maxima_to_the_first_as_well() -> None:
     torch = pytorch()
     x = torch.ones((1, 1, 4, 4), dtype=torch.float64, requires_grad=True)

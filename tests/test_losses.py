@@ -42,6 +42,7 @@ def with_gradient(kernel: Kernels, logits: Array, targets: Array) -> tuple[float
     return *losses.softmax_cross_entropy(kernel, logits, targets, gradient), gradient
 
 
+@pytest.mark.slow
 @given(
     k=classes,
     n=images,
@@ -158,6 +159,7 @@ def regression(outputs: int, kernel: str = "naive", dtype: str = "float64") -> S
     return Sequential(Images(5, size=5), layers, kernel=kernel, dtype=dtype, loss="squared_error")
 
 
+@pytest.mark.slow
 @given(k=st.integers(1, 40), n=images, seed=seeds)
 @examples
 def test_the_squared_error_is_torchs(kernel: Kernels, k: int, n: int, seed: int) -> None:
@@ -185,10 +187,10 @@ def test_a_regression(outputs: int, tmp_path: Path) -> None:
     for _, error in model_errors(regression(outputs), inputs[:4], targets[:4], rng):
         assert error < TOLERANCE
     hashes = set()
-    for n_workers in (1, 2):
+    for engine in ("serial", "processes"):
         network = regression(outputs, "im2col", "float32")
         with Coordinator(
-            network, SGD(0.02, momentum=0.9), n_workers=n_workers, batch_size=12, shard_size=6
+            network, SGD(0.02, momentum=0.9), engine=engine, n_workers=2, batch_size=12, shard_size=6
         ) as coordinator:
             history = coordinator.fit((inputs, targets), epochs=60)
             hashes.add(coordinator.parameters_sha256())

@@ -579,6 +579,7 @@ def torch_lenet(parameters: dict[str, Array], torch: Any) -> Any:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "name", "options"), PAIRS, ids=[repr(optimizer) for optimizer, *_ in PAIRS])
 def test_training_follows_torch(optimizer: Optimizer, name: str, options: dict[str, Any], digits: Dataset) -> None:
     torch = pytorch()

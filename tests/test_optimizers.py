@@ -389,6 +389,7 @@ def test_clip_by_hand() -> None:
     assert gradient.tolist() == [3.0, -4.0]
 
 
+@pytest.mark.slow
 def test_clip_against_torch() -> None:
     """PyTorch's is shorter by its 1e-6 in the denominator."""
     torch = pytorch()

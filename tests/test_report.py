@@ -285,6 +285,7 @@ def test_a_run_that_was_continued_with_other_epochs_is_repeated_by_two_commands(
 # The commands.
 
 
+@pytest.mark.slow
 def test_report_writes_where_it_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = copied(folder, "first", tmp_path / "first")
     assert main(["report", str(first), "--json"]) == 0

@@ -79,6 +79,7 @@ def test_warmup_takes_a_plain_function() -> None:
     assert [Warmup(lambda step: 1.0 / (step + 1), 2)(step) for step in range(4)] == [0.5, 1.0, 1.0, 0.5]
 
 
+@pytest.mark.slow
 def test_against_torch() -> None:
     """PyTorch's StepLR and CosineAnnealingLR up to the last step of the wave."""
     torch = pytorch()

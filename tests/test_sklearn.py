@@ -49,6 +49,7 @@ def trained() -> LeNetClassifier:
     return fitted()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
     [LeNetClassifier(max_iter=8, batch_size=32, random_state=0)], expected_failed_checks=lambda _: EXPECTED
@@ -60,6 +61,7 @@ def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
 # The numbers.
 
 
+@pytest.mark.slow
 def test_they_are_the_coordinators_for_any_number_of_jobs() -> None:
     data = Dataset(IMAGES, LABELS)
     network = lenet5_for(data, kernel="im2col")

@@ -228,6 +228,7 @@ def test_a_full_disk_ends_the_trace_and_not_the_training(
         Coordinator(lenet5(), SGD(), trace="t.json")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_command_traces_epochs_evaluations_and_lost_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

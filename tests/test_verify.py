@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kits.programs import PYTHON, run, write_idx
+from kits.programs import PYTHON, run, run_here, write_idx
 
 from parallel_lenet.cli import main, verify
 from parallel_lenet.cli._chaos import Chaos
@@ -58,7 +58,7 @@ def test_chaos_kills_and_stops_workers_and_changes_no_bit(tmp_path: Path) -> Non
     write_idx(tmp_path / "data", 205, 64)
     options = ("--data-dir", "data", "--kernel", "im2col", "--batch-size", "10", "--shard-size", "5", "--epochs", "2")
     plan = "kill:every=15, stop:every=20,seed=3"
-    quiet = run(tmp_path, "train", *options, "--engine", "serial", "--out", "quiet", "--json", "--quiet")
+    quiet = run_here(tmp_path, "train", *options, "--engine", "serial", "--out", "quiet", "--json", "--quiet")
     assert quiet.stderr == ""
     result = run(tmp_path, "train", *options, "--workers", "2", "--chaos", plan, "--out", "wild", "--json")
     assert json.loads(result.stdout)["parameters_sha256"] == json.loads(quiet.stdout)["parameters_sha256"]

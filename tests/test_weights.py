@@ -67,6 +67,7 @@ def bomb(shape: str, dtype: str = "<f4", data: bytes = b"", version: bytes = b"\
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_pytorch_lenet_gives_the_same_scores_after_its_import(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kits.models import Array, ByImage, Softmax
 from numpy.testing import assert_array_equal
@@ -27,6 +27,7 @@ def computed(model: Softmax, block: Block, spare: list[Array]) -> tuple[Metrics,
     return sums.metrics, gradient
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.lists(st.integers(0, 5), min_size=2, max_size=2), st.data())
 def test_a_block_has_the_same_bits_whatever_the_model_gets_at_a_time(
     samples: int, powers: list[int], data: st.DataObject

@@ -339,7 +339,7 @@ def test_a_block_is_the_sum_of_its_halves_bit_by_bit(name: str, case: Case, n: i
             np.testing.assert_array_equal(np.signbit(found)[numbers], np.signbit(total)[numbers])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_the_shapes_of_lenet5(kernel: Any, dtype: str) -> None:
     """Hypothesis keeps shapes small. These are the ones that count, with a shard that fills no vector evenly."""
     n = 9
