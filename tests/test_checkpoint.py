@@ -17,7 +17,7 @@ DATA = Dataset(np.arange(7840, dtype=np.uint8).reshape(10, 28, 28), np.arange(10
 
 
 def test_it_tells_how_far_a_training_got_and_holds_its_parameters_by_name(tmp_path: Path) -> None:
-    with Coordinator(Softmax(), Adam(0.01), engine="serial", batch_size=4) as coordinator:
+    with Coordinator(Softmax(), Adam(0.01, fused=False), engine="serial", batch_size=4) as coordinator:
         coordinator.fit(DATA, 2)
         coordinator.save(tmp_path / "c.npz", {"note": "mine"})
         checkpoint = Checkpoint.load(tmp_path / "c.npz")
@@ -34,11 +34,11 @@ def test_it_tells_how_far_a_training_got_and_holds_its_parameters_by_name(tmp_pa
 
 
 def test_what_is_loaded_and_saved_again_is_the_same_file(tmp_path: Path) -> None:
-    coordinator = Coordinator(Softmax(), Adam(), engine="serial", batch_size=3)
+    coordinator = Coordinator(Softmax(), Adam(fused=False), engine="serial", batch_size=3)
     coordinator.fit(DATA)
     coordinator.save(tmp_path / "a.npz", {"note": 1})
     Checkpoint.load(tmp_path / "a.npz").save(tmp_path / "b.npz")
-    again = Coordinator(Softmax(), Adam(), engine="serial", batch_size=3)
+    again = Coordinator(Softmax(), Adam(fused=False), engine="serial", batch_size=3)
     assert again.load(tmp_path / "b.npz") == {"note": 1}
     for each in (coordinator, again):
         each.fit(DATA)
@@ -58,7 +58,7 @@ def test_another_model_or_optimizer_is_refused_by_name(tmp_path: Path) -> None:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of LeNet-5, unfinished in its second epoch, with weights and a report."""
     path = tmp_path_factory.mktemp("saved") / "c.npz"
-    coordinator = Coordinator(lenet5(kernel="im2col"), Adam(), engine="serial", batch_size=4)
+    coordinator = Coordinator(lenet5(kernel="im2col"), Adam(fused=False), engine="serial", batch_size=4)
     reports = coordinator.iterate((DATA.inputs, DATA.targets), 2, validation=DATA)
     for _ in range(5):
         next(reports)

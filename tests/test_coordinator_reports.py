@@ -24,6 +24,7 @@ from parallel_lenet import (
     StepReport,
 )
 from parallel_lenet.batching import epoch_order
+from parallel_lenet.engines.processes.engine import ProcessesEngine
 from parallel_lenet.optimizers import OptimizerState
 from parallel_lenet.reports import StepTimes
 
@@ -325,7 +326,7 @@ def test_the_model_is_warmed_up_with_the_current_parameters_unless_it_is_closed(
 
     class Compiles(Scripted):
         def warm_up(self, parameters: Array, inputs: Array, targets: Array) -> None:
-            got.append((parameters is coordinator.parameters, len(inputs)))
+            got.append((np.array_equal(parameters, coordinator.parameters), len(inputs)))
 
     coordinator = scripted(Compiles())
     coordinator.warm_up(DATA)
@@ -340,6 +341,50 @@ def test_the_model_is_warmed_up_with_the_current_parameters_unless_it_is_closed(
     with pytest.raises(RuntimeError, match="this call has ended"):
         next(reports)
     assert len(got) == 2
+
+
+def test_a_compiled_step_of_the_optimizer_is_warmed_up_once() -> None:
+    class Fused(Plain):
+        fused = True
+        calls = 0
+
+        def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
+            self.calls += 1
+            return super().update(parameters, gradient, state)
+
+    optimizer = Fused()
+    coordinator = scripted(optimizer=optimizer)
+    for _ in range(2):
+        coordinator.warm_up(DATA)
+    assert optimizer.calls == 1
+    coordinator.fit(DATA)
+    assert optimizer.calls == 1 + coordinator.step
+
+
+def test_a_step_that_is_computed_again_has_the_random_numbers_of_the_first_time() -> None:
+    class Drawing(Scripted):
+        def loss_and_gradient(  # type: ignore[override]
+            self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None, keys: Array | None = None
+        ) -> Metrics:
+            metrics = super().loss_and_gradient(parameters, inputs, targets, gradient)
+            return metrics if keys is None else Metrics(math.nan, metrics.correct, metrics.count)
+
+    with pytest.raises(NonFiniteError, match=r"^step 1, shard 1 of 3: the loss is nan, and all gradients are finite$"):
+        scripted(Drawing()).fit(DATA)
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    coordinator = Coordinator(Scripted(), SGD())
+    assert (coordinator.batch_size, coordinator.seed, coordinator.clip_norm, coordinator.on_nan) == (
+        128,
+        0,
+        None,
+        "stop",
+    )
+    assert isinstance(coordinator.engine, ProcessesEngine)
+    assert (coordinator.engine.max_tries, coordinator.engine.step_timeout, coordinator.trace) == (3, None, None)
+    assert serial(Scripted()).fit(DATA)[-1].epoch == 1
+    assert [report.epoch for report in scripted().iterate(DATA)] == [1, 1, 1, 1]
 
 
 def test_probabilities_warn_of_random_parameters_by_their_own_name(caplog: pytest.LogCaptureFixture) -> None:

@@ -63,6 +63,7 @@ source_paths = ["parallel_lenet"]
 only_mutate = ["parallel_lenet/{module}"]
 pytest_add_cli_args = ["-n", "0", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not ({long})"]
 pytest_add_cli_args_test_selection = {tests}
+timeout_constant = 4.0  # Seconds, times 15: for a busy machine.
 also_copy = ["tests", "scripts", "docs", "README.md", "pyproject.toml"]
 """
 
