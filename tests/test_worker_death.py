@@ -204,14 +204,19 @@ def test_survivors_go_on_while_a_replacement_starts(tmp_path: Path) -> None:
     with ProcessesEngine(2) as engine:
         opened = Opened(engine, Scripted(folder=str(tmp_path)), [data], at(0))
         before = children()
+        title = Path("/proc/self/cmdline").read_bytes()
         replacement = list[int]()
+
+        def has_program(pid: int) -> bool:
+            """Whether the process runs its program. To stop it before that would stop this one too, which waits."""
+            return Path(f"/proc/{pid}/cmdline").read_bytes() not in (title, b"")
 
         def stop() -> None:
             replacement.extend(children() - before)
             kill(replacement, signal.SIGSTOP)
 
         with (
-            once(lambda: bool(children() - before), stop),
+            once(lambda: any(map(has_program, children() - before)), stop),
             pytest.warns(WorkerWarning, match="was killed by SIGKILL while computing block 0: another"),
         ):
             results = [result.metrics for result in opened.gradients(at(0), work)]
