@@ -32,11 +32,11 @@ DEADLINE = 300  # Seconds a test may take before it counts as hung: many times w
 
 # The files that take longest, longest first, but so that not all that begin have a cluster.
 LONG = [
-    *("test_cluster", "test_worker_death", "test_compiled", "test_coordinator", "test_notebooks", "test_cli_cluster"),
-    *("test_readme", "test_kernels", "test_cli", "test_model", "test_sklearn", "test_cluster_ray", "test_engines"),
-    *("test_explain", "test_resume", "test_verify", "test_cluster_dask", "test_cluster_start", "test_start"),
-    *("test_interrupts", "test_report", "test_snapshots", "test_pad", "test_gradcheck", "test_train"),
-    *("test_published", "test_benchmark"),
+    *("test_cluster", "test_worker_death", "test_compiled", "test_readme", "test_cli_cluster", "test_notebooks"),
+    *("test_kernels", "test_model", "test_coordinator", "test_cli", "test_gradcheck", "test_sklearn"),
+    *("test_cluster_ray", "test_cluster_dask", "test_cluster_start", "test_explain", "test_report", "test_engines"),
+    *("test_train", "test_start", "test_interrupts", "test_verify", "test_resume", "test_recipes", "test_progress"),
+    *("test_snapshots", "test_pad", "test_augmentation", "test_kernel_files", "test_benchmark", "test_published"),
 ]
 
 

@@ -1,5 +1,6 @@
 """A Dask cluster that the package starts lets in nobody else, and stopped processes do not delay a run for long."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ from parallel_lenet.engines import WorkerWarning
 from parallel_lenet.engines.cluster import dask, limits
 from parallel_lenet.engines.cluster.engine import Cluster
 
-pytest.importorskip("dask.distributed")
 pytestmark = [
+    # Not importorskip: each of xdist's processes would import it, and one needs it.
+    pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed"),
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
