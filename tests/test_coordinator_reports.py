@@ -177,7 +177,7 @@ class Plain:
         ({"learning_rate": 2}, [2.0, 2.0, 2.0]),
         ({"learning_rate": lambda step: 1 / (1 + step)}, [1.0, 1 / 2, 1 / 3]),
     ],
-    ids=str,
+    ids=["none", "a word", "None", "of NumPy", "whole", "a schedule"],
 )
 def test_the_learning_rate_of_any_optimizer_is_reported(attributes: dict[str, Any], rates: list[float | None]) -> None:
     reports = scripted(optimizer=Plain(**attributes)).iterate(DATA)
