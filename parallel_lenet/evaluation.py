@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from parallel_lenet import finite
 from parallel_lenet.batching import Block, BlockSizes, blocks
 from parallel_lenet.checkpoint import TrainingState
+from parallel_lenet.checks import quoted
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines import Context, Engine
 from parallel_lenet.engines.serial import one_blas_thread
@@ -97,8 +98,14 @@ def predictions(
 ) -> Array:
     """The result of a model's ``method`` for ``(parameters, inputs)``, computed in this thread with one BLAS thread.
 
-    Raises NonFiniteError, which names the ``step``, if the parameters hold NaN or infinity.
+    Raises NonFiniteError, which names the ``step``, if the parameters hold NaN or infinity, and ValueError if the
+    method does not return one row per input.
     """
     finite.require_finite(step, layout, parameters)
     with one_blas_thread():
-        return method(parameters, inputs)
+        result: object = method(parameters, inputs)
+    if not isinstance(result, np.ndarray) or result.shape[:1] != inputs.shape[:1]:
+        found = f"an array of shape {result.shape}" if isinstance(result, np.ndarray) else quoted(result)
+        name = getattr(method, "__name__", "the model")
+        raise ValueError(f"{name} must return an array with one row per input, got {found} for {inputs.shape}")
+    return result

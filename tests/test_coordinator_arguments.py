@@ -88,6 +88,30 @@ def test_what_is_no_engine_no_data_and_no_input_is_named(digits: Dataset) -> Non
             coordinator.predict(inputs)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (None, "None"),
+        ([0, 1, 2], r"\[0, 1, 2\]"),
+        (np.zeros(2), r"an array of shape \(2,\)"),
+        (np.array(7), "an array"),
+    ],
+)
+def test_predictions_are_one_per_input(result: Any, found: str) -> None:
+    class Predicting(Softmax):
+        def predict(self, parameters: Array, inputs: Array) -> Any:
+            return result
+
+        predict_proba = predict
+
+    coordinator = serial(Predicting())
+    for method in (coordinator.predict, coordinator.predict_proba):
+        with pytest.raises(
+            ValueError, match=rf"must return an array with one row per input, got {found}.* for \(3, 28, 28\)"
+        ):
+            method(np.zeros((3, 28, 28)))
+
+
 def test_how_a_dataset_lies_in_memory_changes_no_bit_on_any_engine(processes: ProcessesEngine) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.random((9, 5, 60)).astype(np.float32).transpose(2, 0, 1)
