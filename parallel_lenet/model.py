@@ -46,7 +46,9 @@ class Model(Protocol):
     - ``leaf``: the smallest number of samples whose sums follow the tree (see `tree`). On ``leaf * 2^k`` samples, or on
       fewer, ``loss_and_gradient`` then gives bit by bit the sum of its results along the tree. So no bit depends on how
       many samples it gets, and many workers share a batch in smaller parts, down to a quarter of
-      ``preferred_shard_size``. Without it, or if it is None, each shard is a leaf.
+      ``preferred_shard_size``. Without it, or if it is None, each shard is a leaf. A subclass that has a
+      ``loss_and_gradient`` of its own does not inherit it, and may define it again: what the subclass adds, such as a
+      penalty, is usually rounded once per call.
     - ``warm_up(parameters, inputs, targets)`` is for models that compile. It is called before training and any
       measurement of time begin, once for each number of samples that ``loss_and_gradient`` will get. Each worker
       process calls it. So does the coordinator's process, unless ``is_compiled(samples)`` (optional too) is true for
@@ -74,6 +76,17 @@ class Model(Protocol):
 
     def predict(self, parameters: Vector, inputs: Array) -> Array:
         """One prediction per row of ``inputs``. A classifier returns the class labels ``(n,)``."""
+
+
+def leaf_of(model: object) -> Any:
+    """The model's ``leaf``, or None if it has none, or inherits one for another ``loss_and_gradient``."""
+    if "leaf" not in getattr(model, "__dict__", {}):
+        for kind in type(model).__mro__:
+            if "leaf" in vars(kind):
+                break
+            if "loss_and_gradient" in vars(kind):
+                return None
+    return getattr(model, "leaf", None)
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

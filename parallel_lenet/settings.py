@@ -6,7 +6,7 @@ from typing import Any, Self
 from parallel_lenet.batching import BlockSizes, default_shard_size, largest_block
 from parallel_lenet.checks import ABOVE_ZERO, LEAST, InvalidValue, optional_number, whole_number
 from parallel_lenet.jsonable import describe
-from parallel_lenet.model import Model
+from parallel_lenet.model import Model, leaf_of
 from parallel_lenet.optimizers import Optimizer
 
 PREFERRED_SHARD_SIZE = 32  # Samples, for a model that does not say what it prefers.
@@ -43,7 +43,7 @@ class Settings:
         preferred_size = whole_number(
             "the model's preferred_shard_size", getattr(model, "preferred_shard_size", PREFERRED_SHARD_SIZE), 1
         )
-        leaf = getattr(model, "leaf", None)
+        leaf = leaf_of(model)
         if shard_size is None:
             shard_size = default_shard_size(preferred_size, batch_size) if leaf is None else preferred_size
         shard_size = whole_number("shard_size", shard_size, LEAST["shard_size"])

@@ -5,12 +5,14 @@ import pickle
 import re
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.models import ByImage, Softmax
 from kits.oracle import pytorch
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from parallel_lenet.coordinator import Coordinator, StepReport
 from parallel_lenet.datasets import Dataset
 from parallel_lenet.engines.serial import blas
 from parallel_lenet.metrics import Metrics
+from parallel_lenet.model import leaf_of
 from parallel_lenet.network.images import Images
 from parallel_lenet.network.layers import AvgPool2d, Conv2d, Dense, Flatten, Layer, MaxPool2d, ReLU, Tanh
 from parallel_lenet.network.lenet5 import lenet5
@@ -27,6 +30,7 @@ from parallel_lenet.network.sequential import PREDICTED_AT_ONCE, Sequential
 from parallel_lenet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from parallel_lenet.parameters import Layout, sha256
 from parallel_lenet.random import generator
+from parallel_lenet.settings import Settings
 from parallel_lenet.tree import TreeSum
 
 Array = NDArray[Any]
@@ -343,6 +347,54 @@ def test_a_subclass_trains_with_its_own_gradient() -> None:
             coordinator.fit(Dataset(images(4, 8, 8), labels(4, 3)), 1)
             found.append(coordinator.parameters_sha256())
     assert found[0] != found[1] == found[2]
+
+
+class Penalty(Sequential):
+    """Adds a penalty to the gradient, rounded once per call."""
+
+    def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
+        metrics = super().loss_and_gradient(parameters, inputs, targets, gradient)
+        if gradient is not None:
+            gradient += np.float32(0.01) * len(inputs) * parameters
+        return metrics
+
+
+class Centred(Images):
+    """Subtracts the mean over all images of the call."""
+
+    def prepare(self, kernels: Any, pixels: Array, y: Array) -> None:
+        super().prepare(kernels, pixels, y)
+        y -= y.mean()
+
+
+class Declared(Penalty):
+    leaf = 1
+
+
+class Inherited(Declared):
+    """The gradient that `Declared` declares."""
+
+
+def test_a_subclass_with_its_own_gradient_or_images_does_not_inherit_the_leaf() -> None:
+    def model(kind: type[Sequential], first: type[Images] = Images) -> Sequential:
+        return kind(first((8, 8), size=8), (Flatten(), Dense(3)), kernel="naive")
+
+    defaults: dict[str, Any] = {"batch_size": 32, "shard_size": None, "seed": 0, "clip_norm": None, "on_nan": "stop"}
+
+    for kind, leaf in ((Sequential, 1), (Penalty, None), (Declared, 1), (Inherited, 1)):
+        assert Settings.for_model(model(kind), **defaults).leaf == leaf_of(model(kind)) == leaf
+    assert leaf_of(model(Sequential, Centred)) is None
+    assert leaf_of(ByImage()) == 1
+    assert leaf_of(type("Changed", (ByImage,), {"loss_and_gradient": Softmax.loss_and_gradient})()) is None
+    assert leaf_of(SimpleNamespace(leaf=4)) == 4
+    hashes = set()
+    for n_workers in (1, 3):
+        with Coordinator(
+            model(Penalty), SGD(0.1), engine="threading", n_workers=n_workers, batch_size=32
+        ) as coordinator:
+            coordinator.fit(Dataset(images(64, 8, 8), labels(64, 3)), 2)
+            hashes.add(coordinator.parameters_sha256())
+    assert len(hashes) == 1
 
 
 SMALL = (Conv2d(2, 3), Tanh(), AvgPool2d(), Flatten(), Dense(3))

@@ -150,9 +150,11 @@ class Sequential(Displayed):
     def leaf(self) -> int | None:
         """The smallest number of images that the tree of sums holds for: the kernel's leaf, or None for the shard.
 
-        It is also the shard if a layer of the user's does not say that its leaf is 1.
+        It is also the shard if a layer of the user's does not say that its leaf is 1, or if a subclass of `Images`
+        prepares the images.
         """
-        return kernels.load(self.kernel).LEAF if all(leaf_of(layer) == 1 for layer in self.layers) else None
+        follows_the_tree = type(self.images) is Images and all(leaf_of(layer) == 1 for layer in self.layers)
+        return kernels.load(self.kernel).LEAF if follows_the_tree else None
 
     @property
     def preferred_shard_size(self) -> int:
