@@ -383,7 +383,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     )
     assert isinstance(coordinator.engine, ProcessesEngine)
     assert (coordinator.engine.max_tries, coordinator.engine.step_timeout, coordinator.trace) == (3, None, None)
-    assert serial(Scripted()).fit(DATA)[-1].epoch == 1
+    assert scripted().fit(DATA)[-1].epoch == 1
     assert [report.epoch for report in scripted().iterate(DATA)] == [1, 1, 1, 1]
 
 

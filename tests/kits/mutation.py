@@ -30,9 +30,7 @@ MODULES = {
     "settings.py": ["test_settings.py"],
     "coordinator.py": [
         *("test_coordinator.py", "test_coordinator_arguments.py", "test_coordinator_checkpoints.py"),
-        *("test_coordinator_reports.py", "test_finite.py"),
-        "test_stopping.py::test_fit_stops_after_epochs_that_are_no_better_also_when_it_continues",
-        "test_stopping.py::test_wrong_arguments_are_named",
+        *("test_coordinator_reports.py", "test_finite.py", "test_stopping.py"),
         "test_display.py::test_a_coordinator_in_every_state",
         "test_sample_weights.py::test_a_batch_without_weight_is_skipped",
         "test_probabilities.py::test_errors_are_those_of_predict",
