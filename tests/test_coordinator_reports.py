@@ -148,6 +148,24 @@ def test_an_epoch_of_skipped_steps_is_named_with_the_step() -> None:
     assert caught.value.step == 0
 
 
+def test_a_skipped_update_leaves_parameters_and_optimizer_as_they_were() -> None:
+    class Overflowing(Plain):
+        def update(self, parameters: Array, gradient: Array, state: OptimizerState) -> tuple[Array, OptimizerState]:
+            result, after = super().update(parameters, gradient, state)
+            return (result * np.float32(np.inf) if state.step == 1 else result), after
+
+    coordinator = scripted(optimizer=Overflowing(), on_nan="skip")
+    first, second, *_ = coordinator.iterate(DATA)
+    assert isinstance(first, StepReport)
+    assert isinstance(second, StepReport)
+    assert second.skipped == ("step 2: the update put NaN or infinity into weight: the learning rate may be too high")
+    assert (first.step, second.step, coordinator.step, len(coordinator.history)) == (1, 1, 1, 1)
+    alone = scripted(optimizer=Overflowing())
+    next(alone.iterate(DATA))
+    assert coordinator.parameters_sha256() == alone.parameters_sha256()
+    assert coordinator.history[0].train_loss == first.loss
+
+
 class Nan(Scripted):
     def loss_and_gradient(self, parameters: Array, inputs: Array, targets: Array, gradient: Array | None) -> Metrics:
         metrics = super().loss_and_gradient(parameters, inputs, targets, gradient)
