@@ -79,7 +79,10 @@ class Model(Protocol):
 
 
 def leaf_of(model: object) -> Any:
-    """The model's ``leaf``, or None if it has none, or inherits one for another ``loss_and_gradient``."""
+    """The model's ``leaf``, or None if it has none, or inherits one for another ``loss_and_gradient``.
+
+    Only the coordinator's process can tell: cloudpickle leaves out what a class defines as its base does.
+    """
     if "leaf" not in getattr(model, "__dict__", {}):
         for kind in type(model).__mro__:
             if "leaf" in vars(kind):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from parallel_lenet.batching import Block, Rows, batches, samples_text
 from parallel_lenet.checks import quoted
 from parallel_lenet.metrics import Metrics
-from parallel_lenet.model import Model, leaf_of
+from parallel_lenet.model import Model
 from parallel_lenet.parameters import Vector
 from parallel_lenet.sample_keys import SampleKeys
 from parallel_lenet.tree import TreeSum, tree_total
@@ -89,7 +89,7 @@ def _compute(
         return _call(model, data, parameters, rows, block.key, gradient)
     except Exception as error:
         # The size of a shard may follow from the number of workers. The exception must not.
-        for leaf in batches(rows, leaf_of(model) or len(rows)):
+        for leaf in batches(rows, getattr(model, "leaf", None) or len(rows)):
             if len(leaf) < len(rows):
                 try:
                     _call(model, data, parameters, leaf, block.key, gradient)
@@ -132,7 +132,7 @@ def _call(
             f"loss_and_gradient must return sums over the {n} samples it was given: "
             f"count {n}, got {sums.count}, and correct a whole number from 0 to {n}, got {sums.correct}"
         )
-    weight = tree_total(more["weights"], leaf_of(model) or n) if "weights" in more else float(n)
+    weight = tree_total(more["weights"], getattr(model, "leaf", None) or n) if "weights" in more else float(n)
     return Metrics(loss_sum, int(correct), n, weight)
 
 
