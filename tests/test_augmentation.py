@@ -37,6 +37,7 @@ def random_images(*shape: int, dtype: Any = np.uint8) -> Any:
     return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
 
 
+@pytest.mark.slow
 @given(
     SETTINGS,
     st.integers(1, 3),

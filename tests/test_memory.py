@@ -95,6 +95,7 @@ def reserved() -> int:
 MB = 1_000_000
 
 
+@pytest.mark.slow
 def test_parameters_are_shared_once_and_a_gradient_has_memory_once_it_is_needed() -> None:
     model = Scripted(size=10 * MB)  # 40 MB.
     parameters = np.zeros(10 * MB, np.float32)
@@ -108,6 +109,7 @@ def test_parameters_are_shared_once_and_a_gradient_has_memory_once_it_is_needed(
             assert 80 * MB <= reserved() < 81 * MB
 
 
+@pytest.mark.slow
 def test_a_worker_never_has_memory_for_more_than_three_gradients() -> None:
     model, work, workers = Scripted(size=MB), one_each(FEW), 2
     with ProcessesEngine(workers) as engine:

@@ -109,7 +109,7 @@ def test_an_unknown_recipe_is_a_mistake_in_the_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_bundled_digits_reach_97_percent_by_12_of_the_40_epochs_of_the_recipe_best(tmp_path: Path) -> None:
-    options = ("--recipe", "best", "--epochs", "12", "--json", "--quiet")
+def test_the_bundled_digits_reach_96_percent_by_8_of_the_40_epochs_of_the_recipe_best(tmp_path: Path) -> None:
+    options = ("--recipe", "best", "--epochs", "8", "--json", "--quiet")
     found = run(tmp_path, "train", *options, env={"PARALLEL_LENET_REPORT": "0"})
-    assert json.loads(found.stdout)["test_accuracy"] >= 0.97
+    assert json.loads(found.stdout)["test_accuracy"] >= 0.96

@@ -57,6 +57,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_is_one_run_with_each_step_once(
     client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
