@@ -397,6 +397,21 @@ def test_a_subclass_with_its_own_gradient_or_images_does_not_inherit_the_leaf() 
     assert len(hashes) == 1
 
 
+def test_a_worker_has_the_leaf_though_pickling_drops_what_a_layers_class_says_as_its_base_does() -> None:
+    class First(ReLU):
+        leaf = 1
+
+    class Second(First):
+        leaf = 1
+
+    model = Sequential(Images((8, 8), size=8), (Flatten(), Second(), Dense(3)), kernel="naive")
+    state = model.__getstate__()
+    del Second.leaf  # As in a worker.
+    copy = object.__new__(Sequential)
+    copy.__setstate__(state)
+    assert copy.leaf == 1
+
+
 SMALL = (Conv2d(2, 3), Tanh(), AvgPool2d(), Flatten(), Dense(3))
 
 

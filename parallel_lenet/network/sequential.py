@@ -96,10 +96,14 @@ class Sequential(Displayed):
             raise InvalidValue("label_smoothing", allowed, self.label_smoothing)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled with what a subclass adds, but without its buffers and what is computed from its fields."""
+        """Pickled with what a subclass adds, but without its buffers and what is computed from its fields.
+
+        A worker cannot tell whether a layer's class says its leaf: cloudpickle leaves out what its base says too.
+        """
         of_class = type(self)
         kept = {name: value for name, value in vars(self).items() if name != "_local"}
-        return {name: kept[name] for name in kept if not isinstance(getattr(of_class, name, None), cached_property)}
+        state = {name: kept[name] for name in kept if not isinstance(getattr(of_class, name, None), cached_property)}
+        return {**state, "_follows_the_tree": self._follows_the_tree}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local())
@@ -153,8 +157,11 @@ class Sequential(Displayed):
         It is also the shard if a layer of the user's does not say that its leaf is 1, or if a subclass of `Images`
         prepares the images.
         """
-        follows_the_tree = type(self.images) is Images and all(leaf_of(layer) == 1 for layer in self.layers)
-        return kernels.load(self.kernel).LEAF if follows_the_tree else None
+        return kernels.load(self.kernel).LEAF if self._follows_the_tree else None
+
+    @cached_property
+    def _follows_the_tree(self) -> bool:
+        return type(self.images) is Images and all(leaf_of(layer) == 1 for layer in self.layers)
 
     @property
     def preferred_shard_size(self) -> int:
