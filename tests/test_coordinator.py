@@ -153,9 +153,9 @@ def test_no_shard_size_changes_a_bit_of_a_model_that_obeys_the_law(digits: Datas
 
 
 @pytest.mark.slow
-def test_one_to_eight_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
+def test_one_to_sixteen_workers_and_a_resize_give_the_same_bits(digits: Dataset, leaves_nothing: None) -> None:
     results = set()
-    for first, then in [(1, 3), (8, 5)]:
+    for first, then in [(1, 3), (16, 5)]:
         with Coordinator(ByImage(), Adam(), n_workers=first, batch_size=56, seed=3) as coordinator:
             curve = []
             for report in coordinator.iterate(digits, 2):
