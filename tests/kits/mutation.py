@@ -36,7 +36,10 @@ MODULES = {
         "test_probabilities.py::test_errors_are_those_of_predict",
         "test_probabilities.py::test_a_model_of_ones_own_tells_them",
         "test_probabilities.py::test_a_model_without_them_is_named",
+        "test_snapshots.py::test_a_coordinator_or_an_engine_cannot_be_copied_and_says_what_to_do",
         "test_turns.py::test_a_loop_that_another_thread_left_refuses_nothing",
+        "test_tracing.py::test_a_trace_shows_the_times_of_the_reports",
+        "test_updates.py::test_a_long_model_trains_to_the_same_bits_for_any_number_of_workers",
     ],
 }
 # Tests of seconds, each of which would be repeated for every change that no test notices.
