@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def test_a_report_of_a_step_has_all_figures(clip_norm: float | None) -> None:
     coordinator = scripted(clip_norm=clip_norm)
     start = coordinator.parameters
     coordinator.fit(DATA)
+    began = time.perf_counter()
     *steps, epoch = coordinator.iterate(DATA)
+    elapsed = time.perf_counter() - began
     assert [(step.epoch, step.step, step.count) for step in steps if isinstance(step, StepReport)] == [
         *((2, 4, 5), (2, 5, 5), (2, 6, 2)),
     ]
@@ -95,6 +98,7 @@ def test_a_report_of_a_step_has_all_figures(clip_norm: float | None) -> None:
     assert isinstance(epoch, EpochReport)
     seconds = sum(step.seconds for step in steps if isinstance(step, StepReport))
     assert epoch.seconds == pytest.approx(seconds, rel=1e-9)
+    assert 0 < epoch.seconds <= elapsed
     assert epoch.images_per_second == pytest.approx(12 / epoch.seconds, rel=1e-9)
     assert not np.array_equal(coordinator.parameters, start)
 
