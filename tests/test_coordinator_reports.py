@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from parallel_lenet import (
     Metrics,
     NonFiniteError,
     StepReport,
+    lenet5,
 )
 from parallel_lenet.batching import epoch_order
 from parallel_lenet.engines.processes.engine import ProcessesEngine
@@ -465,3 +467,19 @@ def test_a_refused_call_leaves_no_call_behind() -> None:
 def test_call_sizes_follow_the_batch_and_the_shards() -> None:
     assert scripted(batch_size=5, shard_size=2).call_sizes == (2, 1)
     assert scripted(batch_size=4, shard_size=2).call_sizes == (2,)
+
+
+def test_data_that_do_not_fit_the_model_are_refused_by_each_evaluation() -> None:
+    coordinator = serial(lenet5(kernel="im2col"))
+    for call in (coordinator.evaluate, coordinator.iterate_evaluation):
+        with pytest.raises(DatasetError, match=r"^data: "):
+            call((DATA.inputs, np.zeros(12, np.int64)))
+
+
+def test_a_coordinator_says_in_place_of_a_copy_what_to_do() -> None:
+    with pytest.raises(TypeError) as caught:
+        pickle.dumps(scripted())
+    assert str(caught.value) == (
+        "a Coordinator cannot be copied or pickled, since it holds workers: save(path) writes its state, and "
+        "load(path) of another Coordinator takes it over"
+    )
