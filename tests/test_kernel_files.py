@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_run_is_one_sentence_with_its_line(call: Any, sour
 def test_mistakes_in_the_call(call: Any) -> None:
     for arguments, sentence in (
         (("check", "none.py"), "the file 'none.py' does not exist"),
-        (("check", "data"), "the file 'data' does not exist"),
+        (("check", "data"), "'data' is a folder: name a file"),
         (("check", "own.py", "--time-limit", "0"), "--time-limit must be a finite number above 0, got 0.0"),
         (("train", "--kernel", "none.py"), "--kernel: the file 'none.py' does not exist"),
         (("train", "--config", "c.toml"), "--config c.toml: kernel can't be a Python file: give --kernel on the"),

@@ -47,7 +47,7 @@ def test_code_for_another_processor_gives_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_the_readme_states_the_published_bits() -> None:
-    assert f"    {_published.SHA256}\n" in README.read_text(encoding="utf-8")
+    assert f"`{_published.SHA256}`\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

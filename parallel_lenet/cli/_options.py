@@ -429,13 +429,20 @@ def recorded_value(name: str, value: Any, where: str) -> Any:
     return value
 
 
+def no_file(path: str) -> str:
+    """The mistake in a path that should be that of a file."""
+    if "\0" not in path and os.path.isdir(path):
+        return f"{quoted(path)} is a folder: name a file"
+    return f"the file {quoted(path)} does not exist"
+
+
 def _model_reference(text: str, where: str) -> str:
     """A model by absolute path, hash and name. Raises UsageError if the text is not one, or there is no such file."""
     reference = None if "\0" in text or not _is_encodable(text) else _user_model.parse(text)
     if reference is None:
         raise UsageError(f"{where} {_user_model.FORM}, got {quoted(text)}")
     if not os.path.isfile(reference.path):
-        raise UsageError(f"{where}: the file {quoted(reference.path)} does not exist")
+        raise UsageError(f"{where}: {no_file(reference.path)}")
     return str(_user_model.absolute(reference))
 
 
@@ -445,7 +452,7 @@ def _kernel_file(name: str, where: str) -> str:
     What the file prints goes to standard error. Raises UsageError without it.
     """
     if "\0" in name or not _is_encodable(name) or not os.path.isfile(files.path_of(name)):
-        raise UsageError(f"{where}: the file {quoted(files.path_of(name))} does not exist")
+        raise UsageError(f"{where}: {no_file(files.path_of(name))}")
     with redirect_stdout(sys.stderr):
         full_name = files.resolve(name)
         kernels.load(full_name)  # Finds mistakes in the file now.

@@ -9,9 +9,9 @@ import argparse
 import os
 
 from parallel_lenet.checking import isolated
-from parallel_lenet.checks import POSITIVE, InvalidValue, quoted, real_number
+from parallel_lenet.checks import POSITIVE, InvalidValue, real_number
 from parallel_lenet.cli._console import Console
-from parallel_lenet.cli._options import UsageError
+from parallel_lenet.cli._options import UsageError, no_file
 from parallel_lenet.display import count
 from parallel_lenet.kernels.files import FUNCTIONS
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidValue as error:
         raise UsageError(str(error)) from None
     if "\0" in arguments.file or not os.path.isfile(arguments.file):
-        raise UsageError(f"the file {quoted(arguments.file)} does not exist")
+        raise UsageError(no_file(arguments.file))
     console = Console(json=arguments.json)
     console.note(f"checking {arguments.file}")
     found = isolated.check_file(arguments.file, limit)
