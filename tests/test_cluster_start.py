@@ -157,7 +157,8 @@ def test_engines_of_one_program_share_its_ray_train_to_the_same_bits_and_leave_n
     with TemporaryDirectory(prefix="t", dir="/tmp") as folder:  # Short, and Ray's own folder is looked for in it.
         result = run("-W", "ignore", "-c", TWO, env={"RAY_ADDRESS": wrong, "TMPDIR": folder})
     assert result.stderr == ""
-    assert result.stdout.splitlines() == [
+    # On a busy machine Ray may lose a worker, and says so itself: the result is the same.
+    assert [line for line in result.stdout.splitlines() if "(raylet)" not in line] == [
         "this program uses a Ray",
         "the ray cluster has 2 CPUs, too few for 3 workers",
         "True",
